@@ -1,0 +1,63 @@
+# Everything a developer or CI runs. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE_BUILD := build/native-test
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo test lint format type native native-test bench-smoke check clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+system: ## Install the system packages that are missing (needs root or sudo)
+	@bash tools/install-system-packages.sh
+
+setup: system $(VENV)/.installed ## Create .venv, install everything, build the native module
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(shell find native -name '*.[ch]pp' -o -name CMakeLists.txt)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[all]"
+	@touch $@
+
+native: ## Rebuild the native module in place
+	@flock .build.lock $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	@touch $(VENV)/.installed
+
+demo: setup ## Run the whole data plane on generated data and print what it did
+	$(BIN)/dataplane demo $(DEMO_ARGS)
+
+test: setup ## Run every test that needs no GPU
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## Check format, style and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+format: setup ## Rewrite the Python files in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+type: setup ## Check the types
+	$(BIN)/mypy
+
+native-test: setup ## Build the native core without Python under ASan and UBSan, and run its tests
+	$(BIN)/cmake -S native -B $(NATIVE_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DDATAPLANE_BUILD_PYTHON=OFF -DDATAPLANE_BUILD_TESTS=ON -DDATAPLANE_WERROR=ON -DDATAPLANE_SANITIZE=address,undefined
+	$(BIN)/cmake --build $(NATIVE_BUILD)
+	$(BIN)/ctest --test-dir $(NATIVE_BUILD) --output-on-failure
+
+bench-smoke: setup ## Run every benchmark once on tiny inputs, so that none rots
+	$(BIN)/dataplane bench decode --smoke
+	$(BIN)/dataplane bench store --smoke
+	$(BIN)/dataplane bench loader --smoke
+
+check: lint type native-test test bench-smoke ## Everything that CI runs
+
+clean: ## Remove what was built (not .venv)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,88 @@
+"""What the cache promises to those who read through it: the types at its border.
+
+`Cache` (in `cache.py`) opens one `CachedObject` per object version; `PlannedRead` is the unit of a
+plan handed to `Cache.prefetch`. Configuration lives here because every door (loader, mount, command
+line) passes it on unopened.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataplane.config import setting
+from dataplane.errors import ConfigError
+from dataplane.units import parse_bytes
+
+__all__ = [
+    "DEFAULT_BLOCK_BYTES",
+    "MAX_BLOCK_BYTES",
+    "MIN_BLOCK_BYTES",
+    "CacheConfig",
+    "default_dir",
+]
+
+DEFAULT_BLOCK_BYTES = 4 << 20
+MIN_BLOCK_BYTES = 4096
+MAX_BLOCK_BYTES = 64 << 20
+
+
+def default_dir() -> Path:
+    """Return `$XDG_CACHE_HOME/dataplane`, else `~/.cache/dataplane`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "dataplane"
+
+
+def _parse_dir(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    """Where the cache is, how large it may grow, and how hard it fetches.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    dir: Path = setting(
+        default_factory=default_dir, env="DATAPLANE_CACHE_DIR", parse=_parse_dir, doc="directory"
+    )
+    size_bytes: int | None = setting(
+        None,
+        env="DATAPLANE_CACHE_SIZE",
+        parse=parse_bytes,
+        doc="budget; by default all but 10 % of the file system",
+    )
+    block_bytes: int = setting(
+        DEFAULT_BLOCK_BYTES,
+        env="DATAPLANE_BLOCK_BYTES",
+        parse=parse_bytes,
+        doc="unit of download and eviction, a multiple of 4096",
+    )
+    fetch_threads: int = setting(
+        8, env="DATAPLANE_FETCH_THREADS", parse=int, doc="downloads under way at once"
+    )
+    prefetch_window_bytes: int = setting(
+        512 << 20,
+        env="DATAPLANE_PREFETCH_WINDOW",
+        parse=parse_bytes,
+        doc="how far ahead of its reader a plan is fetched",
+    )
+
+    def __post_init__(self) -> None:
+        if not MIN_BLOCK_BYTES <= self.block_bytes <= MAX_BLOCK_BYTES or self.block_bytes % 4096:
+            raise ConfigError(
+                f"cache.block_bytes must be a multiple of 4096 from {MIN_BLOCK_BYTES} to "
+                f"{MAX_BLOCK_BYTES}, got {self.block_bytes}"
+            )
+        if self.size_bytes is not None and self.size_bytes < self.block_bytes:
+            raise ConfigError(
+                f"cache.size_bytes ({self.size_bytes}) is smaller than one block "
+                f"({self.block_bytes})"
+            )
+        if not 1 <= self.fetch_threads <= 256:
+            raise ConfigError(f"cache.fetch_threads must be 1 to 256, got {self.fetch_threads}")
+        if self.prefetch_window_bytes < self.block_bytes:
+            raise ConfigError("cache.prefetch_window_bytes must hold at least one block")

@@ -1,0 +1,116 @@
+"""The `dataplane` command: finds its subcommands, and turns errors into one line and an exit code.
+
+A subcommand is a click command in a file of its own. Those of this package are listed in
+`_BUILT_IN`; those of packages above it (mount, benchmark) come from the entry points group
+`dataplane.commands`. Both are imported only when they run, so that `dataplane --help` is quick.
+The exit codes are those of `dataplane.errors`; the table is docs/errors.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from importlib import metadata
+
+import click
+
+from dataplane.errors import DataplaneError
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+# Name -> (module, attribute, help). The help stands here so that listing commands imports nothing.
+_BUILT_IN = {
+    "demo": ("dataplane.cli.demo", "demo", "Run the whole data plane on generated data."),
+    "info": ("dataplane.cli.info", "info", "Describe a packed dataset."),
+    "pack": ("dataplane.cli.pack", "pack", "Convert simulation files to a packed dataset."),
+}
+_ENTRY_POINTS = "dataplane.commands"
+_ENTRY_POINT_HELP = {
+    "bench": "Measure throughput beside rivals and measured ceilings.",
+    "mount": "Mount a bucket, prefix or packed dataset read-only.",
+    "umount": "Remove a mount.",
+}
+
+
+class _Commands(click.Group):
+    """A click group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return sorted({*_BUILT_IN, *(point.name for point in _entry_points())})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        command: object
+        if cmd_name in _BUILT_IN:
+            module, attribute, _ = _BUILT_IN[cmd_name]
+            command = getattr(importlib.import_module(module), attribute)
+        else:
+            point = next((p for p in _entry_points() if p.name == cmd_name), None)
+            if point is None:
+                return None
+            command = point.load()
+        assert isinstance(command, click.Command), f"{cmd_name} is not a click command"
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        known = {name: text for name, (_, _, text) in _BUILT_IN.items()} | _ENTRY_POINT_HELP
+        rows = [(name, known.get(name, "")) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _entry_points() -> tuple[metadata.EntryPoint, ...]:
+    return tuple(metadata.entry_points(group=_ENTRY_POINTS))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dataplane", prog_name="dataplane")
+@click.option("--debug", is_flag=True, help="Print tracebacks and log everything.")
+@click.pass_context
+def cli(ctx: click.Context, *, debug: bool) -> None:
+    """Stream large 3D simulation datasets from object storage into training.
+
+    One cache on the local SSD stands between the object store and everything that reads:
+    a read-only mount, a drop-in PyTorch DataLoader, and benchmarks that compare both with
+    what the machine could do.
+    """
+    ctx.obj = {"debug": debug}
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+    )
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `dataplane` script."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        cli.main(standalone_mode=False)
+    except DataplaneError as err:
+        if debug:
+            raise
+        click.echo(f"dataplane: {err}", err=True)
+        sys.exit(err.exit_code)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(err.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("dataplane: interrupted", err=True)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`dataplane … | head`); say nothing more to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except ModuleNotFoundError as err:
+        if debug or (err.name or "").split(".")[0].startswith("dataplane"):
+            raise
+        click.echo(
+            f"dataplane: this command needs the Python package {err.name!r}, which is not "
+            f"installed (pip install 'dataplane[all]' brings everything)",
+            err=True,
+        )
+        sys.exit(1)

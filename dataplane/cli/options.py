@@ -1,0 +1,81 @@
+"""Options that several subcommands share, and the configurations made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dataplane.cache.base import CacheConfig
+from dataplane.config import assemble
+from dataplane.errors import ConfigError
+from dataplane.stores.base import StoreConfig
+from dataplane.units import parse_bytes
+
+__all__ = ["BYTES", "cache_config", "cache_options", "store_config", "store_options"]
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+class _Bytes(click.ParamType[int]):
+    """A size such as 4MiB or 1.5GB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return parse_bytes(value)
+        except ConfigError as err:
+            self.fail(str(err), param, ctx)
+
+
+BYTES = _Bytes()
+"""click type of a size in bytes."""
+
+
+def store_options(command: CommandT) -> CommandT:
+    """Add the options that say how to reach a store."""
+    for decorate in (
+        click.option("--anonymous", is_flag=True, default=None, help="Send no credentials."),
+        click.option("--region", metavar="NAME", help="S3 region."),
+        click.option(
+            "--endpoint-url",
+            metavar="URL",
+            help="S3 endpoint, for servers other than AWS (also AWS_ENDPOINT_URL).",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def cache_options(command: CommandT) -> CommandT:
+    """Add the options that say where the cache is and how large it may grow."""
+    for decorate in (
+        click.option(
+            "--cache-size",
+            type=BYTES,
+            help="Cache budget, such as 200GiB; by default all but 10 % of the file system.",
+        ),
+        click.option(
+            "--cache-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Cache directory (also DATAPLANE_CACHE_DIR; default ~/.cache/dataplane).",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def store_config(
+    endpoint_url: str | None = None, region: str | None = None, *, anonymous: bool | None = None
+) -> StoreConfig:
+    """Merge the options of `store_options` with environment, file and defaults."""
+    arguments = {"endpoint_url": endpoint_url, "region": region, "anonymous": anonymous}
+    return assemble(StoreConfig, "store", arguments).value
+
+
+def cache_config(cache_dir: Path | None = None, cache_size: int | None = None) -> CacheConfig:
+    """Merge the options of `cache_options` with environment, file and defaults."""
+    return assemble(CacheConfig, "cache", {"dir": cache_dir, "size_bytes": cache_size}).value

@@ -1,0 +1,1 @@
+"""The typed face of the native decoder, and its NumPy reference."""

@@ -1,0 +1,153 @@
+"""One assembler for every configuration dataclass: defaults < TOML < environment < arguments.
+
+A configuration is a frozen dataclass beside the code that uses it, its fields made by `setting()`.
+`assemble()` merges the four sources, converts text, rejects names it does not know, and remembers
+where each value came from so that a command can print it. This room knows no particular setting.
+
+The TOML file is `$DATAPLANE_CONFIG`, else `~/.config/dataplane/config.toml`; each dataclass reads
+its own table (`[cache]`, `[store]`, …). Pure functions; the environment is read at the call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from dataplane.errors import ConfigError
+
+__all__ = ["Resolved", "assemble", "load_toml", "parse_flag", "setting"]
+
+ConfigT = TypeVar("ConfigT")
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resolved(Generic[ConfigT]):
+    """A configuration and, per field, where its value came from (`default`, a file, a variable)."""
+
+    value: ConfigT
+    origins: Mapping[str, str]
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    default_factory: Any = dataclasses.MISSING,
+    env: str | None = None,
+    parse: Callable[[str], object] | None = None,
+    doc: str = "",
+) -> Any:
+    """Declare a configuration field.
+
+    Args:
+        default: the value when nothing else is given.
+        default_factory: makes the default at the call.
+        env: the environment variable that sets it.
+        parse: turns text (from the environment or TOML) into the value.
+        doc: one line for help texts and printed configurations.
+    """
+    metadata = {"env": env, "parse": parse, "doc": doc}
+    if default_factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=default_factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse_flag(text: str) -> bool:
+    """Read a yes or no from text.
+
+    Raises:
+        ConfigError: the text is neither.
+    """
+    lowered = text.strip().lower()
+    if lowered in _TRUE or lowered in _FALSE:
+        return lowered in _TRUE
+    raise ConfigError(f"not a yes or no: {text!r}", hint="write true or false")
+
+
+def load_toml(environ: Mapping[str, str] | None = None) -> tuple[dict[str, Any], str]:
+    """Read the user's configuration file.
+
+    Returns:
+        The parsed document (empty when there is no file) and the path for messages.
+
+    Raises:
+        ConfigError: the file named by `DATAPLANE_CONFIG` is missing, or a file is not valid TOML.
+    """
+    environ = os.environ if environ is None else environ
+    named = environ.get("DATAPLANE_CONFIG")
+    path = Path(named) if named else Path("~/.config/dataplane/config.toml").expanduser()
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream), str(path)
+    except FileNotFoundError as err:
+        if named:
+            raise ConfigError(f"DATAPLANE_CONFIG names a missing file: {path}") from err
+        return {}, str(path)
+    except OSError as err:
+        if named:
+            raise ConfigError(f"cannot read the configuration file {path}: {err.strerror}") from err
+        return {}, str(path)
+    except tomllib.TOMLDecodeError as err:
+        raise ConfigError(f"{path} is not valid TOML: {err}") from err
+
+
+def assemble(
+    cls: type[ConfigT],
+    section: str,
+    arguments: Mapping[str, object] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> Resolved[ConfigT]:
+    """Merge defaults, the TOML table `section`, the environment and `arguments` into a `cls`.
+
+    An argument whose value is None counts as not given.
+
+    Raises:
+        ConfigError: an unknown name, a value of the wrong kind, or one that `cls` rejects.
+    """
+    environ = os.environ if environ is None else environ
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
+    values: dict[str, object] = {}
+    origins = dict.fromkeys(fields, "default")
+    document, path = load_toml(environ)
+    table = document.get(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: [{section}] must be a table")
+    for name, value in table.items():
+        if name not in fields:
+            raise ConfigError(
+                f"{path}: unknown setting {section}.{name}",
+                hint=f"known settings: {', '.join(sorted(fields))}",
+            )
+        values[name] = _parsed(fields[name], value, f"{path}: {section}.{name}")
+        origins[name] = path
+    for name, field in fields.items():
+        variable = field.metadata.get("env")
+        if variable and environ.get(variable, "") != "":
+            values[name] = _parsed(field, environ[variable], variable)
+            origins[name] = variable
+    for name, value in (arguments or {}).items():
+        if name not in fields:
+            raise ConfigError(f"unknown setting {section}.{name}")
+        if value is not None:
+            values[name] = value
+            origins[name] = "argument"
+    return Resolved(cls(**values), origins)
+
+
+def _parsed(field: dataclasses.Field[Any], value: object, where: str) -> object:
+    parse = field.metadata.get("parse")
+    if parse is None or not isinstance(value, str):
+        return value
+    try:
+        return parse(value)
+    except ConfigError as err:
+        raise ConfigError(f"{where}: {err.message}", hint=err.hint) from err
+    except ValueError as err:
+        raise ConfigError(f"{where}: {err}") from err

@@ -1,0 +1,1 @@
+"""Datasets, selections, the global order, plans and collation."""

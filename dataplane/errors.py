@@ -1,0 +1,195 @@
+"""Every error that dataplane raises, grouped by what a handler would do.
+
+    DataplaneError
+    ├── ConfigError                 the caller asked for something that cannot be: change the call
+    ├── StoreError                  the object store failed: look at the store, maybe try later
+    │   ├── NotFound                no such bucket or key
+    │   ├── Denied                  wrong or missing credentials
+    │   ├── Throttled               the store kept refusing for load
+    │   ├── Timeout                 no answer within the deadline
+    │   └── ObjectChanged           the object was replaced while it was read
+    ├── CacheError                  the local cache failed; reads go on without it where they can
+    │   ├── Corrupt                 cached bytes do not match their checksum
+    │   └── NoSpace                 the disk is full
+    ├── FormatError                 a file is not what it claims to be: names the file and the place
+    ├── DecodeError                 a chunk cannot be decoded
+    │   ├── Truncated               it ends early
+    │   ├── ChecksumMismatch        its bytes do not match its checksum
+    │   └── TooLarge                it declares more bytes than its place holds
+    ├── MountError                  a mount could not be made or removed
+    └── LoaderError                 the loader could not go on
+
+Each class has a stable `kind` (for logs and `--json`), an `errno` (what a mount answers), an
+`exit_code` (what a command returns; the table is docs/errors.md) and `retryable` (whether the same
+call may succeed later). Messages say what failed, where, expected and got, and what to do; they
+never hold credentials or signed URLs. All errors pickle, so that they cross process borders whole.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+from typing import ClassVar
+
+__all__ = [
+    "CacheError",
+    "ChecksumMismatch",
+    "ConfigError",
+    "Corrupt",
+    "DataplaneError",
+    "DecodeError",
+    "Denied",
+    "FormatError",
+    "LoaderError",
+    "MountError",
+    "NoSpace",
+    "NotFound",
+    "ObjectChanged",
+    "StoreError",
+    "Throttled",
+    "Timeout",
+    "TooLarge",
+    "Truncated",
+]
+
+
+class DataplaneError(Exception):
+    """Base of every error raised on purpose by dataplane."""
+
+    kind: ClassVar[str] = "error"
+    errno: ClassVar[int] = _errno.EIO
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(cls: type[DataplaneError], message: str, hint: str | None) -> DataplaneError:
+    return cls(message, hint=hint)
+
+
+class ConfigError(DataplaneError):
+    """A setting, argument or URL cannot be used as given."""
+
+    kind = "config"
+    errno = _errno.EINVAL
+    exit_code = 2
+
+
+class StoreError(DataplaneError):
+    """The object store failed after the retries that its policy allows."""
+
+    kind = "store"
+    exit_code = 3
+
+
+class NotFound(StoreError):
+    """No such bucket, container, directory or key."""
+
+    kind = "not_found"
+    errno = _errno.ENOENT
+
+
+class Denied(StoreError):
+    """The store refused the credentials, or asked for some."""
+
+    kind = "denied"
+    errno = _errno.EACCES
+
+
+class Throttled(StoreError):
+    """The store kept answering "slow down" until the deadline."""
+
+    kind = "throttled"
+    errno = _errno.EAGAIN
+    retryable = True
+
+
+class Timeout(StoreError):
+    """The store did not answer within the deadline."""
+
+    kind = "timeout"
+    errno = _errno.ETIMEDOUT
+    retryable = True
+
+
+class ObjectChanged(StoreError):
+    """The object was replaced since it was first seen; its bytes are never mixed."""
+
+    kind = "object_changed"
+    errno = _errno.ESTALE
+
+
+class CacheError(DataplaneError):
+    """The cache directory cannot be used."""
+
+    kind = "cache"
+    exit_code = 5
+
+
+class Corrupt(CacheError):
+    """Cached bytes do not match their checksum."""
+
+    kind = "corrupt"
+
+
+class NoSpace(CacheError):
+    """The disk that holds the cache, or the destination of a write, is full."""
+
+    kind = "no_space"
+    errno = _errno.ENOSPC
+
+
+class FormatError(DataplaneError):
+    """A file or its metadata is not in a format that can be read."""
+
+    kind = "format"
+    exit_code = 4
+
+
+class DecodeError(DataplaneError):
+    """A chunk cannot be decoded."""
+
+    kind = "decode"
+    exit_code = 4
+
+
+class Truncated(DecodeError):
+    """A chunk ends before its declared length."""
+
+    kind = "truncated"
+
+
+class ChecksumMismatch(DecodeError):
+    """A chunk's bytes do not match its checksum."""
+
+    kind = "checksum_mismatch"
+
+
+class TooLarge(DecodeError):
+    """A chunk declares more bytes than its destination or the limits allow."""
+
+    kind = "too_large"
+    errno = _errno.EFBIG
+
+
+class MountError(DataplaneError):
+    """A mount could not be made, found or removed."""
+
+    kind = "mount"
+    exit_code = 6
+
+
+class LoaderError(DataplaneError):
+    """The loader could not go on."""
+
+    kind = "loader"
+    exit_code = 7

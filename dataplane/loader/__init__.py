@@ -1,0 +1,1 @@
+"""The PyTorch DataLoader over the cache and the native decoder."""

@@ -1,0 +1,1 @@
+"""Converters from simulation files to packed datasets."""

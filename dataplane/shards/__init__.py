@@ -1,0 +1,1 @@
+"""Packed datasets: tar, zip, Zarr metadata, the Parquet index, readers and writers."""

@@ -1,0 +1,1 @@
+"""Object stores behind one contract: ranged reads, listings, writes."""

@@ -1,0 +1,173 @@
+"""The contract between everything above and an object store.
+
+A store is a flat namespace of objects below one URL. Its comments are the contract; the conformance
+suite in `dataplane.testing` checks each sentence against every store.
+
+- Keys are relative to the store's URL, use `/`, never start with one, and are opaque otherwise.
+- `get_range` returns exactly `stop - start` bytes or raises; a short answer is an error, never a
+  short buffer. With `if_match` it raises `ObjectChanged` when the object's etag differs, also when
+  the object is replaced between a broken answer and its resumption.
+- `put` is atomic: readers see the old object or the new one. It may be repeated.
+- A store raises only errors of `dataplane.errors`. It does no retries, metering or limiting of its
+  own beyond what its client cannot switch off; those are wrappers with the same interface.
+- Stores are thread-safe, picklable while unused, and are not used across fork: clients inside are
+  created at first use in the process that uses them.
+
+This room is not the place for caching; that is `dataplane.cache`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from dataplane.config import parse_flag, setting
+from dataplane.errors import ConfigError
+
+__all__ = ["Buffer", "Listing", "ObjectInfo", "Store", "StoreConfig"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+"""Contiguous bytes. Stores return one of these; zero-copy results come as a memoryview."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """One object version.
+
+    Attributes:
+        key: its name below the store's URL.
+        size_bytes: its length.
+        etag: the store's version tag, opaque; for stores without one, a tag made of size and
+            modification time. Equal tags mean equal bytes.
+        modified_s: seconds since the epoch, or None where the store does not say.
+    """
+
+    key: str
+    size_bytes: int
+    etag: str
+    modified_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One directory level: the objects in it, and the names of the levels below.
+
+    Attributes:
+        objects: the objects directly at this level, in key order.
+        prefixes: full prefixes of the levels below, each ending in `/`, in order.
+    """
+
+    objects: tuple[ObjectInfo, ...]
+    prefixes: tuple[str, ...]
+
+
+@runtime_checkable
+class Store(Protocol):
+    """A flat namespace of objects below one URL. See the module's text for the contract."""
+
+    @property
+    def url(self) -> str:
+        """The URL as a person would write it; holds no credentials."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What makes two stores the same place: scheme, endpoint, bucket; no prefix, no secrets."""
+        ...
+
+    def full_key(self, key: str) -> str:
+        """The key below `identity` (the URL's prefix joined with `key`)."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield all objects whose key starts with `prefix`, in key order.
+
+        Raises:
+            Denied: the credentials do not allow it.
+            NotFound: no such bucket.
+        """
+        ...
+
+    def list_level(self, prefix: str = "") -> Listing:
+        """List one directory level; `prefix` is empty or ends in `/`."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe one object.
+
+        Raises:
+            NotFound: no such key.
+        """
+        ...
+
+    def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
+        """Read bytes `[start, stop)` of an object.
+
+        Raises:
+            NotFound: no such key.
+            ObjectChanged: its etag is not `if_match`.
+            StoreError: fewer bytes than asked for, or any other failure.
+        """
+        ...
+
+    def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
+        """Write a whole object from memory or from a local file (in parts when it is large)."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; removing one that is not there is not an error."""
+        ...
+
+    def close(self) -> None:
+        """Drop connections. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """How to reach an object store. Credentials come from the standard chains, not from here.
+
+    Raises:
+        ConfigError: a value is out of its range, or `anonymous` is asked for with keys.
+    """
+
+    endpoint_url: str | None = setting(
+        None, env="AWS_ENDPOINT_URL", doc="S3 endpoint, for servers other than AWS"
+    )
+    region: str | None = setting(None, doc="S3 region; the standard chain decides when absent")
+    anonymous: bool = setting(
+        False, env="DATAPLANE_ANONYMOUS", parse=parse_flag, doc="send no credentials"
+    )
+    max_attempts: int = setting(
+        8, env="DATAPLANE_STORE_MAX_ATTEMPTS", parse=int, doc="tries per request"
+    )
+    deadline_s: float = setting(
+        120.0,
+        env="DATAPLANE_STORE_DEADLINE_S",
+        parse=float,
+        doc="time allowed per request, retries included",
+    )
+    timeout_s: float = setting(
+        30.0, env="DATAPLANE_STORE_TIMEOUT_S", parse=float, doc="time allowed per try"
+    )
+    max_concurrency: int = setting(
+        32, env="DATAPLANE_STORE_MAX_CONCURRENCY", parse=int, doc="requests under way at once"
+    )
+    storage_options: Mapping[str, object] = setting(
+        default_factory=lambda: MappingProxyType({}),
+        doc="passed to fsspec for protocols that it serves",
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ConfigError(f"store.max_attempts must be at least 1, got {self.max_attempts}")
+        if self.max_concurrency < 1:
+            raise ConfigError(
+                f"store.max_concurrency must be at least 1, got {self.max_concurrency}"
+            )
+        for name in ("deadline_s", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"store.{name} must be positive, got {getattr(self, name)}")

@@ -1,0 +1,1 @@
+"""Servers, stores and suites for tests, demos and benchmarks."""

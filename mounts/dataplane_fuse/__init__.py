@@ -1,0 +1,1 @@
+"""The FUSE mount: filesystem logic, kernel front ends and the mount command."""

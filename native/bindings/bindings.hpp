@@ -1,0 +1,10 @@
+// The parts of the extension module, one function per file of this folder.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace dataplane::bindings {
+
+void bind_checksum(nanobind::module_& module);
+
+}  // namespace dataplane::bindings

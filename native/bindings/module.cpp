@@ -1,0 +1,11 @@
+// The extension module: each bind_* function lives in a file of its own, named after its room.
+#include <nanobind/nanobind.h>
+
+#include "bindings/bindings.hpp"
+
+NB_MODULE(_native, module) {
+  module.doc() = "Native core of dataplane: decoding, checksums, the cache's block map.";
+  module.attr("build_type") = DATAPLANE_BUILD_TYPE;
+  module.attr("sanitizers") = DATAPLANE_SANITIZE;
+  dataplane::bindings::bind_checksum(module);
+}

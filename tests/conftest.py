@@ -1,0 +1,31 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache, configuration and credentials out of every test."""
+    monkeypatch.setenv("DATAPLANE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("DATAPLANE_CONFIG", raising=False)
+    for name in [*os.environ]:
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def simulation_files() -> Path:
+    """The folder of real simulation files, or a skip that says where they were looked for."""
+    folder = Path(os.environ.get("DATAPLANE_TEST_DATA", _REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "can.vtu").exists():
+        pytest.skip(f"no simulation files in {folder}; set DATAPLANE_TEST_DATA")
+    return folder
