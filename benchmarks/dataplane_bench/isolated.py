@@ -1,0 +1,108 @@
+"""Runs a system in a process of its own, so that contenders do not share memory, threads or GIL.
+
+The child is spawned once, builds its system, and answers `run` requests until it is closed; its
+cost is measured inside it, so that start-up and imports count for nobody.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from dataplane.errors import DataplaneError
+from dataplane_bench.model import Cost, System
+
+__all__ = ["Isolated", "RivalFailed"]
+
+_START_TIMEOUT_S = 120.0
+_RUN_TIMEOUT_S = 900.0
+_STOP_TIMEOUT_S = 10.0
+
+
+class RivalFailed(DataplaneError):
+    """A contender could not be started or did not finish a run."""
+
+    kind = "rival_failed"
+
+
+class Isolated:
+    """A `System` that lives in a spawned process.
+
+    Args:
+        name: as in `System`.
+        threads: as in `System`.
+        build: makes the system inside the child; must be importable (picklable).
+    """
+
+    def __init__(self, name: str, threads: int, build: Callable[[], System]) -> None:
+        self._name, self._threads = name, threads
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        # Not a daemon: rivals start worker processes of their own, which daemons may not.
+        self._process = context.Process(target=_serve, args=(theirs, build), name=f"bench-{name}")
+        self._process.start()
+        theirs.close()
+        try:
+            self._answer(_START_TIMEOUT_S)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """The contender's name."""
+        return self._name
+
+    @property
+    def threads(self) -> int:
+        """Threads or workers it was given."""
+        return self._threads
+
+    def run(self) -> Cost:
+        """Have the child do the whole work once.
+
+        Raises:
+            RivalFailed: the child raised, died, or took too long.
+        """
+        self._pipe.send("run")
+        cost = self._answer(_RUN_TIMEOUT_S)
+        assert isinstance(cost, Cost)
+        return cost
+
+    def close(self) -> None:
+        """Stop the child. Idempotent."""
+        with suppress(OSError):
+            self._pipe.send("stop")
+        self._process.join(_STOP_TIMEOUT_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._pipe.close()
+
+    def _answer(self, timeout_s: float) -> object:
+        if not self._pipe.poll(timeout_s):
+            raise RivalFailed(f"{self._name} gave no answer within {timeout_s:.0f} s")
+        try:
+            kind, value = self._pipe.recv()
+        except EOFError as err:
+            raise RivalFailed(f"{self._name} died (exit code {self._process.exitcode})") from err
+        if kind == "error":
+            raise RivalFailed(f"{self._name}: {value}")
+        return value
+
+
+def _serve(pipe: Connection, build: Callable[[], System]) -> None:
+    """The child's main loop."""
+    try:
+        system = build()
+        pipe.send(("ready", None))
+        while pipe.recv() == "run":
+            pipe.send(("cost", system.run()))
+        system.close()
+    except (EOFError, KeyboardInterrupt):
+        return
+    except Exception as err:
+        with suppress(OSError):
+            pipe.send(("error", f"{type(err).__name__}: {err}"))

@@ -1,0 +1,144 @@
+"""What a benchmark measures and reports: systems, rounds and rows. Pure values and protocols.
+
+A *case* (decode, store, loader) compares *systems* on the same input. Each system runs once per
+*round* and says what that run cost. Rows are what a reader sees; their field names are the
+interface of `--json` and do not change without a changelog entry.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import Protocol
+
+__all__ = ["CEILING_PREFIX", "OUR_SYSTEM", "Case", "Cost", "Row", "System", "summarise"]
+
+OUR_SYSTEM = "dataplane"
+CEILING_PREFIX = "ceiling:"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """What one run of one system took.
+
+    Attributes:
+        elapsed_s: wall time.
+        cpu_s: processor time of the process and its finished children.
+        nbytes: bytes delivered (decoded bytes for decode and loader, fetched bytes for store).
+        samples: samples (or requests) delivered.
+        first_batch_s: time until the first batch arrived, where there are batches.
+        bytes_fetched: bytes that came from the object store, where there is one.
+    """
+
+    elapsed_s: float
+    cpu_s: float
+    nbytes: int
+    samples: int
+    first_batch_s: float | None = None
+    bytes_fetched: int | None = None
+
+
+class System(Protocol):
+    """One contender: ours, a rival, or a measured ceiling."""
+
+    @property
+    def name(self) -> str:
+        """`dataplane`, a rival's name, or `ceiling:<what>`."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads or worker processes it was given."""
+        ...
+
+    def run(self) -> Cost:
+        """Do the whole work once."""
+        ...
+
+    def close(self) -> None:
+        """Release what `run` left open. Idempotent."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """What all systems of one comparison have in common; see `Row` for the fields."""
+
+    case: str
+    dataset: str
+    codec: str | None = None
+    chunk_bytes: int | None = None
+    selection: str | None = None
+    state: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a report: the median over rounds, and the spread.
+
+    Fields that do not apply are None. `ratio_to_ceiling` is this row's rate over the rate of
+    `ceiling`, both medians of the same rounds.
+    """
+
+    case: str
+    dataset: str
+    codec: str | None
+    chunk_bytes: int | None
+    selection: str | None
+    state: str | None
+    system: str
+    threads: int
+    samples_per_s: float | None
+    gb_per_s: float
+    cpu_s_per_gb: float
+    first_batch_s: float | None
+    bytes_fetched: int | None
+    ratio_to_ceiling: float | None
+    ceiling: str | None
+    rounds: int
+    gb_per_s_min: float
+    gb_per_s_max: float
+
+
+def summarise(
+    case: Case, systems: Sequence[System], costs: Sequence[Sequence[Cost]], *, ceiling: str
+) -> list[Row]:
+    """Turn the costs of every round into one row per system.
+
+    Args:
+        case: what the systems have in common.
+        systems: the contenders, in the order of the report.
+        costs: per system, the costs of its counted rounds.
+        ceiling: the name of the system that ratios refer to.
+    """
+    # Every system of a case delivers the same samples, so that samples over time is the rate that
+    # compares a system that moves compressed bytes (a raw GET) with one that delivers decoded ones.
+    elapsed = {
+        s.name: statistics.median(c.elapsed_s for c in runs)
+        for s, runs in zip(systems, costs, strict=True)
+    }
+    top = elapsed.get(ceiling)
+    rows = []
+    for system, runs in zip(systems, costs, strict=True):
+        rates = sorted(run.nbytes / run.elapsed_s / 1e9 for run in runs)
+        first = [run.first_batch_s for run in runs if run.first_batch_s is not None]
+        fetched = [run.bytes_fetched for run in runs if run.bytes_fetched is not None]
+        rows.append(
+            Row(
+                **dataclasses.asdict(case),
+                system=system.name,
+                threads=system.threads,
+                samples_per_s=statistics.median(run.samples / run.elapsed_s for run in runs),
+                gb_per_s=statistics.median(rates),
+                cpu_s_per_gb=statistics.median(run.cpu_s / run.nbytes * 1e9 for run in runs),
+                first_batch_s=statistics.median(first) if first else None,
+                bytes_fetched=round(statistics.median(fetched)) if fetched else None,
+                ratio_to_ceiling=top / elapsed[system.name] if top else None,
+                ceiling=ceiling.removeprefix(CEILING_PREFIX) if top else None,
+                rounds=len(runs),
+                gb_per_s_min=rates[0],
+                gb_per_s_max=rates[-1],
+            )
+        )
+    return rows
