@@ -1,0 +1,251 @@
+"""Objects in a local folder: `file:///path` and plain paths.
+
+Written on the system calls and not on obstore's local store, for reasons that were measured or
+seen: a 64 KiB read takes 11 µs here and about 110 µs there (two trips through its runtime), 4 MiB
+0.23 ms and 0.36 ms; it checks the etag only before it reads; it refuses file names such as `t#12`;
+and it cannot be used in a child made by fork.
+
+An etag is modification time, inode and size. A read compares it with the open file before *and*
+after the bytes are copied, so a file rewritten in place is noticed as a replaced one is. (A rewrite
+of equal size within one tick of the file system's clock, some milliseconds, is not.)
+
+`put` writes a hidden temporary file in the same folder, syncs it and renames it. Temporary files
+are not objects: listings leave them out. Symbolic links are followed, since they are the owner's;
+keys cannot leave the root (see `keys.py`). Thread-safe and fork-safe: it holds no state.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dataplane.errors import ConfigError, Denied, NoSpace, NotFound, ObjectChanged, StoreError
+from dataplane.stores.base import Buffer, Listing, ObjectInfo
+from dataplane.stores.keys import check_key, check_level, check_range, join_key, usable
+
+__all__ = ["LocalStore"]
+
+_TEMP_PREFIX = ".dataplane-put-"
+_PUT_ATTEMPTS = 8
+"""A folder may be removed (it became empty) between making it and writing into it."""
+
+
+def _etag(status: os.stat_result) -> str:
+    return f'"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"'
+
+
+class LocalStore:
+    """A store over one folder. See the module's text."""
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = os.path.realpath(Path(root).expanduser())
+
+    @property
+    def url(self) -> str:
+        return "file://" + self._root.replace("%", "%25")
+
+    @property
+    def identity(self) -> str:
+        return "file://"
+
+    def full_key(self, key: str) -> str:
+        return join_key(self._root.strip("/"), key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        folder = prefix.rpartition("/")[0]
+        if folder and not usable(folder):
+            raise ConfigError(f"not a key prefix: {prefix!r}")
+        self._check_root()
+        top = self._path(folder) if folder else self._root
+        found = [info for info in self._walk(top, folder, ()) if info.key.startswith(prefix)]
+        found.sort(key=lambda info: info.key)
+        yield from found
+
+    def list_level(self, prefix: str = "") -> Listing:
+        check_level(prefix)
+        self._check_root()
+        objects: list[ObjectInfo] = []
+        prefixes: list[str] = []
+        for entry in self._scan(self._path(prefix[:-1]) if prefix else self._root):
+            key = prefix + entry.name
+            if entry.is_dir():
+                prefixes.append(f"{key}/")
+            elif (info := self._describe(entry, key)) is not None:
+                objects.append(info)
+        objects.sort(key=lambda info: info.key)
+        return Listing(tuple(objects), tuple(sorted(prefixes)))
+
+    def head(self, key: str) -> ObjectInfo:
+        path = self._path(key)
+        try:
+            status = os.stat(path)
+        except OSError as err:
+            raise self._failure(err, key) from err
+        if not os.path.isfile(path):
+            raise NotFound(f"no object {self.url}/{key}: it is not a file")
+        return ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
+
+    def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
+        check_range(key, start, stop)
+        if start == stop:
+            return b""
+        try:
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as err:
+            raise self._failure(err, key) from err
+        try:
+            self._check_version(fd, key, if_match)
+            content = _read(fd, start, stop)
+            self._check_version(fd, key, if_match)
+        except OSError as err:
+            raise self._failure(err, key) from err
+        finally:
+            os.close(fd)
+        if len(content) != stop - start:
+            raise StoreError(
+                f"{self.url}/{key}: bytes [{start}, {stop}) asked for, "
+                f"the file ends at {start + len(content)} or before"
+            )
+        return content
+
+    def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
+        path = self._path(key)
+        temp = os.path.join(os.path.dirname(path), _TEMP_PREFIX + secrets.token_hex(8))
+        try:
+            fd = _create(temp)
+            try:
+                with open(fd, "wb", buffering=0) as stream:
+                    _fill(stream.fileno(), data)
+                    os.fsync(stream.fileno())
+                    status = os.fstat(stream.fileno())
+                os.rename(temp, path)
+            except BaseException:
+                os.unlink(temp)
+                raise
+        except OSError as err:
+            raise self._failure(err, key, writing=True) from err
+        return ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as err:
+            raise self._failure(err, key, writing=True) from err
+        # Object stores have no empty folders: take away those that this left behind.
+        folder = os.path.dirname(path)
+        while len(folder) > len(self._root):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                return
+            folder = os.path.dirname(folder)
+
+    def close(self) -> None:
+        """Nothing to drop: files are open only during a read."""
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self._root, check_key(key))
+
+    def _check_root(self) -> None:
+        if not os.path.isdir(self._root):
+            raise NotFound(f"no such folder: {self._root}")
+
+    def _check_version(self, fd: int, key: str, if_match: str | None) -> None:
+        if if_match is None:
+            return
+        actual = _etag(os.fstat(fd))
+        if actual != if_match:
+            raise ObjectChanged(
+                f"{self.url}/{key} was replaced: expected etag {if_match}, it is now {actual}"
+            )
+
+    def _scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                return [e for e in entries if not e.name.startswith(_TEMP_PREFIX)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as err:
+            raise self._failure(err, os.path.relpath(folder, self._root)) from err
+
+    def _walk(self, folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[ObjectInfo]:
+        # A link to a folder above itself would never end; `above` holds the real paths so far.
+        real = os.path.realpath(folder)
+        if real in above:
+            return
+        for entry in self._scan(folder):
+            key = join_key(prefix, entry.name)
+            if entry.is_dir():
+                yield from self._walk(entry.path, key, (*above, real))
+            elif (info := self._describe(entry, key)) is not None:
+                yield info
+
+    @staticmethod
+    def _describe(entry: os.DirEntry[str], key: str) -> ObjectInfo | None:
+        try:
+            if not entry.is_file():
+                return None
+            status = entry.stat()
+        except OSError:
+            # Removed since the folder was read, or a link that leads nowhere.
+            return None
+        return ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
+
+    def _failure(self, err: OSError, key: str, *, writing: bool = False) -> Exception:
+        where = f"{self.url}/{key}"
+        if err.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpace(f"cannot write {where}: {err.strerror}")
+        if err.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            verb = "write" if writing else "read"
+            return Denied(f"cannot {verb} {where}: {err.strerror}")
+        if not writing and err.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+            return NotFound(f"no object {where}: {err.strerror}")
+        if err.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            return StoreError(
+                f"cannot write {where}: {err.strerror}",
+                hint="in a folder, no key can be both a file and the start of other keys",
+            )
+        return StoreError(f"{where}: {err.strerror}")
+
+
+def _read(fd: int, start: int, stop: int) -> bytes:
+    content = os.pread(fd, stop - start, start)
+    if len(content) in (0, stop - start):
+        return content
+    parts = [content]  # One call returns at most about 2 GiB.
+    position = start + len(content)
+    while position < stop:
+        part = os.pread(fd, stop - position, position)
+        if not part:
+            break
+        parts.append(part)
+        position += len(part)
+    return b"".join(parts)
+
+
+def _create(temp: str) -> int:
+    for attempt in range(_PUT_ATTEMPTS):
+        os.makedirs(os.path.dirname(temp), exist_ok=True)
+        try:
+            return os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if attempt == _PUT_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _fill(fd: int, data: Buffer | os.PathLike[str]) -> None:
+    if isinstance(data, os.PathLike):
+        with open(data, "rb") as source, open(fd, "wb", closefd=False) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        return
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,124 @@
+"""What a URL names: which client serves it, the bucket, the prefix. Pure functions.
+
+A plain path and `file://` name a local folder. `file://` and `http(s)://` paths are
+percent-decoded, as their standards say; the others (`s3://bucket/a%20b`) are taken literally, as
+their tools do.
+A URL that holds credentials is refused: it would end up in logs, shell histories and datasets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from dataplane.errors import ConfigError
+
+__all__ = ["Location", "parse_url", "split_url"]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
+_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az", "abfss": "abfs"}
+_HTTP = frozenset({"http", "https"})
+_BUCKETED = frozenset({"s3", "gs", "az", "abfs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A URL in parts.
+
+    Attributes:
+        scheme: lower case, aliases resolved (`s3a` is `s3`).
+        bucket: bucket, container (`container@account…` for abfs), or host; empty for local folders.
+        prefix: what comes after, without slashes at its ends; for a local folder its whole path.
+        url: the URL as given, without slashes at its end.
+    """
+
+    scheme: str
+    bucket: str
+    prefix: str
+    url: str
+
+
+def parse_url(url: str | os.PathLike[str]) -> Location:
+    """Take a URL apart.
+
+    Raises:
+        ConfigError: it is empty, names no bucket, or holds credentials, a query or a fragment.
+    """
+    text = os.fspath(url)
+    match = _SCHEME.match(text)
+    if not text:
+        raise ConfigError("an empty URL names no store", hint="give s3://bucket/prefix or a path")
+    if match is None:
+        root = os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - links stay as written
+        return Location("file", "", root, "file://" + root.replace("%", "%25"))
+    scheme = match.group(1).lower()
+    scheme = _ALIASES.get(scheme, scheme)
+    rest = text[match.end() :]
+    if scheme == "file":
+        return _file_location(rest, text)
+    bucket, _, prefix = rest.partition("/")
+    _refuse_secrets(scheme, bucket, text)
+    if scheme in _BUCKETED | _HTTP and not bucket:
+        what = "host" if scheme in _HTTP else "bucket"
+        raise ConfigError(f"the URL {text!r} names no {what}", hint=f"write {scheme}://{what}/path")
+    if scheme in _HTTP:
+        if "?" in prefix or "#" in prefix:
+            path = re.split(r"[?#]", f"{scheme}://{bucket}/{prefix}")[0]
+            raise ConfigError(
+                f"the URL {path} has a query or fragment, which is not supported",
+                hint="signed URLs expire; use the store's own scheme and credentials",
+            )
+        prefix = unquote(prefix)
+    prefix = prefix.strip("/")
+    return Location(scheme, bucket, prefix, text.rstrip("/") if bucket else text)
+
+
+def split_url(url: str | os.PathLike[str]) -> tuple[str, str]:
+    """Split the URL of one object into a URL for `open_store` and the object's key.
+
+    Raises:
+        ConfigError: the URL names no object.
+
+    Example:
+        >>> split_url("s3://bucket/runs/car 1.vtu")
+        ('s3://bucket/runs', 'car 1.vtu')
+    """
+    location = parse_url(url)
+    text = location.url
+    head, _, name = text.rpartition("/")
+    if not name or not location.prefix or head.endswith((":/", "::")):
+        raise ConfigError(f"the URL {text!r} names no object", hint="add the object's key")
+    if location.scheme in _HTTP or location.scheme == "file":
+        name = unquote(name)
+    return (head if head != "file://" else "file:///"), name
+
+
+def http_root(location: Location) -> str:
+    """Return the encoded URL of an HTTP location."""
+    return f"{location.scheme}://{location.bucket}/{quote(location.prefix)}".rstrip("/")
+
+
+def _file_location(rest: str, text: str) -> Location:
+    host, _, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise ConfigError(
+            f"the URL {text!r} names a folder on the host {host!r}",
+            hint="a local folder is written file:///path, with three slashes",
+        )
+    root = os.path.normpath("/" + unquote(path))
+    return Location("file", "", root, "file://" + root.replace("%", "%25"))
+
+
+def _refuse_secrets(scheme: str, netloc: str, text: str) -> None:
+    user, at, host = netloc.rpartition("@")
+    # abfs://container@account is a name; user:password@host never is.
+    if not at or (":" not in user and scheme not in _BUCKETED - {"abfs", "az"} | _HTTP):
+        return
+    shown = f"{scheme}://…@{host}/{text.partition('@')[2].partition('/')[2]}"
+    raise ConfigError(
+        f"the URL {shown} holds credentials",
+        hint="leave them out; they come from the environment, a profile or storage_options",
+    )
