@@ -6,5 +6,6 @@
 namespace dataplane::bindings {
 
 void bind_checksum(nanobind::module_& module);
+void bind_blockmap(nanobind::module_& module);
 
 }  // namespace dataplane::bindings
