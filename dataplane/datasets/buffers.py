@@ -6,16 +6,17 @@ last tensor that uses it dies, and the next batch is decoded into it.
 
 How nothing is ever handed out twice: a lease is an `ndarray` over a `memoryview` of a slab. NumPy
 and torch keep that very array alive for as long as any view, slice or tensor of it lives (a view's
-`base` stops at the first array whose own base is not an array), and a `weakref.finalize` on it gives
-the slab back. The tests keep every batch of an epoch and compare them at the end.
+`base` stops at the first array whose own base is not an array), and a `weakref.finalize` on it
+gives the slab back. The tests keep every batch of an epoch and compare them at the end.
 
-Bounds: the pool holds at most `max_free_bytes` of free slabs and drops the one that was free longest
-beyond that; what is leased is bounded by who leases (the queues of the loader). Slab sizes are
-rounded up in steps of an eighth of a power of two, so batches that differ a little in size share
-slabs and at most 12.5 % is wasted. Arrays below `MIN_POOLED_BYTES` come from the ordinary allocator.
+Bounds: the pool holds at most `max_free_bytes` of free slabs and drops the one that was free
+longest beyond that; what is leased is bounded by who leases (the queues of the loader). Slab sizes
+are rounded up in steps of an eighth of a power of two, so batches that differ a little in size
+share slabs and at most 12.5 % is wasted. Arrays below `MIN_POOLED_BYTES` come from the ordinary
+allocator.
 
-Pinned memory is not pooled here: torch's caching host allocator does it already, and it alone knows
-when an asynchronous copy to a device has finished reading a block.
+Pinned memory is not pooled here: torch's caching host allocator does it already, and it alone
+knows when an asynchronous copy to a device has finished reading a block.
 
 Thread-safety: all methods, from any thread. Finalizers run wherever the last reference dies, maybe
 inside the lock of this very pool, so they only append to a deque, which needs no lock; the next

@@ -35,13 +35,13 @@ def test_memory_is_reused_after_the_array_dies() -> None:
         lambda array: array.reshape(2, -1)[1],
         lambda array: array.view(np.uint8)[3:],
         lambda array: array[5:].reshape(-1)[1:].view(np.int32),
-        lambda array: torch.from_numpy(array),
+        torch.from_numpy,
         lambda array: torch.from_numpy(array)[7:9],
         lambda array: torch.from_numpy(array).numpy(),
         lambda array: torch.from_numpy(array)[4:].view(torch.int32).numpy()[2:],
-        lambda array: torch.from_dlpack(array),
+        torch.from_dlpack,
         lambda array: torch.from_numpy(array).untyped_storage(),
-        lambda array: memoryview(array),
+        memoryview,
     ],
 )
 def test_memory_is_not_reused_while_anything_made_from_it_lives(keep) -> None:

@@ -64,9 +64,7 @@ def test_positions_equal_those_of_the_distributed_sampler_of_torch() -> None:
 
 def test_a_change_of_world_size_continues_with_the_samples_nobody_has_seen() -> None:
     n, steps = 23, 4
-    seen = [
-        int(p) for rank in range(2) for p in rank_positions(n, rank=rank, world_size=2)[:steps]
-    ]
+    seen = [int(p) for rank in range(2) for p in rank_positions(n, rank=rank, world_size=2)[:steps]]
     rest = [
         int(p) for rank in range(3) for p in rank_positions(n, rank=rank, world_size=3, start=8)
     ]

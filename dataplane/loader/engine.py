@@ -1,0 +1,403 @@
+"""Stages that hand items on in order through bounded channels, and know who waits for whom.
+
+A `Pipeline` is a source, some stages, and an end that the consumer reads. Each stage runs a
+function on every item in threads of its own; between stages is a `Channel`, which is a bounded
+queue and a reorder buffer at once: items carry their sequence number, producers may finish in any
+order, and takers get them strictly in order. A producer waits while its number is `capacity` or
+more ahead of the next one to be taken. The holder of the lowest number never waits, so that cannot
+deadlock.
+
+Ends: the source's end travels as a length, so every stage stops after the last item. An error
+travels as an item: a stage that fails on item `s` puts the error at place `s` and stops what is
+upstream. The consumer gets every item before `s`, then the error, and closes the rest: which batch
+fails is as reproducible as the order. `close()` cancels everything, joins the threads, and may be
+called any number of times from any thread, also from a stage's own thread by way of a finalizer.
+
+Who is the bottleneck: every stage counts the time its threads spend working, waiting for input and
+waiting for a place in their output. The stage that neither waits for input nor for output is it.
+
+Threads are daemons named `dp-<stage>-<i>`, started by the constructor. Nothing here knows samples,
+torch or the cache. Lock order: a channel's condition is a leaf; no call leaves the room under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from dataplane.errors import LoaderError
+from dataplane.telemetry import logger
+
+__all__ = ["Cancelled", "Channel", "EndOfStream", "Pipeline", "Stage", "StageStats"]
+
+JOIN_TIMEOUT_S = 10.0
+"""How long `close()` waits for a thread that is inside a call it cannot be called back from."""
+
+
+class Cancelled(Exception):
+    """The pipeline was closed while this thread waited."""
+
+
+class EndOfStream(Exception):
+    """There are no more items."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error in the place of an item."""
+
+    error: BaseException
+
+
+class Channel:
+    """A bounded queue that gives items out in the order of their numbers. Thread-safe.
+
+    Args:
+        capacity: how far ahead of the next item to be taken a producer may be.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"a channel holds at least 1 item, got capacity {capacity}")
+        self.capacity = capacity
+        self._condition = threading.Condition()
+        self._items: dict[int, Any] = {}
+        self._next = 0
+        self._end: int | None = None
+        self._cancelled = False
+
+    def put(self, number: int, item: Any) -> None:
+        """Place item `number`, waiting until it is less than `capacity` ahead.
+
+        Raises:
+            Cancelled: the channel was cancelled, or ended before `number`.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._cancelled or number < self._next + self.capacity)
+            if self._cancelled or (self._end is not None and number >= self._end):
+                raise Cancelled
+            self._items[number] = item
+            self._condition.notify_all()
+
+    def get(self, timeout_s: float | None = None) -> tuple[int, Any]:
+        """Take the next item and its number.
+
+        Raises:
+            EndOfStream: all items have been taken.
+            Cancelled: the channel was cancelled.
+            TimeoutError: nothing came in time.
+        """
+        with self._condition:
+            ready = self._condition.wait_for(
+                lambda: (
+                    self._cancelled
+                    or self._next in self._items
+                    or (self._end is not None and self._next >= self._end)
+                ),
+                timeout_s,
+            )
+            if self._cancelled:
+                raise Cancelled
+            if not ready:
+                raise TimeoutError
+            if self._next not in self._items:
+                raise EndOfStream
+            number = self._next
+            self._next += 1
+            self._condition.notify_all()
+            return number, self._items.pop(number)
+
+    def end_at(self, count: int) -> None:
+        """Say that there are `count` items; a smaller count said before stays."""
+        with self._condition:
+            self._end = count if self._end is None else min(self._end, count)
+            self._condition.notify_all()
+
+    @property
+    def count(self) -> int | None:
+        """How many items there are, once that is known."""
+        return self._end
+
+    def cancel(self) -> None:
+        """Wake everyone who waits and drop what is held."""
+        with self._condition:
+            self._cancelled = True
+            self._items.clear()
+            self._condition.notify_all()
+
+    def __len__(self) -> int:
+        with self._condition:
+            return len(self._items)
+
+
+@dataclass(slots=True)
+class StageStats:
+    """Where the threads of one stage spent their time so far.
+
+    Attributes:
+        name: the stage.
+        items: how many items went through.
+        busy_s: time in the stage's function, all threads together.
+        get_wait_s: time waiting for input.
+        put_wait_s: time waiting for a place in the output.
+    """
+
+    name: str
+    items: int = 0
+    busy_s: float = 0.0
+    get_wait_s: float = 0.0
+    put_wait_s: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, *, items: int, busy_s: float, get_wait_s: float, put_wait_s: float) -> None:
+        """Add what one item took."""
+        with self._lock:
+            self.items += items
+            self.busy_s += busy_s
+            self.get_wait_s += get_wait_s
+            self.put_wait_s += put_wait_s
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the figures by name."""
+        with self._lock:
+            return {
+                "items": self.items,
+                "busy_s": self.busy_s,
+                "get_wait_s": self.get_wait_s,
+                "put_wait_s": self.put_wait_s,
+            }
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a pipeline.
+
+    Attributes:
+        name: for threads and statistics.
+        run: turns `(number, item)` into the next stage's item.
+        threads: how many items are worked on at once.
+        capacity: how many finished items may wait for the next stage.
+        on_start: called with its index in each thread before its first item.
+    """
+
+    name: str
+    run: Callable[[int, Any], Any]
+    threads: int = 1
+    capacity: int = 2
+    on_start: Callable[[int], None] | None = None
+
+
+class Pipeline:
+    """Runs a source through stages in the background. A context manager; `close()` ends it.
+
+    Args:
+        source: yields the items; it is advanced by one thread at a time, never by two.
+        stages: at least one.
+        on_close: called once when the pipeline closes, before the threads are joined: what wakes a
+            source or a stage that waits for something outside. Must not refer to the pipeline.
+    """
+
+    def __init__(
+        self,
+        source: Iterator[Any],
+        stages: Sequence[Stage],
+        *,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        if not stages:
+            raise ValueError("a pipeline has at least one stage")
+        self._source = _Source(source)
+        self._channels = [Channel(stage.capacity) for stage in stages]
+        self.stats = [StageStats(stage.name) for stage in stages]
+        self._consumer_wait_s = 0.0
+        inputs: list[_Source | Channel] = [self._source, *self._channels[:-1]]
+        # Threads hold the parts, not the pipeline: one that nobody holds any more is collected, and
+        # the finalizer stops its threads.
+        stop = _Stop(self._source, self._channels, on_close)
+        for index, stage in enumerate(stages):
+            upstream = stop.upstream_of(index)
+            for worker in range(stage.threads):
+                work = _Worker(
+                    stage, worker, inputs[index], self._channels[index], self.stats[index], upstream
+                )
+                stop.threads.append(
+                    threading.Thread(
+                        target=work.loop, name=f"dp-{stage.name}-{worker}", daemon=True
+                    )
+                )
+        self.close = weakref.finalize(self, stop)
+        """Cancel what is under way and join the threads. Idempotent."""
+        for thread in stop.threads:
+            thread.start()
+
+    def get(self, timeout_s: float | None = None) -> tuple[int, Any]:
+        """Take the next finished item and its number.
+
+        Raises:
+            EndOfStream: there are no more.
+            LoaderError: the pipeline was closed by someone else.
+            TimeoutError: nothing came within `timeout_s`.
+            BaseException: whatever a stage or the source raised for this item.
+        """
+        began = time.perf_counter()
+        try:
+            number, item = self._channels[-1].get(timeout_s)
+        except Cancelled as err:
+            raise LoaderError("the iterator was closed while a batch was waited for") from err
+        finally:
+            self._consumer_wait_s += time.perf_counter() - began
+        if isinstance(item, Failure):
+            raise item.error
+        return number, item
+
+    @property
+    def consumer_wait_s(self) -> float:
+        """Time the consumer has waited for items."""
+        return self._consumer_wait_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class _Source:
+    """Numbers the items of an iterator and gives each to one taker. Thread-safe."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items = items
+        self._lock = threading.Lock()
+        self._next = 0
+        self._done = False
+
+    def get(self) -> tuple[int, Any]:
+        with self._lock:
+            if self._done:
+                raise EndOfStream
+            number = self._next
+            self._next += 1
+            try:
+                return number, next(self._items)
+            except StopIteration:
+                self._done = True
+                # The number was not used: whoever ends the stream counts the items before it.
+                self._next = number
+                raise EndOfStream from None
+            except Exception as err:
+                self._done = True
+                return number, Failure(err)
+
+    @property
+    def count(self) -> int:
+        return self._next
+
+    def cancel(self) -> None:
+        # Not under the lock: a source that blocks in `next` holds it, and is woken by its owner.
+        self._done = True
+
+
+class _Stop:
+    """Cancels channels and joins threads; what a pipeline's finalizer runs."""
+
+    def __init__(
+        self, source: _Source, channels: list[Channel], on_close: Callable[[], None] | None
+    ) -> None:
+        self._source = source
+        self._channels = channels
+        self._on_close = on_close
+        self._pid = os.getpid()
+        self.threads: list[threading.Thread] = []
+
+    def upstream_of(self, index: int) -> Callable[[], None]:
+        source, channels = self._source, self._channels[:index]
+
+        def cancel() -> None:
+            source.cancel()
+            for channel in channels:
+                channel.cancel()
+
+        return cancel
+
+    def __call__(self) -> None:
+        if os.getpid() != self._pid:
+            # A forked child has neither the threads nor a say in the state of their locks.
+            return
+        self._source.cancel()
+        for channel in self._channels:
+            channel.cancel()
+        if self._on_close is not None:
+            self._on_close()
+        deadline = time.monotonic() + JOIN_TIMEOUT_S
+        for thread in self.threads:
+            if thread is threading.current_thread() or thread.ident is None:
+                continue
+            thread.join(max(deadline - time.monotonic(), 0.0))
+            if thread.is_alive():
+                logger.warning(
+                    "thread %s did not stop within %g s of its loader's end; it is left to finish "
+                    "what it is doing",
+                    thread.name,
+                    JOIN_TIMEOUT_S,
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """One thread of one stage."""
+
+    stage: Stage
+    index: int
+    source: _Source | Channel
+    output: Channel
+    stats: StageStats
+    cancel_upstream: Callable[[], None]
+
+    def loop(self) -> None:
+        started = self.stage.on_start is None
+        with contextlib.suppress(Cancelled):
+            while True:
+                began = time.perf_counter()
+                try:
+                    number, item = self.source.get()
+                except EndOfStream:
+                    self._pass_end_on()
+                    return
+                got = time.perf_counter()
+                if not isinstance(item, Failure):
+                    try:
+                        if not started and self.stage.on_start is not None:
+                            self.stage.on_start(self.index)
+                            started = True
+                        item = self.stage.run(number, item)
+                    except BaseException as err:
+                        item = Failure(err)
+                ran = time.perf_counter()
+                failed = isinstance(item, Failure)
+                if failed:
+                    self.output.end_at(number + 1)
+                    self.cancel_upstream()
+                self.output.put(number, item)
+                # A finished item must not stay alive in this frame while the next one is waited
+                # for: its memory is what the next batch is decoded into.
+                del item
+                self.stats.add(
+                    items=1,
+                    busy_s=ran - got,
+                    get_wait_s=got - began,
+                    put_wait_s=time.perf_counter() - ran,
+                )
+                if failed:
+                    return
+
+    def _pass_end_on(self) -> None:
+        """Tell the next stage how many items there are; every thread of a stage says the same."""
+        count = self.source.count
+        if count is not None:
+            self.output.end_at(count)
