@@ -114,13 +114,12 @@ def summarise(
     """
     # Every system of a case delivers the same samples, so that samples over time is the rate that
     # compares a system that moves compressed bytes (a raw GET) with one that delivers decoded ones.
-    elapsed = {
-        s.name: statistics.median(c.elapsed_s for c in runs)
-        for s, runs in zip(systems, costs, strict=True)
-    }
-    top = elapsed.get(ceiling)
+    medians = [statistics.median(cost.elapsed_s for cost in runs) for runs in costs]
+    top = next(
+        (m for system, m in zip(systems, medians, strict=True) if system.name == ceiling), None
+    )
     rows = []
-    for system, runs in zip(systems, costs, strict=True):
+    for system, runs, elapsed_s in zip(systems, costs, medians, strict=True):
         rates = sorted(run.nbytes / run.elapsed_s / 1e9 for run in runs)
         first = [run.first_batch_s for run in runs if run.first_batch_s is not None]
         fetched = [run.bytes_fetched for run in runs if run.bytes_fetched is not None]
@@ -134,7 +133,7 @@ def summarise(
                 cpu_s_per_gb=statistics.median(run.cpu_s / run.nbytes * 1e9 for run in runs),
                 first_batch_s=statistics.median(first) if first else None,
                 bytes_fetched=round(statistics.median(fetched)) if fetched else None,
-                ratio_to_ceiling=top / elapsed[system.name] if top else None,
+                ratio_to_ceiling=top / elapsed_s if top else None,
                 ceiling=ceiling.removeprefix(CEILING_PREFIX) if top else None,
                 rounds=len(runs),
                 gb_per_s_min=rates[0],

@@ -51,7 +51,7 @@ def run_rounds(
     """
     order = random.Random(seed)
     alive = list(systems)
-    costs: dict[str, list[Cost]] = {system.name: [] for system in systems}
+    costs: dict[int, list[Cost]] = {id(system): [] for system in systems}
     try:
         for number in range(warmup + rounds):
             for system in order.sample(alive, len(alive)):
@@ -65,12 +65,12 @@ def run_rounds(
                     alive.remove(system)
                     continue
                 if number >= warmup:
-                    costs[system.name].append(cost)
+                    costs[id(system)].append(cost)
     finally:
         for system in systems:
             with suppress(DataplaneError, OSError):
                 system.close()
-    return alive, [costs[system.name] for system in alive]
+    return alive, [costs[id(system)] for system in alive]
 
 
 def _first_line(err: Exception) -> str:

@@ -19,7 +19,16 @@ import numpy.typing as npt
 from dataplane_bench.model import Cost
 from dataplane_bench.rounds import timed
 
-__all__ = ["DECODERS", "Blosc2", "Numcodecs", "TensorStore", "ZarrPython", "Zarrs"]
+__all__ = [
+    "DECODERS",
+    "Blosc2",
+    "Numcodecs",
+    "TensorStore",
+    "TensorStoreAllocating",
+    "ZarrPython",
+    "Zarrs",
+    "read_shard_index",
+]
 
 _EMPTY = 2**64 - 1
 
@@ -172,6 +181,27 @@ class Numcodecs(_ChunkWise):
         return self._blosc.decompress(chunk)
 
 
+def read_shard_index(
+    folder: Path,
+) -> tuple[dict[str, Any], Path, npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Find the inner chunks of an array that is one Zarr shard with its index at the end.
+
+    Returns:
+        The array's metadata, the shard's path, and uint64[n] offsets and lengths in C order.
+
+    Source: Zarr v3 sharding_indexed codec; the index is u64 (offset, length) pairs, then crc32c.
+    """
+    meta = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+    shape = meta["shape"]
+    inner = meta["codecs"][0]["configuration"]["chunk_shape"]
+    path = folder / "c" / Path(*["0"] * len(shape))
+    count = int(np.prod([n // c for n, c in zip(shape, inner, strict=True)]))
+    with path.open("rb") as stream:
+        stream.seek(-4 - 16 * count, 2)
+        index = np.frombuffer(stream.read(16 * count), "<u8").reshape(count, 2)
+    return meta, path, index[:, 0].copy(), index[:, 1].copy()
+
+
 def _inner_chunks(
     folder: Path,
 ) -> tuple[
@@ -180,29 +210,23 @@ def _inner_chunks(
     tuple[int, ...],
     npt.NDArray[Any],
 ]:
-    """Find the inner chunks of an array that is one Zarr shard with its index at the end.
-
-    Source: Zarr v3 sharding_indexed codec; the index is u64 (offset, length) pairs, then crc32c.
-    """
-    meta = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
+    """Map the shard into memory and say where each of its chunks lies and belongs."""
+    meta, path, offsets, nbytes = read_shard_index(folder)
     sharding = meta["codecs"][0]["configuration"]
     chunk_shape = tuple(sharding["chunk_shape"])
     shape = tuple(meta["shape"])
     grid = tuple(n // c for n, c in zip(shape, chunk_shape, strict=True))
-    path = folder / "c" / Path(*["0"] * len(shape))
     with path.open("rb") as stream:
         shard = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    count = int(np.prod(grid))
-    index = np.frombuffer(shard[-4 - 16 * count : -4], "<u8").reshape(count, 2)
     trailer = 4 if any(codec["name"] == "crc32c" for codec in sharding["codecs"]) else 0
     chunks = []
-    for number, (offset, nbytes) in enumerate(index.tolist()):
+    for number, (offset, size) in enumerate(zip(offsets.tolist(), nbytes.tolist(), strict=True)):
         assert offset != _EMPTY, "benchmark arrays have no missing chunks"
         where = np.unravel_index(number, grid)
         place = tuple(
             slice(int(i) * c, (int(i) + 1) * c) for i, c in zip(where, chunk_shape, strict=True)
         )
-        chunks.append((offset, offset + nbytes - trailer, place))
+        chunks.append((offset, offset + size - trailer, place))
     return shard, chunks, chunk_shape, np.empty(shape, np.dtype(meta["data_type"]))
 
 

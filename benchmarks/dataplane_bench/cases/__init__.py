@@ -1,0 +1,1 @@
+"""The comparisons: one module per case, each with a `run` that returns rows."""

@@ -1,0 +1,157 @@
+"""`dataplane bench decode|store|loader`: run a case and show its rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from dataplane.cli.options import BYTES
+from dataplane_bench.machine import describe_machine, require_release_build
+from dataplane_bench.model import Row
+from dataplane_bench.report import print_report, save_plot, to_json
+
+__all__ = ["bench"]
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def bench() -> None:
+    """Measure throughput beside rivals and measured ceilings.
+
+    Every case runs all systems in interleaved rounds on the same input and prints medians with
+    their spread. Quote the ratios: absolute figures belong to the machine that printed them.
+    """
+
+
+def _shared_options(command: CommandT) -> CommandT:
+    for decorate in (
+        click.option("--seed", default=0, show_default=True, help="Of the data and the order."),
+        click.option("--smoke", is_flag=True, help="Tiny input, one round: checks that it runs."),
+        click.option(
+            "--plot",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Also draw the rows to this .png, .svg or .pdf file.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output."),
+        click.option(
+            "--rounds", type=click.IntRange(1, 1000), help="Counted rounds (default: 5 or more)."
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+@bench.command("decode")
+@click.option(
+    "--codec", "codecs", multiple=True, help="blosc-zstd or blosc-lz4; repeatable (default both)."
+)
+@click.option(
+    "--chunk-bytes", type=BYTES, multiple=True, help="Inner chunk size; repeatable (64k, 512k)."
+)
+@click.option("--threads", type=click.IntRange(1, 256), multiple=True, help="Repeatable (1).")
+@click.option("--edge", type=click.IntRange(16, 1024), help="Cube edge in elements (128).")
+@_shared_options
+def decode_command(
+    *,
+    codecs: Sequence[str],
+    chunk_bytes: Sequence[int],
+    threads: Sequence[int],
+    edge: int | None,
+    **shared: Any,
+) -> None:
+    """Decode one Zarr array with every reader that is installed."""
+    from dataplane_bench.cases import decode
+
+    small = {"edge": 32, "chunk_bytes": (16 << 10,), "rounds": 1} if shared["smoke"] else {}
+    given = {
+        "codecs": tuple(codecs),
+        "chunk_bytes": tuple(chunk_bytes),
+        "threads": tuple(threads),
+        "edge": edge,
+    }
+    options = _options(decode.DecodeOptions, small, given, shared)
+    _run(lambda progress: decode.run(options, progress), shared)
+
+
+@bench.command("store")
+@click.option("--store", "store_url", help="Prefix to write to and read from (default: embedded).")
+@click.option("--connections", type=click.IntRange(1, 256), multiple=True, help="Repeatable.")
+@_shared_options
+def store_command(*, store_url: str | None, connections: Sequence[int], **shared: Any) -> None:
+    """Read ranges of one object: our store, its client alone, s3fs, a raw socket."""
+    from dataplane_bench.cases import store
+
+    small = {"object_bytes": 32 << 20, "requests": 8, "rounds": 1} if shared["smoke"] else {}
+    given = {"store_url": store_url, "connections": tuple(connections)}
+    options = _options(store.StoreOptions, small, given, shared)
+    _run(lambda progress: store.run(options, progress), shared)
+
+
+@bench.command("loader")
+@click.option("--size", "total_bytes", type=BYTES, help="Decoded size of the dataset (1GiB).")
+@click.option("--codec", type=click.Choice(["lz4", "zstd"]), help="Codec of the dataset (lz4).")
+@click.option("--batch-size", type=click.IntRange(1, 4096), help="Samples per batch (2).")
+@click.option("--threads", type=click.IntRange(0, 256), help="Our decode threads (all cores).")
+@click.option("--workers", type=click.IntRange(0, 256), multiple=True, help="Of rivals (0 and 2).")
+@_shared_options
+def loader_command(
+    *,
+    total_bytes: int | None,
+    codec: str | None,
+    batch_size: int | None,
+    threads: int | None,
+    workers: Sequence[int],
+    **shared: Any,
+) -> None:
+    """Stream an epoch cold and warm: our DataLoader, zarr-python, webdataset."""
+    from dataplane_bench.cases import loader
+
+    small = (
+        {"total_bytes": 16 << 20, "sample_bytes": 1 << 20, "rounds": 1, "workers": (0,)}
+        if shared["smoke"]
+        else {}
+    )
+    given = {
+        "total_bytes": total_bytes,
+        "codec": codec,
+        "batch_size": batch_size,
+        "threads": threads,
+        "workers": tuple(workers),
+    }
+    options = _options(loader.LoaderOptions, small, given, shared)
+    _run(lambda progress: loader.run(options, progress), shared)
+
+
+OptionsT = TypeVar("OptionsT")
+
+
+def _options(
+    cls: type[OptionsT], small: dict[str, Any], given: dict[str, Any], shared: dict[str, Any]
+) -> OptionsT:
+    """Merge the case's defaults, the smoke sizes and what was typed."""
+    typed = {name: value for name, value in given.items() if value not in (None, ())}
+    typed |= {name: shared[name] for name in ("rounds", "seed") if shared[name] is not None}
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    assert set(typed) | set(small) <= known
+    return cls(**(small | typed))
+
+
+def _run(case: Callable[[Callable[[str], None]], list[Row]], shared: dict[str, Any]) -> None:
+    require_release_build()
+    console = Console(stderr=shared["as_json"])
+    with console.status("preparing") as status:
+        rows = case(status.update)
+    machine = describe_machine()
+    if shared["plot"]:
+        save_plot(shared["plot"], machine, rows)
+    if shared["as_json"]:
+        sys.stdout.write(to_json(machine, rows) + "\n")
+    else:
+        print_report(console, machine, rows)
