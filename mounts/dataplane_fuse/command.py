@@ -1,0 +1,167 @@
+"""`dataplane mount` and `dataplane umount`: arguments in, one clear line out."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+
+import click
+
+from dataplane.cli.options import cache_config, cache_options, store_config, store_options
+from dataplane.errors import MountError
+from dataplane.stores.urls import parse_url
+from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
+from dataplane_fuse.filesystem import FilesystemOptions
+from dataplane_fuse.frontends.fusepy import load_library
+from dataplane_fuse.mountpoint import (
+    check_device,
+    check_mountpoint,
+    find_mount,
+    normal_path,
+    probe,
+)
+from dataplane_fuse.mountpoint import unmount as remove_mount
+from dataplane_fuse.service import MountRequest, Ready, run
+
+__all__ = ["mount", "umount"]
+
+_EXIT_TIMEOUT_S = 30.0
+
+
+@click.command()
+@click.argument("url")
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("-f", "--foreground", is_flag=True, help="Serve from this process until Ctrl-C.")
+@cache_options
+@store_options
+@click.option("--allow-other", is_flag=True, help="Let other users of the host read the mount.")
+@click.option(
+    "--list-ttl",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long names, sizes and absences are believed.",
+)
+@click.option(
+    "--no-samples", is_flag=True, help="Show packed datasets as objects only, without KEY/ folders."
+)
+@click.option(
+    "--mmap",
+    "page_cache",
+    is_flag=True,
+    help="Use the kernel's page cache, for programs that map files shared (numpy.memmap).",
+)
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the daemon logs; by default logs/ in the cache directory.",
+)
+@click.option("--ready-fd", type=int, hidden=True)
+@click.pass_context
+def mount(
+    ctx: click.Context,
+    url: str,
+    mountpoint: Path,
+    *,
+    foreground: bool,
+    cache_dir: Path | None,
+    cache_size: int | None,
+    endpoint_url: str | None,
+    region: str | None,
+    anonymous: bool | None,
+    allow_other: bool,
+    list_ttl: float,
+    no_samples: bool,
+    page_cache: bool,
+    log_file: Path | None,
+    ready_fd: int | None,
+) -> None:
+    """Mount a bucket, a prefix or a packed dataset as read-only files.
+
+    URL is what to mount: s3://bucket/prefix, gs://…, az://…, https://…, a local folder.
+    MOUNTPOINT is an empty directory. The mount is served in the background until
+    `dataplane umount MOUNTPOINT`; names that are not files (KEY/ and KEY.zarr.zip) are the samples
+    of packed datasets.
+    """
+    store = store_config(endpoint_url, region, anonymous=anonymous)
+    cache = cache_config(cache_dir, cache_size)
+    options = FilesystemOptions(list_ttl_s=list_ttl, show_samples=not no_samples)
+    where = normal_path(mountpoint)
+    debug = bool((ctx.obj or {}).get("debug"))
+    load_library()
+    check_device()
+    # The daemon's parent has checked the mount point already; between the two only time passed.
+    check_mountpoint(where, allow_other=allow_other)
+    if foreground or ready_fd is not None:
+        request = MountRequest(
+            url,
+            where,
+            store=store,
+            cache=cache,
+            filesystem=options,
+            allow_other=allow_other,
+            page_cache=page_cache,
+        )
+        _serve(request, ready_fd, debug=debug)
+        return
+    log = normal_path(log_file) if log_file else default_log_file(cache.dir, where)
+    arguments = ["mount", "--foreground", "--list-ttl", str(list_ttl)]
+    if debug:
+        arguments.insert(0, "--debug")
+    arguments += ["--cache-dir", str(cache.dir.absolute())]
+    arguments += ["--cache-size", str(cache.size_bytes)] if cache.size_bytes is not None else []
+    arguments += ["--endpoint-url", endpoint_url] if endpoint_url else []
+    arguments += ["--region", region] if region else []
+    flags = {
+        "--anonymous": anonymous,
+        "--allow-other": allow_other,
+        "--no-samples": no_samples,
+        "--mmap": page_cache,
+    }
+    arguments += [flag for flag, given in flags.items() if given]
+    pid = start([*arguments, "--", _absolute(url), str(where)], where, log)
+    click.echo(f"{where}: {url} mounted read-only (pid {pid}, log {log})")
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("--lazy", is_flag=True, help="Detach a mount that is in use; it ends when unused.")
+def umount(mountpoint: Path, *, lazy: bool) -> None:
+    """Remove a mount and wait for its daemon to end."""
+    where = normal_path(mountpoint)
+    mounted = find_mount(where)
+    if mounted is None:
+        raise MountError(f"nothing is mounted on {where}", hint="see the mounts with: mount")
+    if not mounted.is_ours:
+        raise MountError(f"{where} is a mount of {mounted.filesystem_type}, not of dataplane")
+    state = probe(where)
+    # A mount whose daemon is dead or hangs can only be detached.
+    hangs = state.error == errno.ETIMEDOUT
+    remove_mount(where, lazy=lazy or state.is_dead or hangs)
+    daemon = state.pid if state.pid is not None and is_daemon(state.pid) else None
+    if daemon is not None and not lazy and not wait_for_exit(daemon, _EXIT_TIMEOUT_S):
+        raise MountError(
+            f"{where} is unmounted, but its daemon (pid {daemon}) has not ended",
+            hint=f"kill {daemon}",
+        )
+    click.echo(f"{where}: unmounted")
+
+
+def _serve(request: MountRequest, ready_fd: int | None, *, debug: bool) -> None:
+    """Serve from this process; in the background its stderr is the log file."""
+    if ready_fd is not None:
+        logging.basicConfig(
+            level=logging.DEBUG if debug else logging.INFO,
+            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+            force=True,
+        )
+    else:
+        click.echo(f"{request.mountpoint}: serving {request.url}; Ctrl-C unmounts", err=True)
+    run(request, Ready(ready_fd))
+
+
+def _absolute(url: str) -> str:
+    """Return a local path as an absolute one, because the daemon runs in `/`."""
+    return parse_url(url).url

@@ -1,0 +1,178 @@
+"""Start the process behind a mount in the background, and wait until the mount answers.
+
+The daemon is a new interpreter, not a fork of this one: store clients have threads that do not
+survive a fork. It leads a session of its own, runs in `/`, and writes to a log file that only its
+owner may read. It reports over a pipe; after that the mount is looked at once from a third process,
+so that success means that the mount answers and not only that it should.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dataplane.errors
+from dataplane.errors import DataplaneError, MountError
+from dataplane_fuse.mountpoint import find_mount, probe, unmount
+
+__all__ = ["default_log_file", "is_daemon", "start", "wait_for_exit"]
+
+START_TIMEOUT_S = 180.0
+"""A store may take `deadline_s` (two minutes) to be given up on."""
+
+_MAX_LOG_BYTES = 10 << 20
+_MAX_REPORT_BYTES = 65_536
+_LOG_TAIL_BYTES = 2_000
+
+
+def default_log_file(cache_dir: Path, mountpoint: Path) -> Path:
+    """Return where the daemon of a mount point logs unless it is told otherwise."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(mountpoint)).strip("-") or "root"
+    return cache_dir.absolute() / "logs" / f"mount-{name[-200:]}.log"
+
+
+def start(arguments: Sequence[str], mountpoint: Path, log_file: Path) -> int:
+    """Run `dataplane ARGUMENTS --ready-fd N` in the background and wait for the mount.
+
+    Returns:
+        The daemon's process id.
+
+    Raises:
+        DataplaneError: what the daemon reported.
+        MountError: it ended without a word, or the mount does not answer.
+    """
+    log = _open_log(log_file)
+    reader, writer = os.pipe()
+    try:
+        os.set_inheritable(writer, True)
+        # -P keeps the working directory, which is about to be `/`, off the module path.
+        command = [sys.executable, "-P", "-m", "dataplane", *arguments, "--ready-fd", str(writer)]
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(writer,),
+            start_new_session=True,
+            cwd="/",
+            umask=0o077,
+        )
+    finally:
+        os.close(writer)
+        os.close(log)
+    try:
+        report = _read_report(reader, child)
+        _check_report(report, child, log_file)
+        state = probe(mountpoint)
+        if state.error or find_mount(mountpoint) is None:
+            raise MountError(
+                f"{mountpoint} was mounted but answers {os.strerror(state.error or 107)}",
+                hint=f"see {log_file}",
+            )
+    except BaseException:
+        _stop(child, mountpoint)
+        raise
+    finally:
+        os.close(reader)
+    # The daemon outlives this process; it is not to be waited for when `child` is collected.
+    child.returncode = 0
+    return child.pid
+
+
+def wait_for_exit(pid: int, timeout_s: float) -> bool:
+    """Wait until a process that need not be a child has ended; False when it has not in time."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
+    finally:
+        os.close(descriptor)
+
+
+def is_daemon(pid: int) -> bool:
+    """Whether a process id, as a mount gave it, is a dataplane process of this namespace."""
+    try:
+        return b"dataplane" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _open_log(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(FileNotFoundError):
+            if path.stat().st_size > _MAX_LOG_BYTES:
+                path.replace(path.with_name(path.name + ".1"))
+        # No following of links: the name can be guessed, the folder may be shared.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(path, flags, 0o600)
+    except OSError as err:
+        raise MountError(
+            f"the log file {path} cannot be written: {err.strerror}", hint="choose --log-file"
+        ) from err
+
+
+def _read_report(reader: int, child: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Read the daemon's report; None when it closed the pipe without one."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    received = b""
+    while not received.endswith(b"\n") and len(received) < _MAX_REPORT_BYTES:
+        left_s = deadline_s - time.monotonic()
+        ready, _, _ = select.select([reader], [], [], max(left_s, 0))
+        if not ready:
+            raise MountError(
+                f"the daemon (pid {child.pid}) did not mount within {START_TIMEOUT_S:.0f} s"
+            )
+        piece = os.read(reader, 4096)
+        if not piece:
+            return None
+        received += piece
+    report = json.loads(received)
+    assert isinstance(report, dict), "the daemon reports a JSON object"
+    return report
+
+
+def _check_report(
+    report: dict[str, Any] | None, child: subprocess.Popen[bytes], log_file: Path
+) -> None:
+    if report is None:
+        status = child.wait(timeout=30)
+        tail = log_file.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
+        last = tail.splitlines()[-1] if tail else "its log is empty"
+        raise MountError(f"the daemon ended with status {status}: {last}", hint=f"see {log_file}")
+    if not report.get("ready"):
+        raise _error_of_kind(report["kind"])(report["message"], hint=report["hint"])
+
+
+def _error_of_kind(kind: str) -> type[DataplaneError]:
+    classes = [getattr(dataplane.errors, name) for name in dataplane.errors.__all__]
+    return next((cls for cls in classes if cls.kind == kind), MountError)
+
+
+def _stop(child: subprocess.Popen[bytes], mountpoint: Path) -> None:
+    """End a daemon that did not come up, and what it may have mounted."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    try:
+        child.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    mounted = find_mount(mountpoint)
+    if mounted is not None and mounted.is_ours and probe(mountpoint).error:
+        with suppress(MountError):
+            unmount(mountpoint, lazy=True)

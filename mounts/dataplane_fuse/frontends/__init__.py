@@ -1,0 +1,1 @@
+"""Front ends: they turn a kernel's requests into calls of `dataplane_fuse.filesystem`."""

@@ -1,0 +1,432 @@
+"""The portable front end: libfuse 3 through the ctypes declarations of mfusepy.
+
+mfusepy's own `FUSE` class is not used, only its structures and its way of finding the library:
+the callbacks here write into the kernel's buffers without a copy in between, answer READDIRPLUS
+(one request for a page of names *with* attributes, where mfusepy answers with names and the kernel
+asks again for each), choose direct I/O per file, and can never let a Python exception out.
+
+Choices, with their measurements in docs/mount.md:
+
+- Direct I/O: reads skip the kernel's page cache for the mount, which costs more than everything
+  else together, and the cache file below is in the page cache anyway. Such files can be mapped
+  privately (`MAP_PRIVATE`); shared maps, which `numpy.memmap` and `pyarrow.memory_map` make even
+  to read, need a kernel and a libfuse (3.16 and up) that allow them, or `page_cache=True`, which
+  opens files with the page cache instead.
+- FLUSH is left out, so the kernel stops asking at close.
+- No `read_buf` with splice: measured 2 to 4 times slower than a plain copy at 1 MiB.
+
+libfuse runs its own threads; each callback takes the GIL for its Python part, and the cache gives
+it up while it waits or copies. One `serve()` per process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import importlib
+import operator
+import os
+import signal
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote
+
+from dataplane.errors import MountError
+from dataplane_fuse.errnos import errno_of
+from dataplane_fuse.filesystem import Filesystem
+from dataplane_fuse.nodes import BLOCK_BYTES, Attributes
+
+__all__ = ["FrontEndOptions", "load_library", "serve"]
+
+# Source: libfuse include/fuse_common.h and fuse.h.
+_CAP_READDIRPLUS_AUTO = 1 << 14
+_CAP_DIRECT_IO_ALLOW_MMAP = 1 << 28
+_FILL_DIR_PLUS = 1 << 1
+_MMAP_SINCE = (3, 16)
+_WIDE_CAPABILITIES_SINCE = (3, 17)
+_MAX_THREADS_SINCE = (3, 12)
+_NAMESPACE = "utf-8"
+_REQUEST_BYTES = BLOCK_BYTES
+_MAX_VERSIONS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class FrontEndOptions:
+    """How the mount is made.
+
+    Attributes:
+        source: what `mount` shows as the source: the URL, which holds no secrets.
+        allow_other: whether other users may look.
+        page_cache: open files with the kernel's page cache instead of direct I/O.
+        attribute_ttl_s: how long the kernel believes names, attributes and absences.
+        threads: requests answered at once.
+    """
+
+    source: str
+    allow_other: bool = False
+    page_cache: bool = False
+    attribute_ttl_s: float = 60.0
+    threads: int = 32
+
+
+def load_library() -> ModuleType:
+    """Import mfusepy on libfuse 3.
+
+    Raises:
+        MountError: mfusepy or libfuse 3 is not installed.
+    """
+    # Left alone, mfusepy takes libfuse 2 where both are installed.
+    if not os.environ.get("FUSE_LIBRARY_PATH"):
+        os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
+    try:
+        fuse = importlib.import_module("mfusepy")
+    except ModuleNotFoundError as err:
+        raise MountError(
+            "mounting needs the Python package mfusepy", hint="pip install 'dataplane[fuse]'"
+        ) from err
+    except (OSError, AttributeError) as err:
+        raise MountError(
+            f"libfuse 3 cannot be loaded: {err}",
+            hint="install it (Debian, Ubuntu: apt install fuse3; RHEL: dnf install fuse3)",
+        ) from err
+    if fuse.fuse_version_major != 3:
+        raise MountError(
+            f"libfuse {fuse.fuse_version_major} was loaded where libfuse 3 is needed",
+            hint="unset FUSE_LIBRARY_PATH and FUSE_LIBRARY_NAME, and install fuse3",
+        )
+    return fuse
+
+
+def serve(
+    filesystem: Filesystem,
+    mountpoint: str,
+    options: FrontEndOptions,
+    on_ready: Callable[[], None],
+) -> None:
+    """Mount and answer the kernel until the mount is removed or SIGINT or SIGTERM arrives.
+
+    Must run in the main thread. `on_ready` is called once the kernel has made contact.
+
+    Raises:
+        MountError: the mount could not be made.
+    """
+    fuse = load_library()
+    callbacks = _Callbacks(fuse, filesystem, options, on_ready)
+    arguments = ["dataplane", "-f", "-o", _mount_options(options, fuse), mountpoint]
+    encoded = [os.fsencode(argument) for argument in arguments]
+    argv = (ctypes.c_char_p * len(encoded))(*encoded)
+    operations = callbacks.table()
+    # libfuse takes SIGINT only where no one else has; Python has.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        status = fuse.fuse_main_real(
+            len(encoded), argv, ctypes.pointer(operations), ctypes.sizeof(operations), None
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if status and not callbacks.made_contact:
+        raise MountError(
+            f"libfuse could not mount on {mountpoint} (status {status}); its reason is above "
+            "or in the log"
+        )
+
+
+def _mount_options(options: FrontEndOptions, fuse: ModuleType) -> str:
+    # A comma would end the option, a backslash would quote what follows.
+    source = quote(options.source, safe="/:@!$&'()*+;=~ ._-%")
+    chosen = [
+        "ro",
+        "nosuid",
+        "nodev",
+        "default_permissions",
+        f"fsname={source}",
+        "subtype=dataplane",
+    ]
+    if options.allow_other:
+        chosen.append("allow_other")
+    if _version(fuse) >= _MAX_THREADS_SINCE:
+        chosen.append(f"max_threads={options.threads}")
+    return ",".join(chosen)
+
+
+def _version(fuse: ModuleType) -> tuple[int, int]:
+    return fuse.fuse_version_major, fuse.fuse_version_minor
+
+
+@functools.lru_cache(maxsize=1024)
+def _bytes_type(size: int) -> type[ctypes.Array[ctypes.c_char]]:
+    return ctypes.c_char * size
+
+
+class _Callbacks:
+    """The functions that libfuse calls. They return 0 or a count, or minus an errno."""
+
+    def __init__(
+        self,
+        fuse: ModuleType,
+        filesystem: Filesystem,
+        options: FrontEndOptions,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._fuse = fuse
+        self._filesystem = filesystem
+        self._options = options
+        self._on_ready = on_ready
+        self._stat_bytes = _StatBytes(fuse, filesystem.options.uid, filesystem.options.gid)
+        self._pages = _PageCachePolicy()
+        self.made_contact = False
+
+    def table(self) -> Any:
+        """Return libfuse's table of operations; it keeps the callbacks alive."""
+        prototypes = dict(field[:2] for field in self._fuse.fuse_operations._fields_)
+        table = self._fuse.fuse_operations()
+        answering: dict[str, Callable[..., int]] = {
+            "init": self.init,
+            "getattr": self.getattr,
+            "open": self.open,
+            "read": self.read,
+            "release": self.release,
+            "opendir": self.opendir,
+            "readdir": self.readdir,
+            "readlink": self.readlink,
+            "statfs": self.statfs,
+            "getxattr": self.getxattr,
+            "listxattr": self.listxattr,
+        }
+        refused = (
+            "mknod mkdir unlink rmdir symlink rename link chmod chown truncate write create "
+            "setxattr removexattr utimens fallocate"
+        )
+        for name, function in answering.items():
+            setattr(table, name, prototypes[name](self._guarded(name, function)))
+        for name in refused.split():
+            setattr(table, name, prototypes[name](self._guarded(name, self.refuse)))
+        return table
+
+    def _guarded(self, name: str, function: Callable[..., int]) -> Callable[..., int]:
+        """Let no exception reach libfuse, where it would be printed and taken for success."""
+
+        def answer(*arguments: Any) -> int:
+            try:
+                return function(*arguments)
+            except OSError as err:
+                return -errno_of(err)
+            except BaseException as err:
+                first = arguments[0] if arguments else None
+                path = os.fsdecode(first) if isinstance(first, bytes) else ""
+                self._filesystem.log_unexpected(name, path, err)
+                return -errno_of(err)
+
+        return answer
+
+    def init(self, connection: Any, config: Any) -> int:
+        settings = config.contents
+        ttl_s = self._options.attribute_ttl_s
+        settings.entry_timeout = settings.attr_timeout = settings.negative_timeout = ttl_s
+        settings.use_ino = 1
+        # Open files are known by their handle: no path is needed, and none is looked up.
+        settings.nullpath_ok = 1
+        self._ask_for_capabilities(connection.contents)
+        self.made_contact = True
+        self._on_ready()
+        return 0
+
+    def _ask_for_capabilities(self, connection: Any) -> None:
+        # A directory that is listed is nearly always looked at name by name right after.
+        connection.want &= ~_CAP_READDIRPLUS_AUTO
+        connection.max_readahead = max(connection.max_readahead, _REQUEST_BYTES)
+        if _version(self._fuse) >= _WIDE_CAPABILITIES_SINCE:
+            connection.want_ext |= connection.capable_ext & _CAP_DIRECT_IO_ALLOW_MMAP
+        elif _version(self._fuse) >= _MMAP_SINCE:
+            connection.want |= connection.capable & _CAP_DIRECT_IO_ALLOW_MMAP
+
+    def getattr(self, path: bytes | None, buffer: Any, info: Any) -> int:
+        # nullpath_ok: fstat of an open file comes without a path.
+        if path is None:
+            attributes = self._filesystem.getattr_open(info.contents.fh)
+        else:
+            attributes = self._filesystem.getattr(_path(path))
+        self._stat_bytes.write(attributes, ctypes.addressof(buffer.contents))
+        return 0
+
+    def open(self, path: bytes, info: Any) -> int:
+        file = info.contents
+        handle = self._filesystem.open(_path(path), file.flags)
+        file.fh = handle
+        if self._options.page_cache:
+            version = self._filesystem.version_of(handle)
+            file.direct_io, file.keep_cache = self._pages.opened(handle, _path(path), version)
+        else:
+            file.direct_io = 1
+        return 0
+
+    def read(self, _path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
+        target = _bytes_type(size).from_address(ctypes.addressof(buffer.contents))
+        # Casting gives plain bytes, which is what every consumer of the buffer protocol takes.
+        view = memoryview(target).cast("B")
+        return self._filesystem.read_into(info.contents.fh, offset, view)
+
+    def release(self, _path: bytes | None, info: Any) -> int:
+        self._pages.released(info.contents.fh)
+        self._filesystem.release(info.contents.fh)
+        return 0
+
+    def opendir(self, _path: bytes, info: Any) -> int:
+        info.contents.fh = 0
+        return 0
+
+    def readdir(
+        self, path: bytes, buffer: Any, fill: Any, _offset: int, _info: Any, _flags: int
+    ) -> int:
+        # Offset 0 for every entry: libfuse keeps the whole listing for as long as the directory is
+        # open, so that a reader sees each name once even when the directory changes meanwhile.
+        entry = self._fuse.c_stat()
+        address = ctypes.addressof(entry)
+        fill(buffer, b".", None, 0, 0)
+        fill(buffer, b"..", None, 0, 0)
+        for name, attributes in self._filesystem.readdir(_path(path)):
+            self._stat_bytes.write(attributes, address)
+            if fill(buffer, name.encode(), entry, 0, _FILL_DIR_PLUS):
+                return -errno.ENOMEM
+        return 0
+
+    def readlink(self, path: bytes, _buffer: Any, _size: int) -> int:
+        self._filesystem.readlink(_path(path))
+        return 0
+
+    def statfs(self, _path: bytes, buffer: Any) -> int:
+        statistics = self._filesystem.statfs()
+        target = buffer.contents
+        target.f_bsize = target.f_frsize = statistics.block_bytes
+        target.f_blocks = statistics.blocks
+        target.f_bfree = target.f_bavail = statistics.free_blocks
+        target.f_files = statistics.files
+        target.f_namemax = statistics.max_name_bytes
+        return 0
+
+    def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int) -> int:
+        value = self._filesystem.getxattr(_path(path), os.fsdecode(name))
+        return _give(value, buffer, size)
+
+    def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
+        names = self._filesystem.listxattr(_path(path))
+        return _give(b"".join(os.fsencode(name) + b"\0" for name in names), buffer, size)
+
+    def refuse(self, path: bytes | None, *_rest: Any) -> int:
+        self._filesystem.refuse_write("" if path is None else _path(path))
+        return 0
+
+
+class _StatBytes:
+    """Writes `struct stat` in one step; setting its fields one by one costs 15 times as much."""
+
+    def __init__(self, fuse: ModuleType, uid: int, gid: int) -> None:
+        self._uid, self._gid = uid, gid
+        fields = [(name, getattr(fuse.c_stat, name)) for name, *_ in fuse.c_stat._fields_]
+        codes = {4: "I", 8: "Q", 16: "QQ"}
+        layout, order, position = "=", [], 0
+        for name, field in sorted(fields, key=lambda pair: int(pair[1].offset)):
+            wanted = _STAT_VALUES.get(name)
+            layout += "x" * (field.offset - position)
+            layout += codes[field.size] if wanted else "x" * field.size
+            order += wanted or []
+            position = field.offset + field.size
+        layout += "x" * (ctypes.sizeof(fuse.c_stat) - position)
+        self._layout = struct.Struct(layout)
+        self._in_order = operator.itemgetter(*order)
+
+    def write(self, attributes: Attributes, address: int) -> None:
+        """Write the attributes over the struct at `address`."""
+        seconds, nanoseconds = divmod(max(attributes.mtime_ns, 0), 1_000_000_000)
+        values = (
+            attributes.inode,
+            attributes.nlink,
+            attributes.mode,
+            self._uid,
+            self._gid,
+            attributes.size_bytes,
+            _REQUEST_BYTES,
+            attributes.blocks,
+            seconds,
+            nanoseconds,
+        )
+        packed = self._layout.pack(*self._in_order(values))
+        ctypes.memmove(address, packed, len(packed))
+
+
+# Field of struct stat -> where its values are in the tuple that `_StatBytes.write` makes.
+_STAT_VALUES = {
+    "st_ino": [0],
+    "st_nlink": [1],
+    "st_mode": [2],
+    "st_uid": [3],
+    "st_gid": [4],
+    "st_size": [5],
+    "st_blksize": [6],
+    "st_blocks": [7],
+    "st_atimespec": [8, 9],
+    "st_mtimespec": [8, 9],
+    "st_ctimespec": [8, 9],
+}
+
+
+class _PageCachePolicy:
+    """Decides per open file whether the kernel may cache its pages, and keep those it has.
+
+    The kernel keeps pages per path, not per open file. So while one version of an object is open
+    with the page cache, another version is opened with direct I/O; and pages of an earlier open
+    are kept only when they are of the same version. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._versions: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._open: dict[int, str] = {}
+
+    def opened(self, handle: int, path: str, version: str) -> tuple[bool, bool]:
+        """Return whether to use direct I/O, and whether to keep the pages that are there."""
+        with self._lock:
+            known, users = self._versions.get(path, ("", 0))
+            if users and known != version:
+                return True, False
+            self._versions[path] = (version, users + 1)
+            self._versions.move_to_end(path)
+            self._open[handle] = path
+            self._forget_unused_locked()
+            return False, known == version
+
+    def released(self, handle: int) -> None:
+        """Take note that a file was closed."""
+        with self._lock:
+            path = self._open.pop(handle, None)
+            if path is not None:
+                version, users = self._versions[path]
+                self._versions[path] = (version, users - 1)
+
+    def _forget_unused_locked(self) -> None:
+        if len(self._versions) > _MAX_VERSIONS:
+            path, (_, users) = next(iter(self._versions.items()))
+            if users == 0:
+                del self._versions[path]
+            else:
+                self._versions.move_to_end(path)
+
+
+def _path(raw: bytes) -> str:
+    return raw.decode(_NAMESPACE, "surrogateescape").strip("/")
+
+
+def _give(value: bytes, buffer: Any, size: int) -> int:
+    """Answer with bytes of which the caller may only want to know the length."""
+    if not size:
+        return len(value)
+    if len(value) > size:
+        return -errno.ERANGE
+    ctypes.memmove(buffer, value, len(value))
+    return len(value)

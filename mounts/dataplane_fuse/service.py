@@ -1,0 +1,151 @@
+"""The process behind a mount: opens the store, checks that it answers, mounts, serves, cleans up.
+
+Everything that must not cross a fork (store clients, the cache, threads) is made here, in the
+process that keeps it. Reports over `Ready` when the mount answers or why it never will.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataplane.cache import Cache
+from dataplane.cache.base import CacheConfig
+from dataplane.errors import ConfigError, DataplaneError, MountError, NotFound, StoreError
+from dataplane.stores import open_store, split_url
+from dataplane.stores.base import Store, StoreConfig
+from dataplane.telemetry import Counters, logger
+from dataplane.units import format_bytes
+from dataplane_fuse.caching import CacheBlocks
+from dataplane_fuse.datasets import PackedDatasets
+from dataplane_fuse.filesystem import Filesystem, FilesystemOptions
+from dataplane_fuse.frontends.fusepy import FrontEndOptions, serve
+
+__all__ = ["MountRequest", "Ready", "check_answers", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What to mount, where and how.
+
+    Attributes:
+        url: what to mount.
+        mountpoint: an empty directory.
+        store: how to reach the store.
+        cache: where the cache is.
+        filesystem: how the filesystem behaves.
+        allow_other: whether other users may look.
+        page_cache: open files with the kernel's page cache, for programs that map them shared.
+    """
+
+    url: str
+    mountpoint: Path
+    store: StoreConfig
+    cache: CacheConfig
+    filesystem: FilesystemOptions
+    allow_other: bool = False
+    page_cache: bool = False
+
+
+class Ready:
+    """Tells whoever started this process, once, that the mount answers or why it does not.
+
+    Args:
+        descriptor: the writing end of a pipe, or None when nobody waits there. systemd is told
+            where NOTIFY_SOCKET says so.
+    """
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = descriptor
+
+    def succeed(self) -> None:
+        """The kernel has made contact."""
+        self._write({"ready": True, "pid": os.getpid()})
+        _notify_systemd()
+
+    def fail(self, err: DataplaneError) -> None:
+        """There will be no mount."""
+        self._write({"kind": err.kind, "message": err.message, "hint": err.hint})
+
+    def _write(self, report: dict[str, object]) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            return
+        with suppress(OSError):  # the reader has gone; the mount serves all the same
+            os.write(descriptor, json.dumps(report).encode() + b"\n")
+        os.close(descriptor)
+
+
+def check_answers(store: Store, config: StoreConfig) -> None:
+    """Check that the store can be listed and has something below its URL.
+
+    Raises:
+        StoreError: no such bucket or folder, wrong credentials, no answer.
+        MountError: the URL names one object.
+    """
+    listing = store.list_level("")
+    if listing.objects or listing.prefixes:
+        return
+    with suppress(ConfigError):
+        root, key = split_url(store.url)
+        with closing(open_store(root, config)) as around, suppress(StoreError):
+            info = around.head(key)
+            raise MountError(
+                f"{store.url} is one object ({format_bytes(info.size_bytes)}), not a directory",
+                hint=f"mount {root} instead",
+            )
+    if store.full_key("").strip("/"):
+        raise NotFound(f"there is nothing below {store.url}", hint="check the prefix")
+
+
+def run(request: MountRequest, ready: Ready) -> None:
+    """Mount and serve until the mount is removed, or SIGINT or SIGTERM arrives.
+
+    Raises:
+        DataplaneError: there is no mount, and `ready` was told why.
+    """
+    counters = Counters()
+    try:
+        with _parts(request, counters) as (store, filesystem):
+            options = FrontEndOptions(
+                source=store.url,
+                allow_other=request.allow_other,
+                page_cache=request.page_cache,
+                attribute_ttl_s=request.filesystem.list_ttl_s,
+            )
+            serve(filesystem, str(request.mountpoint), options, ready.succeed)
+    except DataplaneError as err:
+        ready.fail(err)
+        raise
+    logger.info("unmounted %s: %s", request.mountpoint, counters.snapshot())
+
+
+@contextmanager
+def _parts(request: MountRequest, counters: Counters) -> Iterator[tuple[Store, Filesystem]]:
+    with closing(open_store(request.url, request.store, counters=counters)) as store:
+        check_answers(store, request.store)
+        with closing(Cache(request.cache, counters=counters)) as cache:
+            filesystem = Filesystem(
+                store,
+                CacheBlocks(store, cache),
+                samples=PackedDatasets(),
+                options=request.filesystem,
+                counters=counters,
+            )
+            with closing(filesystem):
+                yield store, filesystem
+
+
+def _notify_systemd() -> None:
+    # Source: sd_notify(3). A leading @ stands for the NUL of an abstract socket.
+    address = os.environ.pop("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect("\0" + address[1:] if address.startswith("@") else address)
+        notify.send(b"READY=1")
