@@ -1,0 +1,205 @@
+"""Write one sample as a zip of Zarr v3 arrays, `KEY.zarr.zip`, and say where every chunk went.
+
+The archive holds, in this order: `zarr.json` of the root group, of every folder and of every array,
+then one Zarr shard per array (`NAME/c/0/0 …`). Inner chunks are stored in C order. Those of at least
+ALIGN_FROM_BYTES start at a multiple of PAGE_BYTES of the archive, which the writer puts at such a
+multiple of the object, so that readers can use O_DIRECT and staging buffers; smaller ones follow
+each other without gaps, since a page for each would cost more than it brings. A chunk whose bytes
+are all zero, the fill value, is not stored.
+
+Chunks are encoded by the threads of a pool, a bounded number at a time, and written in order.
+`write_archive` may run in several threads with a stream each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+try:
+    from dataplane.codecs import Pipeline, encode_chunk, parse_pipeline
+except ImportError:
+    from dataplane.shards._encode import Pipeline, encode_chunk, parse_pipeline
+from dataplane.shards.chunking import inner_chunk_shape
+from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta
+from dataplane.shards.options import WriteOptions
+from dataplane.shards.source import SourceSample
+from dataplane.shards.statistics import PartialStats, partial_stats
+from dataplane.shards.transform import StoredArray, plan_arrays
+from dataplane.shards.zarr_metadata import (
+    array_document,
+    chunk_key,
+    group_document,
+    inner_codecs,
+    json_attributes,
+    pack_shard_index,
+    shard_index_bytes,
+)
+from dataplane.shards.zip import ZipWriter
+
+__all__ = ["ALIGN_FROM_BYTES", "PAGE_BYTES", "Archive", "write_archive"]
+
+PAGE_BYTES = 4096
+ALIGN_FROM_BYTES = 16 << 10
+"""Below this a page boundary per chunk would waste more than an eighth of the space on average."""
+_CHUNKS_IN_FLIGHT = 4
+"""Encoded or being encoded and not yet written, per worker."""
+_RECORD_KEY = "dataplane"
+"""Sample attribute that records how the stored values differ from the source's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What was written.
+
+    Attributes:
+        attributes: the sample's attributes as stored.
+        arrays: entries whose offsets are relative to the archive, and whose shard is empty.
+        size_bytes: size of the archive.
+        source_bytes: size of the arrays as they came.
+    """
+
+    attributes: Mapping[str, Any]
+    arrays: tuple[ArrayEntry, ...]
+    size_bytes: int
+    source_bytes: int
+
+
+def write_archive(
+    sample: SourceSample, stream: BinaryIO, options: WriteOptions, pool: Executor
+) -> Archive:
+    """Write a checked sample to an empty seekable stream.
+
+    Raises:
+        FormatError: an attribute has no JSON form, or a value does not fit what is asked for.
+    """
+    stored, record = plan_arrays(sample, options)
+    attributes = json_attributes(sample.attributes, f"sample {sample.key!r}: attributes")
+    if record:
+        attributes[_RECORD_KEY] = record
+    metas = [_meta(array, options) for array in stored]
+    archive = ZipWriter(stream)
+    archive.add("zarr.json", group_document(attributes))
+    for folder in _folders(sample.arrays):
+        archive.add(f"{folder}/zarr.json", group_document({}))
+    for array, meta in zip(stored, metas, strict=True):
+        archive.add(f"{array.name}/zarr.json", array_document(meta))
+    window = options.effective_workers * _CHUNKS_IN_FLIGHT
+    entries = tuple(
+        _write_shard(archive, array, meta, pool, window)
+        for array, meta in zip(stored, metas, strict=True)
+    )
+    source_bytes = sum(array.values.nbytes for array in sample.arrays.values())
+    return Archive(attributes, entries, archive.finish(), source_bytes)
+
+
+def _meta(array: StoredArray, options: WriteOptions) -> ArrayMeta:
+    source = array.source
+    shape = array.values.shape
+    where = f"{array.where}: attributes of {array.name!r}"
+    return ArrayMeta(
+        dtype=array.dtype,
+        shape=shape,
+        chunk_shape=inner_chunk_shape(
+            shape, array.dtype.itemsize, options.chunk_bytes, source.dimension_names
+        ),
+        codecs=inner_codecs(array.dtype, options.codec, options.effective_level),
+        fill_value=array.dtype.type(0).item(),
+        dimension_names=source.dimension_names,
+        units=source.units,
+        attributes=json_attributes(source.attributes, where),
+    )
+
+
+def _folders(names: Mapping[str, object]) -> list[str]:
+    """List the groups that hold the arrays, outer ones first."""
+    folders: dict[str, None] = {}
+    for name in names:
+        parts = name.split("/")[:-1]
+        for depth in range(1, len(parts) + 1):
+            folders["/".join(parts[:depth])] = None
+    return list(folders)
+
+
+def _write_shard(
+    archive: ZipWriter, array: StoredArray, meta: ArrayMeta, pool: Executor, window: int
+) -> ArrayEntry:
+    """Encode and write the chunks of one array, then their index."""
+    count = math.prod(meta.grid_shape)
+    if count == 0:
+        empty = np.empty(0, np.uint64)
+        return ArrayEntry(array.name, meta, "", 0, 0, empty, empty)
+    chunk_bytes = math.prod(meta.chunk_shape) * meta.dtype.itemsize
+    # Blosc and CRC add at most 20 bytes and a block table to a chunk that does not compress; twice
+    # the size is beyond any codec here.
+    bound = count * 2 * (chunk_bytes + PAGE_BYTES) + shard_index_bytes(count)
+    offsets = np.full(count, MISSING_CHUNK)
+    nbytes = np.full(count, MISSING_CHUNK)
+    stats = PartialStats()
+    alignment = PAGE_BYTES if chunk_bytes >= ALIGN_FROM_BYTES else 1
+    name = chunk_key(array.name, len(meta.shape))
+    with archive.entry(name, alignment=alignment, max_size_bytes=bound) as entry:
+        for i, (encoded, part) in enumerate(_encode(array, meta, pool, window)):
+            stats = stats.combine(part)
+            if encoded is None:
+                continue
+            if len(encoded) >= ALIGN_FROM_BYTES:
+                entry.align(PAGE_BYTES)
+            offsets[i] = entry.size
+            nbytes[i] = len(encoded)
+            entry.write(encoded)
+        entry.write(pack_shard_index(offsets, nbytes))
+    offsets[offsets != MISSING_CHUNK] += np.uint64(entry.start)
+    stop = entry.start + entry.size
+    return ArrayEntry(array.name, meta, "", entry.start, stop, offsets, nbytes, stats.finish())
+
+
+def _encode(
+    array: StoredArray, meta: ArrayMeta, pool: Executor, window: int
+) -> Iterator[tuple[bytes | None, PartialStats]]:
+    """Yield the encoded chunks in C order, with at most `window` of them under way."""
+    pipeline = parse_pipeline(meta.codecs, meta.dtype)
+    pending: deque[Future[tuple[bytes | None, PartialStats]]] = deque()
+    try:
+        for index in itertools.product(*map(range, meta.grid_shape)):
+            if len(pending) >= window:
+                yield pending.popleft().result()
+            pending.append(pool.submit(_encode_one, array, meta, pipeline, index))
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _encode_one(
+    array: StoredArray, meta: ArrayMeta, pipeline: Pipeline, index: tuple[int, ...]
+) -> tuple[bytes | None, PartialStats]:
+    box = [
+        slice(i * c, min(n, (i + 1) * c))
+        for i, c, n in zip(index, meta.chunk_shape, meta.shape, strict=True)
+    ]
+    values = array.read_chunk(box)
+    stats = partial_stats(values)
+    if _all_zero_bytes(values):
+        return None, stats
+    if values.shape != meta.chunk_shape:
+        padded = np.zeros(meta.chunk_shape, meta.dtype)
+        padded[tuple(slice(0, n) for n in values.shape)] = values
+        values = padded
+    return encode_chunk(values, pipeline), stats
+
+
+def _all_zero_bytes(values: npt.NDArray[Any]) -> bool:
+    """Whether every byte is zero; -0.0 has a bit set and is not lost."""
+    raw = values.reshape(-1).view(np.uint8)
+    # The first page settles it for nearly every chunk.
+    return not raw[:PAGE_BYTES].any() and not raw.any()

@@ -1,0 +1,107 @@
+"""What a pack is asked for, and what it reports. Pure values, checked when made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from dataplane.errors import ConfigError
+
+__all__ = ["CodecName", "PackSummary", "WriteOptions"]
+
+CodecName: TypeAlias = Literal["lz4", "zstd", "none"]
+DEFAULT_LEVELS = {"lz4": 5, "zstd": 3, "none": 0}
+_MAX_LEVEL = 9
+_MIN_CHUNK_BYTES = 1 << 10
+_MAX_CHUNK_BYTES = 1 << 30
+"""Blosc frames hold less than 2 GiB; beyond 1 GiB a chunk is no unit for partial reads anyway."""
+_MIN_SHARD_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How a dataset is written.
+
+    Attributes:
+        codec: `lz4` (fastest to decode, the GPU can), `zstd` (smaller), or `none`.
+        level: effort, 1 to 9; the codec's default when None.
+        chunk_bytes: decoded size that inner chunks aim at.
+        shard_bytes: a shard is closed before it would grow beyond this; one sample is never split.
+        permute_seed: reorder points and cells pseudo-randomly, so that any contiguous run is a
+            uniform sample; None keeps the order.
+        float32: store 64-bit floats with 32 bits.
+        round_bits: keep this many explicit mantissa bits of every float; None keeps all.
+        workers: threads that encode.
+        overwrite: replace a dataset that is already there.
+        temp_dir: where shards are built before their upload; the system's default when None.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    codec: CodecName = "lz4"
+    level: int | None = None
+    chunk_bytes: int = 256 << 10
+    shard_bytes: int = 1 << 30
+    permute_seed: int | None = None
+    float32: bool = False
+    round_bits: int | None = None
+    workers: int = 0
+    overwrite: bool = False
+    temp_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.codec not in DEFAULT_LEVELS:
+            raise ConfigError(
+                f"no codec {self.codec!r}", hint=f"choose from {', '.join(DEFAULT_LEVELS)}"
+            )
+        if self.level is not None and not 0 <= self.level <= _MAX_LEVEL:
+            raise ConfigError(f"the level must be 0 to {_MAX_LEVEL}, got {self.level}")
+        if not _MIN_CHUNK_BYTES <= self.chunk_bytes <= _MAX_CHUNK_BYTES:
+            raise ConfigError(f"chunk bytes must be 1 KiB to 1 GiB, got {self.chunk_bytes}")
+        if self.shard_bytes < _MIN_SHARD_BYTES:
+            raise ConfigError(f"shard bytes must be at least 64 KiB, got {self.shard_bytes}")
+        if self.permute_seed is not None and not 0 <= self.permute_seed < 2**63:
+            raise ConfigError(f"the permutation seed must be 0 to 2^63-1, got {self.permute_seed}")
+        if self.round_bits is not None and not 1 <= self.round_bits <= 52:
+            raise ConfigError(f"mantissa bits must be 1 to 52, got {self.round_bits}")
+        if self.workers < 0:
+            raise ConfigError(f"workers cannot be negative, got {self.workers}")
+
+    @property
+    def effective_level(self) -> int:
+        """The level asked for, or the codec's default."""
+        return DEFAULT_LEVELS[self.codec] if self.level is None else self.level
+
+    @property
+    def effective_workers(self) -> int:
+        """Threads to use; 0 means one per CPU that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class PackSummary:
+    """What a pack wrote.
+
+    Attributes:
+        samples: samples written.
+        arrays: arrays written, over all samples.
+        source_bytes: size of the arrays as they came, decoded.
+        stored_bytes: size of the shards and the index.
+        shards: shard objects written.
+        skipped: sources that could not be read, with the reason.
+    """
+
+    samples: int = 0
+    arrays: int = 0
+    source_bytes: int = 0
+    stored_bytes: int = 0
+    shards: int = 0
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """How many source bytes one stored byte stands for."""
+        return self.source_bytes / self.stored_bytes if self.stored_bytes else 0.0
