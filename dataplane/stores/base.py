@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from dataplane.config import parse_flag, setting
@@ -131,7 +130,8 @@ class StoreConfig:
     """How to reach an object store. Credentials come from the standard chains, not from here.
 
     Raises:
-        ConfigError: a value is out of its range, or `anonymous` is asked for with keys.
+        ConfigError: a value is out of its range, or `anonymous` comes with keys in
+            `storage_options`.
     """
 
     endpoint_url: str | None = setting(
@@ -157,7 +157,7 @@ class StoreConfig:
         32, env="DATAPLANE_STORE_MAX_CONCURRENCY", parse=int, doc="requests under way at once"
     )
     storage_options: Mapping[str, object] = setting(
-        default_factory=lambda: MappingProxyType({}),
+        default_factory=dict,
         doc="passed to fsspec for protocols that it serves",
     )
 
@@ -171,3 +171,8 @@ class StoreConfig:
         for name in ("deadline_s", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"store.{name} must be positive, got {getattr(self, name)}")
+        keys = {"key", "secret", "token", "account_key"} & self.storage_options.keys()
+        if self.anonymous and keys:
+            raise ConfigError(
+                f"store.anonymous and store.storage_options.{min(keys)} exclude each other"
+            )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Listing, ObjectInfo
 
-__all__ = ["check_key", "check_level", "check_range", "join_key", "level_of", "usable"]
+__all__ = ["check_key", "check_level", "check_prefix", "check_range", "join_key", "level_of"]
 
 MAX_KEY_BYTES = 1024
 """S3's limit on a key; the smallest of the stores that have one."""
@@ -20,8 +20,7 @@ MAX_KEY_BYTES = 1024
 _FORBIDDEN_SEGMENTS = frozenset({"", ".", ".."})
 
 
-def usable(key: str) -> bool:
-    """Say whether `key` names an object by the rule above."""
+def _usable(key: str) -> bool:
     return "\0" not in key and _FORBIDDEN_SEGMENTS.isdisjoint(key.split("/"))
 
 
@@ -31,7 +30,7 @@ def check_key(key: str) -> str:
     Raises:
         ConfigError: it is empty, absolute, too long, or has an empty, `.` or `..` segment.
     """
-    if not usable(key):
+    if not _usable(key):
         raise ConfigError(
             f"not an object key: {key!r}",
             hint="a key is a relative path without empty, '.' or '..' parts",
@@ -49,10 +48,22 @@ def check_level(prefix: str) -> str:
     """
     if prefix == "":
         return prefix
-    if not prefix.endswith("/") or not usable(prefix[:-1]):
+    if not prefix.endswith("/") or not _usable(prefix[:-1]):
         raise ConfigError(
             f"not a directory prefix: {prefix!r}", hint="it is empty or a key that ends in '/'"
         )
+    return prefix
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` when keys can start with it.
+
+    Raises:
+        ConfigError: it holds an empty, `.` or `..` segment before its last one.
+    """
+    folder, slash, _ = prefix.rpartition("/")
+    if "\0" in prefix or (slash and not _usable(folder)):
+        raise ConfigError(f"not a key prefix: {prefix!r}")
     return prefix
 
 

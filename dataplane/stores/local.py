@@ -23,9 +23,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dataplane.errors import ConfigError, Denied, NoSpace, NotFound, ObjectChanged, StoreError
+from dataplane.errors import Denied, NoSpace, NotFound, ObjectChanged, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
-from dataplane.stores.keys import check_key, check_level, check_range, join_key, usable
+from dataplane.stores.keys import check_key, check_level, check_prefix, check_range, join_key
 
 __all__ = ["LocalStore"]
 
@@ -56,9 +56,7 @@ class LocalStore:
         return join_key(self._root.strip("/"), key)
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        folder = prefix.rpartition("/")[0]
-        if folder and not usable(folder):
-            raise ConfigError(f"not a key prefix: {prefix!r}")
+        folder = check_prefix(prefix).rpartition("/")[0]
         self._check_root()
         top = self._path(folder) if folder else self._root
         found = [info for info in self._walk(top, folder, ()) if info.key.startswith(prefix)]

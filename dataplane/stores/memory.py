@@ -20,7 +20,14 @@ from pathlib import Path
 
 from dataplane.errors import NotFound, ObjectChanged, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
-from dataplane.stores.keys import check_key, check_level, check_range, join_key, level_of
+from dataplane.stores.keys import (
+    check_key,
+    check_level,
+    check_prefix,
+    check_range,
+    join_key,
+    level_of,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -78,9 +85,7 @@ class MemoryStore:
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         namespace = _namespace(self._name)
-        wanted = self.full_key(prefix)
-        if not prefix and self._prefix:
-            wanted = f"{self._prefix}/"
+        wanted = join_key(self._prefix, check_prefix(prefix))
         with namespace.lock:
             found = [info for key, (_, info) in namespace.objects.items() if key.startswith(wanted)]
         found.sort(key=lambda info: info.key)

@@ -1,6 +1,8 @@
 """From a URL to a store with its policy around it.
 
-Thread-safe; no request is made and no client is created here.
+Remote stores are `Retry(Limit(Meter(store)))`; local folders and memory are metered only, since
+they neither throttle nor break off. What is opened pickles as its URL and configuration: it counts
+into counters of its own in another process. Thread-safe; no request is made, no client created.
 """
 
 from __future__ import annotations
@@ -8,14 +10,34 @@ from __future__ import annotations
 import os
 
 from dataplane.config import assemble
-from dataplane.errors import ConfigError
 from dataplane.stores.base import Store, StoreConfig
+from dataplane.stores.limit import LimitStore
 from dataplane.stores.local import LocalStore
 from dataplane.stores.memory import MemoryStore
+from dataplane.stores.meter import MeterStore
+from dataplane.stores.perprocess import PerProcessStore
+from dataplane.stores.retry import RetryPolicy, RetryStore
 from dataplane.stores.urls import Location, parse_url
+from dataplane.stores.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
-__all__ = ["open_store"]
+__all__ = ["OpenedStore", "open_store"]
+
+
+class OpenedStore(StoreWrapper):
+    """What `open_store` returns: a store, the counters it adds to, and how to open it again."""
+
+    def __init__(self, inner: Store, url: str, config: StoreConfig, counters: Counters) -> None:
+        super().__init__(inner)
+        self._config = config
+        self._opened_url = url
+        self.counters = counters
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (open_store, (self._opened_url, self._config))
+
+    def __repr__(self) -> str:
+        return f"<store {self.url}>"
 
 
 def open_store(
@@ -26,19 +48,36 @@ def open_store(
 ) -> Store:
     """Open the store that a URL names; no request is made.
 
+    `s3 gs az abfs http https` go through obstore, local folders and `memory://` are our own, and
+    every other protocol, or any with `config.storage_options`, goes through fsspec.
+
+    Args:
+        url: a URL such as `s3://bucket/prefix`, or a path.
+        config: how to reach it; by default from the user's file and the environment.
+        counters: where to count (see `meter.py`); by default the store has its own.
+
     Raises:
         ConfigError: the URL cannot be used; the message says why.
+
+    Example:
+        >>> store = open_store("memory://example")
+        >>> info = store.put("a.bin", b"hello")
+        >>> bytes(store.get_range("a.bin", 1, 4, if_match=info.etag))
+        b'ell'
     """
     location = parse_url(url)
     config = assemble(StoreConfig, "store").value if config is None else config
-    del counters
-    return _bare_store(location, config)
+    counters = Counters() if counters is None else counters
+    inner = _with_policy(location, config, counters)
+    return OpenedStore(inner, location.url, config, counters)
 
 
-def _bare_store(location: Location, config: StoreConfig) -> Store:
-    del config
-    if location.scheme == "file":
-        return LocalStore(location.prefix)
-    if location.scheme == "memory":
-        return MemoryStore(location.bucket, location.prefix)
-    raise ConfigError(f"no store serves {location.scheme}://")
+def _with_policy(location: Location, config: StoreConfig, counters: Counters) -> Store:
+    if not config.storage_options and location.scheme == "file":
+        return MeterStore(LocalStore(location.prefix), counters)
+    if not config.storage_options and location.scheme == "memory":
+        return MeterStore(MemoryStore(location.bucket, location.prefix), counters)
+    metered = MeterStore(PerProcessStore(location, config), counters)
+    limited = LimitStore(metered, config.max_concurrency, counters)
+    policy = RetryPolicy(config.max_attempts, config.deadline_s)
+    return RetryStore(limited, policy, counters)

@@ -10,18 +10,30 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from dataplane.errors import ConfigError
+from dataplane.stores.base import StoreConfig
 
-__all__ = ["Location", "parse_url", "split_url"]
+__all__ = [
+    "HTTP_SCHEMES",
+    "OBSTORE_SCHEMES",
+    "Location",
+    "azure_parts",
+    "identity_of",
+    "parse_url",
+    "s3_endpoint",
+    "split_url",
+]
+
+HTTP_SCHEMES = frozenset({"http", "https"})
+OBSTORE_SCHEMES = frozenset({"s3", "gs", "az", "abfs"}) | HTTP_SCHEMES
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az", "abfss": "abfs"}
-_HTTP = frozenset({"http", "https"})
-_BUCKETED = frozenset({"s3", "gs", "az", "abfs"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +73,10 @@ def parse_url(url: str | os.PathLike[str]) -> Location:
         return _file_location(rest, text)
     bucket, _, prefix = rest.partition("/")
     _refuse_secrets(scheme, bucket, text)
-    if scheme in _BUCKETED | _HTTP and not bucket:
-        what = "host" if scheme in _HTTP else "bucket"
+    if scheme in OBSTORE_SCHEMES and not bucket:
+        what = "host" if scheme in HTTP_SCHEMES else "bucket"
         raise ConfigError(f"the URL {text!r} names no {what}", hint=f"write {scheme}://{what}/path")
-    if scheme in _HTTP:
+    if scheme in HTTP_SCHEMES:
         if "?" in prefix or "#" in prefix:
             path = re.split(r"[?#]", f"{scheme}://{bucket}/{prefix}")[0]
             raise ConfigError(
@@ -91,14 +103,40 @@ def split_url(url: str | os.PathLike[str]) -> tuple[str, str]:
     head, _, name = text.rpartition("/")
     if not name or not location.prefix or head.endswith((":/", "::")):
         raise ConfigError(f"the URL {text!r} names no object", hint="add the object's key")
-    if location.scheme in _HTTP or location.scheme == "file":
+    if location.scheme in HTTP_SCHEMES or location.scheme == "file":
         name = unquote(name)
     return (head if head != "file://" else "file:///"), name
 
 
-def http_root(location: Location) -> str:
-    """Return the encoded URL of an HTTP location."""
-    return f"{location.scheme}://{location.bucket}/{quote(location.prefix)}".rstrip("/")
+def azure_parts(location: Location) -> tuple[str, str]:
+    """Return account and container of an `az` or `abfs` location.
+
+    Raises:
+        ConfigError: the account is not known.
+    """
+    container, _, host = location.bucket.partition("@")
+    account = host.partition(".")[0] or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+    if not account:
+        raise ConfigError(
+            f"the URL {location.url!r} names no storage account",
+            hint="set AZURE_STORAGE_ACCOUNT_NAME, or write "
+            "abfs://container@account.dfs.core.windows.net/path",
+        )
+    return account, container
+
+
+def identity_of(location: Location, config: StoreConfig) -> str:
+    """Return what makes two locations the same place: scheme, endpoint or account, bucket."""
+    scheme, bucket = location.scheme, location.bucket
+    if scheme == "s3" and (endpoint := s3_endpoint(config)):
+        return f"s3+{endpoint}/{bucket}"
+    if scheme in ("az", "abfs"):
+        return "az://" + "/".join(azure_parts(location))
+    options = config.storage_options
+    endpoint = str(options.get("endpoint_url") or options.get("host") or "")
+    if scheme not in OBSTORE_SCHEMES and endpoint:
+        return f"{scheme}+{endpoint}/{bucket}"
+    return f"{scheme}://{bucket}"
 
 
 def _file_location(rest: str, text: str) -> Location:
@@ -112,10 +150,34 @@ def _file_location(rest: str, text: str) -> Location:
     return Location("file", "", root, "file://" + root.replace("%", "%25"))
 
 
+def s3_endpoint(config: StoreConfig, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the endpoint URL of an S3 server other than AWS, or None.
+
+    Raises:
+        ConfigError: it is not an http(s) URL, or holds credentials.
+    """
+    environ = os.environ if environ is None else environ
+    endpoint = (
+        config.endpoint_url
+        or environ.get("AWS_ENDPOINT_URL_S3")
+        or environ.get("AWS_ENDPOINT_URL")
+        or None
+    )
+    if endpoint is None:
+        return None
+    if "@" in endpoint:
+        raise ConfigError("the endpoint URL holds credentials", hint="leave them out of it")
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"not an endpoint URL: {endpoint!r}", hint="write https://host or http://host:port"
+        )
+    return endpoint.rstrip("/")
+
+
 def _refuse_secrets(scheme: str, netloc: str, text: str) -> None:
     user, at, host = netloc.rpartition("@")
     # abfs://container@account is a name; user:password@host never is.
-    if not at or (":" not in user and scheme not in _BUCKETED - {"abfs", "az"} | _HTTP):
+    if not at or (":" not in user and scheme not in OBSTORE_SCHEMES - {"abfs"}):
         return
     shown = f"{scheme}://…@{host}/{text.partition('@')[2].partition('/')[2]}"
     raise ConfigError(

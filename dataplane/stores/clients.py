@@ -1,0 +1,91 @@
+"""One obstore client for one location: what each scheme needs to be told.
+
+Credentials come from the standard chains: for S3 see `credentials.py`; Google and Azure clients
+read their environment variables and files themselves. No state; called at a store's first use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
+from dataplane.errors import ConfigError
+from dataplane.stores.base import StoreConfig
+from dataplane.stores.credentials import s3_options
+from dataplane.stores.urls import HTTP_SCHEMES, Location, azure_parts
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+__all__ = ["make_client"]
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+def make_client(location: Location, config: StoreConfig, *, retries: bool = False) -> ObjectStore:
+    """Make the client for a location's bucket; no request is made.
+
+    Args:
+        location: what the URL names; its prefix is not used.
+        config: endpoint, region, timeouts.
+        retries: let the client repeat requests by itself (for uploads in parts).
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        Denied: there are no credentials.
+    """
+    scheme = location.scheme
+    options: dict[str, Any] = {}
+    if scheme == "s3":
+        options = s3_options(config)
+    elif config.anonymous and scheme in ("gs", "az", "abfs"):
+        options = {"skip_signature": True}
+    client: ClientConfig = {
+        "timeout": timedelta(seconds=config.timeout_s),
+        "connect_timeout": timedelta(seconds=min(config.timeout_s, _CONNECT_TIMEOUT_S)),
+        "allow_http": scheme == "http" or str(options.get("endpoint", "")).startswith("http://"),
+        "user_agent": "dataplane",
+    }
+    retry: RetryConfig = {"max_retries": 0}
+    if retries:
+        retry = {
+            "max_retries": config.max_attempts - 1,
+            "retry_timeout": timedelta(seconds=config.deadline_s),
+        }
+    arguments: Mapping[str, Any] = {"client_options": client, "retry_config": retry, **options}
+    try:
+        if scheme == "s3":
+            return S3Store(location.bucket, **arguments)
+        if scheme == "gs":
+            return GCSStore(location.bucket, **arguments)
+        if scheme in HTTP_SCHEMES:
+            return HTTPStore.from_url(f"{scheme}://{location.bucket}", **arguments)
+        account, container = azure_parts(location)
+        return AzureStore(container, account_name=account, **arguments)
+    except ConfigError:
+        raise
+    except Exception as err:  # The client's errors of construction have no common class.
+        names = ", ".join(sorted(name for name in os.environ if name.startswith(_ENV[scheme])))
+        raise ConfigError(
+            f"cannot make a client for {location.url}: {_first_line(err)}",
+            hint=f"environment variables that it reads: {names or 'none set'}",
+        ) from err
+
+
+_ENV = {
+    "s3": "AWS_",
+    "gs": "GOOGLE_",
+    "az": "AZURE_",
+    "abfs": "AZURE_",
+    "http": "HTTP",
+    "https": "HTTP",
+}
+
+
+def _first_line(err: Exception) -> str:
+    lines = str(err).splitlines()
+    return lines[0][:300] if lines else type(err).__name__

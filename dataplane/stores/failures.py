@@ -1,0 +1,249 @@
+"""What went wrong at a store, in the words of `dataplane.errors`. Pure functions.
+
+Clients report failures as text (obstore), as builtin exceptions (fsspec), or as responses hidden in
+the chain of causes (botocore, aiohttp). Here each becomes one error with one clear line that names
+the object. A client's own text is shown only where nothing better is known, one line of it and
+without URL queries, since those may hold signatures.
+
+| the store says | error | tried again |
+|---|---|---|
+| 401, 403, a refused key, signature or token | `Denied` | no |
+| 404 | `NotFound`, naming the key, or the bucket where the store says so | no |
+| 412 | `ObjectChanged` | no |
+| 416, or a whole object where a range was asked for | `StoreError` | no |
+| 429, 503, a slow-down code | `Throttled` | yes |
+| 408, 504, no answer in time | `Timeout` | yes |
+| 500, 502, a broken or refused connection | `Unavailable` | yes |
+| a full disk | `NoSpace` | no |
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dataplane.errors import (
+    DataplaneError,
+    Denied,
+    NoSpace,
+    NotFound,
+    ObjectChanged,
+    StoreError,
+    Throttled,
+    Timeout,
+)
+
+__all__ = ["Reply", "Unavailable", "from_obstore", "from_python", "retry_after_s"]
+
+
+class Unavailable(StoreError):
+    """The store broke off or answered with a failure of its own; the same call may succeed."""
+
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is known of an unsuccessful answer.
+
+    Attributes:
+        status: the HTTP status, or None where there was no answer.
+        code: the store's own code (`SignatureDoesNotMatch`), or empty.
+        text: one line for a person, without secrets; used when nothing better is known.
+        connection: what broke below HTTP (`timeout`, `connect`, `broken`), or empty.
+    """
+
+    status: int | None
+    code: str
+    text: str
+    connection: str = ""
+
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>|<code>(\w+)</code>|\"code\":\s*\"(\w+)\"")
+_KIND = re.compile(r"kind: (Connect|Timeout|Interrupted|Request|Decode)\b")
+_QUERY = re.compile(r"\?\S*")
+_KINDS = {"Timeout": "timeout", "Connect": "connect"}
+_DENIED = {
+    "InvalidAccessKeyId": "it does not know the access key",
+    "SignatureDoesNotMatch": "the secret key is wrong for the access key",
+    "ExpiredToken": "the session token has expired",
+    "InvalidToken": "the session token is not valid",
+    "TokenRefreshRequired": "the session token must be renewed",
+    "RequestTimeTooSkewed": "this machine's clock is too far off",
+    "AccessDenied": "the credentials do not allow it, or none were sent",
+    "AllAccessDisabled": "access to it is disabled",
+    "InvalidClientTokenId": "it does not know the access key",
+    "AuthenticationFailed": "the credentials are not valid",
+    "AuthorizationFailure": "the credentials do not allow it",
+}
+_THROTTLED = frozenset(
+    {
+        "BandwidthLimitExceeded",
+        "RequestLimitExceeded",
+        "ServerBusy",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+_NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound", "InvalidBucketName"})
+_WRONG_REGION = frozenset(
+    {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
+)
+_CREDENTIALS_HINT = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_SCHEME_HINTS = {
+    "s3": _CREDENTIALS_HINT,
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "set AZURE_STORAGE_ACCOUNT_KEY, or log in with the Azure CLI",
+    "abfs": "set AZURE_STORAGE_ACCOUNT_KEY, or log in with the Azure CLI",
+}
+
+
+def from_obstore(err: Exception, where: str, *, bucket: str, action: str) -> DataplaneError:
+    """Translate an exception of obstore.
+
+    Args:
+        err: the exception; raise the result from it.
+        where: the URL of the object.
+        bucket: the URL of the bucket, for stores that say it is missing.
+        action: what was tried: `read`, `write`, `list`, `describe` or `delete`.
+    """
+    text = str(err)
+    headline = text.partition("\n\nDebug source")[0]
+    if "169.254.169.254" in headline or "metadata.google.internal" in headline:
+        return _denied("no credentials were found", where, action)
+    if "non-partial response" in headline:
+        return StoreError(
+            f"cannot {action} {where}: the server ignores byte ranges",
+            hint="download the object, or serve it with a server that supports Range requests",
+        )
+    if "InvalidPath" in type(err).__name__:
+        return StoreError(
+            f"cannot {action} {where}: it holds a key with an empty, '.' or '..' part",
+            hint="such keys cannot be addressed; rename them or list a narrower prefix",
+        )
+    if "No space left on device" in headline:
+        return NoSpace(f"cannot {action} {where}: no space left on the device")
+    status = _STATUS.search(headline)
+    code = _CODE.search(headline)
+    kind = _KIND.search(text)
+    name = type(err).__name__
+    number = int(status.group(1)) if status else None
+    if number is None and name in ("PermissionDeniedError", "UnauthenticatedError"):
+        number = 403
+    elif number is None and isinstance(err, FileNotFoundError):
+        number = 404
+    elif name == "PreconditionError":
+        number = 412
+    reply = Reply(
+        number,
+        next(filter(None, code.groups()), "") if code else "",
+        _QUERY.sub("", headline.splitlines()[0])[:300] if headline else name,
+        _KINDS.get(kind.group(1), "broken") if kind and number is None else "",
+    )
+    return from_reply(reply, where, bucket=bucket, action=action)
+
+
+def from_python(err: BaseException, where: str, *, bucket: str, action: str) -> DataplaneError:
+    """Translate what an fsspec file system raised; arguments as for `from_obstore`."""
+    response = _response(err)
+    if response is not None:
+        return from_reply(response, where, bucket=bucket, action=action)
+    if isinstance(err, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return NotFound(f"no object {where}")
+    if isinstance(err, PermissionError) or "credential" in type(err).__name__.lower():
+        return _denied(_line(err), where, action)
+    if isinstance(err, TimeoutError) or "timeout" in type(err).__name__.lower():
+        return Timeout(f"cannot {action} {where}: no answer in time")
+    if isinstance(err, OSError) and err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"cannot {action} {where}: {err.strerror}")
+    if isinstance(err, ConnectionError | EOFError) or "Connect" in type(err).__name__:
+        return Unavailable(f"cannot {action} {where}: the connection failed: {_line(err)}")
+    return StoreError(f"cannot {action} {where}: {_line(err)}")
+
+
+def from_reply(reply: Reply, where: str, *, bucket: str, action: str) -> DataplaneError:
+    """Translate an answer of the store, or the lack of one."""
+    status, code = reply.status, reply.code
+    said = " ".join(str(part) for part in (status, code) if part)
+    if code in _NO_BUCKET:
+        return NotFound(f"no such bucket: {bucket}", hint="check its name, region and endpoint")
+    if status in (301, 307) or code in _WRONG_REGION:
+        return StoreError(
+            f"cannot {action} {where}: the bucket is in another region or endpoint ({said})",
+            hint="set AWS_REGION or --region",
+        )
+    if code in _DENIED or status in (401, 403):
+        return _denied(_DENIED.get(code, "the store refused") + f" ({said})", where, action)
+    if status == 404:
+        return NotFound(f"no object {where}")
+    if status == 412:
+        return ObjectChanged(f"{where} was replaced")
+    if status == 416:
+        return StoreError(f"cannot {action} {where}: the range begins after the object's end")
+    if status in (429, 503) or code in _THROTTLED:
+        return Throttled(f"cannot {action} {where}: the store asks for fewer requests ({said})")
+    if status in (408, 504) or reply.connection == "timeout" or code == "RequestTimeout":
+        return Timeout(f"cannot {action} {where}: no answer in time")
+    if status is not None and status >= 500:
+        return Unavailable(f"cannot {action} {where}: the store failed ({said})")
+    if reply.connection:
+        what = "no connection" if reply.connection == "connect" else "the connection broke"
+        return Unavailable(f"cannot {action} {where}: {what}", hint="check the endpoint")
+    return StoreError(f"cannot {action} {where}: {said or reply.text}")
+
+
+def retry_after_s(err: BaseException) -> float | None:
+    """Return the store's own wish for a pause, where the error's causes carry the answer's headers.
+
+    Only pauses given in seconds count; obstore drops headers, fsspec's clients keep them.
+    """
+    for cause in _causes(err):
+        for headers in (getattr(cause, "headers", None), _metadata(cause).get("HTTPHeaders")):
+            if isinstance(headers, Mapping):
+                value = headers.get("retry-after", headers.get("Retry-After"))
+                if isinstance(value, str) and value.strip().isdigit():
+                    return float(value)
+    return None
+
+
+def _denied(reason: str, where: str, action: str) -> Denied:
+    hint = _SCHEME_HINTS.get(where.partition("://")[0], "check the credentials")
+    return Denied(f"cannot {action} {where}: {reason}", hint=hint)
+
+
+def _line(err: BaseException) -> str:
+    lines = str(err).splitlines()
+    return _QUERY.sub("", lines[0])[:300] if lines else type(err).__name__
+
+
+def _causes(err: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while err is not None and id(err) not in seen:
+        seen.add(id(err))
+        yield err
+        err = err.__cause__ or err.__context__
+
+
+def _metadata(err: BaseException) -> Mapping[str, object]:
+    response = getattr(err, "response", None)
+    metadata = response.get("ResponseMetadata") if isinstance(response, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _response(err: BaseException) -> Reply | None:
+    """Find an HTTP answer among the causes: botocore's response, aiohttp's status."""
+    for cause in _causes(err):
+        status = _metadata(cause).get("HTTPStatusCode", getattr(cause, "status", None))
+        if isinstance(status, int) and status >= 300:
+            response = getattr(cause, "response", None)
+            error = response.get("Error", {}) if isinstance(response, dict) else {}
+            code = str(error.get("Code", ""))
+            return Reply(status, "" if code.isdigit() else code, _line(err))
+    return None

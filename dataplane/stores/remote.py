@@ -1,0 +1,230 @@
+"""Remote object stores through obstore: `s3 gs az abfs http https`.
+
+obstore's own retries are switched off for single requests. They would be uncounted, blind to our
+deadline and to the store's wish for a pause, and their one advantage, resuming a broken body, saves
+at most one block. So one call here is one request on the wire, and `retry.py` decides what comes
+next. Uploads in parts are the exception: repeating a whole object for one refused part would be
+worse, so they go through a second client whose retries are on.
+
+Every ranged read carries `If-Match` (not for weak etags, which never match by RFC 9110 §13.1.1) and
+also compares the answer's own etag, for servers that ignore the header. Servers without etags
+(plain HTTP) get one made of modification time and size, compared the same way.
+
+Known limits of the client: keys with empty, `.` or `..` segments cannot be addressed; and a
+zero-length "folder" object `name/`, as S3 consoles make them, is left out of listings where keys
+below it follow, and listed as `name` where none do.
+
+Thread-safe, as the client is. Not used across fork: `perprocess.py` sees to that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import obstore
+from obstore.exceptions import BaseError
+
+from dataplane.errors import DataplaneError, Denied, NotFound, ObjectChanged, StoreError
+from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
+from dataplane.stores.clients import make_client
+from dataplane.stores.failures import from_obstore
+from dataplane.stores.keys import check_key, check_level, check_prefix, check_range, join_key
+from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
+
+__all__ = ["RemoteStore"]
+
+_LIST_PAGE = 1000
+_PART_BYTES = 8 << 20
+_MAX_PARTS = 9_000
+"""S3 allows 10,000 parts of an upload; the size of a part grows so that we stay below."""
+_PUT_CONCURRENCY = 4
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CLIENT_ERRORS = (BaseError, OSError, ValueError)
+"""What obstore raises: its own errors, FileNotFoundError, and ValueError for paths."""
+
+
+class RemoteStore:
+    """A store over one bucket, container or HTTP host. See the module's text."""
+
+    def __init__(self, location: Location, config: StoreConfig) -> None:
+        self._location = location
+        self._prefix = location.prefix
+        self._identity = identity_of(location, config)
+        self._client = make_client(location, config)
+        self._upload_client = make_client(location, config, retries=True)
+
+    @property
+    def url(self) -> str:
+        return self._location.url
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    def full_key(self, key: str) -> str:
+        return join_key(self._prefix, key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        check_prefix(prefix)
+        self._refuse_listing()
+        wanted = join_key(self._prefix, prefix)
+        # The client lists whole levels: ask for the one that holds the prefix, and filter.
+        level = wanted.rpartition("/")[0]
+        waiting: ObjectInfo | None = None
+        for meta in self._pages(level):
+            path = meta["path"]
+            if not path.startswith(wanted):
+                continue
+            # "name/" arrives as "name": a zero-length object that the next key lies below.
+            if waiting and (waiting.size_bytes or not path.startswith(f"{waiting.key}/")):
+                yield self._relative(waiting)
+            waiting = _described(meta)
+        if waiting:
+            yield self._relative(waiting)
+
+    def list_level(self, prefix: str = "") -> Listing:
+        check_level(prefix)
+        self._refuse_listing()
+        below = join_key(self._prefix, prefix)
+        try:
+            level = obstore.list_with_delimiter(self._client, below.rstrip("/") or None)
+        except _CLIENT_ERRORS as err:
+            raise self._failure(err, prefix, "list") from err
+        objects = [_described(meta) for meta in level["objects"]]
+        found = [self._relative(info) for info in objects if info.key.startswith(below)]
+        cut = len(join_key(self._prefix, ""))
+        prefixes = sorted(f"{path[cut:]}/" for path in level["common_prefixes"])
+        return Listing(tuple(sorted(found, key=lambda info: info.key)), tuple(prefixes))
+
+    def head(self, key: str) -> ObjectInfo:
+        full = self.full_key(check_key(key))
+        try:
+            return self._relative(_described(obstore.head(self._client, full)))
+        except _CLIENT_ERRORS as err:
+            raise self._explained(self._failure(err, key, "describe"), key) from err
+
+    def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
+        full = self.full_key(check_key(key))
+        check_range(key, start, stop)
+        if start == stop:
+            return b""
+        options: GetOptions = {"range": (start, stop)}
+        if if_match is not None and if_match.startswith('"'):
+            options["if_match"] = if_match
+        try:
+            result = obstore.get(self._client, full, options=options)
+            actual = _described(result.meta)
+            if if_match is not None and actual.etag != if_match:
+                self._raise_changed(key, if_match, actual.etag)
+            content = memoryview(result.bytes())
+        except _CLIENT_ERRORS as err:
+            failure = self._failure(err, key, "read")
+            if isinstance(failure, ObjectChanged) and if_match is not None:
+                self._raise_changed(key, if_match, self._etag_now(key), err)
+            raise failure from err
+        if len(content) != stop - start:
+            raise StoreError(
+                f"cannot read {self.url}/{key}: bytes [{start}, {stop}) asked for, "
+                f"{len(content)} received; the object has {actual.size_bytes}"
+            )
+        return content
+
+    def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
+        full = self.full_key(check_key(key))
+        source: Buffer | Path = Path(data) if isinstance(data, os.PathLike) else data
+        size = source.stat().st_size if isinstance(source, Path) else memoryview(source).nbytes
+        part_bytes = max(_PART_BYTES, -(-size // _MAX_PARTS))
+        in_parts = size > part_bytes
+        try:
+            result = obstore.put(
+                self._upload_client if in_parts else self._client,
+                full,
+                source,
+                use_multipart=in_parts,
+                chunk_size=part_bytes,
+                max_concurrency=_PUT_CONCURRENCY,
+            )
+        except _CLIENT_ERRORS as err:
+            raise self._failure(err, key, "write") from err
+        # Some servers name no etag for an upload in parts (Ceph), or none at all (HTTP).
+        etag = result["e_tag"]
+        return ObjectInfo(key, size, etag) if etag else self.head(key)
+
+    def delete(self, key: str) -> None:
+        full = self.full_key(check_key(key))
+        try:
+            obstore.delete(self._client, full)
+        except _CLIENT_ERRORS as err:
+            failure = self._failure(err, key, "delete")
+            if isinstance(failure, NotFound) and "bucket" not in failure.message:
+                return
+            raise failure from err
+
+    def close(self) -> None:
+        """Nothing to do: connections go with the client, and that with this object."""
+
+    def _pages(self, level: str) -> Iterator[ObjectMeta]:
+        try:
+            pages = iter(obstore.list(self._client, level or None, chunk_size=_LIST_PAGE))
+            page: Sequence[ObjectMeta]
+            for page in pages:
+                yield from page
+        except _CLIENT_ERRORS as err:
+            raise self._failure(err, "", "list") from err
+
+    def _relative(self, info: ObjectInfo) -> ObjectInfo:
+        cut = len(join_key(self._prefix, ""))
+        return ObjectInfo(info.key[cut:], info.size_bytes, info.etag, info.modified_s)
+
+    def _failure(self, err: Exception, key: str, action: str) -> DataplaneError:
+        bucket = f"{self._location.scheme}://{self._location.bucket}"
+        return from_obstore(err, f"{self.url}/{key}".rstrip("/"), bucket=bucket, action=action)
+
+    def _explained(self, failure: DataplaneError, key: str) -> DataplaneError:
+        """Ask again with a body: HEAD's answer cannot say which of bucket, key or secret it is."""
+        if not isinstance(failure, NotFound | Denied):
+            return failure
+        try:
+            obstore.get(self._client, self.full_key(key), options={"range": (0, 1)})
+        except _CLIENT_ERRORS as err:
+            second = self._failure(err, key, "read")
+            return second if isinstance(second, NotFound | Denied) else failure
+        return failure
+
+    def _etag_now(self, key: str) -> str | None:
+        try:
+            return _described(obstore.head(self._client, self.full_key(key))).etag
+        except _CLIENT_ERRORS:
+            return None
+
+    def _raise_changed(
+        self, key: str, expected: str, actual: str | None, cause: Exception | None = None
+    ) -> NoReturn:
+        now = f"it is now {actual}" if actual else "its present one is not known"
+        raise ObjectChanged(
+            f"{self.url}/{key} was replaced: expected etag {expected}, {now}"
+        ) from cause
+
+    def _refuse_listing(self) -> None:
+        if self._location.scheme in HTTP_SCHEMES:
+            raise StoreError(
+                f"cannot list {self.url}: plain HTTP servers have no listings",
+                hint="name the objects, or use the store's own scheme, such as s3://",
+            )
+
+
+def _described(meta: ObjectMeta) -> ObjectInfo:
+    modified = meta["last_modified"]
+    known = modified > _EPOCH
+    etag = meta["e_tag"]
+    if not etag:
+        stamp = f"{modified.timestamp():.0f}" if known else "unknown"
+        etag = f"modified-{stamp}-size-{meta['size']}"
+    return ObjectInfo(meta["path"], meta["size"], etag, modified.timestamp() if known else None)
