@@ -1,11 +1,27 @@
 """The native module, as Python sees it. See native/ for the code behind it."""
 
+from collections.abc import Mapping, Sequence
+
 from typing_extensions import Buffer
 
 build_type: str
 sanitizers: str
+simd: str
+zstd_version: str
+lz4_version: str
+max_chunk_bytes: int
+chunk_row_bytes: int
+chunk_row_layout: Mapping[str, tuple[int, int]]
+codec_numbers: Mapping[str, int]
+status_codes: Mapping[str, int]
 
 def crc32c(bytes: Buffer, seed: int = 0) -> int: ...  # noqa: A002
+def decode(
+    table: Buffer, sources: Sequence[Buffer], destinations: Sequence[object], threads: int = 1
+) -> None: ...
+
+class DecodeFailure(Exception):  # noqa: N818
+    """A row could not be decoded; args are (code, row, offset, expected, got, what)."""
 
 class BlockMap:
     """The block map of one cache entry. See native/core/blockmap.hpp.

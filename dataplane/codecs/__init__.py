@@ -1,1 +1,30 @@
-"""The typed face of the native decoder, and its NumPy reference."""
+"""The typed face of the native decoder, and its NumPy reference.
+
+A chunk of an array is stored as the inner codec chain of a Zarr v3 array says: `parse_pipeline`
+turns that metadata into a `Pipeline`, `encode_chunk` makes the bytes of one chunk, `ChunkTable`
+lists the chunks of whole arrays or boxes of them with NumPy, and `decode` has the native module
+decode all rows of a table in one call, without the GIL, into memory that the caller owns.
+`dataplane.codecs.reference` is the slow twin that tests compare against.
+
+Nothing here reads files or knows samples: offsets, lengths and buffers come from
+`dataplane.shards` and the cache.
+"""
+
+from dataplane.codecs.decode import NativeInfo, decode, native_info
+from dataplane.codecs.encode import ENCODERS, encode_chunk
+from dataplane.codecs.pipeline import Codec, Pipeline, parse_pipeline
+from dataplane.codecs.table import CHUNK_DTYPE, MAX_DIMS, ChunkTable
+
+__all__ = [
+    "CHUNK_DTYPE",
+    "ENCODERS",
+    "MAX_DIMS",
+    "ChunkTable",
+    "Codec",
+    "NativeInfo",
+    "Pipeline",
+    "decode",
+    "encode_chunk",
+    "native_info",
+    "parse_pipeline",
+]

@@ -6,6 +6,7 @@
 namespace dataplane::bindings {
 
 void bind_checksum(nanobind::module_& module);
+void bind_decode(nanobind::module_& module);
 void bind_blockmap(nanobind::module_& module);
 
 }  // namespace dataplane::bindings

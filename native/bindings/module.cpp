@@ -8,5 +8,6 @@ NB_MODULE(_native, module) {
   module.attr("build_type") = DATAPLANE_BUILD_TYPE;
   module.attr("sanitizers") = DATAPLANE_SANITIZE;
   dataplane::bindings::bind_checksum(module);
+  dataplane::bindings::bind_decode(module);
   dataplane::bindings::bind_blockmap(module);
 }

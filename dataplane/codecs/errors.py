@@ -1,0 +1,77 @@
+"""Native failures made into the errors of this project.
+
+The native module says which row failed and why in numbers: a code, where in the row's encoded
+bytes, what was expected and what was there. This is the one place where they become words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+from dataplane.errors import (
+    ChecksumMismatch,
+    ConfigError,
+    DataplaneError,
+    DecodeError,
+    FormatError,
+    TooLarge,
+    Truncated,
+)
+
+__all__ = ["ERROR_OF", "Code", "failure_to_error"]
+
+
+class Code(IntEnum):
+    """What went wrong; the numbers are those of native/core/status.hpp."""
+
+    TRUNCATED = 1
+    CHECKSUM_MISMATCH = 2
+    TOO_LARGE = 3
+    MALFORMED = 4
+    UNSUPPORTED = 5
+    BAD_ARGUMENT = 6
+    IO_ERROR = 7
+    CANCELLED = 8
+
+
+ERROR_OF: Final[dict[Code, type[DataplaneError]]] = {
+    Code.TRUNCATED: Truncated,
+    Code.CHECKSUM_MISMATCH: ChecksumMismatch,
+    Code.TOO_LARGE: TooLarge,
+    Code.MALFORMED: DecodeError,
+    Code.UNSUPPORTED: FormatError,
+    Code.BAD_ARGUMENT: ConfigError,
+    Code.IO_ERROR: DecodeError,
+    Code.CANCELLED: DecodeError,
+}
+"""The error class of every code."""
+
+_CORRUPT: Final = "the source is damaged: fetch or pack it again"
+_HINTS: Final = {
+    Code.TRUNCATED: _CORRUPT,
+    Code.CHECKSUM_MISMATCH: _CORRUPT,
+    Code.MALFORMED: _CORRUPT,
+    Code.BAD_ARGUMENT: "nothing was written",
+}
+
+
+def failure_to_error(failure: Exception, describe: Callable[[int], str]) -> DataplaneError:
+    """Return the error for a `DecodeFailure` of the native module.
+
+    Args:
+        failure: its args are (code, row, offset, expected, got, what).
+        describe: text for a row: sample, array, chunk and where it is stored.
+    """
+    number, row, offset, expected, got, what = failure.args
+    code = Code(number)
+    where = f" at encoded byte {offset}" if offset else ""
+    if code is Code.CHECKSUM_MISMATCH and what == "crc32c":
+        numbers = f": expected {expected:#010x}, got {got:#010x}"
+    elif expected or got:
+        numbers = f": expected {expected}, got {got}"
+    else:
+        numbers = ""
+    message = f"{describe(row)}: {code.name.lower().replace('_', ' ')}: {what}{where}{numbers}"
+    return ERROR_OF[code](message, hint=_HINTS.get(code))

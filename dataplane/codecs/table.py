@@ -1,0 +1,278 @@
+"""Tables of chunks to decode, built with NumPy: no Python code runs per chunk.
+
+A row says where a chunk's stored bytes are (source buffer, offset, length), how they are encoded,
+and which box of the decoded chunk goes where in which destination array. Rows are self-contained,
+so the tables of all arrays of a batch are joined by `ChunkTable.concatenate` and decoded in one
+call.
+
+Chunk grids are regular, and edge chunks are stored whole: the part beyond the array's shape is
+padding and never wanted. Tables are values; nothing here is shared or locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.codecs.pipeline import Codec, Pipeline
+from dataplane.errors import ConfigError, FormatError
+
+__all__ = ["CHUNK_DTYPE", "FLAG_CRC32C", "MAX_DIMS", "ChunkTable", "fill_bytes"]
+
+MAX_DIMS: Final = 8
+FLAG_CRC32C: Final = 1
+_MISSING: Final = np.uint64(2**64 - 1)
+_U32_MAX: Final = 2**32 - 1
+_FILL_BYTES: Final = 16
+
+CHUNK_DTYPE: Final = np.dtype(
+    [
+        ("source_offset", np.uint64),
+        ("source_nbytes", np.uint64),
+        ("chunk", np.uint64),
+        ("fill", np.uint8, (_FILL_BYTES,)),
+        ("source", np.uint32),
+        ("destination", np.uint32),
+        ("codec", np.uint8),
+        ("flags", np.uint8),
+        ("ndim", np.uint8),
+        ("itemsize", np.uint8),
+        ("swap_bytes", np.uint8),
+        ("reserved", np.uint8, (3,)),
+        ("chunk_shape", np.uint32, (MAX_DIMS,)),
+        ("chunk_start", np.uint32, (MAX_DIMS,)),
+        ("extent", np.uint32, (MAX_DIMS,)),
+        ("destination_start", np.uint64, (MAX_DIMS,)),
+    ]
+)
+"""One row. Source: struct ChunkRow in native/core/chunk.hpp, which a test compares with this."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkTable:
+    """Chunks to decode.
+
+    Attributes:
+        rows: CHUNK_DTYPE[n], C-contiguous.
+    """
+
+    rows: npt.NDArray[Any]
+
+    def __post_init__(self) -> None:
+        if self.rows.dtype != CHUNK_DTYPE or self.rows.ndim != 1:
+            raise ConfigError(f"a chunk table needs 1-D CHUNK_DTYPE rows, got {self.rows.dtype}")
+        if not self.rows.flags.c_contiguous:
+            object.__setattr__(self, "rows", np.ascontiguousarray(self.rows))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def concatenate(cls, tables: Iterable[ChunkTable]) -> ChunkTable:
+        """Join tables in order; row numbers of later tables move up."""
+        parts = [table.rows for table in tables]
+        if len(parts) == 1:
+            return cls(parts[0])
+        return cls(np.concatenate(parts) if parts else np.empty(0, CHUNK_DTYPE))
+
+    @classmethod
+    def for_box(
+        cls,
+        *,
+        shape: Sequence[int],
+        chunk_shape: Sequence[int],
+        dtype: np.dtype[Any] | type | str,
+        pipeline: Pipeline,
+        offsets: npt.NDArray[np.uint64],
+        nbytes: npt.NDArray[np.uint64],
+        fill_value: object = 0,
+        box: Sequence[tuple[int, int]] | None = None,
+        source: int = 0,
+        source_start: int = 0,
+        destination: int = 0,
+        destination_start: Sequence[int] | None = None,
+    ) -> ChunkTable:
+        """List the chunks of an array, or of a box of it, that touch at least one wanted element.
+
+        Args:
+            shape: elements per dimension; () for a scalar; at most MAX_DIMS dimensions.
+            chunk_shape: elements per dimension of a chunk.
+            dtype: element type.
+            pipeline: how chunks are encoded.
+            offsets: uint64[chunks of the whole array], absolute, in C order over the chunk grid.
+            nbytes: uint64[same]; a chunk whose offset and length are both 2**64 - 1 is not stored.
+            fill_value: value of elements that are not stored, as a number or as in Zarr metadata.
+            box: half-open range per dimension, within the shape; None for the whole array.
+            source: which of the buffers passed to `decode` holds the encoded bytes.
+            source_start: absolute offset of that buffer's first byte.
+            destination: which of the arrays passed to `decode` receives the elements.
+            destination_start: where the box's first element goes in it; None for its origin.
+
+        Raises:
+            FormatError: the metadata contradicts itself.
+            ConfigError: the box is not within the array, or there are too many dimensions.
+
+        Example:
+            >>> from dataplane.codecs import parse_pipeline
+            >>> offsets, pipeline = np.array([0, 8, 16], np.uint64), parse_pipeline([], "f4")
+            >>> table = ChunkTable.for_box(
+            ...     shape=(5,), chunk_shape=(2,), dtype="f4", box=[(1, 3)],
+            ...     pipeline=pipeline, offsets=offsets, nbytes=np.full_like(offsets, 8))
+            >>> table.rows["chunk"].tolist(), table.rows["extent"][:, 0].tolist()
+            ([0, 1], [1, 1])
+        """
+        element = np.dtype(dtype).newbyteorder("=")
+        if element != pipeline.dtype:
+            raise FormatError(f"an array of {element} has a codec chain for {pipeline.dtype}")
+        grid = _check_grid(shape, chunk_shape, offsets, nbytes)
+        wanted = _check_box(shape, box)
+        start = (0,) * len(grid) if destination_start is None else tuple(destination_start)
+        if len(start) != len(grid) or any(s < 0 for s in start):
+            raise ConfigError(f"destination_start {start} does not fit an array of shape {shape}")
+
+        axes = [_Axis.cut(lo, hi, size) for (lo, hi), size in zip(wanted, chunk_shape, strict=True)]
+        counts = tuple(len(axis.index) for axis in axes)
+        rows = np.zeros(counts, CHUNK_DTYPE)
+        if rows.size == 0:
+            return cls(rows.reshape(-1))
+        chunk = np.zeros(counts, np.intp)
+        for d, axis in enumerate(axes):
+            broadcast = (-1,) + (1,) * (len(axes) - 1 - d)
+            chunk *= grid[d]
+            chunk += axis.index.reshape(broadcast)
+            rows["chunk_shape"][..., d] = chunk_shape[d]
+            rows["chunk_start"][..., d] = axis.start.reshape(broadcast)
+            rows["extent"][..., d] = axis.extent.reshape(broadcast)
+            rows["destination_start"][..., d] = (axis.target + start[d]).reshape(broadcast)
+        rows = rows.reshape(-1)
+        chunk = chunk.reshape(-1)
+        rows["chunk"] = chunk
+        rows["source"] = source
+        rows["destination"] = destination
+        rows["ndim"] = len(grid)
+        rows["itemsize"] = element.itemsize
+        rows["swap_bytes"] = pipeline.swap_bytes
+        rows["flags"] = FLAG_CRC32C if pipeline.crc32c else 0
+        rows["codec"] = pipeline.codec
+        _locate(rows, offsets[chunk], nbytes[chunk], source_start)
+        fill = fill_bytes(fill_value, element)
+        if fill.strip(b"\0"):
+            rows["fill"][:, : len(fill)] = np.frombuffer(fill, np.uint8)
+        return cls(rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Axis:
+    """The chunks that a range touches along one dimension, and what it wants of each."""
+
+    index: npt.NDArray[np.intp]
+    start: npt.NDArray[np.intp]
+    extent: npt.NDArray[np.intp]
+    target: npt.NDArray[np.intp]
+
+    @classmethod
+    def cut(cls, lo: int, hi: int, size: int) -> _Axis:
+        index = np.arange(lo // size, -(-hi // size)) if hi > lo else np.empty(0, np.intp)
+        origin = index * size
+        start = np.maximum(lo - origin, 0)
+        extent = np.minimum(hi - origin, size) - start
+        return cls(index, start, extent, origin + start - lo)
+
+
+def _check_grid(
+    shape: Sequence[int],
+    chunk_shape: Sequence[int],
+    offsets: npt.NDArray[np.uint64],
+    nbytes: npt.NDArray[np.uint64],
+) -> tuple[int, ...]:
+    if len(shape) > MAX_DIMS:
+        raise ConfigError(f"an array of {len(shape)} dimensions has too many (at most {MAX_DIMS})")
+    if len(chunk_shape) != len(shape):
+        raise FormatError(f"chunks of shape {chunk_shape} do not fit an array of shape {shape}")
+    for size, chunk in zip(shape, chunk_shape, strict=True):
+        if size < 0 or not 0 < chunk <= _U32_MAX:
+            raise FormatError(f"chunks of shape {chunk_shape} in an array of shape {shape}")
+    grid = tuple(-(-size // chunk) for size, chunk in zip(shape, chunk_shape, strict=True))
+    count = 1
+    for n in grid:
+        count *= n
+    if offsets.shape != (count,) or nbytes.shape != (count,):
+        raise FormatError(
+            f"an array of shape {shape} in chunks of {chunk_shape} has {count} chunks, but its "
+            f"chunk table has {offsets.shape} offsets and {nbytes.shape} lengths"
+        )
+    return grid
+
+
+def _check_box(
+    shape: Sequence[int], box: Sequence[tuple[int, int]] | None
+) -> Sequence[tuple[int, int]]:
+    if box is None:
+        return [(0, size) for size in shape]
+    if len(box) != len(shape):
+        raise ConfigError(f"a box of {len(box)} dimensions in an array of shape {tuple(shape)}")
+    for (lo, hi), size in zip(box, shape, strict=True):
+        if not 0 <= lo <= hi <= size:
+            raise ConfigError(
+                f"the box {[tuple(r) for r in box]} is not within an array of shape {tuple(shape)}"
+            )
+    return box
+
+
+def _locate(
+    rows: npt.NDArray[Any],
+    offsets: npt.NDArray[np.uint64],
+    nbytes: npt.NDArray[np.uint64],
+    source_start: int,
+) -> None:
+    """Write the place of the encoded bytes, or FILL where there are none."""
+    missing = offsets == _MISSING
+    if (missing != (nbytes == _MISSING)).any():
+        raise FormatError("a chunk table entry has an offset without a length, or the reverse")
+    early = ~missing & (offsets < np.uint64(source_start))
+    if early.any():
+        row = int(early.argmax())
+        raise FormatError(
+            f"chunk {int(rows['chunk'][row])} is at byte {int(offsets[row])}, before its source's "
+            f"first byte {source_start}"
+        )
+    rows["source_offset"] = offsets - np.uint64(source_start)
+    rows["source_nbytes"] = nbytes
+    if missing.any():
+        absent = rows[missing]
+        absent["codec"] = Codec.FILL
+        absent["source_offset"] = 0
+        absent["source_nbytes"] = 0
+        rows[missing] = absent
+
+
+def fill_bytes(fill_value: object, dtype: np.dtype[Any]) -> bytes:
+    """Return a fill value as one element in memory.
+
+    Args:
+        fill_value: a number, None for zero, or the JSON form of Zarr v3: "NaN", "Infinity",
+            "-Infinity", "0x…" (the bits), [real, imaginary].
+        dtype: element type, native byte order.
+
+    Raises:
+        FormatError: the value does not fit the type.
+
+    Example:
+        >>> fill_bytes("0x7fc00000", np.dtype("f4")) == np.float32("nan").tobytes()
+        True
+    """
+    try:
+        if dtype.kind == "c" and isinstance(fill_value, list | tuple):
+            half = np.dtype(f"f{dtype.itemsize // 2}")
+            real, imaginary = fill_value
+            return fill_bytes(real, half) + fill_bytes(imaginary, half)
+        if isinstance(fill_value, str) and fill_value.startswith("0x"):
+            return int(fill_value, 16).to_bytes(dtype.itemsize, "little")
+        value = 0 if fill_value is None else fill_value
+        return bytes(np.array(value, dtype=dtype).reshape(1)[0].tobytes())
+    except (TypeError, ValueError, OverflowError) as error:
+        raise FormatError(f"fill value {fill_value!r:.50} is not a {dtype}") from error

@@ -1,0 +1,196 @@
+// dataplane._native.decode: Python's table, buffers and arrays made into spans for the core.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <lz4.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "bindings/buffers.hpp"
+#include "core/decoder.hpp"
+#include "core/shuffle.hpp"
+
+namespace nb = nanobind;
+
+namespace dataplane::bindings {
+namespace {
+
+// The process's decoder: made at first use, and left behind by a forked child, whose copy has locks in
+// an unknown state and no threads. It is never destroyed, so that no thread is joined at exit.
+std::atomic<Decoder*>& decoder_slot() {
+  static std::atomic<Decoder*> slot{nullptr};
+  return slot;
+}
+
+Decoder& decoder() {  // with the GIL held
+  Decoder* current = decoder_slot().load();
+  if (current == nullptr) {
+    current = new Decoder();
+    decoder_slot().store(current);
+  }
+  return *current;
+}
+
+void forget_decoder() { decoder_slot().store(nullptr); }
+
+// Python runs signal handlers in its main thread only; elsewhere there is nothing to ask.
+bool is_main_thread() { return syscall(SYS_gettid) == getpid(); }
+
+[[noreturn]] void raise_failure(nb::handle type, const TableStatus& failure) {
+  const Status& s = failure.status;
+  const nb::tuple fields = nb::make_tuple(static_cast<int>(s.code), failure.row, s.offset,
+                                          s.expected, s.got, s.what);
+  PyErr_SetObject(type.ptr(), fields.ptr());
+  throw nb::python_error();
+}
+
+// What an array exports, held for the length of the call.
+using HeldArray = nb::ndarray<>;
+
+bool hold_array(nb::handle object, HeldArray& array, Destination& destination) {
+  if (!nb::try_cast(object, array, false)) return false;
+  const int device = array.device_type();
+  if (device != nb::device::cpu::value && device != nb::device::cuda_host::value) return false;
+  if (array.ndim() > kMaxDims) return false;
+  destination.base = static_cast<std::byte*>(array.data());
+  destination.ndim = array.ndim();
+  destination.itemsize = array.itemsize();
+  for (std::size_t d = 0; d < array.ndim(); ++d) {
+    destination.shape[d] = array.shape(d);
+    destination.stride[d] = array.stride(d) * static_cast<std::int64_t>(array.itemsize());
+  }
+  return true;
+}
+
+std::span<const ChunkRow> rows_of(const HeldBuffer& buffer) {
+  const std::span<const std::byte> bytes = buffer.bytes();
+  if (bytes.size() % sizeof(ChunkRow) != 0)
+    throw nb::value_error("the table is not a whole number of chunk rows");
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(ChunkRow) != 0)
+    throw nb::value_error("the table is not aligned");
+  return {reinterpret_cast<const ChunkRow*>(bytes.data()), bytes.size() / sizeof(ChunkRow)};
+}
+
+void decode(nb::handle failure_type, nb::handle table, nb::sequence sources,
+            nb::sequence destinations, unsigned threads) {
+  const HeldBuffer held_table(table);
+  const std::span<const ChunkRow> rows = rows_of(held_table);
+
+  std::vector<HeldBuffer> held_sources;
+  std::vector<Source> spans;
+  held_sources.reserve(nb::len(sources));
+  for (const nb::handle source : sources) {
+    held_sources.emplace_back(source);
+    spans.push_back(held_sources.back().bytes());
+  }
+  std::vector<HeldArray> held_arrays(nb::len(destinations));
+  std::vector<Destination> arrays(held_arrays.size());
+  std::size_t i = 0;
+  for (const nb::handle destination : destinations) {
+    if (!hold_array(destination, held_arrays.at(i), arrays.at(i)))
+      raise_failure(failure_type, {fail(Code::bad_argument,
+                                        "destination is not a writable CPU array of at most 8 "
+                                        "dimensions in native byte order", 0, 0, i), 0});
+    ++i;
+  }
+
+  Decoder& decoder = bindings::decoder();
+  const bool main_thread = is_main_thread();
+  bool signalled = false;
+  TableStatus result;
+  {
+    const nb::gil_scoped_release unlocked;
+    result = decoder.decode(rows, spans, arrays, threads, [main_thread, &signalled] {
+      if (!main_thread) return false;
+      const nb::gil_scoped_acquire locked;
+      signalled = PyErr_CheckSignals() != 0;
+      return signalled;
+    });
+  }
+  if (signalled) throw nb::python_error();
+  if (!result.status.ok()) raise_failure(failure_type, result);
+}
+
+nb::dict row_layout() {
+  nb::dict layout;
+#define DATAPLANE_FIELD(name) \
+  layout[#name] = nb::make_tuple(offsetof(ChunkRow, name), sizeof(ChunkRow::name))
+  DATAPLANE_FIELD(source_offset);
+  DATAPLANE_FIELD(source_nbytes);
+  DATAPLANE_FIELD(chunk);
+  DATAPLANE_FIELD(fill);
+  DATAPLANE_FIELD(source);
+  DATAPLANE_FIELD(destination);
+  DATAPLANE_FIELD(codec);
+  DATAPLANE_FIELD(flags);
+  DATAPLANE_FIELD(ndim);
+  DATAPLANE_FIELD(itemsize);
+  DATAPLANE_FIELD(swap_bytes);
+  DATAPLANE_FIELD(reserved);
+  DATAPLANE_FIELD(chunk_shape);
+  DATAPLANE_FIELD(chunk_start);
+  DATAPLANE_FIELD(extent);
+  DATAPLANE_FIELD(destination_start);
+#undef DATAPLANE_FIELD
+  return layout;
+}
+
+nb::dict codec_numbers() {
+  nb::dict numbers;
+  numbers["raw"] = static_cast<int>(Codec::raw);
+  numbers["zstd"] = static_cast<int>(Codec::zstd);
+  numbers["lz4"] = static_cast<int>(Codec::lz4);
+  numbers["blosc"] = static_cast<int>(Codec::blosc);
+  numbers["fill"] = static_cast<int>(Codec::fill);
+  return numbers;
+}
+
+nb::dict status_codes() {
+  nb::dict codes;
+  codes["truncated"] = static_cast<int>(Code::truncated);
+  codes["checksum_mismatch"] = static_cast<int>(Code::checksum_mismatch);
+  codes["too_large"] = static_cast<int>(Code::too_large);
+  codes["malformed"] = static_cast<int>(Code::malformed);
+  codes["unsupported"] = static_cast<int>(Code::unsupported);
+  codes["bad_argument"] = static_cast<int>(Code::bad_argument);
+  codes["io_error"] = static_cast<int>(Code::io_error);
+  codes["cancelled"] = static_cast<int>(Code::cancelled);
+  return codes;
+}
+
+}  // namespace
+
+void bind_decode(nb::module_& module) {
+  pthread_atfork(nullptr, nullptr, forget_decoder);
+  nb::object failure = nb::steal(PyErr_NewExceptionWithDoc(
+      "dataplane._native.DecodeFailure",
+      "A row could not be decoded; args are (code, row, offset, expected, got, what).", nullptr,
+      nullptr));
+  if (!failure.is_valid()) throw nb::python_error();
+  module.attr("DecodeFailure") = failure;
+  module.attr("chunk_row_bytes") = sizeof(ChunkRow);
+  module.attr("chunk_row_layout") = row_layout();
+  module.attr("codec_numbers") = codec_numbers();
+  module.attr("status_codes") = status_codes();
+  module.attr("max_chunk_bytes") = kMaxChunkBytes;
+  module.attr("simd") = simd_path();
+  module.attr("zstd_version") = ZSTD_versionString();
+  module.attr("lz4_version") = LZ4_versionString();
+  module.def(
+      "decode",
+      [failure](nb::handle table, nb::sequence sources, nb::sequence destinations,
+                unsigned threads) { decode(failure, table, sources, destinations, threads); },
+      nb::arg("table"), nb::arg("sources"), nb::arg("destinations"), nb::arg("threads") = 1,
+      "Decode every row of a chunk table from `sources` into `destinations`.");
+}
+
+}  // namespace dataplane::bindings

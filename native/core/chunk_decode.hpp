@@ -1,0 +1,16 @@
+// Decoding one row of a table: checksum, decompression, byte order, placement.
+#pragma once
+
+#include "core/chunk.hpp"
+#include "core/status.hpp"
+#include "core/workspace.hpp"
+
+namespace dataplane {
+
+// Decodes `row` from its source into its destination. The row has passed check_table. On failure part
+// of the row's box may have been written, nothing outside it. Offsets in the status count from the
+// row's first encoded byte.
+[[nodiscard]] Status decode_chunk(const ChunkRow& row, Source source,
+                                  const Destination& destination, Workspace& workspace) noexcept;
+
+}  // namespace dataplane

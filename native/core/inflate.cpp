@@ -1,0 +1,53 @@
+#include "core/inflate.hpp"
+
+#include <lz4.h>
+#include <zstd.h>
+#include <zstd_errors.h>
+
+#include <limits>
+
+namespace dataplane {
+namespace {
+
+Status zstd_failure(std::size_t result, std::size_t expected) noexcept {
+  switch (ZSTD_getErrorCode(result)) {
+    case ZSTD_error_srcSize_wrong: return fail(Code::truncated, "zstd frame", 0, expected);
+    case ZSTD_error_dstSize_tooSmall:
+      return fail(Code::too_large, "zstd frame holds more than its chunk", 0, expected);
+    case ZSTD_error_checksum_wrong:
+      return fail(Code::checksum_mismatch, "zstd frame checksum", 0, expected);
+    case ZSTD_error_memory_allocation: return fail(Code::io_error, "zstd memory", 0, expected);
+    default: return fail(Code::malformed, ZSTD_getErrorName(result), 0, expected);
+  }
+}
+
+}  // namespace
+
+Status inflate_zstd(std::span<const std::byte> encoded, std::span<std::byte> out,
+                    Workspace& workspace) {
+  if (encoded.empty()) return fail(Code::truncated, "zstd frame", 0, out.size(), 0);
+  const std::size_t result = ZSTD_decompressDCtx(workspace.zstd(), out.data(), out.size(),
+                                                 encoded.data(), encoded.size());
+  if (ZSTD_isError(result) != 0) return zstd_failure(result, out.size());
+  if (result != out.size())
+    return fail(Code::truncated, "zstd frame holds less than its chunk", 0, out.size(), result);
+  return {};
+}
+
+Status inflate_lz4(std::span<const std::byte> encoded, std::span<std::byte> out) noexcept {
+  constexpr std::size_t kLimit = std::numeric_limits<int>::max();
+  if (encoded.size() > kLimit || out.size() > kLimit)
+    return fail(Code::too_large, "LZ4 block", 0, kLimit, encoded.size());
+  const int result = LZ4_decompress_safe(reinterpret_cast<const char*>(encoded.data()),
+                                         reinterpret_cast<char*>(out.data()),
+                                         static_cast<int>(encoded.size()),
+                                         static_cast<int>(out.size()));
+  // LZ4 does not say whether the input ended early or contradicts itself.
+  if (result < 0) return fail(Code::malformed, "LZ4 block", 0, out.size());
+  const auto produced = static_cast<std::size_t>(result);
+  if (produced != out.size())
+    return fail(Code::truncated, "LZ4 block holds less than its place", 0, out.size(), produced);
+  return {};
+}
+
+}  // namespace dataplane

@@ -1,0 +1,26 @@
+// Whether a table of chunks can be decoded as it stands: nothing is written before this says yes.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/chunk.hpp"
+#include "core/status.hpp"
+
+namespace dataplane {
+
+struct TableStatus {
+  Status status;
+  std::uint64_t row = 0;  // which row failed
+};
+
+// Checks that every row is well formed, that its encoded bytes lie in its source and its box in its
+// chunk and destination, and that no element is written by two rows. Elements that two destinations
+// share are the caller's to avoid. `order` is scratch, kept by the caller to save allocations.
+[[nodiscard]] TableStatus check_table(std::span<const ChunkRow> rows,
+                                      std::span<const Source> sources,
+                                      std::span<const Destination> destinations,
+                                      std::vector<std::uint32_t>& order);
+
+}  // namespace dataplane
