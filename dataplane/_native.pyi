@@ -46,8 +46,13 @@ class BlockMap:
     def identity(self) -> bytes: ...
     def read(
         self, start: int, stop: int, buffer: Buffer
-    ) -> tuple[list[int], int, int] | None:
-        """Copy a range; None, or (missing blocks, corrupt blocks, unreadable blocks)."""
+    ) -> tuple[list[int], int, int, int] | None:
+        """Copy a range.
+
+        Returns:
+            None, or the missing blocks, how many of them were found corrupt and how many
+            unreadable just now, and the bytes of those.
+        """
     def is_ready(self, block: int) -> bool: ...
     def missing(self, start: int, stop: int) -> list[int]: ...
     def resident_bytes(self) -> int: ...

@@ -47,7 +47,7 @@ nb::list as_list(const std::vector<std::uint64_t>& blocks) {
   return list;
 }
 
-// None when every byte was there, else (missing blocks, corrupt blocks, unreadable blocks).
+// None when every byte was there, else (missing blocks, corrupt, unreadable, bytes dropped).
 nb::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop, nb::handle buffer) {
   check_range(map, start, stop);
   const HeldBuffer held(buffer, true);
@@ -59,7 +59,8 @@ nb::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop, nb::hand
     map.read(start, out, result);
   }
   if (result.missing.empty()) return nb::none();
-  return nb::make_tuple(as_list(result.missing), result.corrupt, result.io_errors);
+  return nb::make_tuple(as_list(result.missing), result.corrupt, result.io_errors,
+                        result.dropped_bytes);
 }
 
 void publish(BlockMap& map, std::uint64_t block, nb::handle bytes) {
@@ -110,7 +111,7 @@ MapSpec make_spec(std::uint64_t block_bytes, std::uint64_t size_bytes, nb::bytes
 }
 
 void bind_map(nb::module_& module) {
-  nb::class_<BlockMap>(module, "BlockMap")
+  nb::class_<BlockMap>(module, "BlockMap", nb::is_weak_referenceable())
       .def(
           "__init__",
           [](BlockMap* self, int map_fd, int data_fd, std::uint64_t verify_tag) {

@@ -186,21 +186,12 @@ void BlockMap::read(std::uint64_t start, std::span<std::byte> out, ReadResult& r
     const std::uint64_t block = position / spec_.block_bytes;
     const std::uint64_t from = position - block_start(block);
     const auto part = out.first(std::min<std::uint64_t>(block_length(block) - from, out.size()));
-    switch (read_block(block, from, part)) {
-      case Check::good:
-        break;
-      case Check::bad:
-        ++result.corrupt;
-        result.missing.push_back(block);
-        break;
-      case Check::unreadable:
-        ++result.io_errors;
-        result.missing.push_back(block);
-        break;
-      case Check::moved:
-        result.missing.push_back(block);
-        break;
-    }
+    const Check check = read_block(block, from, part);
+    if (check != Check::good) result.missing.push_back(block);
+    if (check == Check::bad) ++result.corrupt;
+    if (check == Check::unreadable) ++result.io_errors;
+    if (check == Check::bad || check == Check::unreadable)
+      result.dropped_bytes += block_length(block);
     position += part.size();
     out = out.subspan(part.size());
   }
@@ -220,10 +211,7 @@ BlockMap::Check BlockMap::read_block(std::uint64_t block, std::uint64_t from,
   // The copy must be over before the word is looked at again.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (load(record.word, std::memory_order_relaxed) != word) return Check::moved;
-  if (err != 0) {
-    drop(block, word);
-    return err == kShortRead ? Check::bad : Check::unreadable;
-  }
+  if (err != 0) return drop(block, word, err == kShortRead ? Check::bad : Check::unreadable);
   if (!verified && whole) {
     if (const Check check = settle(block, word, crc32c(out)); check != Check::good) return check;
   }
@@ -237,8 +225,7 @@ BlockMap::Check BlockMap::verify(std::uint64_t block, std::uint64_t word) noexce
   if (err == 0) return settle(block, word, crc);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (load(records_[block].word, std::memory_order_relaxed) != word) return Check::moved;
-  drop(block, word);
-  return err == kShortRead ? Check::bad : Check::unreadable;
+  return drop(block, word, err == kShortRead ? Check::bad : Check::unreadable);
 }
 
 // Compare the CRC of bytes that were read while the block's word was `word` with the record.
@@ -249,18 +236,17 @@ BlockMap::Check BlockMap::settle(std::uint64_t block, std::uint64_t word,
       std::atomic_ref<std::uint32_t>(record.crc).load(std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   if (load(record.word, std::memory_order_relaxed) != word) return Check::moved;
-  if (crc != expected) {
-    drop(block, word);
-    return Check::bad;
-  }
+  if (crc != expected) return drop(block, word, Check::bad);
   std::atomic_ref<std::uint64_t>(record.verify_tag).store(verify_tag_, std::memory_order_relaxed);
   return Check::good;
 }
 
-// Make a bad block empty; whoever claims it next writes over its bytes.
-void BlockMap::drop(std::uint64_t block, std::uint64_t word) noexcept {
-  std::atomic_ref<std::uint64_t>(records_[block].word)
-      .compare_exchange_strong(word, next_word(word, BlockState::empty));
+// Make a bad block empty; whoever claims it next writes over its bytes. Of several readers that find
+// it bad, one reports it.
+BlockMap::Check BlockMap::drop(std::uint64_t block, std::uint64_t word, Check reason) noexcept {
+  const bool mine = std::atomic_ref<std::uint64_t>(records_[block].word)
+                        .compare_exchange_strong(word, next_word(word, BlockState::empty));
+  return mine ? reason : Check::moved;
 }
 
 bool BlockMap::is_ready(std::uint64_t block) const noexcept {

@@ -80,7 +80,8 @@ struct ReadyBlock {
 struct ReadResult {
   std::vector<std::uint64_t> missing;  // in order; their part of the destination is undefined
   std::uint64_t corrupt = 0;           // blocks found bad and emptied
-  std::uint64_t io_errors = 0;         // blocks that the disk could not read
+  std::uint64_t io_errors = 0;         // blocks that the disk could not read, emptied
+  std::uint64_t dropped_bytes = 0;     // of both
 };
 
 class BlockMap {
@@ -139,7 +140,7 @@ class BlockMap {
                                  std::span<std::byte> out) noexcept;
   [[nodiscard]] Check verify(std::uint64_t block, std::uint64_t word) noexcept;
   [[nodiscard]] Check settle(std::uint64_t block, std::uint64_t word, std::uint32_t crc) noexcept;
-  void drop(std::uint64_t block, std::uint64_t word) noexcept;
+  [[nodiscard]] Check drop(std::uint64_t block, std::uint64_t word, Check reason) noexcept;
   [[nodiscard]] int punch(std::uint64_t block) const noexcept;
 
   UniqueFd map_fd_;

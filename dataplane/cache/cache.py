@@ -1,0 +1,264 @@
+"""`Cache`: the blocks of remote objects on the local SSD, shared by every process of the user.
+
+The cache of a directory is the files in it; a `Cache` is one process's way to them. It attaches to
+the directory at the first use, opens entries, fetches what is missing, and keeps to the budget. The
+rooms below do the work: `layout` (files), `session` (who is there, what a crash left), `budget`
+(room and eviction), `entries` (open entries), `fetch` and `fill` (downloads, one per block and
+host), `reader` and `prefetch` (the two ways to ask for bytes).
+
+When the directory cannot be used (missing, full, read-only, failing, another version) reads go
+straight to the store, with one warning; the directory is tried again after a while.
+
+Thread-safe. Locks, in the order in which they may be held: SETUP_BYTE or EVICT_BYTE of the
+directory, then a subfolder's byte, then a block's claim, then any in-process lock. In-process locks
+are leaves, held for bookkeeping only, apart from `_attach_lock`, which makes threads wait while one
+of them attaches. A claim may be held while the eviction lock is asked for (to make room for the
+block); the evictor never waits for a claim.
+
+After a fork the child starts anew: descriptors, threads, jobs, locks and counters are its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from dataplane.cache import locks
+from dataplane.cache.base import CacheConfig
+from dataplane.cache.budget import Budget
+from dataplane.cache.entries import Entry, EntryTable
+from dataplane.cache.fetch import Fetcher, Job
+from dataplane.cache.fill import Filler
+from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
+from dataplane.cache.reader import CachedObject
+from dataplane.cache.session import Session
+from dataplane.errors import CacheError
+from dataplane.stores.base import ObjectInfo, Store
+from dataplane.telemetry import Counters, logger
+
+__all__ = ["Cache"]
+
+_RETRY_S = 5.0  # after a failure of the directory
+_MAX_REFUSED = 1024  # entries that are known not to open
+
+
+@dataclass(frozen=True, slots=True)
+class _Attachment:
+    session: Session
+    budget: Budget
+    entries: EntryTable
+
+
+class Cache:
+    """A process's way to the cache directory named by `config`. Pickles as its configuration.
+
+    Args:
+        config: where the cache is and how large it may grow.
+        counters: where it counts; see `dataplane.cache.counters`.
+
+    Example:
+        cache = Cache(CacheConfig(dir=Path("/ssd/cache")))
+        blob = cache.open(store, store.head("run1/fields.bin"))
+        header = blob.read(0, 4096)
+    """
+
+    def __init__(self, config: CacheConfig, *, counters: Counters | None = None) -> None:
+        self.config = config
+        self.counters = counters if counters is not None else Counters()
+        self._closed = False
+        self._warned = False
+        self._start()
+        _live.add(self)
+
+    def _start(self) -> None:
+        self._attach_lock = threading.Lock()
+        self._attachment: _Attachment | None = None
+        self._suspended_until_s = 0.0
+        self._refused: dict[str, float] = {}
+        self._pins = Pins()
+        self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
+        filler = Filler(self.counters, self._on_disk_error)
+        self._fetcher = Fetcher(self.config.fetch_threads, filler.attempt)
+
+    @classmethod
+    def shared(cls, config: CacheConfig) -> Cache:
+        """Return the process's cache for `config`, making it at the first call."""
+        with _shared_lock:
+            cache = _shared.get(config)
+            if cache is None or cache._closed:
+                cache = _shared[config] = cls(config)
+            return cache
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Cache.shared, (self.config,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def open(self, store: Store, info: ObjectInfo) -> CachedObject:
+        """Name an object version to read. Makes no request and opens no file."""
+        return CachedObject(self, store, info)
+
+    def prefetch(
+        self, reads: Iterable[PlannedRead], *, window_bytes: int | None = None
+    ) -> Prefetch:
+        """Start fetching a plan in order, ahead of its reader.
+
+        Args:
+            reads: the reads to come, in order; iterated by a thread of its own, as far as needed.
+            window_bytes: how far ahead of `Prefetch.advance`; the configuration's by default, and
+                never more than half of the budget.
+
+        Raises:
+            CacheError: the cache is closed.
+        """
+        if self._closed:
+            raise CacheError("the cache is closed")
+        window = window_bytes if window_bytes is not None else self.config.prefetch_window_bytes
+        if self.config.size_bytes is not None:
+            window = min(window, self.config.size_bytes // 2)
+        ahead = Prefetch(self, self._pins, reads, window)
+        self._prefetches.add(ahead)
+        return ahead
+
+    def usage_bytes(self) -> int:
+        """Bytes of disk space that the cache takes, of all processes; 0 when it cannot be used."""
+        attachment = self._attached()
+        return attachment.budget.used_bytes if attachment is not None else 0
+
+    def close(self) -> None:
+        """End plans and downloads and leave the directory. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for ahead in list(self._prefetches):
+            ahead.close()
+        self._fetcher.close()
+        with self._attach_lock:
+            attachment, self._attachment = self._attachment, None
+        if attachment is not None:
+            attachment.session.close()
+
+    # For the rooms of this package.
+
+    def entry(self, source: CachedObject) -> Entry | None:
+        """Return the open entry of an object, or None when reads must go to the store.
+
+        Raises:
+            CacheError: the cache is closed.
+        """
+        attachment = self._attached()
+        if attachment is None:
+            return None
+        if self._refused and self._refused.get(source.name, 0.0) > time.monotonic():
+            return None
+        try:
+            return attachment.entries.get(source.name, source.spec)
+        except (CacheError, ValueError, OverflowError) as err:
+            self._warn_once(f"cannot cache {source!r}: {err}")
+            if len(self._refused) >= _MAX_REFUSED:
+                self._refused = {}
+            self._refused[source.name] = time.monotonic() + _RETRY_S
+        except OSError as err:
+            self._on_disk_error(err)
+        return None
+
+    def submit(self, source: CachedObject, entry: Entry, block: int, *, demand: bool) -> Job:
+        """Ask for a block of an object to be downloaded."""
+        return self._fetcher.submit(
+            (source.name, block), entry, source.store, source.info, demand=demand
+        )
+
+    def cancel(self, jobs: Iterable[Job]) -> None:
+        """Drop planned downloads that have not begun and that no reader waits for."""
+        self._fetcher.cancel(jobs)
+
+    def _attached(self) -> _Attachment | None:
+        attachment = self._attachment
+        if attachment is not None and not self._suspended_until_s:
+            return attachment
+        if self._closed:
+            raise CacheError("the cache is closed")
+        if time.monotonic() < self._suspended_until_s:
+            return None
+        with self._attach_lock:
+            if self._attachment is not None and not self._suspended_until_s:
+                return self._attachment
+            if time.monotonic() < self._suspended_until_s:
+                return None
+            return self._attach_locked()
+
+    def _attach_locked(self) -> _Attachment | None:
+        """Attach to the directory, or again when it is no longer the one that was opened."""
+        old = self._attachment
+        try:
+            if old is not None and not old.session.directory.is_current():
+                old.session.close()
+                old = None
+            if old is None:
+                session = Session(self.config.dir)
+                budget = Budget(
+                    session, self.config.size_bytes, self._pins.is_pinned, self.counters
+                )
+                old = _Attachment(session, budget, EntryTable(session, budget, self.counters))
+        except (OSError, CacheError) as err:
+            self._attachment = None
+            self._suspend(err)
+            return None
+        self._attachment = old
+        self._suspended_until_s = 0.0
+        return old
+
+    def _on_disk_error(self, err: OSError) -> None:
+        self._suspend(err)
+
+    def _suspend(self, err: Exception) -> None:
+        self._suspended_until_s = time.monotonic() + _RETRY_S
+        self._warn_once(f"cannot use the cache directory {self.config.dir}: {err}")
+
+    def _warn_once(self, text: str) -> None:
+        if self._warned:
+            logger.debug("%s", text)
+            return
+        self._warned = True
+        logger.warning("%s; reading from the store instead", text)
+
+    def _reset_after_fork(self) -> None:
+        for ahead in list(self._prefetches):
+            ahead.forget_after_fork()
+        # The parent's lock may have been held by a thread that the child does not have.
+        self.counters = Counters()
+        self._start()
+
+
+_live: weakref.WeakSet[Cache] = weakref.WeakSet()
+_shared: dict[CacheConfig, Cache] = {}
+_shared_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _shared_lock  # noqa: PLW0603 - see _reset_after_fork
+    _shared_lock = threading.Lock()
+    locks.close_inherited()
+    for cache in list(_live):
+        cache._reset_after_fork()
+
+
+def _close_all() -> None:
+    for cache in list(_live):
+        with contextlib.suppress(OSError, CacheError):
+            cache.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_all)

@@ -1,0 +1,79 @@
+"""The entries that this process has open, at most a fixed number of them.
+
+An open entry costs two descriptors and a mapping, and a dataset may have many thousand objects, so
+the least recently used entries are let go. Whoever still works with one keeps it alive by its
+reference. Thread-safe; files are opened without the lock, and of two threads that open the same
+entry at once, one result is kept.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from dataplane import _native
+from dataplane.cache.budget import Budget
+from dataplane.cache.layout import EntrySpec
+from dataplane.cache.session import Session
+from dataplane.telemetry import Counters
+
+__all__ = ["Entry", "EntryTable"]
+
+_MAX_OPEN = 512
+_DESCRIPTORS_PER_ENTRY = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One open cache entry.
+
+    Attributes:
+        name: its name in the cache directory.
+        blocks: its block map.
+        budget: where room for its blocks is asked for.
+    """
+
+    name: str
+    blocks: _native.BlockMap
+    budget: Budget
+
+
+class EntryTable:
+    """The open entries of one stay in a cache directory."""
+
+    def __init__(self, session: Session, budget: Budget, counters: Counters) -> None:
+        self._session = session
+        self._budget = budget
+        self._counters = counters
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        # A quarter of what the process may open: the rest belongs to the program around us.
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limit = max(4, min(_MAX_OPEN, soft // (4 * _DESCRIPTORS_PER_ENTRY)))
+
+    def get(self, name: str, spec: EntrySpec) -> Entry:
+        """Return an open entry, opening or making it first.
+
+        Raises:
+            CacheError: the entry is damaged and another process uses it, or it is too large.
+            OSError: the file system refused.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is not None:
+                self._entries.move_to_end(name)
+                return entry
+        blocks, taken, rebuilt = self._session.directory.open_entry(spec, self._session.verify_tag)
+        if taken:
+            self._budget.add(taken)
+        if rebuilt:
+            self._counters.add("cache_maps_rebuilt", rebuilt)
+        entry = Entry(name, blocks, self._budget)
+        dropped: list[Entry] = []  # closed after the lock is let go
+        with self._lock:
+            entry = self._entries.setdefault(name, entry)
+            while len(self._entries) > self._limit:
+                dropped.append(self._entries.popitem(last=False)[1])
+        return entry

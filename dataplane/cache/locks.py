@@ -1,0 +1,126 @@
+"""Byte locks in the cache directory's `lock` file, and the descriptors that hold them.
+
+All locks are open-file-description (OFD) locks: the kernel drops them when their holder dies, and
+two descriptions of one process exclude each other as two processes do. Each lock here is taken on a
+description of its own, so threads need nothing else to keep apart.
+
+A forked child inherits descriptions and with them the locks of its parent. So every descriptor of
+this package is listed here, itself or through the map that owns it, and `close_inherited` closes
+them in the child. A lock is released by an explicit unlock, which also
+takes it from copies of the description that a child may hold for a moment.
+
+Thread-safe. The order in which locks may be held is in `dataplane/cache/cache.py`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NewType
+
+from dataplane import _native
+
+__all__ = [
+    "EVICT_BYTE",
+    "SESSION_BYTE",
+    "SETUP_BYTE",
+    "LockByte",
+    "close_descriptor",
+    "close_inherited",
+    "hold",
+    "lock_byte",
+    "open_descriptor",
+    "shard_byte",
+    "track",
+]
+
+LockByte = NewType("LockByte", int)
+
+# Bytes 0-255: the creation and removal of files in entries/00 to entries/ff.
+SETUP_BYTE = LockByte(1024)  # exclusive while a process attaches to or leaves the directory
+EVICT_BYTE = LockByte(1025)  # exclusive while a process evicts
+SESSION_BYTE = LockByte(1026)  # shared by every process that uses the directory
+
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
+
+_descriptors: set[int] = set()
+_maps: weakref.WeakSet[_native.BlockMap] = weakref.WeakSet()
+_descriptors_lock = threading.Lock()
+
+
+def shard_byte(name: str) -> LockByte:
+    """Return the lock of the subfolder that holds entry `name` (hexadecimal)."""
+    return LockByte(int(name[:2], 16))
+
+
+def open_descriptor(path: str, flags: int, *, dir_fd: int | None = None) -> int:
+    """Open with mode 0600, close-on-exec and no symbolic links, and list the descriptor here."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    with _descriptors_lock:
+        _descriptors.add(fd)
+    return fd
+
+
+def close_descriptor(fd: int) -> None:
+    """Close a descriptor made by `open_descriptor`, unless a fork has closed it already."""
+    with _descriptors_lock:
+        if fd not in _descriptors:
+            return
+        _descriptors.remove(fd)
+    os.close(fd)
+
+
+def track(opened: _native.BlockMap) -> None:
+    """List a map, whose descriptors a forked child must close."""
+    with _descriptors_lock:
+        _maps.add(opened)
+
+
+def close_inherited() -> None:
+    """Close every listed descriptor; called in a forked child, which has one thread."""
+    global _descriptors_lock  # noqa: PLW0603 - the parent's may be held by a thread that is gone
+    _descriptors_lock = threading.Lock()
+    for fd in _descriptors:
+        os.close(fd)
+    _descriptors.clear()
+    for opened in list(_maps):
+        opened.abandon()
+    _maps.clear()
+
+
+def lock_byte(fd: int, kind: int, byte: LockByte, *, wait: bool) -> bool:
+    """Lock one byte for this open file description; `kind` is F_RDLCK, F_WRLCK or F_UNLCK.
+
+    Returns:
+        False when somebody else holds it and `wait` is false.
+    """
+    command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
+    try:
+        fcntl.fcntl(fd, command, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+@contextmanager
+def hold(dir_fd: int, byte: LockByte, *, wait: bool = True) -> Iterator[bool]:
+    """Hold one byte of the `lock` file of a cache directory exclusively.
+
+    Yields:
+        Whether the lock is held (always true with `wait`).
+    """
+    fd = open_descriptor("lock", os.O_RDWR | os.O_CREAT, dir_fd=dir_fd)
+    try:
+        held = lock_byte(fd, fcntl.F_WRLCK, byte, wait=wait)
+        try:
+            yield held
+        finally:
+            if held:
+                lock_byte(fd, fcntl.F_UNLCK, byte, wait=False)
+    finally:
+        close_descriptor(fd)

@@ -1,0 +1,238 @@
+"""Fetching a plan ahead of its reader.
+
+A plan is the reads to come, in order, each with the step that needs it. One thread per plan walks
+it: blocks that are on the local disk are passed over, missing ones are handed to the fetcher behind
+every reader's own. It stays within a window of bytes counted from the step that the reader has
+reached (`advance`); a block that several reads need counts once, until the last of them is done.
+Blocks inside the window are pinned: this process does not evict them.
+
+A failed download is only counted here; the reader meets the error itself, at the read that needs
+the block. Thread-safe; one lock, held for bookkeeping only, and none while the plan is iterated.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from dataplane.cache.fetch import BlockKey, Job
+from dataplane.cache.reader import CachedObject
+from dataplane.errors import DataplaneError
+from dataplane.stores.base import Buffer
+from dataplane.telemetry import logger
+
+if TYPE_CHECKING:
+    from dataplane.cache.cache import Cache
+
+__all__ = ["Pins", "PlannedRead", "Prefetch"]
+
+_JOBS_PER_THREAD = 4  # queued behind the readers; more would only sit in the queue
+_JOIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRead:
+    """One read to come: bytes `[start, stop)` of an object, needed by `step`."""
+
+    source: CachedObject
+    start: int
+    stop: int
+    step: int
+
+
+class Pins:
+    """How many plans of this process will read each block soon. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[BlockKey, int] = {}
+
+    def add(self, key: BlockKey) -> None:
+        """Pin a block once more."""
+        with self._lock:
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def remove(self, keys: Iterable[BlockKey]) -> None:
+        """Take one pin from each block."""
+        with self._lock:
+            for key in keys:
+                count = self._counts[key] - 1
+                if count:
+                    self._counts[key] = count
+                else:
+                    del self._counts[key]
+
+    def is_pinned(self, name: str, block: int) -> bool:
+        """Whether a plan will read this block soon."""
+        return (name, block) in self._counts
+
+
+class Prefetch:
+    """Fetches a plan in order, ahead of its reader; made by `Cache.prefetch`.
+
+    Example:
+        with cache.prefetch(reads) as ahead:
+            for step, batch in enumerate(batches):
+                ...  # reads of this step
+                ahead.advance(step + 1)
+    """
+
+    def __init__(
+        self, cache: Cache, pins: Pins, reads: Iterable[PlannedRead], window_bytes: int
+    ) -> None:
+        self._cache = cache
+        self._pins = pins
+        self._window_bytes = window_bytes
+        self._max_jobs = _JOBS_PER_THREAD * cache.config.fetch_threads
+        self._condition = threading.Condition()
+        self._step = 0
+        self._closed = False
+        self._ahead_bytes = 0
+        self._last_step: dict[BlockKey, int] = {}  # blocks in the window
+        self._lengths: dict[BlockKey, int] = {}
+        self._by_step: dict[int, list[BlockKey]] = {}
+        self._jobs: set[Job] = set()
+        self._thread = threading.Thread(
+            target=self._walk, args=(reads,), name="dp-prefetch", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def ahead_bytes(self) -> int:
+        """Bytes of the blocks in the window: fetched or being fetched, not yet done with."""
+        with self._condition:
+            return self._ahead_bytes
+
+    def advance(self, step: int) -> None:
+        """Say that the reader has finished every read of steps below `step`."""
+        with self._condition:
+            if step <= self._step:
+                return
+            self._step = step
+            done = self._leave_window_locked()
+            self._condition.notify_all()
+            # Inside the lock, so that a block that enters the window again keeps its new pin.
+            self._pins.remove(done)
+
+    def close(self) -> None:
+        """Cancel what is left of the plan and let go of its blocks. Idempotent."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+            jobs = list(self._jobs)
+        self._cache.cancel(jobs)
+        if self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_S)
+        with self._condition:
+            pinned = list(self._last_step)
+            self._last_step.clear()
+            self._lengths.clear()
+            self._by_step.clear()
+            self._ahead_bytes = 0
+        self._pins.remove(pinned)
+
+    def forget_after_fork(self) -> None:
+        """Become closed in a forked child, which has neither the thread nor the jobs."""
+        self._condition = threading.Condition()
+        self._closed = True
+        self._jobs = set()
+        self._last_step = {}
+        self._by_step = {}
+        self._lengths = {}
+        self._ahead_bytes = 0
+        self._thread = threading.current_thread()
+
+    def _leave_window_locked(self) -> list[BlockKey]:
+        done = []
+        for step in [step for step in self._by_step if step < self._step]:
+            for key in self._by_step.pop(step):
+                if self._last_step.get(key) == step:
+                    del self._last_step[key]
+                    self._ahead_bytes -= self._lengths.pop(key)
+                    done.append(key)
+        return done
+
+    def _walk(self, reads: Iterable[PlannedRead]) -> None:
+        try:
+            for read in reads:
+                if not self._plan_read(read):
+                    return
+        except DataplaneError as err:
+            self._cache.counters.add("cache_prefetch_errors")
+            logger.debug("a plan ended early: %s", err)
+        except Exception:  # the boundary of this thread; the reader goes on without a plan
+            self._cache.counters.add("cache_prefetch_errors")
+            logger.exception("the plan of reads raised; reading goes on without prefetching")
+
+    def _plan_read(self, read: PlannedRead) -> bool:
+        """Bring the blocks of one read into the window; False when the plan is over."""
+        block_bytes = self._cache.config.block_bytes
+        if read.start >= read.stop:
+            return not self._closed
+        for block in range(read.start // block_bytes, -(-read.stop // block_bytes)):
+            length = min(block_bytes, read.source.info.size_bytes - block * block_bytes)
+            key = (read.source.name, block)
+            if not self._enter_window(key, length, read.step):
+                return False
+            self._request(read.source, key)
+        return True
+
+    def _enter_window(self, key: BlockKey, length: int, step: int) -> bool:
+        with self._condition:
+            while not self._closed and step >= self._step:
+                fits = self._ahead_bytes + length <= self._window_bytes or not self._last_step
+                if key in self._last_step or (fits and len(self._jobs) < self._max_jobs):
+                    break
+                self._condition.wait()
+            if self._closed:
+                return False
+            if step < self._step:  # the reader has overtaken the plan
+                return True
+            known = key in self._last_step
+            if not known:
+                self._ahead_bytes += length
+                self._lengths[key] = length
+            if not known or self._last_step[key] < step:
+                self._last_step[key] = step
+                self._by_step.setdefault(step, []).append(key)
+            if not known:
+                # Inside the lock, so that advance() cannot take the pin before it is there.
+                self._pins.add(key)
+            return True
+
+    def _request(self, source: CachedObject, key: BlockKey) -> None:
+        with self._condition:
+            if key not in self._last_step:
+                return
+        entry = self._cache.entry(source)
+        if entry is None or entry.blocks.is_ready(key[1]):
+            return
+        job = self._cache.submit(source, entry, key[1], demand=False)
+        with self._condition:
+            if job in self._jobs:
+                return
+            self._jobs.add(job)
+        self._cache.counters.add("cache_prefetch_blocks")
+        job.future.add_done_callback(lambda future: self._on_done(job, future))
+
+    def _on_done(self, job: Job, future: Future[Buffer | None]) -> None:
+        with self._condition:
+            self._jobs.discard(job)
+            self._condition.notify_all()
+        if not future.cancelled() and future.exception() is not None:
+            self._cache.counters.add("cache_prefetch_errors")

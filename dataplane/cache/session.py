@@ -1,0 +1,99 @@
+"""One process's stay in a cache directory: the shared numbers, and what a crash before it left.
+
+Everyone holds a shared lock on the session byte. Who finds nobody else there knows whether the last
+one left in order (`dirty` is 0). If not, the epoch goes up, so that every block is checked against
+its CRC at its next use, half-made files are removed, and the bytes in use are counted again. After
+a boot blocks are checked too: the verify tag is made of the boot's identity and the epoch.
+
+Attaching and leaving happen under the setup lock. Not thread-safe; its owner is `Cache`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+from dataplane import _native
+from dataplane.cache import locks
+from dataplane.cache.layout import Directory, disk_bytes, map_disk_bytes
+
+__all__ = ["Session", "verify_tag"]
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def _boot_identity() -> bytes:
+    try:
+        return _BOOT_ID.read_bytes()
+    except OSError:  # no /proc: check every block once per process
+        return os.urandom(16)
+
+
+def verify_tag(epoch: int) -> int:
+    """Return the tag that marks blocks as checked in this boot and epoch; never 0."""
+    digest = hashlib.blake2b(_boot_identity() + epoch.to_bytes(8, "little"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little") | 1
+
+
+class Session:
+    """A process's use of one cache directory, until `close`.
+
+    Raises:
+        CacheError: the directory cannot serve as a cache.
+        OSError: the file system refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.directory = Directory(path)
+        self._fd = -1
+        self._pid = os.getpid()
+        try:
+            with locks.hold(self.directory.fd, locks.SETUP_BYTE):
+                self._fd = locks.open_descriptor("lock", os.O_RDWR, dir_fd=self.directory.fd)
+                alone = self._lock(fcntl.F_WRLCK)
+                self.usage: _native.UsageFile = self.directory.open_usage(alone=alone)
+                if alone:
+                    if self.usage.dirty:
+                        self.usage.bump_epoch()
+                        self.usage.used = self._recount()
+                    self.usage.dirty = True
+                self._lock(fcntl.F_RDLCK)
+                self.verify_tag = verify_tag(self.usage.epoch)
+        except BaseException:
+            locks.close_descriptor(self._fd)
+            raise
+
+    def close(self) -> None:
+        """Leave; the last one to leave marks the cache as clean. Idempotent."""
+        if self._fd < 0 or self._pid != os.getpid():
+            return
+        try:
+            with locks.hold(self.directory.fd, locks.SETUP_BYTE):
+                if self._lock(fcntl.F_WRLCK):
+                    self.usage.dirty = False
+                self._lock(fcntl.F_UNLCK)
+        except OSError:
+            pass  # the directory is gone; nothing is left to mark
+        locks.close_descriptor(self._fd)
+        self._fd = -1
+
+    def _lock(self, kind: int) -> bool:
+        return locks.lock_byte(self._fd, kind, locks.SESSION_BYTE, wait=False)
+
+    def _recount(self) -> int:
+        """Count the bytes in use and give back what killed processes left; nobody else is here."""
+        self.directory.remove_debris()
+        total = 0
+        for name in self.directory.names():
+            entry = self.directory.inspect(name, 0)
+            if entry is None or not entry.resident_bytes():
+                del entry
+                self.directory.remove_unused(name)
+                continue
+            resident = disk_bytes(entry)
+            if entry.data_disk_bytes() > resident:
+                entry.punch_empty()
+            total += resident + map_disk_bytes(entry.blocks)
+        return total
