@@ -1,11 +1,11 @@
 """Write one sample as a zip of Zarr v3 arrays, `KEY.zarr.zip`, and say where every chunk went.
 
 The archive holds, in this order: `zarr.json` of the root group, of every folder and of every array,
-then one Zarr shard per array (`NAME/c/0/0 …`). Inner chunks are stored in C order. Those of at least
-ALIGN_FROM_BYTES start at a multiple of PAGE_BYTES of the archive, which the writer puts at such a
-multiple of the object, so that readers can use O_DIRECT and staging buffers; smaller ones follow
-each other without gaps, since a page for each would cost more than it brings. A chunk whose bytes
-are all zero, the fill value, is not stored.
+then one Zarr shard per array (`NAME/c/0/0 …`). Inner chunks are stored in C order. Those of at
+least ALIGN_FROM_BYTES start at a multiple of PAGE_BYTES of the archive, which the writer puts at
+such a multiple of the object, so that readers can use O_DIRECT and staging buffers; smaller ones
+follow each other without gaps, since a page for each would cost more than it brings. A chunk whose
+bytes are all zero, the fill value, is not stored.
 
 Chunks are encoded by the threads of a pool, a bounded number at a time, and written in order.
 `write_archive` may run in several threads with a stream each.
@@ -24,13 +24,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-try:
-    from dataplane.codecs import Pipeline, encode_chunk, parse_pipeline
-except ImportError:
-    from dataplane.shards._encode import Pipeline, encode_chunk, parse_pipeline
+from dataplane.codecs import Pipeline, encode_chunk, parse_pipeline
 from dataplane.shards.chunking import inner_chunk_shape
 from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta
 from dataplane.shards.options import WriteOptions
+from dataplane.shards.shard_index import pack_shard_index, shard_index_bytes
 from dataplane.shards.source import SourceSample
 from dataplane.shards.statistics import PartialStats, partial_stats
 from dataplane.shards.transform import StoredArray, plan_arrays
@@ -40,8 +38,6 @@ from dataplane.shards.zarr_metadata import (
     group_document,
     inner_codecs,
     json_attributes,
-    pack_shard_index,
-    shard_index_bytes,
 )
 from dataplane.shards.zip import ZipWriter
 

@@ -92,9 +92,9 @@ def _splittable(chunk: Sequence[int], names: Sequence[str | None], itemsize: int
         return free
     if names[0] in ROW_DIMENSIONS:
         return {0}
-    if len(chunk) == 2 and names[1] not in _SPATIAL_DIMENSIONS and chunk[1] < chunk[0]:
-        if chunk[1] * itemsize <= _MAX_WHOLE_ROW_BYTES:
-            return {0}
+    is_table = len(chunk) == 2 and names[1] not in _SPATIAL_DIMENSIONS and chunk[1] < chunk[0]
+    if is_table and chunk[1] * itemsize <= _MAX_WHOLE_ROW_BYTES:
+        return {0}
     for d in reversed(range(1, len(chunk))):
         if chunk[d] > _MAX_COMPONENTS or names[d] in _SPATIAL_DIMENSIONS:
             break

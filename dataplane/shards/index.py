@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataplane.errors import ConfigError, FormatError, NotFound
+from dataplane.shards.index_columns import Keys, ListColumn, TextColumn, numbers, one_chunk
 from dataplane.shards.index_schema import (
     FORMAT_NAME,
     FORMAT_VERSION,
@@ -70,12 +71,12 @@ class DatasetIndex:
         self._table = table
         self._where = where
         self._shards = _parse_header(table.schema.metadata or {}, where)
-        self._numbers = {name: _numbers(table, name) for name in _NUMBERS}
-        self._has_stats = _one_chunk(table, "nan_count").is_valid().to_numpy(zero_copy_only=False)
-        self._text = {name: _Text(table, name, where) for name in _TEXT}
-        self._lists = {name: _Lists(table, name, where) for name in _LISTS}
+        self._numbers = {name: numbers(table, name) for name in _NUMBERS}
+        self._has_stats = one_chunk(table, "nan_count").is_valid().to_numpy(zero_copy_only=False)
+        self._text = {name: TextColumn(table, name, where) for name in _TEXT}
+        self._lists = {name: ListColumn(table, name, where) for name in _LISTS}
         self._first_rows = _first_rows(self._numbers["sample_index"], where)
-        self._keys = _Keys(self._text["sample"], self._first_rows)
+        self._keys = Keys(self._text["sample"], self._first_rows)
         self._check_samples()
         self._check_names()
         self._check_ranges()
@@ -219,10 +220,10 @@ class DatasetIndex:
     def _stats(self, row: int) -> Stats | None:
         if self._has_stats[row]:
             numbers = self._numbers
-            return Stats(
-                *(float(numbers[name][row]) for name in ("min", "max", "mean", "std")),
-                nan_count=int(numbers["nan_count"][row]),
+            minimum, maximum, mean, std = (
+                float(numbers[name][row]) for name in ("min", "max", "mean", "std")
             )
+            return Stats(minimum, maximum, mean, std, int(numbers["nan_count"][row]))
         return None
 
     def _check_samples(self) -> None:
@@ -266,86 +267,6 @@ class DatasetIndex:
                 f"{self._text['array'].get(row)!r}: bytes {n['start'][row]} to {n['stop'][row]} "
                 f"are not inside the archive or the shard {text.get(row)!r}"
             )
-
-
-class _Text:
-    """A dictionary-encoded text column: codes per row (-1 for null) and the distinct values."""
-
-    __slots__ = ("_where", "codes", "values")
-
-    def __init__(self, table: pa.Table, name: str, where: str) -> None:
-        self._where = f"{where}: column {name}"
-        column = _one_chunk(table, name)
-        if not pa.types.is_dictionary(column.type):
-            column = column.dictionary_encode()
-        self.codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        self.values: list[str] = column.dictionary.to_pylist()
-        if not SCHEMA.field(name).nullable and (self.codes < 0).any():
-            raise FormatError(f"{self._where}: it must have no nulls")
-        if len(self.codes) and int(self.codes.max()) >= len(self.values):
-            raise FormatError(f"{self._where}: it refers to text that is not there")
-
-    def get(self, row: int) -> str | None:
-        code = self.codes[row]
-        return None if code < 0 else self.values[code]
-
-    def require(self, row: int) -> str:
-        return self.values[self.codes[row]]
-
-
-class _Lists:
-    """A column of lists of u64 as bounds per row and one flat array; rows are views of it."""
-
-    __slots__ = ("_bounds", "_flat")
-
-    def __init__(self, table: pa.Table, name: str, where: str) -> None:
-        column = _one_chunk(table, name)
-        if column.null_count or column.values.null_count:
-            raise FormatError(f"{where}: column {name} must have no nulls")
-        self._bounds = column.offsets.to_numpy()
-        self._flat = column.values.to_numpy()
-
-    def get(self, row: int) -> npt.NDArray[np.uint64]:
-        result: npt.NDArray[np.uint64] = self._flat[self._bounds[row] : self._bounds[row + 1]]
-        return result
-
-
-class _Keys(Sequence[str]):
-    """The key of every sample, looked up in the dictionary column."""
-
-    def __init__(self, text: _Text, first_rows: npt.NDArray[np.int64]) -> None:
-        self._codes = text.codes[first_rows[:-1]]
-        self._values = text.values
-        self._positions: dict[str, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self._codes)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self._values[code] for code in self._codes[i]]
-        return self._values[self._codes[i]]
-
-    def position(self, key: str) -> int | None:
-        if self._positions is None:
-            # Two threads may both make it; they make the same.
-            self._positions = {self._values[code]: i for i, code in enumerate(self._codes)}
-        return self._positions.get(key)
-
-
-def _one_chunk(table: pa.Table, name: str) -> Any:
-    column = table.column(name).combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks else pa.array([], column.type)
-    return column
-
-
-def _numbers(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    column = _one_chunk(table, name)
-    if column.null_count:
-        column = column.fill_null(0)
-    result: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return result
 
 
 def _check_file(file: Any, where: str) -> None:

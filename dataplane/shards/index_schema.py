@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,34 +35,33 @@ NAME_FIELD, VERSION_FIELD, SHARDS_FIELD = (
 _BATCH_ROWS = 4096
 _ROW_GROUP_ROWS = 65_536
 
-SCHEMA = pa.schema(
-    [
-        pa.field("sample", pa.string(), nullable=False),
-        pa.field("sample_index", pa.int64(), nullable=False),
-        pa.field("sample_attributes", pa.string()),
-        pa.field("array", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("zip_start", pa.uint64(), nullable=False),
-        pa.field("zip_stop", pa.uint64(), nullable=False),
-        pa.field("start", pa.uint64(), nullable=False),
-        pa.field("stop", pa.uint64(), nullable=False),
-        pa.field("dtype", pa.string(), nullable=False),
-        pa.field("shape", pa.list_(pa.uint64()), nullable=False),
-        pa.field("chunk_shape", pa.list_(pa.uint64()), nullable=False),
-        pa.field("codecs", pa.string(), nullable=False),
-        pa.field("fill_value", pa.string(), nullable=False),
-        pa.field("dimension_names", pa.string()),
-        pa.field("units", pa.string()),
-        pa.field("attributes", pa.string()),
-        pa.field("min", pa.float64()),
-        pa.field("max", pa.float64()),
-        pa.field("mean", pa.float64()),
-        pa.field("std", pa.float64()),
-        pa.field("nan_count", pa.uint64()),
-        pa.field("chunk_offsets", pa.list_(pa.uint64()), nullable=False),
-        pa.field("chunk_nbytes", pa.list_(pa.uint64()), nullable=False),
-    ]
-)
+_FIELDS: list[Any] = [
+    pa.field("sample", pa.string(), nullable=False),
+    pa.field("sample_index", pa.int64(), nullable=False),
+    pa.field("sample_attributes", pa.string()),
+    pa.field("array", pa.string(), nullable=False),
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("zip_start", pa.uint64(), nullable=False),
+    pa.field("zip_stop", pa.uint64(), nullable=False),
+    pa.field("start", pa.uint64(), nullable=False),
+    pa.field("stop", pa.uint64(), nullable=False),
+    pa.field("dtype", pa.string(), nullable=False),
+    pa.field("shape", pa.list_(pa.uint64()), nullable=False),
+    pa.field("chunk_shape", pa.list_(pa.uint64()), nullable=False),
+    pa.field("codecs", pa.string(), nullable=False),
+    pa.field("fill_value", pa.string(), nullable=False),
+    pa.field("dimension_names", pa.string()),
+    pa.field("units", pa.string()),
+    pa.field("attributes", pa.string()),
+    pa.field("min", pa.float64()),
+    pa.field("max", pa.float64()),
+    pa.field("mean", pa.float64()),
+    pa.field("std", pa.float64()),
+    pa.field("nan_count", pa.uint64()),
+    pa.field("chunk_offsets", pa.list_(pa.uint64()), nullable=False),
+    pa.field("chunk_nbytes", pa.list_(pa.uint64()), nullable=False),
+]
+SCHEMA = pa.schema(_FIELDS)
 """Text columns `codecs`, `fill_value`, `dimension_names`, `attributes` hold JSON."""
 
 
@@ -117,7 +116,7 @@ class IndexBuilder:
             sink,
             compression="zstd",
             row_group_size=_ROW_GROUP_ROWS,
-            use_dictionary=[f.name for f in SCHEMA if f.type == pa.string()],
+            use_dictionary=cast(Any, [f.name for f in SCHEMA if f.type == pa.string()]),
             # Offsets of a shard rise steadily: deltas take a quarter of the space of the numbers.
             column_encoding={
                 "chunk_offsets.list.element": "DELTA_BINARY_PACKED",

@@ -15,10 +15,10 @@ back in any later version. What changes with the order:
 - ragged cells, `X/offsets` of n+1 entries beside `X/connectivity`, are regrouped.
 
 Cells keep their order where they cannot be regrouped safely: several groups of ragged cells share
-one numbering, or the group holds faces of polyhedra. An array of unknown meaning in a group of cells
-might hold point numbers, so with one both points and cells stay. The sample's attributes record
-what was reordered. Pure functions; nothing is copied but the order
-itself and ragged connectivity.
+one numbering, or the group holds faces of polyhedra. An array of unknown meaning in a group of
+cells might hold point numbers, so with one both points and cells stay. The sample's attributes
+record what was reordered. Pure functions; nothing is copied but the order itself and ragged
+connectivity.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CELL_ARRAYS = frozenset({"connectivity", "offsets", "types"})
 _FACE_ARRAYS = frozenset(
     {"face_connectivity", "face_offsets", "polyhedron_to_faces", "polyhedron_offsets"}
 )
-"""Faces of polyhedra, as VTKHDF names them. Points are renumbered in them; cells are not regrouped."""
+"""Faces of polyhedra, as VTKHDF names them: points are renumbered, cells are not regrouped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

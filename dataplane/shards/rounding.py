@@ -52,4 +52,5 @@ def round_mantissa(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
         rounded[overflowed] = raw[overflowed] & keep
     if special.any():
         rounded[special] = raw[special]
-    return rounded.view(values.dtype).reshape(values.shape)
+    result: npt.NDArray[Any] = rounded.view(values.dtype).reshape(values.shape)
+    return result

@@ -28,7 +28,7 @@ __all__ = ["BLOCK_BYTES", "TarMember", "TarWriter", "member_overhead_bytes", "re
 
 BLOCK_BYTES = 512
 MTIME_S = 315_532_800
-"""1980-01-01, as in the zip: archives of equal content are equal, and GNU tar finds it plausible."""
+"""1980-01-01, as in the zip: equal content gives equal archives. GNU tar warns of older times."""
 _MAX_USTAR_SIZE = 8**11 - 1
 _MAX_NAME_BYTES, _MAX_PREFIX_BYTES = 100, 155
 _MAX_EXTENDED_BYTES = 1 << 20
@@ -151,7 +151,7 @@ def _split_name(encoded: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _pax_record(key: str, value: bytes) -> bytes:
-    """Write `LENGTH key=value\\n`, where the length counts its own digits."""
+    """Write a record, `LENGTH key=value` and a newline, where the length counts its own digits."""
     rest = b" " + key.encode() + b"=" + value + b"\n"
     length = len(rest) + 1
     while len(rest) + len(str(length)) != length:

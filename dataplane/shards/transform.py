@@ -2,8 +2,8 @@
 
 A `StoredArray` is a source array together with what the options ask for: a gather along points or
 cells, renumbered connectivity, float64 to float32, rounded mantissas, little-endian order.
-`read_chunk` does all of it for one inner chunk and returns the elements inside the array; padding of
-edge chunks is left to the caller. Thread-safe: chunks can be read by any thread.
+`read_chunk` does all of it for one inner chunk and returns the elements inside the array; padding
+of edge chunks is left to the caller. Thread-safe: chunks can be read by any thread.
 """
 
 from __future__ import annotations

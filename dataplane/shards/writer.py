@@ -22,7 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 from dataplane.errors import ConfigError, DataplaneError, NotFound
 from dataplane.shards.archive import Archive, write_archive
@@ -78,7 +78,7 @@ class DatasetWriter:
         self._summary = PackSummary()
         self._state = "open"
 
-    def __enter__(self) -> DatasetWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

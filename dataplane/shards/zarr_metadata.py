@@ -1,4 +1,4 @@
-"""Zarr v3 metadata of packed arrays, both ways, and the index inside a Zarr shard.
+"""Zarr v3 metadata of packed arrays, both ways.
 
 An array is stored as one `sharding_indexed` shard that covers its padded grid of inner chunks, so
 that a sample's archive has one entry per array. Inner codecs are `bytes`, `blosc` (unless stored
@@ -20,10 +20,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from dataplane import _native
-from dataplane.errors import ChecksumMismatch, FormatError
+from dataplane.errors import FormatError
 from dataplane.shards.model import ArrayMeta
 from dataplane.shards.options import CodecName
 from dataplane.shards.source import SUPPORTED_DTYPES
@@ -31,25 +29,23 @@ from dataplane.stores.base import Buffer
 
 __all__ = [
     "array_document",
+    "chunk_key",
+    "grid_size",
     "group_document",
     "inner_codecs",
     "json_attributes",
     "json_fill_value",
-    "pack_shard_index",
     "parse_array",
+    "parse_codecs",
+    "parse_dtype",
     "parse_fill_value",
-    "parse_shard_index",
-    "shard_index_bytes",
+    "parse_shape",
 ]
 
 _INDEX_CODECS: tuple[Mapping[str, Any], ...] = (
     {"name": "bytes", "configuration": {"endian": "little"}},
     {"name": "crc32c"},
 )
-_INDEX_ENTRY_BYTES = 16
-_CRC_BYTES = 4
-MAX_CHUNKS = 1 << 32
-"""Inner chunks per array that a reader accepts; 64 GiB of shard index is nobody's array."""
 _MAX_METADATA_BYTES = 64 << 20
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -354,57 +350,6 @@ def _dimension_names(value: Any, ndim: int, where: str) -> tuple[str, ...] | Non
     if not all(isinstance(name, str) for name in value):
         return None  # Zarr allows unnamed dimensions among named ones; ours are all or nothing.
     return tuple(value)
-
-
-def shard_index_bytes(chunks: int) -> int:
-    """Size of the index of a shard with this many inner chunks."""
-    return chunks * _INDEX_ENTRY_BYTES + _CRC_BYTES
-
-
-def pack_shard_index(offsets: npt.NDArray[np.uint64], nbytes: npt.NDArray[np.uint64]) -> bytes:
-    """Write a shard index: little-endian u64 pairs in C order, then their CRC32C."""
-    pairs = np.stack([offsets.ravel(), nbytes.ravel()], axis=1).astype("<u8").tobytes()
-    return pairs + _native.crc32c(pairs).to_bytes(4, "little")
-
-
-def parse_shard_index(
-    data: Buffer, chunks: int, shard_bytes: int, where: str
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Read the index at the end of a shard.
-
-    Args:
-        data: the last `shard_index_bytes(chunks)` bytes of the shard.
-        chunks: how many inner chunks the metadata declares.
-        shard_bytes: size of the whole shard.
-        where: what to name in messages.
-
-    Returns:
-        Offsets and lengths, both uint64[chunks], relative to the shard.
-
-    Raises:
-        FormatError: the length is wrong or an entry points outside the shard.
-        ChecksumMismatch: the index is damaged.
-    """
-    if chunks > MAX_CHUNKS or len(data) != shard_index_bytes(chunks) or len(data) > shard_bytes:
-        raise FormatError(f"{where}: {len(data)} bytes cannot be the index of {chunks} chunks")
-    view = memoryview(data)
-    declared = int.from_bytes(view[-_CRC_BYTES:], "little")
-    found = _native.crc32c(view[:-_CRC_BYTES])
-    if declared != found:
-        raise ChecksumMismatch(f"{where}: shard index: crc32c {found:08x}, expected {declared:08x}")
-    pairs = np.frombuffer(view[:-_CRC_BYTES], "<u8").reshape(chunks, 2)
-    offsets, nbytes = pairs[:, 0].copy(), pairs[:, 1].copy()
-    missing = (offsets == np.iinfo("u8").max) & (nbytes == np.iinfo("u8").max)
-    room = np.uint64(shard_bytes - len(data))
-    # `nbytes > room - offset`, never `offset + nbytes > room`: the sum could wrap around.
-    outside = ~missing & ((offsets > room) | (nbytes > room - np.minimum(offsets, room)))
-    if outside.any():
-        chunk = int(np.flatnonzero(outside)[0])
-        raise FormatError(
-            f"{where}: chunk {chunk} at {offsets[chunk]} with {nbytes[chunk]} bytes "
-            f"lies outside the shard of {shard_bytes} bytes"
-        )
-    return offsets, nbytes
 
 
 def chunk_key(name: str, ndim: int) -> str:
