@@ -146,8 +146,8 @@ def surface_mesh(n_points: int, *, seed: int | Sequence[int]) -> SurfaceMesh:
     rng = np.random.default_rng(seed)
     per_turn = max(4, round(np.sqrt(n_points)))
     turns = -(-n_points // per_turn)
-    bumps = turbulence((turns, per_turn), seed=rng.integers(1 << 62), slope=-4.0)
-    gusts = turbulence((2, turns, per_turn), seed=rng.integers(1 << 62))
+    bumps = turbulence((turns, per_turn), seed=int(rng.integers(1 << 62)), slope=-4.0)
+    gusts = turbulence((2, turns, per_turn), seed=int(rng.integers(1 << 62)))
     polar, azimuth = _spiral(n_points, per_turn)
     points = _body(polar, azimuth, bumps.reshape(-1)[:n_points], rng)
     speed = 20.0 + 20.0 * rng.random()  # m/s
@@ -163,10 +163,10 @@ def surface_mesh(n_points: int, *, seed: int | Sequence[int]) -> SurfaceMesh:
     order = _renumbering(n_points, rng)
     where = np.empty(n_points, np.int64)
     where[order] = np.arange(n_points)
-    index_dtype = np.int32 if n_points < 2**31 else np.int64
+    triangles = where[_spiral_triangles(n_points, per_turn)]
     return SurfaceMesh(
         points=points[order],
-        connectivity=where[_spiral_triangles(n_points, per_turn)].astype(index_dtype),
+        connectivity=triangles.astype(np.int32) if n_points < 2**31 else triangles,
         point_data={"pressure": pressure[order], "wall_shear_stress": shear[order]},
     )
 

@@ -1,0 +1,87 @@
+"""Unpack a zip archive that someone else made, into a folder of our own. Knows no formats.
+
+Names that climb, absolute names, links, encrypted members and archives that would unpack to more
+than they can hold or than fits on the disk are refused before anything is written; while writing,
+no member may exceed the size that it declares. Thread-safe: no state.
+"""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+
+from dataplane.errors import FormatError
+from dataplane.shards.names import check_member_name
+
+__all__ = ["unpack"]
+
+MAX_MEMBERS = 100_000
+_MAX_COMPRESSION = 1100  # deflate reaches 1032
+_KEEP_FREE_BYTES = 256 << 20
+_COPY_BYTES = 1 << 20
+_ENCRYPTED = 0x1
+
+
+def unpack(archive: Path, folder: Path, label: str) -> None:
+    """Write the regular files of a zip archive below `folder`, which is empty.
+
+    Raises:
+        FormatError: the archive is damaged or hostile, or does not fit.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            _check(members, archive, folder, label)
+            for member in members:
+                _write(opened, member, folder, label)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as err:
+        raise FormatError(f"{label}: it is not a sound zip archive: {err}") from err
+
+
+def _check(members: list[zipfile.ZipInfo], archive: Path, folder: Path, label: str) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise FormatError(f"{label}: {len(members)} members; at most {MAX_MEMBERS} are unpacked")
+    seen: set[str] = set()
+    for member in members:
+        check_member_name(member.filename, label)
+        if member.filename in seen:
+            raise FormatError(f"{label}: it holds {member.filename!r} twice")
+        seen.add(member.filename)
+        if member.flag_bits & _ENCRYPTED:
+            raise FormatError(f"{label}: its member {member.filename!r} is encrypted")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise FormatError(f"{label}: its member {member.filename!r} is a link")
+    declared = sum(member.file_size for member in members)
+    size_bytes = archive.stat().st_size
+    if declared > size_bytes * _MAX_COMPRESSION:
+        raise FormatError(
+            f"{label}: it declares {declared} bytes, which cannot be in {size_bytes} bytes"
+        )
+    free = shutil.disk_usage(folder).free - _KEEP_FREE_BYTES
+    if declared > free:
+        raise FormatError(
+            f"{label}: it unpacks to {declared} bytes, but {folder.parent} has room for {free}",
+            hint="unpack it yourself, or set TMPDIR to a larger disk",
+        )
+
+
+def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, label: str) -> None:
+    target = folder / member.filename
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened.open(member) as stream, target.open("xb") as file:
+            written = 0
+            while block := stream.read(_COPY_BYTES):
+                written += len(block)
+                if written > member.file_size:
+                    raise FormatError(
+                        f"{label}: its member {member.filename!r} is longer than it declares"
+                    )
+                file.write(block)
+    except (FileExistsError, NotADirectoryError) as err:
+        raise FormatError(
+            f"{label}: its member {member.filename!r} is both a file and a folder"
+        ) from err

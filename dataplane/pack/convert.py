@@ -1,0 +1,119 @@
+"""Samples from sources: finds a format's converter, unpacks archives, goes on after errors.
+
+`convert` never raises for a source that cannot be read: it yields an `Unreadable` in its place, so
+that one bad member of an archive does not hide the good ones. `open_source` is the same for one
+path, and raises. Both read as they are iterated; archives live in a temporary folder until the
+iterator is finished or closed. Thread-safe: iterators are independent, each for one thread.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+from dataplane.errors import FormatError
+from dataplane.pack.archives import unpack
+from dataplane.pack.formats import ARCHIVE
+from dataplane.pack.numpy_files import convert_npy, convert_npz
+from dataplane.pack.plan import plan_archive, plan_sources
+from dataplane.pack.plot3d import convert_plot3d
+from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
+from dataplane.pack.vtk_convert import convert_legacy, convert_xml
+from dataplane.shards import SourceSample
+
+__all__ = ["Outcome", "convert", "open_source"]
+
+_log = logging.getLogger(__name__)
+
+Outcome: TypeAlias = SourceSample | Unreadable
+_CONVERTERS: dict[str, Converter] = {
+    "npy": convert_npy,
+    "npz": convert_npz,
+    "plot3d": convert_plot3d,
+    "vtk": convert_legacy,
+    **{
+        f"{parallel}{name}": convert_xml
+        for name in ("vti", "vtp", "vtr", "vts", "vtu")
+        for parallel in ("", "p")
+    },
+}
+"""Recipe for another format: a converter here, its recognition in formats.py."""
+
+
+def open_source(path: str | Path) -> Iterator[SourceSample]:
+    """Read the samples of one file or folder.
+
+    A file that belongs to others brings them along: either half of a PLOT3D pair gives the pair, a
+    `.pvd` one sample per time step, a `.zip` everything in it.
+
+    Raises:
+        FormatError: it cannot be read, or holds something that cannot be; names the place.
+        ConfigError: the package that reads its format is not installed.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/case.npz", pressure=np.zeros(3))
+        ...     [(sample.key, [*sample.arrays]) for sample in open_source(f"{folder}/case.npz")]
+        [('case', ['pressure'])]
+    """
+    for planned in plan_sources([Path(path)]):
+        outcomes = [planned] if isinstance(planned, Unreadable) else convert(planned)
+        for outcome in outcomes:
+            if isinstance(outcome, Unreadable):
+                raise outcome.error()
+            yield outcome
+
+
+def convert(source: SourceFile) -> Generator[Outcome, None, None]:
+    """Read the samples of one dataset, or of all in an archive.
+
+    Raises:
+        ConfigError: the package that reads its format is not installed.
+    """
+    try:
+        if source.format == ARCHIVE:
+            yield from _convert_archive(source)
+            return
+        for sample in _CONVERTERS[source.format](source):
+            sample.check()
+            yield sample
+    except FormatError as err:
+        yield Unreadable.from_error(source.label, err)
+    except OSError as err:
+        yield Unreadable(source.label, f"it cannot be read: {err.strerror or err}")
+    except MemoryError:
+        yield Unreadable(source.label, "it does not fit into this machine's memory")
+
+
+def _convert_archive(source: SourceFile) -> Iterator[Outcome]:
+    with tempfile.TemporaryDirectory(prefix="dataplane-pack-") as folder:
+        unpack(source.path, Path(folder), source.label)
+        seen: dict[str, str] = {}
+        for planned in plan_archive(Path(folder), source.label, source.name):
+            if isinstance(planned, Unreadable):
+                yield planned
+            elif planned.format == ARCHIVE:
+                yield Unreadable(planned.label, "an archive inside an archive is not read")
+            elif (copy_of := _copy_of(planned, seen)) is not None:
+                _log.info("%s is a copy of %s and is left out", planned.label, copy_of)
+            else:
+                described = {"archive": source.path.name, **planned.attributes}
+                yield from convert(replace(planned, attributes=described))
+
+
+def _copy_of(source: SourceFile, seen: dict[str, str]) -> str | None:
+    """Return the label of an earlier dataset with the same names, bytes and place in its series.
+
+    Archives made by hand often hold the same series twice, once in a folder of its own.
+    """
+    files = sorted((path.name, sha256_of(path)) for path in source.files)
+    place = {name: value for name, value in source.attributes.items() if name != "series"}
+    identity = json.dumps([files, place], sort_keys=True)
+    earlier = seen.setdefault(identity, source.label)
+    return None if earlier == source.label else earlier

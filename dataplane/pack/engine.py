@@ -1,0 +1,278 @@
+"""Pack sources into a dataset: convert ahead in threads, write in order, report what was left out.
+
+The order of samples is that of the plan, whatever the number of threads: a few sources are being
+read at a time, each into a queue of its own that holds one sample, and the queues are emptied in
+order. Sources are started only while the files under way are below a limit, so memory holds at
+most two samples per thread, and a very large file is read alone. VTK and NumPy release the GIL
+while they read, so threads are enough; encoding has threads of its own, in the writer.
+
+The dataset exists once its index does, and the writer puts that last. An error or an interruption
+stops the readers, waits for the file that each is in, and removes temporary files.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from dataplane.errors import ConfigError, FormatError
+from dataplane.pack.convert import Outcome, convert
+from dataplane.pack.names import unique_name
+from dataplane.pack.plan import Planned, plan_sources
+from dataplane.pack.source import SourceFile, Unreadable
+from dataplane.shards import DatasetWriter, PackSummary, SourceSample, WriteOptions
+from dataplane.stores import StoreConfig, open_store
+
+__all__ = ["OnError", "PackProgress", "Reporter", "pack"]
+
+OnError: TypeAlias = Literal["skip", "fail"]
+MAX_READERS = 8
+MAX_READ_AHEAD_BYTES = 1 << 30
+"""Files under way at once, except that one may always be. Decoded they take a few times that."""
+_POLL_S = 0.1
+_LISTED_REASONS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PackProgress:
+    """How far a pack is.
+
+    Attributes:
+        sources: datasets to read, and `sources_done` of them read or skipped.
+        source_bytes: size of their files, and `source_bytes_done` of them.
+        samples: samples written.
+        array_bytes: decoded size of their arrays.
+        skipped: sources left out.
+        current: the source that was worked on last.
+    """
+
+    sources: int = 0
+    sources_done: int = 0
+    source_bytes: int = 0
+    source_bytes_done: int = 0
+    samples: int = 0
+    array_bytes: int = 0
+    skipped: tuple[Unreadable, ...] = ()
+    current: str = ""
+
+
+Reporter: TypeAlias = Callable[[PackProgress], None]
+
+
+def pack(
+    sources: Sequence[str | Path],
+    dest_url: str,
+    options: WriteOptions | None = None,
+    progress: Reporter | None = None,
+    *,
+    on_error: OnError = "skip",
+    store: StoreConfig | None = None,
+) -> PackSummary:
+    """Convert simulation files and folders to a packed dataset.
+
+    Args:
+        sources: files and folders; see docs/packing.md for the formats.
+        dest_url: where the dataset goes (`file:///…`, `s3://bucket/prefix`, …).
+        options: how it is written.
+        progress: called after each sample and each source, in this thread.
+        on_error: `skip` leaves out what cannot be read and lists it in the summary; `fail` stops
+            at the first, and no dataset is left. Files of formats that pack does not know, found
+            in a folder, never stop it.
+        store: how to reach the store.
+
+    Returns:
+        What was written, and what was skipped.
+
+    Raises:
+        ConfigError: no sources, a dataset at `dest_url` already, or a package is missing.
+        FormatError: nothing could be packed, or something could not with `on_error="fail"`.
+        StoreError: the store failed.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/case.npy", np.zeros((8, 8, 8)))
+        ...     summary = pack([f"{folder}/case.npy"], "memory://docs-of-pack")
+        >>> summary.samples, summary.arrays, summary.source_bytes
+        (1, 1, 4096)
+    """
+    if on_error not in {"skip", "fail"}:
+        raise ConfigError(f"on_error must be skip or fail, got {on_error!r}")
+    if not sources:
+        raise ConfigError("no sources to pack")
+    options = options or WriteOptions()
+    planned = plan_sources([Path(source) for source in sources])
+    if all(isinstance(item, Unreadable) for item in planned):
+        # Before the destination is touched: an old dataset there is replaced by a new one only.
+        raise FormatError(f"nothing was packed: {_listed(planned)}")
+    destination = open_store(dest_url, store)
+    try:
+        return _Pack(planned, options, progress, on_error).run(DatasetWriter(destination, options))
+    finally:
+        destination.close()
+
+
+class _Pack:
+    """One run: what was seen so far."""
+
+    def __init__(
+        self,
+        planned: list[Planned],
+        options: WriteOptions,
+        progress: Reporter | None,
+        on_error: OnError,
+    ) -> None:
+        self._planned = planned
+        self._readers = min(options.effective_workers, MAX_READERS)
+        self._report = progress or (lambda _: None)
+        self._on_error = on_error
+        self._keys: set[str] = set()
+        self._progress = PackProgress(
+            sources=len(planned), source_bytes=sum(map(_size_bytes, planned))
+        )
+
+    def run(self, writer: DatasetWriter) -> PackSummary:
+        with writer:
+            self._report(self._progress)
+            with closing(_read_ahead(self._planned, self._readers)) as outcomes:
+                for planned, outcome in outcomes:
+                    self._handle(planned, outcome, writer)
+            skipped = tuple((item.label, item.reason) for item in self._progress.skipped)
+            if not self._progress.samples:
+                raise FormatError(f"nothing was packed: {_listed(self._progress.skipped)}")
+            return replace(writer.finish(), skipped=skipped)
+
+    def _handle(self, planned: Planned, outcome: Outcome | None, writer: DatasetWriter) -> None:
+        """Take a sample, a failure, or (None) the end of a source."""
+        progress = self._progress
+        if outcome is None:
+            progress = replace(
+                progress,
+                sources_done=progress.sources_done + 1,
+                source_bytes_done=progress.source_bytes_done + _size_bytes(planned),
+            )
+        elif isinstance(outcome, Unreadable):
+            progress = self._skipped(outcome)
+        else:
+            progress = self._written(planned, outcome, writer)
+        self._progress = replace(progress, current=planned.label)
+        self._report(self._progress)
+
+    def _written(
+        self, planned: Planned, sample: SourceSample, writer: DatasetWriter
+    ) -> PackProgress:
+        sample = replace(sample, key=unique_name(sample.key, self._keys, "-"))
+        try:
+            writer.add(sample)
+        except FormatError as err:
+            # The writer is as it was; a NaN attribute or an impossible permutation is the source's.
+            return self._skipped(Unreadable.from_error(planned.label, err))
+        self._keys.add(sample.key)
+        size_bytes = sum(array.values.nbytes for array in sample.arrays.values())
+        return replace(
+            self._progress,
+            samples=self._progress.samples + 1,
+            array_bytes=self._progress.array_bytes + size_bytes,
+        )
+
+    def _skipped(self, item: Unreadable) -> PackProgress:
+        if self._on_error == "fail" and item.asked_for:
+            raise item.error()
+        return replace(self._progress, skipped=(*self._progress.skipped, item))
+
+
+def _size_bytes(planned: Planned) -> int:
+    return planned.size_bytes() if isinstance(planned, SourceFile) else 0
+
+
+def _listed(left_out: Sequence[Planned]) -> str:
+    skipped = [item for item in left_out if isinstance(item, Unreadable)]
+    if not skipped:
+        return "the sources hold no files"
+    listed = [str(item.error()) for item in skipped[:_LISTED_REASONS]]
+    if len(skipped) > _LISTED_REASONS:
+        listed.append(f"and {len(skipped) - _LISTED_REASONS} more")
+    return "; ".join(listed)
+
+
+class _Feed:
+    """The outcomes of one source, made in a reader thread and taken by another."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self.source = source
+        self.size_bytes = source.size_bytes()
+        self._queue: queue.Queue[Outcome | BaseException | None] = queue.Queue(maxsize=1)
+
+    def fill(self, stop: threading.Event) -> None:
+        """Read the source; every end, an error included, is put into the queue."""
+        end: BaseException | None = None
+        try:
+            with closing(convert(self.source)) as outcomes:
+                for outcome in outcomes:
+                    if not self._put(outcome, stop):
+                        return
+        except BaseException as err:  # handed to the thread that takes
+            end = err
+        self._put(end, stop)
+
+    def take(self) -> Iterator[Outcome]:
+        """Yield the outcomes, and raise what ended the reading."""
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _put(self, item: Outcome | BaseException | None, stop: threading.Event) -> bool:
+        while not stop.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_S)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def _read_ahead(
+    planned: Sequence[Planned], readers: int
+) -> Generator[tuple[Planned, Outcome | None], None, None]:
+    """Yield what each source gives, in order, and None after each; read up to `readers` at once."""
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(readers, thread_name_prefix="dp-pack")
+    waiting: deque[_Feed | Unreadable] = deque()
+    upcoming = deque(planned)
+    try:
+        while upcoming or waiting:
+            while upcoming and _may_start(upcoming[0], waiting, readers):
+                item = upcoming.popleft()
+                if isinstance(item, Unreadable):
+                    waiting.append(item)
+                    continue
+                feed = _Feed(item)
+                pool.submit(feed.fill, stop)
+                waiting.append(feed)
+            first = waiting.popleft()
+            if isinstance(first, Unreadable):
+                yield first, first
+                yield first, None
+                continue
+            for outcome in first.take():
+                yield first.source, outcome
+            yield first.source, None
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _may_start(item: Planned, waiting: deque[_Feed | Unreadable], readers: int) -> bool:
+    feeds = [feed for feed in waiting if isinstance(feed, _Feed)]
+    under_way_bytes = sum(feed.size_bytes for feed in feeds)
+    if not feeds:
+        return True
+    return len(feeds) < readers and under_way_bytes + _size_bytes(item) <= MAX_READ_AHEAD_BYTES

@@ -1,0 +1,128 @@
+"""NumPy files: `.npy` is one array, `.npz` several. Arrays keep their names, types and shapes.
+
+An array of an `.npz` whose name has slashes (`point_data/pressure`) keeps them as folders, so a
+file written with this project's names becomes a mesh or grid like any other. The array of an `.npy`
+is called `values`. Text becomes an attribute. Pickled objects are refused: reading them runs code.
+
+An `.npz` is a zip; its members' headers are read before their data, so a size that the file does
+not back is refused before memory is allocated. Thread-safe: no state.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.errors import FormatError
+from dataplane.pack.names import array_segment, unique_name
+from dataplane.pack.source import SourceFile, describe_source
+from dataplane.pack.vtk_arrays import Converted
+from dataplane.shards import SourceArray, SourceSample
+
+__all__ = ["convert_npy", "convert_npz"]
+
+MAX_MEMBERS = 100_000
+_MAX_COMPRESSION = 1100  # deflate reaches 1032
+_NUMERIC_KINDS = "biufc"
+_TEXT_KINDS = "US"
+
+
+def convert_npy(source: SourceFile) -> Iterator[SourceSample]:
+    """Convert an `.npy` file: the array `values`, mapped and not loaded."""
+    try:
+        values = np.load(source.path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, SyntaxError) as err:
+        raise FormatError(f"{source.label}: {err}") from err
+    converted = Converted()
+    _add(converted, "values", values, source.label)
+    yield _sample(source, converted)
+
+
+def convert_npz(source: SourceFile) -> Iterator[SourceSample]:
+    """Convert an `.npz` file: each of its arrays under its name."""
+    converted = Converted()
+    try:
+        with zipfile.ZipFile(source.path) as archive:
+            members = archive.infolist()
+            _check_members(members, source.path, source.label)
+            for member in members:
+                with archive.open(member) as stream:
+                    values = _read_member(cast(BinaryIO, stream), member, source.label)
+                _add(converted, member.filename.removesuffix(".npy"), values, source.label)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, SyntaxError, RuntimeError) as err:
+        raise FormatError(f"{source.label}: {err}") from err
+    yield _sample(source, converted)
+
+
+def _check_members(members: list[zipfile.ZipInfo], path: Path, label: str) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise FormatError(f"{label}: {len(members)} members; at most {MAX_MEMBERS} are read")
+    names = [member.filename for member in members]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise FormatError(f"{label}: it holds {double!r} twice")
+    limit = path.stat().st_size * _MAX_COMPRESSION
+    declared = sum(member.file_size for member in members)
+    if declared > limit:
+        raise FormatError(
+            f"{label}: it declares {declared} bytes, which cannot be in a file of "
+            f"{path.stat().st_size} bytes"
+        )
+
+
+def _read_member(stream: BinaryIO, member: zipfile.ZipInfo, label: str) -> npt.NDArray[Any]:
+    """Read one array; its header must declare no more than the member holds."""
+    form = np.lib.format
+    where = f"{label}: member {member.filename!r}"
+    version = form.read_magic(stream)
+    if version == (1, 0):
+        shape, fortran, dtype = form.read_array_header_1_0(stream)
+    elif version in {(2, 0), (3, 0)}:
+        # The headers differ in their text encoding only, which matters for field names alone.
+        shape, fortran, dtype = form.read_array_header_2_0(stream)
+    else:
+        raise FormatError(f"{where} has the unknown version {version}")
+    if dtype.hasobject:
+        raise FormatError(f"{where} holds pickled objects, which are not read")
+    count = 1
+    for n in shape:
+        count *= n
+    if count * dtype.itemsize > member.file_size:
+        raise FormatError(
+            f"{where} declares {count * dtype.itemsize} bytes of {dtype}{list(shape)}, "
+            f"but holds {member.file_size}"
+        )
+    content = stream.read(count * dtype.itemsize)
+    if len(content) != count * dtype.itemsize:
+        raise FormatError(f"{where} ends after {len(content)} of {count * dtype.itemsize} bytes")
+    if dtype.itemsize == 0:
+        return np.zeros(shape, dtype)
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _add(converted: Converted, original: str, values: npt.NDArray[Any], label: str) -> None:
+    name = "/".join(array_segment(part) for part in original.strip("/").split("/"))
+    if values.dtype.kind in _TEXT_KINDS:
+        text = values.astype(np.str_) if values.dtype.kind == "S" else values
+        converted.add_text(name, [str(item) for item in text.reshape(-1)])
+        return
+    if values.dtype.kind not in _NUMERIC_KINDS:
+        raise FormatError(
+            f"{label}: array {original!r} has the type {values.dtype}, which is not numeric",
+            hint="split structured arrays into one array per field",
+        )
+    name = unique_name(name, converted.arrays, "~")
+    attributes = {} if name == original else {"name": original}
+    converted.arrays[name] = SourceArray(values, None, None, attributes)
+
+
+def _sample(source: SourceFile, converted: Converted) -> SourceSample:
+    if not converted.arrays:
+        raise FormatError(f"{source.label}: it holds no numeric arrays")
+    attributes = {**converted.attributes, **describe_source(source)}
+    return SourceSample(source.key, converted.arrays, attributes)

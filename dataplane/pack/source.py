@@ -1,0 +1,99 @@
+"""What the rooms of pack hand to each other: files to convert, and those that could not be. Values.
+
+A `SourceFile` is one dataset on disk before it is read: one file, or several that belong together.
+A converter is a function from a `SourceFile` to samples; it reads when it is iterated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from dataplane.errors import FormatError
+from dataplane.shards import SourceSample
+
+__all__ = ["Converter", "SourceFile", "Unreadable", "describe_source", "sha256_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One dataset on disk.
+
+    Attributes:
+        path: the file to read, or the first of several.
+        label: how messages call it: the path as given, or `archive.zip/member`.
+        name: how attributes call it: the same without the folders of this machine.
+        key: key of its sample; further samples of the same file get suffixes.
+        format: what it was recognised as: `vtu`, `plot3d`, `npz`, …
+        companions: further files of the same dataset.
+        attributes: attributes that its samples get besides their own (time of a series, …).
+    """
+
+    path: Path
+    label: str
+    name: str
+    key: str
+    format: str
+    companions: tuple[Path, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the dataset."""
+        return (self.path, *self.companions)
+
+    def size_bytes(self) -> int:
+        """Size of its files; 0 for those that are gone, which the converter will report."""
+        return sum(path.stat().st_size for path in self.files if path.is_file())
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A source that cannot be packed.
+
+    Attributes:
+        label: how the source is called.
+        reason: why, without the label.
+        asked_for: whether the user named it, or its name promises a format that pack reads; False
+            for a file that merely lies in a folder that the user named.
+        hint: what to do, where there is something.
+    """
+
+    label: str
+    reason: str
+    asked_for: bool = True
+    hint: str | None = None
+
+    @classmethod
+    def from_error(cls, label: str, error: FormatError) -> Unreadable:
+        """Make one from an error, whose message may begin with the label."""
+        return cls(label, error.message.removeprefix(f"{label}: "), hint=error.hint)
+
+    def error(self) -> FormatError:
+        """The error to raise for it."""
+        return FormatError(f"{self.label}: {self.reason}", hint=self.hint)
+
+
+Converter: TypeAlias = Callable[[SourceFile], Iterator[SourceSample]]
+"""Reads a source; raises FormatError naming the label when it cannot be read."""
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def describe_source(source: SourceFile) -> dict[str, Any]:
+    """Return the attributes that say where a sample came from, digests included."""
+    files = [
+        {"name": path.name, "size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in source.files
+    ]
+    return {
+        "source": {"name": source.name, "format": source.format, "files": files},
+        **source.attributes,
+    }

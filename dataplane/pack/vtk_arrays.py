@@ -1,0 +1,138 @@
+"""Arrays of VTK as arrays of a sample: values, names, units. Reads no file.
+
+Values are VTK's own memory seen through NumPy: no copy, no change of type, VTK's order (x fastest)
+given a shape and not permuted. Text cannot be a Zarr array; it goes to the sample's attributes, up
+to a limit, beyond which only its name and size are kept. Thread-safe: no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.errors import FormatError
+from dataplane.pack.names import array_segment, unique_name
+from dataplane.shards import SourceArray
+
+__all__ = ["ArrayGroup", "Converted", "add_arrays", "values_of"]
+
+MAX_TEXT_CHARS = 64 << 10
+"""Text of one sample that its attributes hold; they travel in every index row of the sample."""
+
+
+@dataclass(slots=True)
+class Converted:
+    """The arrays and attributes of a sample while they are gathered."""
+
+    arrays: dict[str, SourceArray] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    text_chars: int = 0
+
+    def add_text(self, name: str, values: list[str]) -> None:
+        """Keep a text array as an attribute, or note that it was too long."""
+        size = sum(map(len, values))
+        if self.text_chars + size > MAX_TEXT_CHARS:
+            note = {"name": name, "values": len(values), "characters": size}
+            self.attributes.setdefault("text_left_out", []).append(note)
+            return
+        self.text_chars += size
+        self.attributes.setdefault("text", {})[name] = values
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayGroup:
+    """Where the arrays of one attribute set go, and what shape they get.
+
+    Attributes:
+        prefix: `point_data`, `fields`, …
+        tuples: how many tuples each array must have, or None for any number.
+        shape: shape of one component; None to keep the tuples as one dimension.
+        dimension_names: a name per dimension of `shape`.
+        attributes: attributes of each array.
+    """
+
+    prefix: str
+    tuples: int | None
+    shape: tuple[int, ...] | None
+    dimension_names: tuple[str, ...] | None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def values_of(array: Any) -> npt.NDArray[Any]:
+    """Return the values of a vtkDataArray: [tuples] or [tuples, components]."""
+    from vtkmodules.util.numpy_support import vtk_to_numpy
+
+    values: npt.NDArray[Any] = np.asarray(vtk_to_numpy(array))
+    return values
+
+
+def add_arrays(converted: Converted, collection: Any, group: ArrayGroup, label: str) -> None:
+    """Add the arrays of a vtkFieldData (or vtkDataSetAttributes) to a sample.
+
+    Raises:
+        FormatError: an array does not have as many tuples as the mesh has points or cells.
+    """
+    roles = dict(_roles(collection))
+    for number in range(collection.GetNumberOfArrays()):
+        array = collection.GetAbstractArray(number)
+        original = array.GetName() or ""
+        path = f"{group.prefix}/{array_segment(original)}"
+        path = unique_name(path, converted.arrays, "~")
+        if array.IsA("vtkStringArray"):
+            text = [array.GetValue(i) for i in range(array.GetNumberOfValues())]
+            converted.add_text(path, text)
+            continue
+        if not array.IsA("vtkDataArray"):
+            raise FormatError(
+                f"{label}: array {original!r} is a {array.GetClassName()}, which has no numbers"
+            )
+        tuples = array.GetNumberOfTuples()
+        if group.tuples is not None and tuples != group.tuples:
+            raise FormatError(
+                f"{label}: array {original!r} has {tuples} tuples, expected {group.tuples}"
+            )
+        attributes = {"name": original, **group.attributes, **_details(array)}
+        if number in roles:
+            attributes["vtk_role"] = roles[number]
+        converted.arrays[path] = _source_array(array, group, attributes)
+
+
+def _source_array(array: Any, group: ArrayGroup, attributes: dict[str, Any]) -> SourceArray:
+    values = values_of(array)
+    names = group.dimension_names
+    if group.shape is not None:
+        values = values.reshape(*group.shape, *values.shape[1:])
+    if names is not None and values.ndim > len(names):
+        names = (*names, "c")
+    return SourceArray(values, names, _units(array), attributes)
+
+
+def _details(array: Any) -> dict[str, Any]:
+    """Component names, where the file gives them."""
+    count = array.GetNumberOfComponents()
+    if not array.HasAComponentName():
+        return {}
+    return {"components": [array.GetComponentName(i) or "" for i in range(count)]}
+
+
+def _units(array: Any) -> str | None:
+    from vtkmodules.vtkCommonCore import vtkDataArray
+
+    key = vtkDataArray.UNITS_LABEL()
+    if not array.HasInformation() or not array.GetInformation().Has(key):
+        return None
+    return array.GetInformation().Get(key) or None
+
+
+def _roles(collection: Any) -> Iterator[tuple[int, str]]:
+    """Which arrays are the dataset's scalars, vectors, normals, … by number."""
+    if not collection.IsA("vtkDataSetAttributes"):
+        return
+    for number in range(collection.GetNumberOfArrays()):
+        kind = collection.IsArrayAnAttribute(number)
+        if kind >= 0:
+            yield number, str(collection.GetAttributeTypeAsString(kind))

@@ -1,0 +1,252 @@
+"""Run VTK's readers so that every complaint of theirs becomes a FormatError. Not for converting.
+
+VTK's readers do not raise. They print, set a code or do neither, and return what they have: often
+an empty or half-filled mesh. So a read counts as good only when
+
+1. the file ends as its format says (an XML file that was cut has no closing tag, and VTK does not
+   always notice) and its header declares no more elements than its bytes could hold (VTK would
+   allocate what a hostile header asks for, and a failed allocation ends the process);
+2. no object of VTK reported an error while it ran;
+3. the reader's error code is zero, and it gave a dataset.
+
+Messages are caught at VTK's output window, because parsers inside a reader report there and not at
+the reader. The window is one per process, so a message is attributed to the thread that it comes
+from; one from a thread of VTK's own counts against every read under way. VTK's log to stderr is
+off while any read runs, and as it was before afterwards. Warnings go to this module's logger.
+
+Thread-safe. VTK releases the GIL while a reader runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dataplane.errors import ConfigError, FormatError
+
+__all__ = ["read_legacy", "read_xml", "require_vtk", "xml_type"]
+
+_log = logging.getLogger(__name__)
+
+_HEAD_BYTES = 16 << 10
+_TAIL_BYTES = 4 << 10
+_MAX_COMPRESSION = 1100
+"""Decoded bytes that one stored byte can stand for: deflate reaches 1032, LZ4 and LZMA less on
+VTK's blocks of at most some megabytes."""
+_MAX_MESSAGE_CHARS = 500
+_XML_READERS = {
+    name: f"vtkXML{name}Reader"
+    for kind in ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
+    for name in (kind, f"P{kind}")
+}
+_TYPE = re.compile(rb"<VTKFile[^>]*?\btype\s*=\s*[\"']([^\"']{1,64})[\"']", re.DOTALL)
+_PIECE = re.compile(rb"<(?:Piece|DataArray)\b[^>]{0,4096}>", re.DOTALL)
+_COUNT = re.compile(rb"\b(?:NumberOf\w+)\s*=\s*[\"']\s*(-?\d{1,40})\s*[\"']")
+_PIECE_EXTENT = re.compile(rb"\bExtent\s*=\s*[\"']([-\d\s]{1,200})[\"']")
+_LOCATION = re.compile(r"^(?:ERROR|Warning): In (\S+), line (\d+)\s*\n\S+ \(0x[0-9a-f]+\): ")
+
+
+def require_vtk() -> None:
+    """Check that VTK is there.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import vtkmodules.vtkCommonCore  # noqa: F401  # only whether it can be imported
+    except ImportError as err:
+        raise ConfigError(
+            "VTK files need the vtk package, which is not installed",
+            hint="pip install 'dataplane[vtk]'",
+        ) from err
+
+
+def xml_type(path: Path) -> str | None:
+    """Return what a VTK XML file says it is (`UnstructuredGrid`, `Collection`, …), or None."""
+    with path.open("rb") as stream:
+        found = _TYPE.search(stream.read(_HEAD_BYTES))
+    return found.group(1).decode(errors="replace") if found else None
+
+
+def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> Any:
+    """Read a VTK XML file into a vtkDataSet.
+
+    Args:
+        path: the file.
+        label: how messages call it.
+        pieces: for a parallel file, the files that it refers to; its reader merges them.
+
+    Raises:
+        ConfigError: VTK is not installed.
+        FormatError: the file is damaged, or holds something other than one dataset.
+    """
+    require_vtk()
+    from vtkmodules import vtkIOXML
+
+    kind = xml_type(path)
+    if kind not in _XML_READERS:
+        known = ", ".join(name for name in _XML_READERS if not name.startswith("P"))
+        found = f"of the type {kind!r}" if kind else "not a VTK XML file"
+        raise FormatError(f"{label}: it is {found}; expected one of {known}")
+    _check_xml(path, label)
+    for piece in pieces:
+        _check_xml(piece, f"{label}: piece {piece.name}")
+    reader = getattr(vtkIOXML, _XML_READERS[kind])()
+    reader.SetFileName(str(path))
+    output = _run(reader, label)
+    if reader.GetNumberOfTimeSteps() > 1:
+        raise FormatError(
+            f"{label}: it holds {reader.GetNumberOfTimeSteps()} time steps in one file",
+            hint="write one file per time step and a .pvd that lists them",
+        )
+    return output
+
+
+def read_legacy(path: Path, label: str) -> Any:
+    """Read a legacy VTK file into a vtkDataSet, with all its arrays.
+
+    Raises:
+        ConfigError: VTK is not installed.
+        FormatError: the file is damaged, or holds something other than one dataset.
+    """
+    require_vtk()
+    from vtkmodules.vtkIOLegacy import vtkDataSetReader
+
+    reader = vtkDataSetReader()
+    reader.SetFileName(str(path))
+    # By default it reads the first array of each kind and drops the others.
+    for kind in ("Scalars", "Vectors", "Normals", "Tensors", "TCoords", "Fields"):
+        getattr(reader, f"ReadAll{kind}On")()
+    reader.ReadAllColorScalarsOn()
+    return _run(reader, label)
+
+
+def _run(reader: Any, label: str) -> Any:
+    with _messages() as errors:
+        reader.Update()
+        output = reader.GetOutput()
+    if errors:
+        raise FormatError(f"{label}: {_tidied(errors[0])}")
+    code = int(reader.GetErrorCode())
+    if code:
+        raise FormatError(f"{label}: VTK could not read it (error code {code})")
+    if output is None:
+        raise FormatError(f"{label}: VTK found no dataset in it")
+    return output
+
+
+def _check_xml(path: Path, label: str) -> None:
+    """Refuse a file that was cut, or whose header asks for more than its bytes could hold."""
+    size_bytes = path.stat().st_size
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        if b"</VTKFile>" not in text[max(0, size_bytes - _TAIL_BYTES) :]:
+            raise FormatError(
+                f"{label}: it ends before its closing tag </VTKFile>; the file was cut",
+                hint="copy it again from where it was written",
+            )
+        appended = text.find(b"<AppendedData")
+        header_stop = size_bytes if appended < 0 else appended
+        limit = size_bytes * _MAX_COMPRESSION
+        for piece in _PIECE.finditer(text, 0, header_stop):
+            for declared in _declared_elements(piece.group()):
+                if not 0 <= declared <= limit:
+                    raise FormatError(
+                        f"{label}: its header declares {declared} elements, which cannot be in "
+                        f"a file of {size_bytes} bytes"
+                    )
+
+
+def _declared_elements(tag: bytes) -> Iterator[int]:
+    for found in _COUNT.finditer(tag):
+        yield int(found.group(1))
+    for found in _PIECE_EXTENT.finditer(tag):
+        bounds = [int(text) for text in found.group(1).split()[:6]]
+        elements = 1
+        for low, high in zip(bounds[::2], bounds[1::2], strict=False):
+            elements *= max(0, high - low + 1)
+        yield elements
+
+
+def _tidied(message: str) -> str:
+    """VTK's message in one line, without addresses and source lines."""
+    text = " ".join(_LOCATION.sub("", message).split())
+    return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[:_MAX_MESSAGE_CHARS]}…"
+
+
+class _Window:
+    """Catches what VTK says while at least one read is under way.
+
+    Lock: `_lock` guards `_reads` and the installation; nothing of VTK's readers runs under it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reads: dict[int, list[str]] = {}
+        self._observers: list[int] = []
+        self._before: tuple[int, int] = (0, 0)
+
+    def enter(self) -> list[str]:
+        errors: list[str] = []
+        with self._lock:
+            if not self._reads:
+                self._install_locked()
+            self._reads[threading.get_ident()] = errors
+        return errors
+
+    def leave(self) -> None:
+        with self._lock:
+            del self._reads[threading.get_ident()]
+            if not self._reads:
+                self._remove_locked()
+
+    def _install_locked(self) -> None:
+        from vtkmodules.vtkCommonCore import VTK_STRING, vtkLogger, vtkOutputWindow
+
+        def on_error(_object: Any, _event: str, message: str | None = None) -> None:
+            reads = self._reads
+            mine = reads.get(threading.get_ident())
+            for errors in [*reads.values()] if mine is None else [mine]:
+                errors.append(message or "VTK reported an error without a message")
+
+        def on_warning(_object: Any, _event: str, message: str | None = None) -> None:
+            _log.info("VTK: %s", _tidied(message or ""))
+
+        for callback in (on_error, on_warning):
+            callback.CallDataType = VTK_STRING  # type: ignore[attr-defined]  # how VTK is told
+        window: Any = vtkOutputWindow.GetInstance()
+        self._before = (vtkLogger.GetCurrentVerbosityCutoff(), window.GetDisplayMode())
+        vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
+        window.SetDisplayMode(window.NEVER)
+        self._observers = [
+            window.AddObserver("ErrorEvent", on_error),
+            window.AddObserver("WarningEvent", on_warning),
+        ]
+
+    def _remove_locked(self) -> None:
+        from vtkmodules.vtkCommonCore import vtkLogger, vtkOutputWindow
+
+        window = vtkOutputWindow.GetInstance()
+        for observer in self._observers:
+            window.RemoveObserver(observer)
+        verbosity, mode = self._before
+        vtkLogger.SetStderrVerbosity(vtkLogger.ConvertToVerbosity(verbosity))
+        window.SetDisplayMode(mode)
+
+
+_window = _Window()
+
+
+@contextmanager
+def _messages() -> Iterator[list[str]]:
+    """Yield the list that errors of this thread's VTK objects are appended to."""
+    errors = _window.enter()
+    try:
+        yield errors
+    finally:
+        _window.leave()
