@@ -1,8 +1,8 @@
 """How much of the disk the cache takes, and which blocks go when it is full.
 
-`Budget.reserve` is asked before a block is written and answers whether there is room, after evicting
-if need be. The bytes in use are one number shared by all processes (the usage file), so the budget
-holds across them. Without a budget of its own, the cache leaves a tenth of the file system free.
+`Budget.reserve` is asked before a block is written and answers whether there is room, after
+evicting if need be. The bytes in use are one number shared by all processes (the usage file), so
+the budget holds across them. Without a budget, the cache leaves a tenth of the file system free.
 
 Eviction is done by one process at a time, under the eviction lock: it looks at the use ticks of all
 blocks of all entries, and empties the least recently used ones until a slack below the budget is
@@ -27,8 +27,8 @@ import numpy as np
 
 from dataplane import _native
 from dataplane.cache import locks
-from dataplane.cache.layout import disk_bytes, map_disk_bytes, page_rounded
 from dataplane.cache.session import Session
+from dataplane.cache.spec import disk_bytes, map_disk_bytes, page_rounded
 from dataplane.telemetry import Counters
 
 __all__ = ["Budget"]
@@ -121,7 +121,7 @@ class Budget:
     def _evict(self, goal: int) -> int:
         """Empty the least recently used blocks; the caller holds the eviction lock."""
         names, rows = self._look()
-        directory = self._session.directory
+        files = self._session.files
         opened: OrderedDict[str, _native.BlockMap] = OrderedDict()
         touched: set[str] = set()
         freed = 0
@@ -131,7 +131,7 @@ class Budget:
             name = names[which]
             if self._is_planned(name, block):
                 continue
-            entry = opened.get(name) or directory.inspect(name, self._session.verify_tag)
+            entry = opened.get(name) or files.inspect(name, self._session.verify_tag)
             if entry is None:
                 continue
             opened[name] = entry
@@ -146,7 +146,7 @@ class Budget:
         self._counters.add("cache_evicted_bytes", freed)
         opened.clear()
         for name in touched:
-            freed_map = directory.remove_unused(name)
+            freed_map = files.remove_unused(name)
             self._session.usage.add_used(-freed_map)
         return freed
 
@@ -155,8 +155,8 @@ class Budget:
         names: list[str] = []
         tables = [np.empty((0, 3), np.uint64)]
         total = 0
-        for name in self._session.directory.names():
-            entry = self._session.directory.inspect(name, self._session.verify_tag)
+        for name in self._session.files.names():
+            entry = self._session.files.inspect(name, self._session.verify_tag)
             if entry is None:
                 continue
             total += disk_bytes(entry) + map_disk_bytes(entry.blocks)

@@ -2,9 +2,9 @@
 
 The cache of a directory is the files in it; a `Cache` is one process's way to them. It attaches to
 the directory at the first use, opens entries, fetches what is missing, and keeps to the budget. The
-rooms below do the work: `layout` (files), `session` (who is there, what a crash left), `budget`
-(room and eviction), `entries` (open entries), `fetch` and `fill` (downloads, one per block and
-host), `reader` and `prefetch` (the two ways to ask for bytes).
+rooms below do the work: `directory` and `files` (what lies where), `session` (who is there, what a
+crash left), `budget` (room and eviction), `entries` (open entries), `fetch` and `fill` (downloads,
+one per block and host), `reader` and `prefetch` (the two ways to ask for bytes).
 
 When the directory cannot be used (missing, full, read-only, failing, another version) reads go
 straight to the store, with one warning; the directory is tried again after a while.

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from dataplane import _native
 from dataplane.cache.budget import Budget
-from dataplane.cache.layout import EntrySpec
 from dataplane.cache.session import Session
+from dataplane.cache.spec import EntrySpec
 from dataplane.telemetry import Counters
 
 __all__ = ["Entry", "EntryTable"]
@@ -65,7 +65,7 @@ class EntryTable:
             if entry is not None:
                 self._entries.move_to_end(name)
                 return entry
-        blocks, taken, rebuilt = self._session.directory.open_entry(spec, self._session.verify_tag)
+        blocks, taken, rebuilt = self._session.files.open(spec, self._session.verify_tag)
         if taken:
             self._budget.add(taken)
         if rebuilt:

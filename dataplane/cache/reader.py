@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dataplane.cache.entries import Entry
 from dataplane.cache.fetch import Job
-from dataplane.cache.layout import EntrySpec
+from dataplane.cache.spec import EntrySpec
 from dataplane.errors import ConfigError
 from dataplane.stores.base import ObjectInfo, Store
 

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from dataplane import _native
 from dataplane.cache import locks
-from dataplane.cache.layout import Directory, disk_bytes, map_disk_bytes
+from dataplane.cache.directory import Directory
+from dataplane.cache.files import EntryFiles
+from dataplane.cache.spec import disk_bytes, map_disk_bytes
 
 __all__ = ["Session", "verify_tag"]
 
@@ -47,6 +49,7 @@ class Session:
 
     def __init__(self, path: Path) -> None:
         self.directory = Directory(path)
+        self.files = EntryFiles(self.directory)
         self._fd = -1
         self._pid = os.getpid()
         try:
@@ -84,13 +87,13 @@ class Session:
 
     def _recount(self) -> int:
         """Count the bytes in use and give back what killed processes left; nobody else is here."""
-        self.directory.remove_debris()
+        self.files.remove_debris()
         total = 0
-        for name in self.directory.names():
-            entry = self.directory.inspect(name, 0)
+        for name in self.files.names():
+            entry = self.files.inspect(name, 0)
             if entry is None or not entry.resident_bytes():
                 del entry
-                self.directory.remove_unused(name)
+                self.files.remove_unused(name)
                 continue
             resident = disk_bytes(entry)
             if entry.data_disk_bytes() > resident:

@@ -1,0 +1,199 @@
+"""The cache directory itself: may it be used, and what lies at its top.
+
+    DIR/            mode 0700, owned by the user, not a symbolic link
+      version       "dataplane-cache 1"
+      lock          empty; its bytes are locked (dataplane/cache/locks.py)
+      usage         numbers shared by all processes (native/core/usage.hpp)
+      entries/      one subfolder per first two digits of entry names (dataplane/cache/files.py)
+
+A directory that holds anything else, belongs to somebody else or says another version is left as it
+is. docs/cache-format.md is the byte-exact note. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataplane import _native
+from dataplane.cache import locks
+from dataplane.errors import CacheError
+
+__all__ = ["VERSION_TEXT", "Directory", "names_in"]
+
+VERSION_TEXT = b"dataplane-cache 1\n"
+
+_OUR_NAMES = frozenset({"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries"})
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+def names_in(folder: int) -> set[str]:
+    """Return the names in an open folder."""
+    return set(os.listdir(folder))
+
+
+class Directory:
+    """An open cache directory that this process may use.
+
+    Args:
+        path: the directory; it and its parents are created when missing.
+
+    Raises:
+        CacheError: it is not a directory that can serve as a cache.
+        OSError: the file system refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        self.fd = self.entries_fd = -1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        try:
+            self.fd = locks.open_descriptor(str(path), _DIRECTORY)
+        except OSError as err:
+            if path.is_symlink() or not path.is_dir():
+                raise CacheError(
+                    f"the cache directory {path} is a symbolic link or not a directory",
+                    hint="name the directory itself with --cache-dir",
+                ) from err
+            raise
+        try:
+            self._check_owner()
+            self._has_version()  # before anything is written to a directory that is not ours
+            with locks.hold(self.fd, locks.SETUP_BYTE):
+                if stat.S_IMODE(os.fstat(self.fd).st_mode) & 0o077:
+                    os.fchmod(self.fd, 0o700)
+                if not self._has_version():
+                    self.write_file("version", VERSION_TEXT)
+                self.entries_fd = self._open_folder("entries", self.fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        # Descriptors are numbers: closing them while a thread is about to use them would let it
+        # work in a stranger's directory. So they live as long as anybody refers to this object.
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors. Idempotent; nobody may use the directory afterwards."""
+        for fd in (self.fd, self.entries_fd):
+            if fd >= 0 and self._pid == os.getpid():
+                locks.close_descriptor(fd)
+        self.fd = self.entries_fd = -1
+
+    def is_current(self) -> bool:
+        """Whether the path still leads to the directory that was opened."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), self.path.lstat())
+        except FileNotFoundError:
+            return False
+
+    def _check_owner(self) -> None:
+        status = os.fstat(self.fd)
+        if status.st_uid != os.geteuid():
+            raise CacheError(
+                f"the cache directory {self.path} belongs to user {status.st_uid}, "
+                f"not to {os.geteuid()}",
+                hint="choose another with --cache-dir",
+            )
+        names = names_in(self.fd)
+        strangers = names - _OUR_NAMES
+        if strangers and "version" not in names:
+            raise CacheError(
+                f"{self.path} is not a cache: it holds {sorted(strangers)[0]!r}",
+                hint="choose an empty or a new directory with --cache-dir",
+            )
+
+    def _has_version(self) -> bool:
+        try:
+            fd = locks.open_descriptor("version", os.O_RDONLY, dir_fd=self.fd)
+        except FileNotFoundError:
+            return False
+        try:
+            text = os.read(fd, 256)
+        finally:
+            locks.close_descriptor(fd)
+        if text != VERSION_TEXT:
+            raise CacheError(
+                f"{self.path} is a cache of another version: expected "
+                f"{VERSION_TEXT.decode().strip()!r}, got {text[:40]!r}",
+                hint="it is left alone; choose another directory with --cache-dir",
+            )
+        return True
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a small file of the directory at once: a temporary name, then a rename."""
+        temporary = f".{name}.tmp"
+        fd = locks.open_descriptor(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=self.fd)
+        try:
+            os.write(fd, content)
+        finally:
+            locks.close_descriptor(fd)
+        os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    def open_usage(self, *, alone: bool) -> _native.UsageFile:
+        """Map the usage file; the caller holds SETUP_BYTE.
+
+        Args:
+            alone: no other process uses the directory, so a damaged file may be replaced.
+
+        Raises:
+            CacheError: the file is damaged and others use it.
+        """
+        for fresh in (False, True):
+            try:
+                fd = os.open("usage", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.fd)
+                return _native.UsageFile(fd)
+            except (FileNotFoundError, ValueError) as err:
+                if fresh or not alone:
+                    raise CacheError(
+                        f"{self.path / 'usage'} is damaged ({err}) while other processes use it",
+                        hint="stop them, then try again",
+                    ) from err
+            self.write_file("usage", b"")
+            fd = locks.open_descriptor("usage", os.O_RDWR, dir_fd=self.fd)
+            try:
+                _native.UsageFile.create(fd)
+            finally:
+                locks.close_descriptor(fd)
+        raise AssertionError
+
+    def shards(self) -> Iterator[tuple[str, int]]:
+        """Open the subfolders of `entries/` one after the other; closes each in turn."""
+        for name in names_in(self.entries_fd):
+            try:
+                folder = locks.open_descriptor(name, _DIRECTORY, dir_fd=self.entries_fd)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            try:
+                yield name, folder
+            finally:
+                locks.close_descriptor(folder)
+
+    @contextmanager
+    def shard(self, name: str, *, create: bool) -> Iterator[int]:
+        """Hold open the subfolder of entry `name`.
+
+        Raises:
+            FileNotFoundError: it is not there and `create` is false.
+        """
+        if create:
+            folder = self._open_folder(name[:2], self.entries_fd)
+        else:
+            folder = locks.open_descriptor(name[:2], _DIRECTORY, dir_fd=self.entries_fd)
+        try:
+            yield folder
+        finally:
+            locks.close_descriptor(folder)
+
+    def _open_folder(self, name: str, parent: int) -> int:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        return locks.open_descriptor(name, _DIRECTORY, dir_fd=parent)

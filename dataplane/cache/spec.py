@@ -1,0 +1,81 @@
+"""What an entry is called, what it says about itself, and what its files take on the disk.
+
+Pure functions and a frozen class; the byte-exact note is docs/cache-format.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from dataplane import _native
+
+__all__ = ["EntrySpec", "disk_bytes", "map_disk_bytes", "page_rounded"]
+
+_MAP_BYTES_PER_BLOCK = 32
+_MAP_HEADER_BYTES = 4096
+_MAX_IDENTITY_BYTES = 3968
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EntrySpec:
+    """What makes two cache entries the same: the version of the object and the size of blocks.
+
+    Attributes:
+        store: the store's identity.
+        key: the object's full key in that store.
+        etag: the object's version tag.
+        size_bytes: the object's length.
+        block_bytes: the length of a block.
+    """
+
+    store: str
+    key: str
+    etag: str
+    size_bytes: int
+    block_bytes: int
+
+    def digest(self) -> bytes:
+        """Hash every field, each preceded by its length, to 20 bytes."""
+        state = hashlib.blake2b(digest_size=20, person=b"dataplane-cache1")
+        fields = (self.store, self.key, self.etag, str(self.size_bytes), str(self.block_bytes))
+        for text in fields:
+            field = text.encode("utf-8", "surrogatepass")
+            state.update(len(field).to_bytes(8, "little"))
+            state.update(field)
+        return state.digest()
+
+    def identity(self) -> bytes:
+        """Describe the entry in JSON for people and tools; a long key is cut."""
+        fields: dict[str, object] = {
+            "store": self.store[:512],
+            "key": self.key,
+            "etag": self.etag[:256],
+            "size_bytes": self.size_bytes,
+        }
+        text = json.dumps(fields).encode()
+        if len(text) > _MAX_IDENTITY_BYTES:
+            # ensure_ascii writes at most 12 bytes per character, so 128 characters always fit.
+            fields |= {"store": self.store[:64], "key": self.key[:128], "etag": self.etag[:64]}
+            fields["cut"] = True
+            text = json.dumps(fields).encode()
+        return text
+
+
+def page_rounded(length: int) -> int:
+    """Round up to what the file system allocates."""
+    return -(-length // _PAGE_BYTES) * _PAGE_BYTES
+
+
+def map_disk_bytes(blocks: int) -> int:
+    """Return the space that the map of an entry of `blocks` blocks takes on the disk."""
+    return page_rounded(_MAP_HEADER_BYTES + blocks * _MAP_BYTES_PER_BLOCK)
+
+
+def disk_bytes(entry: _native.BlockMap) -> int:
+    """Return the space that the blocks of an entry take on the disk."""
+    resident = entry.resident_bytes()
+    # Only the last block can end within a page, so rounding the sum rounds that block.
+    return page_rounded(resident)
