@@ -37,11 +37,9 @@ class CacheBlocks:
         finally:
             source.close()
 
-    def fetch_ahead(
-        self, reader: CachedObject, start: int, stop: int, window_bytes: int
-    ) -> Prefetch:
+    def fetch_ahead(self, info: ObjectInfo, start: int, stop: int, window_bytes: int) -> Prefetch:
         """Fetch `[start, stop)` in order within a window; steps are block numbers."""
-        reads = _block_reads(reader, start, stop, self.block_bytes)
+        reads = _block_reads(self.open(info), start, stop, self.block_bytes)
         return self._cache.prefetch(reads, window_bytes=window_bytes)
 
 

@@ -56,7 +56,7 @@ _EXIT_TIMEOUT_S = 30.0
 @click.option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the daemon logs; by default logs/ in the cache directory.",
+    help="Where the daemon logs; by default in ~/.local/state/dataplane/logs.",
 )
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_context
@@ -106,7 +106,7 @@ def mount(
         )
         _serve(request, ready_fd, debug=debug)
         return
-    log = normal_path(log_file) if log_file else default_log_file(cache.dir, where)
+    log = normal_path(log_file) if log_file else default_log_file(where)
     arguments = ["mount", "--foreground", "--list-ttl", str(list_ttl)]
     if debug:
         arguments.insert(0, "--debug")
@@ -121,7 +121,8 @@ def mount(
         "--mmap": page_cache,
     }
     arguments += [flag for flag, given in flags.items() if given]
-    pid = start([*arguments, "--", _absolute(url), str(where)], where, log)
+    last = ["--", _absolute(url), str(where)]
+    pid = start(lambda fd: [*arguments, "--ready-fd", str(fd), *last], where, log)
     click.echo(f"{where}: {url} mounted read-only (pid {pid}, log {log})")
 
 

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,25 @@ _MAX_REPORT_BYTES = 65_536
 _LOG_TAIL_BYTES = 2_000
 
 
-def default_log_file(cache_dir: Path, mountpoint: Path) -> Path:
-    """Return where the daemon of a mount point logs unless it is told otherwise."""
+def default_log_file(mountpoint: Path) -> Path:
+    """Return where the daemon of a mount point logs unless it is told otherwise.
+
+    That is `$XDG_STATE_HOME/dataplane/logs`, else `~/.local/state/dataplane/logs`: the cache
+    directory holds the cache alone.
+    """
+    base = os.environ.get("XDG_STATE_HOME")
+    folder = (Path(base) if base else Path("~/.local/state").expanduser()) / "dataplane" / "logs"
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(mountpoint)).strip("-") or "root"
-    return cache_dir.absolute() / "logs" / f"mount-{name[-200:]}.log"
+    return folder.absolute() / f"mount-{name[-200:]}.log"
 
 
-def start(arguments: Sequence[str], mountpoint: Path, log_file: Path) -> int:
-    """Run `dataplane ARGUMENTS --ready-fd N` in the background and wait for the mount.
+def start(arguments: Callable[[int], Sequence[str]], mountpoint: Path, log_file: Path) -> int:
+    """Run `dataplane ARGUMENTS` in the background and wait for the mount.
+
+    Args:
+        arguments: makes them from the number of the pipe to report to.
+        mountpoint: where it will be.
+        log_file: where the daemon's output goes.
 
     Returns:
         The daemon's process id.
@@ -56,7 +67,7 @@ def start(arguments: Sequence[str], mountpoint: Path, log_file: Path) -> int:
     try:
         os.set_inheritable(writer, True)
         # -P keeps the working directory, which is about to be `/`, off the module path.
-        command = [sys.executable, "-P", "-m", "dataplane", *arguments, "--ready-fd", str(writer)]
+        command = [sys.executable, "-P", "-m", "dataplane", *arguments(writer)]
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

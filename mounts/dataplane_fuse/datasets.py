@@ -10,27 +10,50 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from dataplane.shards import DatasetIndex, ZipMember, read_zip_directory
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
 from dataplane_fuse.samples import ReadRange
 
-__all__ = ["PackedDatasets", "StoreBelow"]
+__all__ = ["PackedDatasets", "SampleRanges", "StoreBelow"]
 
 
 class PackedDatasets:
     """How the tree reads packed datasets."""
 
-    def load_index(self, store: Store, prefix: str) -> DatasetIndex:
+    def load_index(self, store: Store, prefix: str) -> SampleRanges:
         """Load the index below `prefix`.
 
         Raises:
             FormatError: `index.parquet` is not the index of a packed dataset.
         """
-        return DatasetIndex.load(StoreBelow(store, prefix) if prefix else store)
+        return SampleRanges(DatasetIndex.load(StoreBelow(store, prefix) if prefix else store))
 
     def list_archive(self, read: ReadRange, size_bytes: int) -> Sequence[ZipMember]:
         """Read the directory of an archive of stored entries."""
         return read_zip_directory(read, size_bytes)
+
+
+class SampleRanges:
+    """Where the archive of every sample lies, taken from the index's columns at once.
+
+    `DatasetIndex[i]` would do, but it makes the chunk tables of the sample's arrays too, which
+    costs a hundred times more than `ls -l` of a hundred thousand samples should.
+    """
+
+    def __init__(self, index: DatasetIndex) -> None:
+        self.keys = list(index.keys)
+        # The index has a row per array; a sample's rows are together, checked when it was loaded.
+        numbers = index.table.column("sample_index").to_numpy()
+        _, first_rows = np.unique(numbers, return_index=True)
+        columns = index.table.select(["shard", "zip_start", "zip_stop"]).take(first_rows)
+        self._ranges = list(zip(*(column.to_pylist() for column in columns.columns), strict=True))
+
+    def archive_range(self, number: int) -> tuple[str, int, int]:
+        """Return the shard that holds a sample's archive, its first byte and one past the last."""
+        shard, start, stop = self._ranges[number]
+        return str(shard), int(start), int(stop)
 
 
 class StoreBelow:

@@ -60,7 +60,7 @@ class Blocks(Protocol):
         """Read bytes of an object that is not kept open."""
         ...
 
-    def fetch_ahead(self, reader: Reader, start: int, stop: int, window_bytes: int) -> Ahead:
+    def fetch_ahead(self, info: ObjectInfo, start: int, stop: int, window_bytes: int) -> Ahead:
         """Fetch `[start, stop)` in order within a window; steps are block numbers."""
         ...
 
@@ -268,7 +268,7 @@ class Filesystem:
             # What is in the cache as a whole needs no guess, only its cost.
             max_window_bytes=0 if reader.is_complete() else self.options.read_ahead_bytes,
             start_fetching=lambda start, window_bytes: self._blocks.fetch_ahead(
-                reader, start, node.stop, window_bytes
+                node.info, start, node.stop, window_bytes
             ),
         )
         return OpenFile(node, reader, ahead)

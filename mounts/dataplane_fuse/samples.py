@@ -22,7 +22,6 @@ from threading import Lock
 from typing import Protocol
 
 from dataplane.errors import FormatError, NotFound
-from dataplane.shards.model import SampleEntry
 from dataplane.stores.base import Buffer, ObjectInfo
 from dataplane_fuse.flights import Flights
 from dataplane_fuse.names import why_not_a_name
@@ -39,15 +38,15 @@ _MAX_PATH_CHARACTERS = 1024
 
 
 class Index(Protocol):
-    """What is needed of `dataplane.shards.DatasetIndex`."""
+    """What is needed of a dataset's index; `datasets.SampleRanges` makes it cheaply."""
 
     @property
     def keys(self) -> Sequence[str]:
         """The samples' keys."""
         ...
 
-    def __getitem__(self, i: int) -> SampleEntry:
-        """Return one sample."""
+    def archive_range(self, number: int) -> tuple[str, int, int]:
+        """Return the shard that holds a sample's archive, its first byte and one past the last."""
         ...
 
 
@@ -100,7 +99,6 @@ class DatasetView:
         self._report_hidden = report_hidden
         self._folders = self._group_keys(index.keys)
         self._lock = Lock()
-        self._ranges: dict[int, tuple[str, int, int]] = {}
         self._archives: OrderedDict[tuple[int, str], Archive] = OrderedDict()
         self._flights: Flights[tuple[int, str], Archive] = Flights()
         self._members = 0
@@ -183,12 +181,7 @@ class DatasetView:
         return archive
 
     def _archive_range(self, number: int) -> tuple[ObjectInfo, int, int]:
-        known = self._ranges.get(number)
-        if known is None:
-            entry = self._index[number]
-            known = (entry.shard, int(entry.zip_start), int(entry.zip_stop))
-            self._ranges[number] = known
-        shard, start, stop = known
+        shard, start, stop = self._index.archive_range(number)
         info = self._find_shard(shard)
         if not 0 <= start <= stop <= info.size_bytes:
             raise FormatError(

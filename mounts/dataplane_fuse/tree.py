@@ -2,10 +2,10 @@
 
 A path is walked from the root. Directories on the way may be known from an old listing (an object
 store has no directories that could be replaced); the last name is looked up in a fresh one. A
-directory that was never listed is probed for the first `PROBES` names, one HEAD and one listing of
-the name itself, so that a program that opens one file of a directory with a million does not wait
-for a million names; after that it is listed. A directory known to be larger than `LARGE` names is
-always probed once its listing is too old.
+directory that was never listed is probed for the first `PROBES` names (is it an object?), so that a
+program that opens one file of a directory with a million does not wait for a million names; after
+that, or when the name is not that of an object, it is listed. A directory known to be larger than
+`LARGE` names is always probed once its listing is too old; what is then no object is what it was.
 
 Thread-safe. Requests are made without a lock held.
 """
@@ -117,9 +117,10 @@ class Tree:
                 node = self._probe(path, name)
                 if node is not None:
                     return node
-                if old is not None:
-                    return self._find_sample(path, old, name)
-            level = self.levels.get(prefix)
+            if old is not None and len(old) > LARGE and name not in old.files:
+                level = old
+            else:
+                level = self.levels.get(prefix)
         if name in level.directories:
             return StoreDirectory(self, join(path, name))
         if name in level.files:
@@ -159,15 +160,17 @@ class Tree:
         return count <= PROBES
 
     def _probe(self, path: str, name: str) -> Node | None:
+        """Return the file `name` without a listing; None means: list to find out."""
         self._counters.add("mount_probes")
-        below = join(path, name)
-        if len(self.levels.get(_prefix(below))):
-            return StoreDirectory(self, below)
-        self.levels.forget(_prefix(below))
+        key = join(path, name)
         try:
-            return _whole(below, self._store.head(below))
+            info = self._store.head(key)
         except NotFound:
             return None
+        # As in a listing, a directory of the same name wins.
+        if next(self._store.list(f"{key}/"), None) is not None:
+            return StoreDirectory(self, key)
+        return _whole(key, info)
 
     def _find_sample(self, path: str, level: Level, name: str) -> Node | None:
         view = self._view(path, level)

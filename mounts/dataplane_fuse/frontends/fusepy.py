@@ -25,6 +25,7 @@ import ctypes
 import errno
 import functools
 import importlib
+import itertools
 import operator
 import os
 import signal
@@ -151,7 +152,7 @@ def _mount_options(options: FrontEndOptions, fuse: ModuleType) -> str:
     if options.allow_other:
         chosen.append("allow_other")
     if _version(fuse) >= _MAX_THREADS_SINCE:
-        chosen.append(f"max_threads={options.threads}")
+        chosen.append(f"max_threads={options.threads},max_idle_threads={options.threads}")
     return ",".join(chosen)
 
 
@@ -180,6 +181,8 @@ class _Callbacks:
         self._on_ready = on_ready
         self._stat_bytes = _StatBytes(fuse, filesystem.options.uid, filesystem.options.gid)
         self._pages = _PageCachePolicy()
+        self._directories: dict[int, str] = {}
+        self._directory_numbers = itertools.count(1)
         self.made_contact = False
 
     def table(self) -> Any:
@@ -193,6 +196,7 @@ class _Callbacks:
             "read": self.read,
             "release": self.release,
             "opendir": self.opendir,
+            "releasedir": self.releasedir,
             "readdir": self.readdir,
             "readlink": self.readlink,
             "statfs": self.statfs,
@@ -277,12 +281,19 @@ class _Callbacks:
         self._filesystem.release(info.contents.fh)
         return 0
 
-    def opendir(self, _path: bytes, info: Any) -> int:
-        info.contents.fh = 0
+    def opendir(self, path: bytes, info: Any) -> int:
+        # nullpath_ok: the path comes only now.
+        number = next(self._directory_numbers)
+        self._directories[number] = _path(path)
+        info.contents.fh = number
+        return 0
+
+    def releasedir(self, _path: bytes | None, info: Any) -> int:
+        self._directories.pop(info.contents.fh, None)
         return 0
 
     def readdir(
-        self, path: bytes, buffer: Any, fill: Any, _offset: int, _info: Any, _flags: int
+        self, _path: bytes | None, buffer: Any, fill: Any, _offset: int, info: Any, _flags: int
     ) -> int:
         # Offset 0 for every entry: libfuse keeps the whole listing for as long as the directory is
         # open, so that a reader sees each name once even when the directory changes meanwhile.
@@ -290,7 +301,7 @@ class _Callbacks:
         address = ctypes.addressof(entry)
         fill(buffer, b".", None, 0, 0)
         fill(buffer, b"..", None, 0, 0)
-        for name, attributes in self._filesystem.readdir(_path(path)):
+        for name, attributes in self._filesystem.readdir(self._directories[info.contents.fh]):
             self._stat_bytes.write(attributes, address)
             if fill(buffer, name.encode(), entry, 0, _FILL_DIR_PLUS):
                 return -errno.ENOMEM
