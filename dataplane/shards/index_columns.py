@@ -65,6 +65,18 @@ class ListColumn:
         result: npt.NDArray[np.uint64] = self._flat[self._bounds[row] : self._bounds[row + 1]]
         return result
 
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """How many numbers each row has."""
+        result: npt.NDArray[np.int64] = np.diff(self._bounds.astype(np.int64))
+        return result
+
+    def matrix(self, rows: npt.NDArray[Any], length: int) -> npt.NDArray[np.uint64]:
+        """Return several rows that all have `length` numbers, as uint64[len(rows), length]."""
+        places = self._bounds[rows].astype(np.int64)[:, None] + np.arange(length)
+        result: npt.NDArray[np.uint64] = self._flat[places]
+        return result
+
 
 class Keys(Sequence[str]):
     """The key of every sample, looked up in the dictionary column."""
@@ -84,7 +96,8 @@ class Keys(Sequence[str]):
     def __getitem__(self, i: int | slice) -> str | Sequence[str]:
         if isinstance(i, slice):
             return [self._values[code] for code in self._codes[i]]
-        return self._values[self._codes[i]]
+        code: int = self._codes[i]
+        return self._values[code]
 
     def position(self, key: str) -> int | None:
         """Return which sample has a key, or None."""
