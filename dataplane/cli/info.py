@@ -23,6 +23,7 @@ from dataplane.units import format_bytes, format_count
 __all__ = ["info"]
 
 _PIPED_WIDTH = 160
+_WIDE = 120
 
 
 @click.command()
@@ -87,20 +88,23 @@ def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary]) -> Non
         f"{format_bytes(decoded)} decoded, {format_bytes(stored)} stored{ratio}",
         highlight=False,
     )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("array", overflow="fold", min_width=12)
-    for heading in ("type", "shape", "units", "codec"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("samples", "decoded", "ratio", "from", "to"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    wide = console.width >= _WIDE
+    table.add_column("array", overflow="fold", min_width=16)
+    table.add_column("type", no_wrap=True)
+    table.add_column("shape", overflow="fold", min_width=10)
+    table.add_column("units", overflow="fold")
+    table.add_column("codec", no_wrap=True)
+    for heading in ("samples", "decoded", "ratio", "from", "to")[: None if wide else 3]:
+        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
     for array in arrays:
-        # Text, not str: names and units come from files, and rich would read markup in them.
         cells = (
             *(array.name, ", ".join(array.dtypes), _shapes(array), ", ".join(array.units)),
-            *("; ".join(array.codecs), format_count(array.samples)),
+            *(_codecs(array, wide=wide), format_count(array.samples)),
             *(format_bytes(array.decoded_bytes), _ratio(array)),
-            *(_number(array.minimum), _number(array.maximum)),
+            *((_number(array.minimum), _number(array.maximum)) if wide else ()),
         )
+        # Text, not str: names and units come from files, and rich would read markup in them.
         table.add_row(*(Text(_printable(cell)) for cell in cells))
     console.print(table)
 
@@ -115,6 +119,10 @@ def _shapes(array: ArraySummary) -> str:
         or "scalar"
         for shape in array.shapes
     )
+
+
+def _codecs(array: ArraySummary, *, wide: bool) -> str:
+    return "; ".join(codec if wide else codec.split()[0] for codec in array.codecs)
 
 
 def _ratio(array: ArraySummary) -> str:
