@@ -1,1 +1,48 @@
-"""Datasets, selections, the global order, plans and collation."""
+"""Datasets: samples by number, their order, and how they become batches.
+
+`Dataset` needs torch (the extra `torch`); order and selections do not, so nothing here imports it
+before it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dataplane.datasets.order import global_order, permutation, rank_count, rank_positions
+from dataplane.datasets.selections import Selection, Whole, whole
+from dataplane.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dataplane.datasets.collation import collate
+    from dataplane.datasets.dataset import Dataset
+
+__all__ = [
+    "Dataset",
+    "Selection",
+    "Whole",
+    "collate",
+    "global_order",
+    "permutation",
+    "rank_count",
+    "rank_positions",
+    "whole",
+]
+
+_LAZY = {"Dataset": "dataplane.datasets.dataset", "collate": "dataplane.datasets.collation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    try:
+        module = importlib.import_module(_LAZY[name])
+    except ModuleNotFoundError as err:
+        if err.name != "torch":
+            raise
+        raise ConfigError(
+            f"dataplane.{name} needs torch, which is not installed",
+            hint="pip install 'dataplane[torch]'",
+        ) from err
+    return getattr(module, name)

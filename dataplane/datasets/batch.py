@@ -1,0 +1,172 @@
+"""From the bytes of several samples to tensors, in one native decode call.
+
+Every sample is decoded into its own place of the batch: there is no tensor per sample and no copy
+to put them together. `assemble` builds a batch (see `layout.py` for its structure), `separate`
+builds one dict per sample for those who transform or collate samples themselves.
+
+Memory comes from the pool of `buffers.py`, or, when it must be pinned, from torch's caching host
+allocator. Functions without state; safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dataplane.codecs import ChunkTable, decode
+from dataplane.datasets.buffers import shared_pool
+from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
+from dataplane.datasets.plan import SamplePlan
+from dataplane.datasets.runtime import Bytes
+
+__all__ = ["KEY", "Batch", "FetchedSample", "Sample", "assemble", "decoded_bytes", "separate"]
+
+KEY = "__key__"
+"""Name under which a sample or batch holds its key or keys."""
+
+Sample: TypeAlias = "dict[str, torch.Tensor | str]"
+Batch: TypeAlias = "dict[str, torch.Tensor | list[torch.Tensor] | list[str]]"
+_Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FetchedSample:
+    """A plan and the bytes that it asked for.
+
+    Attributes:
+        plan: of the sample.
+        packed: uint8[plan.packed_bytes], the spans one after another.
+    """
+
+    plan: SamplePlan
+    packed: Bytes
+
+
+def assemble(
+    samples: Sequence[FetchedSample],
+    layouts: Sequence[ArrayLayout],
+    *,
+    threads: int = 1,
+    pin: bool = False,
+) -> Batch:
+    """Decode samples straight into one batch.
+
+    Raises:
+        DecodeError: a chunk cannot be decoded; the message names sample, array, chunk, offset.
+    """
+    batch: Batch = {}
+    # One destination per (sample, array), sample by sample, as the rows of the plans count them.
+    places: list[list[_Array]] = [[] for _ in samples]
+    for number, layout in enumerate(layouts):
+        shapes = [sample.plan.shapes[number] for sample in samples]
+        if layout.arrangement is Arrangement.STACKED:
+            tensor, whole = _allocate((len(samples), *layout.shape), layout.dtype, pin=pin)
+            batch[layout.name] = tensor
+            for slot, place in enumerate(places):
+                place.append(whole[slot, ...])
+        elif layout.arrangement is Arrangement.RAGGED:
+            offsets = np.zeros(len(samples) + 1, np.int64)
+            np.cumsum([shape[0] for shape in shapes], out=offsets[1:])
+            tensor, whole = _allocate((int(offsets[-1]), *layout.shape), layout.dtype, pin=pin)
+            batch[layout.name] = tensor
+            batch[layout.name + OFFSETS_SUFFIX] = torch.from_numpy(offsets)
+            for place, start, stop in zip(places, offsets[:-1], offsets[1:], strict=True):
+                place.append(whole[start:stop])
+        else:
+            pairs = [_allocate(shape, layout.dtype, pin=pin) for shape in shapes]
+            batch[layout.name] = [tensor for tensor, _ in pairs]
+            for place, (_, array) in zip(places, pairs, strict=True):
+                place.append(array)
+    _decode(samples, places, layouts, threads)
+    batch[KEY] = [sample.plan.entry.key for sample in samples]
+    return batch
+
+
+def separate(
+    samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout], *, threads: int = 1
+) -> list[Sample]:
+    """Decode samples into a dict each, in one call.
+
+    Raises:
+        DecodeError: as `assemble`.
+    """
+    results: list[Sample] = []
+    places: list[list[_Array]] = []
+    for sample in samples:
+        pairs = [
+            _allocate(shape, layout.dtype, pin=False)
+            for shape, layout in zip(sample.plan.shapes, layouts, strict=True)
+        ]
+        places.append([array for _, array in pairs])
+        result: Sample = {
+            layout.name: tensor for layout, (tensor, _) in zip(layouts, pairs, strict=True)
+        }
+        result[KEY] = sample.plan.entry.key
+        results.append(result)
+    _decode(samples, places, layouts, threads)
+    return results
+
+
+def decoded_bytes(samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]) -> int:
+    """Return how many bytes of elements the selections of `samples` hold."""
+    return sum(
+        int(np.prod(shape, dtype=np.int64)) * layout.dtype.itemsize
+        for sample in samples
+        for shape, layout in zip(sample.plan.shapes, layouts, strict=True)
+    )
+
+
+def _decode(
+    samples: Sequence[FetchedSample],
+    places: Sequence[Sequence[_Array]],
+    layouts: Sequence[ArrayLayout],
+    threads: int,
+) -> None:
+    if not samples:
+        return
+    counts = [len(sample.plan.rows) for sample in samples]
+    rows = np.concatenate([sample.plan.rows for sample in samples])
+    sample_of = np.repeat(np.arange(len(samples), dtype=np.uint32), counts)
+    rows["source"] = sample_of
+    rows["destination"] += sample_of * np.uint32(len(layouts))
+
+    def describe(row: int) -> str:
+        if row >= len(rows):
+            return "decoding a batch"
+        return _describe(samples[int(sample_of[row])].plan, rows[row], layouts)
+
+    decode(
+        ChunkTable(rows),
+        [sample.packed.data for sample in samples],
+        [array for place in places for array in place],
+        threads=threads,
+        describe=describe,
+    )
+
+
+def _describe(plan: SamplePlan, row: Any, layouts: Sequence[ArrayLayout]) -> str:
+    """Say which chunk a row of the table is: sample, array, chunk, place in the shard."""
+    entry = plan.entry
+    layout = layouts[int(row["destination"]) % len(layouts)]
+    array = entry.arrays[layout.name]
+    offset = plan.shard_offset(int(row["source_offset"]))
+    place = np.unravel_index(int(row["chunk"]), array.meta.grid_shape or (1,))
+    chunk = "/".join(str(int(coordinate)) for coordinate in place)
+    return f"sample {entry.key!r}, array {array.name!r}, chunk {chunk}, {entry.shard} byte {offset}"
+
+
+def _allocate(
+    shape: tuple[int, ...], dtype: np.dtype[Any], *, pin: bool
+) -> tuple[torch.Tensor, _Array]:
+    """Return a tensor and an array over the same memory."""
+    if pin:
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        tensor = torch.empty(shape, dtype=kind, pin_memory=True)
+        return tensor, tensor.numpy()
+    array = shared_pool().array(shape, dtype)
+    return torch.from_numpy(array), array

@@ -1,0 +1,84 @@
+"""Put samples that already are tensors together, for those who transform or collate themselves.
+
+The loader decodes straight into batches and does not come here unless a transform changes samples,
+or torch's own `DataLoader` is used. Pure functions; safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import default_collate
+
+from dataplane.datasets.layout import OFFSETS_SUFFIX
+from dataplane.errors import LoaderError
+
+__all__ = ["collate"]
+
+
+def collate(
+    samples: Sequence[Any], ragged: Collection[str] | None = None, listed: Collection[str] = ()
+) -> Any:
+    """Collate samples as `dataplane.DataLoader` does: a `collate_fn` for torch's `DataLoader`.
+
+    Dicts are collated by name: tensors of one shape are stacked, tensors named in `ragged` are
+    concatenated with `<name>.offsets`, int64[B + 1], beside them, and everything else is left to
+    `torch.utils.data.default_collate`, as are samples that are no dicts.
+
+    Args:
+        samples: at least one.
+        ragged: names of the tensors whose first extent varies; by default those that differ in
+            shape within this batch, which makes the structure depend on the batch.
+        listed: names of the values that are put into a list as they are.
+
+    Raises:
+        LoaderError: samples do not fit together.
+
+    Example:
+        >>> batch = collate([{"points": torch.zeros(2, 3)}, {"points": torch.ones(1, 3)}])
+        >>> batch["points"].shape, batch["points.offsets"].tolist()
+        (torch.Size([3, 3]), [0, 2, 3])
+    """
+    first = samples[0]
+    if not isinstance(first, dict):
+        return _default(samples, "samples")
+    for sample in samples:
+        if sample.keys() != first.keys():
+            raise LoaderError(
+                f"samples of one batch have different names: {sorted(map(str, first))} "
+                f"and {sorted(map(str, sample))}",
+                hint="let the transform return the same names for every sample",
+            )
+    batch: dict[Any, Any] = {}
+    for name in first:
+        values = [sample[name] for sample in samples]
+        if name in listed:
+            batch[name] = values
+        elif _is_ragged(name, values, ragged):
+            batch[name] = torch.cat(values)
+            counts = torch.tensor([0, *(len(value) for value in values)])
+            batch[f"{name}{OFFSETS_SUFFIX}"] = counts.cumsum(0)
+        else:
+            batch[name] = _default(values, repr(name))
+    return batch
+
+
+def _is_ragged(name: Any, values: Sequence[Any], ragged: Collection[str] | None) -> bool:
+    if not all(isinstance(value, torch.Tensor) and value.ndim > 0 for value in values):
+        return False
+    if len({value.shape[1:] for value in values}) != 1:
+        return False
+    if ragged is None:
+        return len({value.shape for value in values}) > 1
+    return name in ragged
+
+
+def _default(values: Sequence[Any], what: str) -> Any:
+    try:
+        return default_collate(list(values))
+    except (RuntimeError, TypeError) as err:
+        raise LoaderError(
+            f"cannot collate {what}: {err}", hint="pass a collate_fn that can"
+        ) from err

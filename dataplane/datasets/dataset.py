@@ -1,0 +1,249 @@
+"""`Dataset`: a packed dataset as a map-style torch dataset.
+
+It loads the index once and nothing else until a sample is asked for; store and cache are opened in
+the process that reads, so a dataset can be pickled to workers and inherited by a fork. Used with
+`dataplane.DataLoader` its samples are decoded into batches by native threads; it works in torch's
+own `DataLoader` too, with worker processes, where each worker reads through the same cache.
+
+Thread-safe. What it is not: the order (`order.py`), batches (`batch.py`), or the error policy
+(`reader.py`).
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias, cast
+
+import torch.utils.data
+
+from dataplane.cache import CacheConfig
+from dataplane.config import assemble
+from dataplane.datasets.batch import Sample, separate
+from dataplane.datasets.layout import (
+    ArrayLayout,
+    ArraysArgument,
+    find_layouts,
+    resolve_selections,
+)
+from dataplane.datasets.plan import Planner
+from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader, check_policy
+from dataplane.datasets.runtime import Runtime, describe_shards
+from dataplane.errors import ConfigError
+from dataplane.shards import DatasetIndex
+from dataplane.stores import open_store
+from dataplane.stores.base import ObjectInfo, StoreConfig
+from dataplane.telemetry import Counters
+
+__all__ = ["CacheArgument", "Dataset", "Transform"]
+
+CacheArgument: TypeAlias = "CacheConfig | str | os.PathLike[str] | bool | None"
+Transform: TypeAlias = Callable[[Sample], object]
+
+MAX_DECODE_THREADS = 4
+"""Native threads for samples read outside a loader; a loader says how many it wants."""
+
+
+class Dataset(torch.utils.data.Dataset[Sample]):
+    """The samples of a packed dataset, by number.
+
+    A sample is a dict from array name to CPU tensor, plus `"__key__"`. Indices may be negative.
+
+    Args:
+        url: where the dataset is: `s3://bucket/cars`, `file:///data/cars`, a path, …
+        arrays: names of the arrays to read, or a selection by name; all of them by default.
+        transform: called with each sample; what it returns takes the sample's place.
+        cache: a `CacheConfig`, a directory, or False for none; by default the user's cache.
+        store: how to reach the store; by default from the environment and configuration file.
+        errors: what to do with corrupt or missing samples: `raise`, `skip` (in batches; a single
+            index still raises) or `replace` by the next sample.
+
+    Raises:
+        ConfigError: an argument cannot be used; an unknown array comes with similar names.
+        NotFound: there is nothing at `url`.
+        FormatError: what is there is not a packed dataset.
+
+    Example:
+        >>> import dataplane as dp
+        >>> ds = dp.Dataset(url, arrays=["points"])  # doctest: +SKIP
+        >>> ds[0]["points"].shape  # doctest: +SKIP
+        torch.Size([65536, 3])
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        arrays: ArraysArgument = None,
+        *,
+        transform: Transform | None = None,
+        cache: CacheArgument = None,
+        store: StoreConfig | None = None,
+        errors: str = "raise",
+    ) -> None:
+        self.url = os.fspath(url)
+        self.transform = transform
+        self.errors = check_policy(errors)
+        self.counters = Counters()
+        self._cache_config = _cache_config(cache)
+        self._store_config = store
+        opened = open_store(self.url, store, counters=self.counters)
+        try:
+            self.index = DatasetIndex.load(opened)
+            self._shards: dict[str, ObjectInfo] = describe_shards(opened)
+        finally:
+            opened.close()
+        self.selections = resolve_selections(arrays, self.index.array_names)
+        self._lock = threading.Lock()
+        self._reader: SampleReader | None = None
+        self._layouts: tuple[ArrayLayout, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Keys of the samples, in order."""
+        return self.index.keys
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """Names of the arrays that a sample holds, in order."""
+        return tuple(self.selections)
+
+    @property
+    def layouts(self) -> tuple[ArrayLayout, ...]:
+        """How each array is laid out in a batch.
+
+        Raises:
+            FormatError: an array has no single element type that torch knows.
+        """
+        if self._layouts is None:
+            self._layouts = find_layouts(self.index, self.selections)
+        return self._layouts
+
+    def attributes(self, i: int) -> Mapping[str, object]:
+        """Return the JSON attributes of a sample.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        return self.index[self._checked(i)].attributes
+
+    def __getitem__(self, i: int) -> Sample:
+        reader = self.reader()
+        position = self._checked(i)
+        samples = self._load(reader, [position])
+        if not samples:
+            # The policy left it out, but a single index has nothing to be left out of.
+            single = SampleReader(
+                reader.runtime,
+                reader.planner,
+                reader.layouts,
+                policy="raise",
+                length=len(self),
+                counters=self.counters,
+            )
+            samples = self._load(single, [position])
+        return samples[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
+        """Return several samples, decoded in one call; torch's loader asks for batches so."""
+        return self._load(self.reader(), [self._checked(i) for i in indices])
+
+    def reader(self) -> SampleReader:
+        """Return what reads samples in this process; made at the first call in each process."""
+        with self._lock:
+            reader = self._reader
+            if reader is None or reader.runtime.pid != os.getpid():
+                reader = self._reader = self._make_reader()
+            return reader
+
+    def close(self) -> None:
+        """Drop connections and open files; the next read opens them again. Idempotent."""
+        with self._lock:
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_lock", "_reader", "counters"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.counters = Counters()
+        self._lock = threading.Lock()
+        self._reader = None
+
+    def _make_reader(self) -> SampleReader:
+        runtime = Runtime(
+            self.url,
+            store_config=self._store_config,
+            cache_config=self._cache_config,
+            shards=self._shards,
+            sizes=self.index.shards,
+            counters=self.counters,
+        )
+        planner = Planner(self.index, self.selections, runtime.describe)
+        return SampleReader(
+            runtime,
+            planner,
+            self.layouts,
+            policy=self.errors,
+            length=len(self),
+            counters=self.counters,
+        )
+
+    def _load(self, reader: SampleReader, positions: list[int]) -> list[Sample]:
+        threads = _decode_threads()
+        fetched = reader.fetch(positions)
+        try:
+            samples = separate(fetched, reader.layouts, threads=threads)
+        except SAMPLE_ERRORS:
+            fetched = reader.recover(positions)
+            samples = separate(fetched, reader.layouts, threads=threads)
+        if self.transform is None:
+            return samples
+        return [cast(Sample, self.transform(sample)) for sample in samples]
+
+    def _checked(self, i: int) -> int:
+        count = len(self)
+        index = operator.index(i)
+        if not -count <= index < count:
+            raise IndexError(f"sample {index} of a dataset of {count}: {self.url}")
+        return index % count
+
+
+def _cache_config(cache: CacheArgument) -> CacheConfig | None:
+    if cache is False:
+        return None
+    if cache is None:
+        return assemble(CacheConfig, "cache").value
+    if isinstance(cache, CacheConfig):
+        return cache
+    if isinstance(cache, bool):
+        raise ConfigError("cache=True says nothing", hint="leave it out for the user's cache")
+    return assemble(CacheConfig, "cache", {"dir": Path(cache).expanduser()}).value
+
+
+def _decode_threads() -> int:
+    if torch.utils.data.get_worker_info() is not None:
+        return 1  # the loader runs a process per core already
+    return min(MAX_DECODE_THREADS, len(os.sched_getaffinity(0)))

@@ -1,0 +1,199 @@
+"""How the arrays of a dataset are laid out in a batch: stacked, ragged or listed.
+
+The layout is a property of the *dataset*, found in its index, never of the samples that happen to
+meet in a batch, so a training step sees the same structure every time:
+
+- stacked: the selection has the same shape in all samples: one tensor `[B, ...]`.
+- ragged: the first extent varies: one tensor `[sum of N, ...]` plus `<name>.offsets`, int64[B + 1];
+  sample `b` is `[offsets[b], offsets[b + 1])`.
+- listed: other extents, or the number of dimensions, vary: a list of B tensors.
+
+Pure functions over an index; thread-safe.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dataplane.datasets.selections import Selection, box_shape, whole
+from dataplane.errors import ConfigError, FormatError
+from dataplane.shards import DatasetIndex
+
+__all__ = [
+    "OFFSETS_SUFFIX",
+    "Arrangement",
+    "ArrayLayout",
+    "ArraysArgument",
+    "find_layouts",
+    "resolve_selections",
+]
+
+OFFSETS_SUFFIX = ".offsets"
+
+ArraysArgument: TypeAlias = Sequence[str] | Mapping[str, Selection] | None
+"""Names of arrays, or a selection by name, or None for all arrays whole."""
+
+_TORCH_DTYPES = frozenset(
+    np.dtype(name)
+    for name in (
+        "bool",
+        *("int8", "int16", "int32", "int64"),
+        *("uint8", "uint16", "uint32", "uint64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
+)
+
+
+class Arrangement(enum.Enum):
+    """How the selections of the samples of a batch are put together."""
+
+    STACKED = "stacked"
+    RAGGED = "ragged"
+    LISTED = "listed"
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayLayout:
+    """One array in a batch.
+
+    Attributes:
+        name: of the array.
+        arrangement: see the module's text.
+        dtype: of its elements, the same in all samples.
+        shape: of one sample's selection; when ragged, without its first extent; empty when listed.
+    """
+
+    name: str
+    arrangement: Arrangement
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def resolve_selections(arrays: ArraysArgument, known: Sequence[str]) -> dict[str, Selection]:
+    """Turn the `arrays` argument into a selection by name.
+
+    Raises:
+        ConfigError: a name that no sample has, a name twice, or something that is no selection.
+    """
+    if arrays is None:
+        return {name: whole() for name in known}
+    if isinstance(arrays, str):
+        raise ConfigError(
+            f"arrays={arrays!r} is one string", hint=f"for one array write arrays=[{arrays!r}]"
+        )
+    chosen: dict[str, Selection]
+    if isinstance(arrays, Mapping):
+        chosen = dict(arrays)
+    else:
+        chosen = {name: whole() for name in arrays}
+        if len(chosen) != len(arrays):
+            raise ConfigError(f"arrays names an array twice: {', '.join(arrays)}")
+    if not chosen:
+        raise ConfigError("arrays is empty: no array would be read")
+    for name, selection in chosen.items():
+        if name not in known:
+            raise _unknown_array(name, known)
+        if not isinstance(selection, Selection):
+            raise ConfigError(
+                f"arrays[{name!r}] is not a selection but {selection!r}",
+                hint="use dataplane.whole()",
+            )
+    return chosen
+
+
+def find_layouts(
+    index: DatasetIndex, selections: Mapping[str, Selection]
+) -> tuple[ArrayLayout, ...]:
+    """Lay out the selected arrays by the forms that they have anywhere in the dataset.
+
+    Raises:
+        FormatError: an array has different element types in different samples, or one that torch
+            has no type for.
+    """
+    forms: dict[str, dict[tuple[np.dtype[Any], tuple[int, ...]], str]] = {
+        name: {} for name in selections
+    }
+    for number in _samples_of_distinct_form(index):
+        entry = index[number]
+        for name, seen in forms.items():
+            array = entry.arrays.get(name)
+            if array is not None:
+                seen.setdefault((array.meta.dtype, array.meta.shape), entry.key)
+    return tuple(_layout(name, selection, forms[name]) for name, selection in selections.items())
+
+
+def _samples_of_distinct_form(index: DatasetIndex) -> list[int]:
+    """Return samples that together show every (array, element type, shape) of the dataset.
+
+    Works on the columns of the index: making an entry for each of 10^5 samples would take seconds.
+    """
+    table = index.table
+    if table.num_rows == 0:
+        return []
+    names, kinds = _codes(table.column("array")), _codes(table.column("dtype"))
+    shapes: Any = table.column("shape").combine_chunks()
+    bounds = shapes.offsets.to_numpy()
+    extents = shapes.values.to_numpy()
+    dimensions = np.diff(bounds)
+    rows: list[int] = []
+    for count in np.unique(dimensions):
+        same = np.flatnonzero(dimensions == count)
+        places = bounds[same][:, None] + np.arange(count)
+        form = np.column_stack((names[same], kinds[same], extents[places].astype(np.int64)))
+        rows.extend(same[np.unique(form, axis=0, return_index=True)[1]].tolist())
+    numbers = table.column("sample_index").to_numpy()[rows]
+    return [int(number) for number in np.unique(numbers)]
+
+
+def _codes(column: Any) -> npt.NDArray[np.int64]:
+    """Number the distinct texts of a column."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    codes: npt.NDArray[np.int64] = column.combine_chunks().indices.to_numpy().astype(np.int64)
+    return codes
+
+
+def _layout(
+    name: str,
+    selection: Selection,
+    forms: Mapping[tuple[np.dtype[Any], tuple[int, ...]], str],
+) -> ArrayLayout:
+    dtypes = {dtype.newbyteorder("="): key for (dtype, _), key in forms.items()}
+    if len(dtypes) != 1:
+        kinds = ", ".join(f"{dtype} in {key!r}" for dtype, key in dtypes.items())
+        raise FormatError(
+            f"array {name!r} has several element types: {kinds}",
+            hint="pack it again with one, for instance with --float32",
+        )
+    (dtype,) = dtypes
+    if dtype not in _TORCH_DTYPES:
+        raise FormatError(
+            f"array {name!r} has the element type {dtype}, which torch does not have",
+            hint="leave it out with arrays=[...]",
+        )
+    shapes = {box_shape(selection.boxes(shape, draw=0)) for _, shape in forms}
+    if len(shapes) == 1:
+        return ArrayLayout(name, Arrangement.STACKED, dtype, next(iter(shapes)))
+    tails = {shape[1:] for shape in shapes}
+    if len(tails) == 1 and all(shapes):
+        return ArrayLayout(name, Arrangement.RAGGED, dtype, next(iter(tails)))
+    return ArrayLayout(name, Arrangement.LISTED, dtype, ())
+
+
+def _unknown_array(name: str, known: Sequence[str]) -> ConfigError:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    # A forgotten group is the usual mistake, and too far away for a spelling match.
+    close += [other for other in known if other.split("/")[-1] == name and other not in close]
+    if close:
+        hint = f"did you mean {' or '.join(repr(other) for other in close)}?"
+    else:
+        hint = f"it has {', '.join(sorted(known)[:20])}"
+    return ConfigError(f"the dataset has no array {name!r}", hint=hint)

@@ -1,0 +1,213 @@
+"""From a sample and its selections to byte ranges and a table of chunks to decode.
+
+A plan says which bytes of the shard a sample needs (*spans*: neighbouring chunks merged, so that a
+whole sample is usually one range) and, for every chunk, where it lies in those bytes once they are
+read one after another (*packed*), and where its elements go. Plans are made with NumPy over all
+chunks at once and kept, most recently used first, within `MAX_KEPT_BYTES`; a plan of a random
+selection is made anew each time.
+
+Offsets and lengths come from the index, which is untrusted: every chunk must lie inside its shard.
+
+Thread-safe; the lock guards the kept plans and is not held while one is made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.codecs import ChunkTable, Codec, Pipeline, parse_pipeline
+from dataplane.datasets.selections import Selection, box_shape
+from dataplane.errors import FormatError, LoaderError
+from dataplane.shards import DatasetIndex
+from dataplane.shards.model import ArrayEntry, SampleEntry
+from dataplane.stores.base import ObjectInfo
+
+__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Planner", "SamplePlan"]
+
+MERGE_GAP_BYTES = 128 << 10
+"""Chunks this close are read in one go: less than a round trip costs on any object store."""
+
+MAX_KEPT_BYTES = 64 << 20
+_PLAN_OVERHEAD_BYTES = 4096
+
+
+class MissingArray(LoaderError):
+    """A sample lacks an array that was asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SamplePlan:
+    """What to read and decode for one sample.
+
+    Attributes:
+        index: number of the sample in the dataset.
+        entry: its row in the index.
+        shapes: shape of the selection of each selected array.
+        spans: byte ranges of the shard to read, in order, apart from each other.
+        rows: CHUNK_DTYPE[n], offsets relative to the packed spans; `destination` is the number of
+            the selected array, `source` is 0.
+        packed_bytes: length of all spans together.
+    """
+
+    index: int
+    entry: SampleEntry
+    shapes: tuple[tuple[int, ...], ...]
+    spans: tuple[tuple[int, int], ...]
+    rows: npt.NDArray[Any]
+    packed_bytes: int
+
+    def shard_offset(self, packed_offset: int) -> int:
+        """Return where a byte of the packed spans lies in the shard."""
+        for start, stop in self.spans:
+            if packed_offset < stop - start:
+                return start + packed_offset
+            packed_offset -= stop - start
+        return self.spans[-1][1] if self.spans else 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """About how much memory keeping this plan costs."""
+        return int(self.rows.nbytes) + _PLAN_OVERHEAD_BYTES
+
+
+class Planner:
+    """Makes plans for the samples of one dataset, and keeps some.
+
+    Args:
+        index: of the dataset.
+        selections: by array name.
+        describe: gives the object that a shard is.
+    """
+
+    def __init__(
+        self,
+        index: DatasetIndex,
+        selections: Mapping[str, Selection],
+        describe: Callable[[str], ObjectInfo],
+    ) -> None:
+        self._index = index
+        self._selections = dict(selections)
+        self._describe = describe
+        self._keep = not any(selection.is_random for selection in selections.values())
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, SamplePlan] = OrderedDict()
+        self._kept_bytes = 0
+        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+
+    def plan(self, index: int, *, draw: int = 0) -> SamplePlan:
+        """Return the plan of a sample.
+
+        Raises:
+            MissingArray: the sample lacks a selected array.
+            FormatError: the index says what cannot be.
+            NotFound: there is no such shard.
+        """
+        if self._keep:
+            with self._lock:
+                plan = self._kept.get(index)
+                if plan is not None:
+                    self._kept.move_to_end(index)
+                    return plan
+        plan = self._make(index, draw)
+        if self._keep:
+            with self._lock:
+                if index not in self._kept:
+                    self._kept[index] = plan
+                    self._kept_bytes += plan.kept_bytes
+                while self._kept_bytes > MAX_KEPT_BYTES and len(self._kept) > 1:
+                    _, dropped = self._kept.popitem(last=False)
+                    self._kept_bytes -= dropped.kept_bytes
+        return plan
+
+    def _make(self, index: int, draw: int) -> SamplePlan:
+        entry = self._index[index]
+        tables: list[ChunkTable] = []
+        shapes: list[tuple[int, ...]] = []
+        for number, (name, selection) in enumerate(self._selections.items()):
+            array = entry.arrays.get(name)
+            if array is None:
+                raise MissingArray(
+                    f"sample {entry.key!r} has no array {name!r}",
+                    hint='leave the array out, or use errors="skip" or errors="replace"',
+                )
+            if array.shard != entry.shard:
+                raise FormatError(
+                    f"sample {entry.key!r}: array {name!r} is in {array.shard}, "
+                    f"the sample is in {entry.shard}"
+                )
+            boxes = selection.boxes(array.meta.shape, draw=draw)
+            shapes.append(box_shape(boxes))
+            first = 0
+            for box in boxes:
+                tables.append(self._table(array, box, number, first))
+                first += box[0][1] - box[0][0] if box else 0
+        rows = ChunkTable.concatenate(tables).rows.copy()
+        spans, packed_bytes = _pack(rows, self._describe(entry.shard), entry)
+        return SamplePlan(index, entry, tuple(shapes), spans, rows, packed_bytes)
+
+    def _table(
+        self, array: ArrayEntry, box: Sequence[tuple[int, int]], number: int, first: int
+    ) -> ChunkTable:
+        meta = array.meta
+        return ChunkTable.for_box(
+            shape=meta.shape,
+            chunk_shape=meta.chunk_shape,
+            dtype=meta.dtype,
+            pipeline=self._pipeline(array),
+            offsets=array.chunk_offsets,
+            nbytes=array.chunk_nbytes,
+            fill_value=meta.fill_value,
+            box=box,
+            source=0,
+            source_start=0,
+            destination=number,
+            destination_start=(first, *(0 for _ in meta.shape[1:])) if meta.shape else (),
+        )
+
+    def _pipeline(self, array: ArrayEntry) -> Pipeline:
+        # The index shares codec tuples between rows at best by value; their text is a safe key.
+        key = (repr(array.meta.codecs), array.meta.dtype.str)
+        found = self._pipelines.get(key)
+        if found is None:
+            found = parse_pipeline(array.meta.codecs, array.meta.dtype)
+            self._pipelines[key] = found
+        return found
+
+
+def _pack(
+    rows: npt.NDArray[Any], info: ObjectInfo, entry: SampleEntry
+) -> tuple[tuple[tuple[int, int], ...], int]:
+    """Merge the chunks of `rows` into spans and make their offsets relative to them, in place."""
+    stored = np.flatnonzero(rows["codec"] != Codec.FILL)
+    if not stored.size:
+        return (), 0
+    starts = rows["source_offset"][stored]
+    nbytes = rows["source_nbytes"][stored]
+    size = np.uint64(info.size_bytes)
+    outside = (starts > size) | (nbytes > size - np.minimum(starts, size))
+    if outside.any():
+        bad = int(np.flatnonzero(outside)[0])
+        raise FormatError(
+            f"sample {entry.key!r}: a chunk at byte {int(starts[bad])} with {int(nbytes[bad])} "
+            f"bytes lies outside its shard {info.key} of {info.size_bytes} bytes",
+            hint="the index and the shard do not belong together; pack the dataset again",
+        )
+    order = np.argsort(starts, kind="stable")
+    sorted_starts = starts[order]
+    reach = np.maximum.accumulate(sorted_starts + nbytes[order])
+    is_break = sorted_starts[1:] > reach[:-1] + np.uint64(MERGE_GAP_BYTES)
+    span_starts = sorted_starts[np.concatenate(([True], is_break))]
+    span_stops = reach[np.concatenate((is_break, [True]))]
+    lengths = span_stops - span_starts
+    positions = np.cumsum(lengths) - lengths
+    span_of = np.searchsorted(span_starts, starts, side="right") - 1
+    rows["source_offset"][stored] = starts - span_starts[span_of] + positions[span_of]
+    spans = tuple(zip(span_starts.tolist(), span_stops.tolist(), strict=True))
+    return spans, int(lengths.sum())

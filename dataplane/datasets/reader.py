@@ -1,0 +1,181 @@
+"""Reads samples of a dataset, and decides what happens to those that cannot be read.
+
+The fast path plans, reads and decodes whole batches and knows nothing of policies. When something
+in a batch is wrong, `recover` goes through it sample by sample. A sample whose chunks do not decode
+is first read again straight from the store, since the copy in the cache may be what is broken; what
+fails even then is corrupt at its source, or missing, and the policy decides:
+
+- `raise`: the error goes to the caller (default);
+- `skip`: the sample is left out and the batch is smaller; a batch that loses all its samples is
+  left out;
+- `replace`: the next sample of the dataset by index, around its end, takes the place.
+
+Either way the place in the order counts as consumed, so resuming stays exact. Each sample left out
+or replaced is counted and logged with key, shard and offset. Only samples that are corrupt or
+missing fall under the policy; a store that refuses, is down or has its objects changed does not.
+
+Thread-safe; one instance per process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeAlias, get_args
+
+from dataplane.cache import PlannedRead
+from dataplane.datasets.batch import FetchedSample, separate
+from dataplane.datasets.buffers import shared_pool
+from dataplane.datasets.layout import ArrayLayout
+from dataplane.datasets.plan import MissingArray, Planner, SamplePlan
+from dataplane.datasets.runtime import UINT8, Runtime
+from dataplane.errors import (
+    ConfigError,
+    DataplaneError,
+    DecodeError,
+    FormatError,
+    LoaderError,
+    NotFound,
+)
+from dataplane.telemetry import Counters, logger
+
+__all__ = ["SAMPLE_ERRORS", "ErrorPolicy", "SampleReader", "check_policy"]
+
+ErrorPolicy: TypeAlias = Literal["raise", "skip", "replace"]
+
+SAMPLE_ERRORS = (DecodeError, FormatError, NotFound, MissingArray)
+"""What makes a single sample unreadable, as opposed to a store or a cache."""
+
+MAX_REPLACEMENTS = 64
+"""How many samples in a row may be replaced by the next before the dataset counts as broken."""
+
+
+def check_policy(policy: str) -> ErrorPolicy:
+    """Return `policy` as one of the three.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    for known in get_args(ErrorPolicy):
+        if policy == known:
+            return known  # type: ignore[no-any-return]  # get_args of a Literal is typed as Any
+    raise ConfigError(f'errors must be "raise", "skip" or "replace", got {policy!r}')
+
+
+class SampleReader:
+    """Plans, reads and, if need be, mends samples. See the module's text.
+
+    Args:
+        runtime: where bytes come from.
+        planner: of the dataset.
+        layouts: of the selected arrays.
+        policy: what to do with samples that cannot be read.
+        length: of the dataset.
+        counters: get `dataset_samples_skipped`, `…_replaced`, `…_reread`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        planner: Planner,
+        layouts: Sequence[ArrayLayout],
+        *,
+        policy: ErrorPolicy,
+        length: int,
+        counters: Counters,
+    ) -> None:
+        self.runtime = runtime
+        self.planner = planner
+        self.layouts = layouts
+        self.policy = policy
+        self._length = length
+        self._counters = counters
+
+    def fetch(self, indices: Iterable[int]) -> list[FetchedSample]:
+        """Read the bytes of samples, mended by the policy where they have no plan.
+
+        Raises:
+            DataplaneError: a sample cannot be read and the policy is to raise.
+        """
+        wanted = list(indices)
+        try:
+            return [self._fetch(self.planner.plan(index)) for index in wanted]
+        except SAMPLE_ERRORS:
+            return self.recover(wanted)
+
+    def recover(self, indices: Iterable[int]) -> list[FetchedSample]:
+        """Read samples one by one, check that each decodes, and apply the policy to the others.
+
+        Raises:
+            DataplaneError: as `fetch`.
+            LoaderError: too many samples in a row had to be replaced.
+        """
+        mended = []
+        for index in indices:
+            sample = self._sound(index)
+            if sample is not None:
+                mended.append(sample)
+        return mended
+
+    def planned(self, index: int, step: int) -> list[PlannedRead]:
+        """Return the reads of a sample for the cache to make in advance.
+
+        A sample without a plan gives none: its error belongs to the step that needs it.
+        """
+        try:
+            plan = self.planner.plan(index)
+            source = self.runtime.object(plan.entry.shard)
+        except SAMPLE_ERRORS:
+            return []
+        if source is None:
+            return []
+        return [PlannedRead(source, start, stop, step) for start, stop in plan.spans]
+
+    def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
+        packed = shared_pool().array((plan.packed_bytes,), UINT8)
+        if plan.spans:
+            read = self.runtime.read_direct if direct else self.runtime.read
+            read(plan.entry.shard, plan.spans, packed)
+        return FetchedSample(plan, packed)
+
+    def _sound(self, index: int) -> FetchedSample | None:
+        candidate = index
+        limit = min(MAX_REPLACEMENTS, self._length)
+        for _ in range(limit):
+            try:
+                return self._verified(candidate)
+            except SAMPLE_ERRORS as err:
+                if self.policy == "raise":
+                    raise
+                self._report(candidate, err)
+                if self.policy == "skip":
+                    return None
+            candidate = (candidate + 1) % self._length
+        raise LoaderError(
+            f"{limit} samples from number {index} on cannot be read, so none can replace it",
+            hint="see the log for each of them; the dataset is damaged",
+        )
+
+    def _verified(self, index: int) -> FetchedSample:
+        plan = self.planner.plan(index)
+        sample = self._fetch(plan)
+        try:
+            separate([sample], self.layouts)
+        except (DecodeError, FormatError) as err:
+            again = self._fetch(plan, direct=True)
+            separate([again], self.layouts)
+            self._counters.add("dataset_samples_reread", 1)
+            logger.warning("%s; read again from the store, where it is sound", err)
+            return again
+        return sample
+
+    def _report(self, index: int, err: DataplaneError) -> None:
+        done = "skipped" if self.policy == "skip" else "replaced"
+        self._counters.add(f"dataset_samples_{done}", 1)
+        where = f"sample number {index}"
+        try:
+            plan = self.planner.plan(index)
+        except SAMPLE_ERRORS:
+            pass
+        else:
+            where = f"{plan.entry.key!r} in {plan.entry.shard} at byte {plan.entry.zip_start}"
+        logger.warning("%s %s: %s", done, where, err)

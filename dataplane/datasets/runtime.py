@@ -1,0 +1,177 @@
+"""What a process needs to read shards: the store, the cache, and where each shard is.
+
+A `Runtime` belongs to one process and is made at its first read, so a `Dataset` can be pickled to
+worker processes or inherited by a fork and still never shares a connection. Shards are described
+once, by one listing; where the store cannot list, each is asked for at its first use. The version
+found then is the version read from then on: a shard that changes is `ObjectChanged`.
+
+Bytes come through the cache, or, with the cache switched off, straight from the store: then long
+ranges are cut into pieces that several threads fetch at once, since one connection to an object
+store is slow. Thread-safe; the lock guards two dictionaries and is not held during I/O.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.cache import Cache, CacheConfig, CachedObject
+from dataplane.errors import Denied, FormatError, StoreError
+from dataplane.stores import Store, open_store
+from dataplane.stores.base import ObjectInfo, StoreConfig
+from dataplane.telemetry import Counters, logger
+
+__all__ = ["UINT8", "Bytes", "Runtime", "describe_shards"]
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+UINT8 = np.dtype(np.uint8)
+
+DIRECT_PIECE_BYTES = 8 << 20
+DIRECT_THREADS = 8
+"""Pieces under way at once without a cache; 8 MiB at 8 connections fills a 10 Gbit/s line."""
+
+
+def describe_shards(store: Store) -> dict[str, ObjectInfo]:
+    """List the shards of a dataset; empty when the store cannot list."""
+    try:
+        return {info.key: info for info in store.list() if info.key.endswith(".tar")}
+    except (Denied, StoreError, NotImplementedError) as err:
+        logger.debug(
+            "cannot list %s (%s): each shard is asked for at its first use", store.url, err
+        )
+        return {}
+
+
+class Runtime:
+    """The store and cache of one dataset in one process. See the module's text.
+
+    Args:
+        url: of the dataset.
+        store_config: how to reach it.
+        cache_config: where to cache it, or None for no cache.
+        shards: descriptions of shards that are known already; added to here.
+        sizes: length of each shard as the index records it.
+        counters: of this dataset.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        store_config: StoreConfig | None,
+        cache_config: CacheConfig | None,
+        shards: dict[str, ObjectInfo],
+        sizes: Mapping[str, int],
+        counters: Counters,
+    ) -> None:
+        self.pid = os.getpid()
+        self.store = open_store(url, store_config, counters=counters)
+        self.cache = None if cache_config is None else Cache.shared(cache_config)
+        self._shards = shards
+        self._sizes = sizes
+        self._objects: dict[str, CachedObject] = {}
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+
+    def describe(self, shard: str) -> ObjectInfo:
+        """Return the version of a shard that this run reads.
+
+        Raises:
+            NotFound: there is no such shard.
+            FormatError: it has another length than the index says.
+        """
+        with self._lock:
+            info = self._shards.get(shard)
+        if info is None:
+            info = self.store.head(shard)
+            with self._lock:
+                info = self._shards.setdefault(shard, info)
+        expected = self._sizes.get(shard, info.size_bytes)
+        if info.size_bytes != expected:
+            raise FormatError(
+                f"{self.store.url}: shard {shard} has {info.size_bytes} bytes, "
+                f"the index says {expected}",
+                hint="the copy is incomplete, or the dataset was packed again; copy it anew",
+            )
+        return info
+
+    def object(self, shard: str) -> CachedObject | None:
+        """Return a shard as the cache sees it, or None without a cache."""
+        if self.cache is None:
+            return None
+        with self._lock:
+            found = self._objects.get(shard)
+        if found is not None:
+            return found
+        opened = self.cache.open(self.store, self.describe(shard))
+        with self._lock:
+            found = self._objects.setdefault(shard, opened)
+        if found is not opened:
+            opened.close()
+        return found
+
+    def read(self, shard: str, spans: Sequence[tuple[int, int]], out: Bytes) -> None:
+        """Read byte ranges of a shard one after another into `out`, which they fill exactly."""
+        source = self.object(shard)
+        if source is None:
+            self.read_direct(shard, spans, out)
+            return
+        position = 0
+        for start, stop in spans:
+            source.read_into(start, stop, out[position : position + stop - start].data)
+            position += stop - start
+
+    def read_direct(self, shard: str, spans: Sequence[tuple[int, int]], out: Bytes) -> None:
+        """Read byte ranges past the cache, as `read` does otherwise."""
+        info = self.describe(shard)
+        pieces: list[tuple[int, int, int]] = []
+        position = 0
+        for start, stop in spans:
+            for piece in range(start, stop, DIRECT_PIECE_BYTES):
+                piece_stop = min(piece + DIRECT_PIECE_BYTES, stop)
+                pieces.append((position, piece, piece_stop))
+                position += piece_stop - piece
+
+        def fetch(place: int, start: int, stop: int) -> None:
+            content = self.store.get_range(shard, start, stop, if_match=info.etag)
+            out[place : place + stop - start] = np.frombuffer(content, np.uint8)
+
+        if len(pieces) == 1:
+            fetch(*pieces[0])
+            return
+        waiting: list[Future[None]] = [self._pool().submit(fetch, *piece) for piece in pieces]
+        try:
+            for future in waiting:
+                future.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            # `out` is reused by the caller: nobody may still be writing into it after an error.
+            for future in waiting:
+                if not future.cancelled():
+                    future.exception()
+
+    def close(self) -> None:
+        """Drop connections and open files. Idempotent."""
+        with self._lock:
+            objects, self._objects = list(self._objects.values()), {}
+            executor, self._executor = self._executor, None
+        if self.pid != os.getpid():
+            return
+        if executor is not None:
+            executor.shutdown(wait=True, cancel_futures=True)
+        for source in objects:
+            source.close()
+        self.store.close()
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(DIRECT_THREADS, thread_name_prefix="dp-direct")
+            return self._executor

@@ -1,0 +1,94 @@
+"""What a loader did so far, in numbers that say who waits for whom.
+
+A pass owns a `Meter` and writes it from the training thread; `LoaderStats` is a snapshot of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from dataplane.loader.engine import StageStats
+
+__all__ = ["LoaderStats", "Meter"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderStats:
+    """Counters of one pass over a loader.
+
+    Attributes:
+        batches: how many were yielded.
+        samples: how many were in them.
+        decoded_bytes: size of their elements.
+        read_bytes: compressed bytes that were read for them.
+        first_batch_s: from the start of the pass to its first batch; None before it.
+        wait_s: how long the training loop waited for batches.
+        elapsed_s: since the start of the pass.
+        stages: per stage `items`, `busy_s`, `get_wait_s` (for input), `put_wait_s` (for a place in
+            the output), all threads of the stage together.
+    """
+
+    batches: int
+    samples: int
+    decoded_bytes: int
+    read_bytes: int
+    first_batch_s: float | None
+    wait_s: float
+    elapsed_s: float
+    stages: Mapping[str, Mapping[str, float]]
+
+    @property
+    def bottleneck(self) -> str:
+        """The slowest part: `consumer` when the loop hardly waits, else the busiest stage."""
+        if not self.stages or self.wait_s < 0.05 * self.elapsed_s:
+            return "consumer"
+
+        def idle_s(name: str) -> float:
+            return self.stages[name]["get_wait_s"] + self.stages[name]["put_wait_s"]
+
+        return min(self.stages, key=idle_s)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return all figures and the bottleneck as plain values."""
+        return {**asdict(self), "bottleneck": self.bottleneck}
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts one pass. Attributes as in `LoaderStats`."""
+
+    began_s: float = field(default_factory=time.perf_counter)
+    batches: int = 0
+    samples: int = 0
+    decoded_bytes: int = 0
+    read_bytes: int = 0
+    first_batch_s: float | None = None
+    wait_s: float = 0.0
+    ended_s: float | None = None
+    stages: list[StageStats] = field(default_factory=list)
+
+    def add(self, *, samples: int, decoded_bytes: int, read_bytes: int, wait_s: float) -> None:
+        """Count a batch that is being yielded."""
+        if self.first_batch_s is None:
+            self.first_batch_s = time.perf_counter() - self.began_s
+        self.batches += 1
+        self.samples += samples
+        self.decoded_bytes += decoded_bytes
+        self.read_bytes += read_bytes
+        self.wait_s += wait_s
+
+    def snapshot(self) -> LoaderStats:
+        """Return the figures so far."""
+        ended = time.perf_counter() if self.ended_s is None else self.ended_s
+        return LoaderStats(
+            batches=self.batches,
+            samples=self.samples,
+            decoded_bytes=self.decoded_bytes,
+            read_bytes=self.read_bytes,
+            first_batch_s=self.first_batch_s,
+            wait_s=self.wait_s,
+            elapsed_s=ended - self.began_s,
+            stages={stage.name: stage.as_dict() for stage in self.stages},
+        )
