@@ -20,6 +20,8 @@ def decode(
     table: Buffer, sources: Sequence[Buffer], destinations: Sequence[object], threads: int = 1
 ) -> None: ...
 
+def inflate_only(table: Buffer, sources: Sequence[Buffer], threads: int = 1) -> None: ...
+
 class DecodeFailure(Exception):  # noqa: N818
     """A row could not be decoded; args are (code, row, offset, expected, got, what)."""
 

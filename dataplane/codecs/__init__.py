@@ -10,7 +10,7 @@ Nothing here reads files or knows samples: offsets, lengths and buffers come fro
 `dataplane.shards` and the cache.
 """
 
-from dataplane.codecs.decode import NativeInfo, decode, native_info
+from dataplane.codecs.decode import NativeInfo, codec_alone, decode, native_info
 from dataplane.codecs.encode import ENCODERS, encode_chunk
 from dataplane.codecs.pipeline import Codec, Pipeline, parse_pipeline
 from dataplane.codecs.table import CHUNK_DTYPE, MAX_DIMS, ChunkTable
@@ -23,6 +23,7 @@ __all__ = [
     "Codec",
     "NativeInfo",
     "Pipeline",
+    "codec_alone",
     "decode",
     "encode_chunk",
     "native_info",

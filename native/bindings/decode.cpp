@@ -1,17 +1,17 @@
 // dataplane._native.decode: Python's table, buffers and arrays made into spans for the core.
+#include <lz4.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#include <lz4.h>
 #include <zstd.h>
 
-#include <algorithm>
 #include <atomic>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "bindings/bindings.hpp"
@@ -80,36 +80,32 @@ std::span<const ChunkRow> rows_of(const HeldBuffer& buffer) {
   return {reinterpret_cast<const ChunkRow*>(bytes.data()), bytes.size() / sizeof(ChunkRow)};
 }
 
-void decode(nb::handle failure_type, nb::handle table, nb::sequence sources,
-            nb::sequence destinations, unsigned threads) {
-  const HeldBuffer held_table(table);
-  const std::span<const ChunkRow> rows = rows_of(held_table);
-
-  std::vector<HeldBuffer> held_sources;
-  std::vector<Source> spans;
-  held_sources.reserve(nb::len(sources));
-  for (const nb::handle source : sources) {
-    held_sources.emplace_back(source);
-    spans.push_back(held_sources.back().bytes());
+class HeldSources {
+ public:
+  explicit HeldSources(nb::sequence sources) {
+    held_.reserve(nb::len(sources));
+    for (const nb::handle source : sources) {
+      held_.emplace_back(source);
+      spans_.push_back(held_.back().bytes());
+    }
   }
-  std::vector<HeldArray> held_arrays(nb::len(destinations));
-  std::vector<Destination> arrays(held_arrays.size());
-  std::size_t i = 0;
-  for (const nb::handle destination : destinations) {
-    if (!hold_array(destination, held_arrays.at(i), arrays.at(i)))
-      raise_failure(failure_type, {fail(Code::bad_argument,
-                                        "destination is not a writable CPU array of at most 8 "
-                                        "dimensions in native byte order", 0, 0, i), 0});
-    ++i;
-  }
+  [[nodiscard]] std::span<const Source> spans() const noexcept { return spans_; }
 
-  Decoder& decoder = bindings::decoder();
+ private:
+  std::vector<HeldBuffer> held_;
+  std::vector<Source> spans_;
+};
+
+// Runs `work(interrupted)` without the GIL; its failure, or the exception of a signal handler that ran
+// meanwhile, becomes a Python exception.
+template <typename Work>
+void run_unlocked(nb::handle failure_type, const Work& work) {
   const bool main_thread = is_main_thread();
   bool signalled = false;
   TableStatus result;
   {
     const nb::gil_scoped_release unlocked;
-    result = decoder.decode(rows, spans, arrays, threads, [main_thread, &signalled] {
+    result = work([main_thread, &signalled] {
       if (!main_thread) return false;
       const nb::gil_scoped_acquire locked;
       signalled = PyErr_CheckSignals() != 0;
@@ -118,6 +114,41 @@ void decode(nb::handle failure_type, nb::handle table, nb::sequence sources,
   }
   if (signalled) throw nb::python_error();
   if (!result.status.ok()) raise_failure(failure_type, result);
+}
+
+void decode(nb::handle failure_type, nb::handle table, nb::sequence sources,
+            nb::sequence destinations, unsigned threads) {
+  const HeldBuffer held_table(table);
+  const std::span<const ChunkRow> rows = rows_of(held_table);
+  const HeldSources held_sources(sources);
+  std::vector<HeldArray> held_arrays(nb::len(destinations));
+  std::vector<Destination> arrays(held_arrays.size());
+  std::size_t i = 0;
+  for (const nb::handle destination : destinations) {
+    if (!hold_array(destination, held_arrays.at(i), arrays.at(i)))
+      raise_failure(failure_type,
+                    {fail(Code::bad_argument,
+                          "destination is not a writable CPU array of at most 8 dimensions in "
+                          "native byte order",
+                          0, 0, i),
+                     0});
+    ++i;
+  }
+  Decoder& decoder = bindings::decoder();
+  run_unlocked(failure_type, [&](const std::function<bool()>& interrupted) {
+    return decoder.decode(rows, held_sources.spans(), arrays, threads, interrupted);
+  });
+}
+
+void inflate_only(nb::handle failure_type, nb::handle table, nb::sequence sources,
+                  unsigned threads) {
+  const HeldBuffer held_table(table);
+  const std::span<const ChunkRow> rows = rows_of(held_table);
+  const HeldSources held_sources(sources);
+  Decoder& decoder = bindings::decoder();
+  run_unlocked(failure_type, [&](const std::function<bool()>& interrupted) {
+    return decoder.inflate_only(rows, held_sources.spans(), threads, interrupted);
+  });
 }
 
 nb::dict row_layout() {
@@ -191,6 +222,13 @@ void bind_decode(nb::module_& module) {
                 unsigned threads) { decode(failure, table, sources, destinations, threads); },
       nb::arg("table"), nb::arg("sources"), nb::arg("destinations"), nb::arg("threads") = 1,
       "Decode every row of a chunk table from `sources` into `destinations`.");
+  module.def(
+      "inflate_only",
+      [failure](nb::handle table, nb::sequence sources, unsigned threads) {
+        inflate_only(failure, table, sources, threads);
+      },
+      nb::arg("table"), nb::arg("sources"), nb::arg("threads") = 1,
+      "Decompress every row of a chunk table into scratch memory, for benchmarks.");
 }
 
 }  // namespace dataplane::bindings

@@ -25,9 +25,8 @@ constexpr unsigned kNotSplit = 0x10;
 constexpr unsigned kLz4 = 1;
 constexpr unsigned kZstd = 4;
 
-// Runs shorter than this are un-shuffled by the tile and then copied; a call per run costs more.
-constexpr std::size_t kFuseBytes = 256;
-// A tile stays in the first-level cache between its writing and its reading.
+// Elements that begin in the middle of a run's element are un-shuffled into a tile and copied; it stays
+// in the first-level cache between its writing and its reading.
 constexpr std::size_t kTileBytes = std::size_t{8} << 10;
 
 struct Frame {
@@ -144,24 +143,52 @@ Status read_streams(const Frame& frame, std::size_t index, bool gather, std::byt
   return {};
 }
 
-// Places elements that are held as byte planes and cover the chunk's bytes from `begin`.
-void place_planes(const std::byte* const* planes, std::size_t typesize, std::size_t elements,
-                  std::size_t begin, BoxCursor& box, Workspace& workspace) {
-  const std::size_t end = begin + elements * typesize;
-  const std::size_t tile_elements = std::max<std::size_t>(1, kTileBytes / typesize);
-  while (box.next() < end) {
-    const std::size_t at = box.next() - begin;
-    const std::size_t first = at / typesize;
-    const std::size_t fused = std::min(box.left(), end - box.next()) / typesize;
-    if (fused * typesize >= kFuseBytes && at % typesize == 0) {
-      unshuffle(planes, typesize, first, fused, box.to());
-      box.advance(fused * typesize);
-      continue;
+// Elements held as byte planes; together they are the chunk's bytes from `begin`.
+struct Planes {
+  const std::byte* const* plane;
+  std::size_t typesize;
+  std::size_t elements;
+  std::size_t begin;
+};
+
+// Un-shuffles the runs that come next straight to their place; false when they do not consist of whole
+// elements, and then nothing was written.
+bool place_runs(const Planes& planes, BoxCursor& box) noexcept {
+  const std::size_t size = planes.typesize;
+  const std::size_t end = planes.begin + planes.elements * size;
+  const std::size_t at = box.next() - planes.begin;
+  if (at % size != 0) return false;
+  const BoxPlan& plan = box.plan();
+  ElementRuns runs{at / size, plan.run / size, box.runs_before(end), 0, box.to(), 0};
+  if (runs.runs > 0 && plan.run % size == 0) {
+    if (plan.ndim > 0) {
+      if (plan.dims[0].chunk_step % size != 0) return false;
+      runs.plane_step = plan.dims[0].chunk_step / size;
+      runs.out_step = plan.dims[0].to_step;
     }
-    const std::size_t count = std::min(tile_elements, elements - first);
-    const std::span<std::byte> tile = workspace.tile.get(count * typesize);
-    unshuffle(planes, typesize, first, count, tile.data());
-    box.copy(begin + first * typesize, tile);
+    unshuffle(planes.plane, size, runs);
+    box.advance_runs(runs.runs);
+    return true;
+  }
+  runs.count = std::min(box.left(), end - box.next()) / size;
+  runs.runs = 1;
+  if (runs.count == 0) return false;
+  unshuffle(planes.plane, size, runs);
+  box.advance(runs.count * size);
+  return true;
+}
+
+void place_planes(const Planes& planes, BoxCursor& box, Workspace& workspace) {
+  const std::size_t size = planes.typesize;
+  const std::size_t end = planes.begin + planes.elements * size;
+  const std::size_t tile_elements = std::max<std::size_t>(1, kTileBytes / size);
+  while (box.next() < end) {
+    if (place_runs(planes, box)) continue;
+    const std::size_t first = (box.next() - planes.begin) / size;
+    const std::size_t count = std::min(tile_elements, planes.elements - first);
+    const std::span<std::byte> tile = workspace.tile.get(count * size);
+    unshuffle(planes.plane, size, ElementRuns{first, count, 1, 0, tile.data(), 0});
+    box.copy(planes.begin + first * size, tile);
   }
 }
 
@@ -186,21 +213,25 @@ void place_shuffled(const Frame& frame, const Block& block, bool bits, BoxCursor
       planes[t] = out + t * elements;
     }
   }
-  place_planes(planes.data(), typesize, elements, block.begin, box, workspace);
+  place_planes({planes.data(), typesize, elements, block.begin}, box, workspace);
   const std::size_t whole = elements * typesize;
   if (whole != block.size)
     box.copy(block.begin + whole, {block.stream[0] + whole, block.size - whole});
 }
 
-Status decode_block(const Frame& frame, std::size_t index, BoxCursor& box, Workspace& workspace) {
-  Block block;
+void lay_out(const Frame& frame, std::size_t index, Block& block) noexcept {
   block.begin = index * frame.blocksize;
   block.size = std::min(frame.blocksize, frame.decoded - block.begin);
-  if (box.next() >= block.begin + block.size) return {};  // nothing of it is wanted
   const bool split = (frame.flags & kNotSplit) == 0 && block.size == frame.blocksize;
   block.streams = split ? frame.typesize : 1;
   block.stream_bytes = block.size / block.streams;
+}
 
+// Decodes the block that holds the next wanted byte.
+Status decode_block(const Frame& frame, BoxCursor& box, Workspace& workspace) {
+  const std::size_t index = box.next() / frame.blocksize;
+  Block block;
+  lay_out(frame, index, block);
   const bool bytes = (frame.flags & kShuffle) != 0 && frame.typesize > 1;
   // c-blosc leaves a block as it is when its elements do not come in eights.
   const std::size_t elements = block.size / frame.typesize;
@@ -232,7 +263,22 @@ Status decode_blosc(std::span<const std::byte> frame_bytes, std::size_t chunk_by
     return {};
   }
   while (status.ok() && box.next() < chunk_bytes)
-    status = decode_block(frame, box.next() / frame.blocksize, box, workspace);
+    status = decode_block(frame, box, workspace);
+  return status;
+}
+
+Status inflate_blosc(std::span<const std::byte> frame_bytes, std::size_t chunk_bytes,
+                     Workspace& workspace) {
+  Frame frame;
+  Status status = read_header(frame_bytes, chunk_bytes, frame);
+  if ((frame.flags & kPlainCopy) != 0) return status;
+  std::byte* const scratch =
+      status.ok() ? workspace.block.get(frame.blocksize).data() : nullptr;
+  for (std::size_t i = 0; status.ok() && i < frame.blocks; ++i) {
+    Block block;
+    lay_out(frame, i, block);
+    status = read_streams(frame, i, false, scratch, block, workspace);
+  }
   return status;
 }
 

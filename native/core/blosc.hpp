@@ -25,4 +25,9 @@ namespace dataplane {
 [[nodiscard]] Status decode_blosc(std::span<const std::byte> frame, std::size_t chunk_bytes,
                                   BoxCursor& box, Workspace& workspace);
 
+// Decompresses every stream of a frame that is not stored, into scratch that stays in the cache, and
+// does nothing with it: what the codec alone costs.
+[[nodiscard]] Status inflate_blosc(std::span<const std::byte> frame, std::size_t chunk_bytes,
+                                   Workspace& workspace);
+
 }  // namespace dataplane

@@ -14,7 +14,9 @@ namespace {
 // Below this, placing a chunk run by run as it is decoded costs more than a pass over the whole chunk.
 constexpr std::size_t kMinStreamRun = 64;
 
-Status check_crc32c(std::span<const std::byte>& encoded) noexcept {
+// Checks the checksum at the end of `encoded`, where the row has one, and takes it off.
+Status check_crc32c(const ChunkRow& row, std::span<const std::byte>& encoded) noexcept {
+  if ((row.flags & kFlagCrc32c) == 0) return {};
   if (encoded.size() < 4) return fail(Code::truncated, "crc32c", 0, 4, encoded.size());
   const std::size_t body = encoded.size() - 4;
   const std::uint32_t stored = load_le<std::uint32_t>(&encoded[body]);
@@ -65,6 +67,18 @@ Status decode_to(const BoxPlan& plan, Codec codec, std::span<const std::byte> en
   return fail(Code::bad_argument, "codec");
 }
 
+Status inflate_row(const ChunkRow& row, Source source, Workspace& workspace) {
+  if (row.codec == Codec::fill || row.codec == Codec::raw) return {};
+  std::span<const std::byte> encoded = source.subspan(row.source_offset, row.source_nbytes);
+  if ((row.flags & kFlagCrc32c) != 0) {
+    if (encoded.size() < 4) return fail(Code::truncated, "crc32c", 0, 4, encoded.size());
+    encoded = encoded.first(encoded.size() - 4);
+  }
+  const std::size_t bytes = chunk_bytes(row);
+  if (row.codec == Codec::blosc) return inflate_blosc(encoded, bytes, workspace);
+  return inflate(row.codec, encoded, workspace.chunk.get(bytes), workspace);
+}
+
 Status decode_row(const ChunkRow& row, Source source, const Destination& destination,
                   Workspace& workspace) {
   const BoxPlan plan = plan_box(row, destination);
@@ -73,10 +87,8 @@ Status decode_row(const ChunkRow& row, Source source, const Destination& destina
     return {};
   }
   std::span<const std::byte> encoded = source.subspan(row.source_offset, row.source_nbytes);
-  if ((row.flags & kFlagCrc32c) != 0) {
-    const Status status = check_crc32c(encoded);
-    if (!status.ok()) return status;
-  }
+  Status status = check_crc32c(row, encoded);
+  if (!status.ok()) return status;
   const std::size_t bytes = chunk_bytes(row);
   const bool short_runs = plan.ndim != 0 && plan.run < kMinStreamRun && row.codec == Codec::blosc;
   if (row.swap_bytes == 0 && !short_runs)
@@ -84,8 +96,7 @@ Status decode_row(const ChunkRow& row, Source source, const Destination& destina
 
   // A scratch of its own: decode_to may use workspace.chunk, but never for a whole plan.
   const std::span<std::byte> whole = workspace.chunk.get(bytes);
-  const Status status =
-      decode_to(plan_whole(whole.data(), bytes), row.codec, encoded, bytes, workspace);
+  status = decode_to(plan_whole(whole.data(), bytes), row.codec, encoded, bytes, workspace);
   if (!status.ok()) return status;
   swap_bytes(whole, row.swap_bytes);
   copy_box(plan, whole.data());
@@ -98,6 +109,14 @@ Status decode_chunk(const ChunkRow& row, Source source, const Destination& desti
                     Workspace& workspace) noexcept {
   try {
     return decode_row(row, source, destination, workspace);
+  } catch (const std::bad_alloc&) {
+    return fail(Code::io_error, "not enough memory to decode", 0, chunk_bytes(row));
+  }
+}
+
+Status inflate_chunk(const ChunkRow& row, Source source, Workspace& workspace) noexcept {
+  try {
+    return inflate_row(row, source, workspace);
   } catch (const std::bad_alloc&) {
     return fail(Code::io_error, "not enough memory to decode", 0, chunk_bytes(row));
   }

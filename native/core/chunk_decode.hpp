@@ -13,4 +13,8 @@ namespace dataplane {
 [[nodiscard]] Status decode_chunk(const ChunkRow& row, Source source,
                                   const Destination& destination, Workspace& workspace) noexcept;
 
+// Decompresses `row` into scratch and leaves it at that: what the codec alone costs, for benchmarks.
+[[nodiscard]] Status inflate_chunk(const ChunkRow& row, Source source,
+                                   Workspace& workspace) noexcept;
+
 }  // namespace dataplane

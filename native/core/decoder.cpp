@@ -16,19 +16,15 @@ constexpr std::chrono::milliseconds kInterruptPeriod{50};
 // What the threads of one call share.
 class Job {
  public:
-  Job(std::span<const ChunkRow> rows, std::span<const Source> sources,
-      std::span<const Destination> destinations) noexcept
-      : rows_(rows), sources_(sources), destinations_(destinations) {}
+  explicit Job(std::span<const ChunkRow> rows) noexcept : rows_(rows) {}
 
-  // Claims and decodes rows until none is left, one has failed, or `cancel` says yes.
-  template <typename Cancel>
-  void work(Workspace& workspace, Cancel&& cancel) noexcept {
+  // Claims rows and does `work` on each until none is left, one has failed, or `cancel` says yes.
+  template <typename Work, typename Cancel>
+  void run(const Work& work, Workspace& workspace, Cancel&& cancel) noexcept {
     for (;;) {
       const std::size_t i = next_.fetch_add(1, std::memory_order_relaxed);
       if (i >= rows_.size() || i >= failed_row_.load(std::memory_order_relaxed)) return;
-      const ChunkRow& row = rows_[i];
-      const Source source = row.codec == Codec::fill ? Source{} : sources_[row.source];
-      const Status status = decode_chunk(row, source, destinations_[row.destination], workspace);
+      const Status status = work(rows_[i], workspace);
       if (!status.ok()) fail_row(i, status);
       if (cancel()) {
         next_.store(rows_.size(), std::memory_order_relaxed);
@@ -54,8 +50,6 @@ class Job {
   }
 
   std::span<const ChunkRow> rows_;
-  std::span<const Source> sources_;
-  std::span<const Destination> destinations_;
   std::atomic<std::size_t> next_{0};
   std::atomic<std::size_t> failed_row_{std::numeric_limits<std::size_t>::max()};
   std::atomic<bool> cancelled_{false};
@@ -80,33 +74,57 @@ class InterruptClock {
   std::chrono::steady_clock::time_point due_;
 };
 
+TableStatus check_threads(unsigned threads) noexcept {
+  if (threads != 0 && threads <= kMaxThreads) return {};
+  return {fail(Code::bad_argument, "threads (1 to 256)", 0, kMaxThreads, threads), 0};
+}
+
 }  // namespace
 
-TableStatus Decoder::decode(std::span<const ChunkRow> rows, std::span<const Source> sources,
-                            std::span<const Destination> destinations, unsigned threads,
-                            const std::function<bool()>& interrupted) {
-  if (threads == 0 || threads > kMaxThreads)
-    return {fail(Code::bad_argument, "threads (1 to 256)", 0, kMaxThreads, threads), 0};
-  {
-    std::vector<std::uint32_t> order;
-    TableStatus checked = check_table(rows, sources, destinations, order);
-    if (!checked.status.ok()) return checked;
-  }
+template <typename Work>
+TableStatus Decoder::run(std::span<const ChunkRow> rows, unsigned threads,
+                         const std::function<bool()>& interrupted, const Work& work) {
   if (rows.empty()) return {};
-
-  Job job(rows, sources, destinations);
+  Job job(rows);
   InterruptClock clock(interrupted);
   const std::thread::id caller = std::this_thread::get_id();
   const auto useful = static_cast<unsigned>(std::min<std::size_t>(threads, rows.size()));
   pool_.run(useful - 1, [&] {
     std::unique_ptr<Workspace> workspace = borrow();
     if (std::this_thread::get_id() == caller)
-      job.work(*workspace, [&clock] { return clock(); });
+      job.run(work, *workspace, [&clock] { return clock(); });
     else
-      job.work(*workspace, [] { return false; });
+      job.run(work, *workspace, [] { return false; });
     give_back(std::move(workspace));
   });
   return job.result();
+}
+
+TableStatus Decoder::decode(std::span<const ChunkRow> rows, std::span<const Source> sources,
+                            std::span<const Destination> destinations, unsigned threads,
+                            const std::function<bool()>& interrupted) {
+  TableStatus checked = check_threads(threads);
+  if (!checked.status.ok()) return checked;
+  {
+    std::vector<std::uint32_t> order;
+    checked = check_table(rows, sources, destinations, order);
+    if (!checked.status.ok()) return checked;
+  }
+  return run(rows, threads, interrupted, [&](const ChunkRow& row, Workspace& workspace) {
+    const Source source = row.codec == Codec::fill ? Source{} : sources[row.source];
+    return decode_chunk(row, source, destinations[row.destination], workspace);
+  });
+}
+
+TableStatus Decoder::inflate_only(std::span<const ChunkRow> rows, std::span<const Source> sources,
+                                  unsigned threads, const std::function<bool()>& interrupted) {
+  TableStatus checked = check_threads(threads);
+  if (checked.status.ok()) checked = check_sources(rows, sources);
+  if (!checked.status.ok()) return checked;
+  return run(rows, threads, interrupted, [&](const ChunkRow& row, Workspace& workspace) {
+    const Source source = row.codec == Codec::fill ? Source{} : sources[row.source];
+    return inflate_chunk(row, source, workspace);
+  });
 }
 
 std::unique_ptr<Workspace> Decoder::borrow() {

@@ -29,7 +29,15 @@ class Decoder {
                                    std::span<const Destination> destinations, unsigned threads,
                                    const std::function<bool()>& interrupted);
 
+  // Decompresses every row into scratch: what the codec alone costs, for benchmarks.
+  [[nodiscard]] TableStatus inflate_only(std::span<const ChunkRow> rows,
+                                         std::span<const Source> sources, unsigned threads,
+                                         const std::function<bool()>& interrupted);
+
  private:
+  template <typename Work>
+  [[nodiscard]] TableStatus run(std::span<const ChunkRow> rows, unsigned threads,
+                                const std::function<bool()>& interrupted, const Work& work);
   [[nodiscard]] std::unique_ptr<Workspace> borrow();
   void give_back(std::unique_ptr<Workspace> workspace) noexcept;
 

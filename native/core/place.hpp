@@ -7,6 +7,7 @@
 // that lies whole in memory. Nothing here checks bounds: check_table has done so.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -64,6 +65,25 @@ class BoxCursor {
     left_ -= count;
     if (left_ == 0) step();
   }
+
+  // How many whole runs of the innermost loop, from the one that begins at next(), end by the chunk
+  // offset `end`; 0 in the middle of a run. They are spaced as plan().dims[0] says.
+  [[nodiscard]] std::size_t runs_before(std::size_t end) const noexcept {
+    if (left_ != plan_.run || next_ >= end || end - next_ < plan_.run) return 0;
+    if (plan_.ndim == 0) return 1;
+    const BoxDim& inner = plan_.dims[0];
+    return std::min(inner.count - index_[0], (end - next_ - plan_.run) / inner.chunk_step + 1);
+  }
+  // Says that `count` runs, at most runs_before(), have been written.
+  void advance_runs(std::size_t count) noexcept {
+    if (plan_.ndim > 0) {
+      index_[0] += count - 1;
+      run_begin_ += plan_.dims[0].chunk_step * (count - 1);
+      run_to_ += plan_.dims[0].to_step * static_cast<std::ptrdiff_t>(count - 1);
+    }
+    step();
+  }
+  [[nodiscard]] const BoxPlan& plan() const noexcept { return plan_; }
 
   // Places what is wanted of `bytes`, which are the chunk's bytes from offset `from`, at most next().
   void copy(std::size_t from, std::span<const std::byte> bytes) noexcept;

@@ -57,13 +57,17 @@ void bit_groups(const std::byte* bits, std::size_t count, std::size_t first,
 
 }  // namespace
 
-void unshuffle_scalar(const std::byte* const* planes, std::size_t typesize, std::size_t first,
-                      std::size_t count, std::byte* out) noexcept {
-  switch (typesize) {
-    case 2: return unshuffle_fixed<2>(planes, first, count, out);
-    case 4: return unshuffle_fixed<4>(planes, first, count, out);
-    case 8: return unshuffle_fixed<8>(planes, first, count, out);
-    default: return unshuffle_any(planes, typesize, first, count, out);
+void unshuffle_scalar(const std::byte* const* planes, std::size_t typesize,
+                      const ElementRuns& runs) noexcept {
+  std::size_t first = runs.first;
+  std::byte* out = runs.out;
+  for (std::size_t r = 0; r < runs.runs; ++r, first += runs.plane_step, out += runs.out_step) {
+    switch (typesize) {
+      case 2: unshuffle_fixed<2>(planes, first, runs.count, out); break;
+      case 4: unshuffle_fixed<4>(planes, first, runs.count, out); break;
+      case 8: unshuffle_fixed<8>(planes, first, runs.count, out); break;
+      default: unshuffle_any(planes, typesize, first, runs.count, out); break;
+    }
   }
 }
 
@@ -71,11 +75,10 @@ void bits_to_bytes_scalar(const std::byte* bits, std::size_t count, std::byte* o
   bit_groups(bits, count, 0, out);
 }
 
-void unshuffle(const std::byte* const* planes, std::size_t typesize, std::size_t first,
-               std::size_t count, std::byte* out) noexcept {
-  std::size_t done = 0;
-  if (avx2::available()) done = avx2::unshuffle(planes, typesize, first, count, out);
-  unshuffle_scalar(planes, typesize, first + done, count - done, out + done * typesize);
+void unshuffle(const std::byte* const* planes, std::size_t typesize,
+               const ElementRuns& runs) noexcept {
+  if (avx2::available() && avx2::unshuffle(planes, typesize, runs)) return;
+  unshuffle_scalar(planes, typesize, runs);
 }
 
 void bits_to_bytes(const std::byte* bits, std::size_t count, std::byte* out) noexcept {

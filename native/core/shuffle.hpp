@@ -10,17 +10,27 @@
 
 namespace dataplane {
 
-// Writes elements [first, first + count) of `typesize` bytes to `out`, from `typesize` planes.
-void unshuffle(const std::byte* const* planes, std::size_t typesize, std::size_t first,
-               std::size_t count, std::byte* out) noexcept;
+// Equal runs of elements, evenly spaced in the planes and in the destination.
+struct ElementRuns {
+  std::size_t first = 0;        // element of the planes where the first run begins
+  std::size_t count = 0;        // elements per run
+  std::size_t runs = 1;         // how many runs
+  std::size_t plane_step = 0;   // elements from run to run
+  std::byte* out = nullptr;     // where the first run goes
+  std::ptrdiff_t out_step = 0;  // bytes from run to run
+};
+
+// Writes runs of elements of `typesize` bytes, taken from `typesize` planes.
+void unshuffle(const std::byte* const* planes, std::size_t typesize,
+               const ElementRuns& runs) noexcept;
 
 // Turns eight bit planes of count / 8 bytes each, back to back, into one byte plane of `count` bytes.
 // `count` is a multiple of 8.
 void bits_to_bytes(const std::byte* bits, std::size_t count, std::byte* out) noexcept;
 
 // The portable twins, for tests of equality.
-void unshuffle_scalar(const std::byte* const* planes, std::size_t typesize, std::size_t first,
-                      std::size_t count, std::byte* out) noexcept;
+void unshuffle_scalar(const std::byte* const* planes, std::size_t typesize,
+                      const ElementRuns& runs) noexcept;
 void bits_to_bytes_scalar(const std::byte* bits, std::size_t count, std::byte* out) noexcept;
 
 // Which path this machine takes: "avx2" or "scalar".

@@ -1,5 +1,7 @@
 // Interleaving by unpack instructions. They work within 128-bit lanes, so after log2(typesize) rounds
 // the low lanes hold elements 0-15 and the high lanes 16-31; a last lane permutation puts them in order.
+// Rows of small 3D chunks are short (64 to 256 bytes), so after rounds of 32 elements come one of 16 and
+// one of 8 before single elements, and the loop over rows is inside.
 #include "core/shuffle_avx2.hpp"
 
 #if defined(__x86_64__)
@@ -52,41 +54,144 @@ DATAPLANE_AVX2 inline Eight interleave8(const Eight& p) noexcept {
   return c;
 }
 
-DATAPLANE_AVX2 void round2(const std::byte* const* planes, std::size_t i, std::byte* out) noexcept {
-  const __m256i a = load(planes[0] + i);
-  const __m256i b = load(planes[1] + i);
-  const __m256i lo = _mm256_unpacklo_epi8(a, b);
-  const __m256i hi = _mm256_unpackhi_epi8(a, b);
-  store(out, low_lanes(lo, hi));
-  store(out + 32, high_lanes(lo, hi));
+DATAPLANE_AVX2 inline __m128i load16(const std::byte* from) noexcept {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+}
+DATAPLANE_AVX2 inline __m128i load8(const std::byte* from) noexcept {
+  return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+}
+DATAPLANE_AVX2 inline void store16(std::byte* to, __m128i value) noexcept {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), value);
 }
 
-DATAPLANE_AVX2 void round4(const std::byte* const* planes, std::size_t i, std::byte* out) noexcept {
-  const __m256i a = load(planes[0] + i);
-  const __m256i b = load(planes[1] + i);
-  const __m256i c = load(planes[2] + i);
-  const __m256i d = load(planes[3] + i);
-  const __m256i ab_lo = _mm256_unpacklo_epi8(a, b);
-  const __m256i ab_hi = _mm256_unpackhi_epi8(a, b);
-  const __m256i cd_lo = _mm256_unpacklo_epi8(c, d);
-  const __m256i cd_hi = _mm256_unpackhi_epi8(c, d);
-  const __m256i q0 = _mm256_unpacklo_epi16(ab_lo, cd_lo);
-  const __m256i q1 = _mm256_unpackhi_epi16(ab_lo, cd_lo);
-  const __m256i q2 = _mm256_unpacklo_epi16(ab_hi, cd_hi);
-  const __m256i q3 = _mm256_unpackhi_epi16(ab_hi, cd_hi);
-  store(out, low_lanes(q0, q1));
-  store(out + 32, low_lanes(q2, q3));
-  store(out + 64, high_lanes(q0, q1));
-  store(out + 96, high_lanes(q2, q3));
-}
+// Per element size: rounds of 32, 16 and 8 elements from element `i` of the planes.
+template <std::size_t kSize>
+struct Rounds;
 
-DATAPLANE_AVX2 void round8(const std::byte* const* planes, std::size_t i, std::byte* out) noexcept {
-  Eight p;
-  for (int t = 0; t < 8; ++t) p.r[t] = load(planes[t] + i);
-  const Eight c = interleave8(p);
-  for (int k = 0; k < 4; ++k) {
-    store(out + 32 * k, low_lanes(c.r[2 * k], c.r[2 * k + 1]));
-    store(out + 128 + 32 * k, high_lanes(c.r[2 * k], c.r[2 * k + 1]));
+template <>
+struct Rounds<2> {
+  DATAPLANE_AVX2 static void of32(const std::byte* const* planes, std::size_t i,
+                                  std::byte* out) noexcept {
+    const __m256i a = load(planes[0] + i);
+    const __m256i b = load(planes[1] + i);
+    const __m256i lo = _mm256_unpacklo_epi8(a, b);
+    const __m256i hi = _mm256_unpackhi_epi8(a, b);
+    store(out, low_lanes(lo, hi));
+    store(out + 32, high_lanes(lo, hi));
+  }
+  DATAPLANE_AVX2 static void of16(const std::byte* const* planes, std::size_t i,
+                                  std::byte* out) noexcept {
+    const __m128i a = load16(planes[0] + i);
+    const __m128i b = load16(planes[1] + i);
+    store16(out, _mm_unpacklo_epi8(a, b));
+    store16(out + 16, _mm_unpackhi_epi8(a, b));
+  }
+  DATAPLANE_AVX2 static void of8(const std::byte* const* planes, std::size_t i,
+                                 std::byte* out) noexcept {
+    store16(out, _mm_unpacklo_epi8(load8(planes[0] + i), load8(planes[1] + i)));
+  }
+};
+
+template <>
+struct Rounds<4> {
+  DATAPLANE_AVX2 static void of32(const std::byte* const* planes, std::size_t i,
+                                  std::byte* out) noexcept {
+    const __m256i a = load(planes[0] + i);
+    const __m256i b = load(planes[1] + i);
+    const __m256i c = load(planes[2] + i);
+    const __m256i d = load(planes[3] + i);
+    const __m256i ab_lo = _mm256_unpacklo_epi8(a, b);
+    const __m256i ab_hi = _mm256_unpackhi_epi8(a, b);
+    const __m256i cd_lo = _mm256_unpacklo_epi8(c, d);
+    const __m256i cd_hi = _mm256_unpackhi_epi8(c, d);
+    const __m256i q0 = _mm256_unpacklo_epi16(ab_lo, cd_lo);
+    const __m256i q1 = _mm256_unpackhi_epi16(ab_lo, cd_lo);
+    const __m256i q2 = _mm256_unpacklo_epi16(ab_hi, cd_hi);
+    const __m256i q3 = _mm256_unpackhi_epi16(ab_hi, cd_hi);
+    store(out, low_lanes(q0, q1));
+    store(out + 32, low_lanes(q2, q3));
+    store(out + 64, high_lanes(q0, q1));
+    store(out + 96, high_lanes(q2, q3));
+  }
+  DATAPLANE_AVX2 static void of16(const std::byte* const* planes, std::size_t i,
+                                  std::byte* out) noexcept {
+    const __m128i a = load16(planes[0] + i);
+    const __m128i b = load16(planes[1] + i);
+    const __m128i c = load16(planes[2] + i);
+    const __m128i d = load16(planes[3] + i);
+    const __m128i ab_lo = _mm_unpacklo_epi8(a, b);
+    const __m128i ab_hi = _mm_unpackhi_epi8(a, b);
+    const __m128i cd_lo = _mm_unpacklo_epi8(c, d);
+    const __m128i cd_hi = _mm_unpackhi_epi8(c, d);
+    store16(out, _mm_unpacklo_epi16(ab_lo, cd_lo));
+    store16(out + 16, _mm_unpackhi_epi16(ab_lo, cd_lo));
+    store16(out + 32, _mm_unpacklo_epi16(ab_hi, cd_hi));
+    store16(out + 48, _mm_unpackhi_epi16(ab_hi, cd_hi));
+  }
+  DATAPLANE_AVX2 static void of8(const std::byte* const* planes, std::size_t i,
+                                 std::byte* out) noexcept {
+    const __m128i ab = _mm_unpacklo_epi8(load8(planes[0] + i), load8(planes[1] + i));
+    const __m128i cd = _mm_unpacklo_epi8(load8(planes[2] + i), load8(planes[3] + i));
+    store16(out, _mm_unpacklo_epi16(ab, cd));
+    store16(out + 16, _mm_unpackhi_epi16(ab, cd));
+  }
+};
+
+template <>
+struct Rounds<8> {
+  DATAPLANE_AVX2 static void of32(const std::byte* const* planes, std::size_t i,
+                                  std::byte* out) noexcept {
+    Eight p;
+    for (int t = 0; t < 8; ++t) p.r[t] = load(planes[t] + i);
+    const Eight c = interleave8(p);
+    for (int k = 0; k < 4; ++k) {
+      store(out + 32 * k, low_lanes(c.r[2 * k], c.r[2 * k + 1]));
+      store(out + 128 + 32 * k, high_lanes(c.r[2 * k], c.r[2 * k + 1]));
+    }
+  }
+  DATAPLANE_AVX2 static void of16(const std::byte* const* planes, std::size_t i,
+                                  std::byte* out) noexcept {
+    of8(planes, i, out);
+    of8(planes, i + 8, out + 64);
+  }
+  DATAPLANE_AVX2 static void of8(const std::byte* const* planes, std::size_t i,
+                                 std::byte* out) noexcept {
+    const __m128i ab = _mm_unpacklo_epi8(load8(planes[0] + i), load8(planes[1] + i));
+    const __m128i cd = _mm_unpacklo_epi8(load8(planes[2] + i), load8(planes[3] + i));
+    const __m128i ef = _mm_unpacklo_epi8(load8(planes[4] + i), load8(planes[5] + i));
+    const __m128i gh = _mm_unpacklo_epi8(load8(planes[6] + i), load8(planes[7] + i));
+    const __m128i abcd_lo = _mm_unpacklo_epi16(ab, cd);
+    const __m128i abcd_hi = _mm_unpackhi_epi16(ab, cd);
+    const __m128i efgh_lo = _mm_unpacklo_epi16(ef, gh);
+    const __m128i efgh_hi = _mm_unpackhi_epi16(ef, gh);
+    store16(out, _mm_unpacklo_epi32(abcd_lo, efgh_lo));
+    store16(out + 16, _mm_unpackhi_epi32(abcd_lo, efgh_lo));
+    store16(out + 32, _mm_unpacklo_epi32(abcd_hi, efgh_hi));
+    store16(out + 48, _mm_unpackhi_epi32(abcd_hi, efgh_hi));
+  }
+};
+
+template <std::size_t kSize>
+DATAPLANE_AVX2 void unshuffle_runs(const std::byte* const* all_planes,
+                                   const ElementRuns& runs) noexcept {
+  // A copy, so that the compiler knows that no store to `out` changes the pointers.
+  const std::byte* planes[kSize];
+  for (std::size_t t = 0; t < kSize; ++t) planes[t] = all_planes[t] + runs.first;
+  std::size_t first = 0;
+  std::byte* out = runs.out;
+  for (std::size_t r = 0; r < runs.runs; ++r, first += runs.plane_step, out += runs.out_step) {
+    std::size_t i = 0;
+    for (; runs.count - i >= 32; i += 32) Rounds<kSize>::of32(planes, first + i, out + kSize * i);
+    if (runs.count - i >= 16) {
+      Rounds<kSize>::of16(planes, first + i, out + kSize * i);
+      i += 16;
+    }
+    if (runs.count - i >= 8) {
+      Rounds<kSize>::of8(planes, first + i, out + kSize * i);
+      i += 8;
+    }
+    for (; i < runs.count; ++i)
+      for (std::size_t t = 0; t < kSize; ++t) out[kSize * i + t] = planes[t][first + i];
   }
 }
 
@@ -104,21 +209,13 @@ bool available() noexcept {
   return yes;
 }
 
-DATAPLANE_AVX2 std::size_t unshuffle(const std::byte* const* planes, std::size_t typesize,
-                                     std::size_t first, std::size_t count,
-                                     std::byte* out) noexcept {
-  const std::size_t whole = count - count % kLanes;
+bool unshuffle(const std::byte* const* planes, std::size_t typesize,
+               const ElementRuns& runs) noexcept {
   switch (typesize) {
-    case 2:
-      for (std::size_t i = 0; i < whole; i += kLanes) round2(planes, first + i, out + 2 * i);
-      return whole;
-    case 4:
-      for (std::size_t i = 0; i < whole; i += kLanes) round4(planes, first + i, out + 4 * i);
-      return whole;
-    case 8:
-      for (std::size_t i = 0; i < whole; i += kLanes) round8(planes, first + i, out + 8 * i);
-      return whole;
-    default: return 0;
+    case 2: unshuffle_runs<2>(planes, runs); return true;
+    case 4: unshuffle_runs<4>(planes, runs); return true;
+    case 8: unshuffle_runs<8>(planes, runs); return true;
+    default: return false;
   }
 }
 
@@ -153,10 +250,7 @@ DATAPLANE_AVX2 std::size_t bits_to_bytes(const std::byte* bits, std::size_t coun
 
 namespace dataplane::avx2 {
 bool available() noexcept { return false; }
-std::size_t unshuffle(const std::byte* const*, std::size_t, std::size_t, std::size_t,
-                      std::byte*) noexcept {
-  return 0;
-}
+bool unshuffle(const std::byte* const*, std::size_t, const ElementRuns&) noexcept { return false; }
 std::size_t bits_to_bytes(const std::byte*, std::size_t, std::byte*) noexcept { return 0; }
 }  // namespace dataplane::avx2
 

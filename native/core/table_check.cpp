@@ -57,11 +57,7 @@ Status check_format(const ChunkRow& row) noexcept {
   return {};
 }
 
-Status check_box(const ChunkRow& row, const Destination& destination) noexcept {
-  if (destination.ndim != row.ndim)
-    return bad("destination dimensions differ from the chunk's", row.ndim, destination.ndim);
-  if (destination.itemsize != row.itemsize)
-    return bad("destination element size", row.itemsize, destination.itemsize);
+Status check_chunk(const ChunkRow& row) noexcept {
   std::uint64_t bytes = row.itemsize;
   for (std::size_t d = 0; d < row.ndim; ++d) {
     const std::uint64_t chunk = row.chunk_shape[d];
@@ -69,22 +65,31 @@ Status check_box(const ChunkRow& row, const Destination& destination) noexcept {
     if (extent == 0) return bad("empty box", 1, 0);
     if (extent > chunk || row.chunk_start[d] > chunk - extent)
       return bad("box leaves its chunk", chunk, row.chunk_start[d] + extent);
-    const std::uint64_t room = destination.shape[d];
-    if (extent > room || row.destination_start[d] > room - extent)
-      return bad("box leaves its destination", room, row.destination_start[d]);
     if (!multiply(bytes, chunk) || bytes > kMaxChunkBytes)
       return fail(Code::too_large, "chunk", 0, kMaxChunkBytes, bytes);
   }
   return {};
 }
 
-Status check_row(const ChunkRow& row, std::span<const Source> sources,
-                 std::span<const Destination> destinations) noexcept {
-  Status status = check_format(row);
-  if (!status.ok()) return status;
+Status check_place(const ChunkRow& row, std::span<const Destination> destinations) noexcept {
   if (row.destination >= destinations.size())
     return bad("destination number", destinations.size(), row.destination);
-  status = check_box(row, destinations[row.destination]);
+  const Destination& destination = destinations[row.destination];
+  if (destination.ndim != row.ndim)
+    return bad("destination dimensions differ from the chunk's", row.ndim, destination.ndim);
+  if (destination.itemsize != row.itemsize)
+    return bad("destination element size", row.itemsize, destination.itemsize);
+  for (std::size_t d = 0; d < row.ndim; ++d) {
+    const std::uint64_t room = destination.shape[d];
+    if (row.extent[d] > room || row.destination_start[d] > room - row.extent[d])
+      return bad("box leaves its destination", room, row.destination_start[d]);
+  }
+  return {};
+}
+
+Status check_source(const ChunkRow& row, std::span<const Source> sources) noexcept {
+  Status status = check_format(row);
+  if (status.ok()) status = check_chunk(row);
   if (!status.ok() || row.codec == Codec::fill) return status;
   if (row.source >= sources.size()) return bad("source number", sources.size(), row.source);
   const std::uint64_t size = sources[row.source].size();
@@ -187,7 +192,8 @@ TableStatus check_table(std::span<const ChunkRow> rows, std::span<const Source> 
   if (rows.size() > std::numeric_limits<std::uint32_t>::max())
     return {bad("rows", std::numeric_limits<std::uint32_t>::max(), rows.size()), 0};
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const Status status = check_row(rows[i], sources, destinations);
+    Status status = check_source(rows[i], sources);
+    if (status.ok()) status = check_place(rows[i], destinations);
     if (!status.ok()) return {status, i};
   }
   for (const ChunkRow& row : rows) {
@@ -197,6 +203,14 @@ TableStatus check_table(std::span<const ChunkRow> rows, std::span<const Source> 
     if (!status.ok()) return {status, static_cast<std::uint64_t>(&row - rows.data())};
   }
   return check_disjoint(rows, order);
+}
+
+TableStatus check_sources(std::span<const ChunkRow> rows, std::span<const Source> sources) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const Status status = check_source(rows[i], sources);
+    if (!status.ok()) return {status, i};
+  }
+  return {};
 }
 
 }  // namespace dataplane

@@ -23,4 +23,8 @@ struct TableStatus {
                                       std::span<const Destination> destinations,
                                       std::vector<std::uint32_t>& order);
 
+// The same for work that needs no destinations.
+[[nodiscard]] TableStatus check_sources(std::span<const ChunkRow> rows,
+                                        std::span<const Source> sources);
+
 }  // namespace dataplane
