@@ -15,6 +15,8 @@ from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_duration
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Row
 
+_FILE_WIDTH = 120
+
 __all__ = ["print_report", "save_plot", "to_json"]
 
 
@@ -26,6 +28,8 @@ def to_json(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
 
 def print_report(console: Console, machine: Mapping[str, object], rows: Sequence[Row]) -> None:
     """Print one table per comparison, our row bold, ceilings dim."""
+    if not console.is_terminal:
+        console.width = max(console.width, _FILE_WIDTH)  # a pipe or a file has no width of its own
     console.print(
         f"[dim]{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"dataplane {machine['dataplane']} ({machine['commit'] or 'no commit'}, "
@@ -54,12 +58,12 @@ def _table(rows: Sequence[Row]) -> Table:
     with_first = any(row.first_batch_s is not None for row in rows)
     with_fetched = any(row.bytes_fetched is not None for row in rows)
     table = Table(title=_title(first), title_justify="left", title_style="bold")
-    table.add_column("system")
+    table.add_column("system", no_wrap=True)
     table.add_column("threads", justify="right")
     if with_samples:
         table.add_column(unit, justify="right")
     table.add_column("GB/s", justify="right")
-    table.add_column("min–max", justify="right", style="dim")
+    table.add_column("min–max", justify="right", style="dim", no_wrap=True)
     table.add_column("CPU-s/GB", justify="right")
     if with_first:
         table.add_column("first batch", justify="right")
@@ -75,7 +79,7 @@ def _table(rows: Sequence[Row]) -> Table:
             cells.append(f"{row.samples_per_s:.4g}" if row.samples_per_s is not None else "")
         cells += [
             f"{row.gb_per_s:.3g}",
-            f"{row.gb_per_s_min:.3g}–{row.gb_per_s_max:.3g}",
+            f"{row.gb_per_s_min:.2f}–{row.gb_per_s_max:.2f}",
             f"{row.cpu_s_per_gb:.3g}",
         ]
         if with_first:

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+
 from dataplane.stores import open_store
 from dataplane.testing.environment import exported
 from dataplane.testing.s3 import S3Endpoint
@@ -87,7 +89,7 @@ def run(options: StoreOptions, progress: Callable[[str], None]) -> list[Row]:
         key = f"{_KEY}-{uuid.uuid4().hex}"
         store = open_store(url)
         progress("writing the object")
-        store.put(key, random.Random(options.seed).randbytes(options.object_bytes))
+        store.put(key, np.random.default_rng(options.seed).bytes(options.object_bytes))
         stack.callback(store.close)
         stack.callback(store.delete, key)
         for range_bytes in options.range_bytes:
@@ -241,7 +243,7 @@ class S3fs:
 
         async def get(start: int, stop: int) -> int:
             async with limit:
-                return len(await self._filesystem._cat_file(self._path, start, stop))
+                return len(await self._filesystem._cat_file(self._path, start=start, end=stop))
 
         return sum(await asyncio.gather(*(get(*piece) for piece in self._given.ranges)))
 
@@ -253,10 +255,14 @@ class RawSocket(_Threaded):
 
     def __init__(self, given: StoreInput) -> None:
         super().__init__(given)
+        from botocore.config import Config
         from botocore.session import Session
 
         client = Session().create_client(
-            "s3", endpoint_url=given.environment["AWS_ENDPOINT_URL"], region_name="us-east-1"
+            "s3",
+            endpoint_url=given.environment["AWS_ENDPOINT_URL"],
+            region_name="us-east-1",
+            config=Config(signature_version="s3v4"),
         )
         bucket = urlsplit(given.url).netloc
         signed = urlsplit(
