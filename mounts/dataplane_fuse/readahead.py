@@ -66,7 +66,7 @@ class ReadAhead:
         self._max_window_bytes = max_window_bytes
         self._start_fetching = start_fetching
         self._lock = Lock()
-        self._run_start = start
+        self._run_bytes = 0
         self._run_stop = start
         self._window_bytes = 0
         self._ahead: Ahead | None = None
@@ -83,9 +83,12 @@ class ReadAhead:
         unwanted: Ahead | None = None
         with self._lock:
             if abs(start - self._run_stop) <= NEAR_BYTES:
+                # Only new bytes count: a reader that jumps about within a few blocks, or reads
+                # the same ones again, is not sequential.
+                self._run_bytes += max(0, stop - max(start, self._run_stop))
                 self._run_stop = max(self._run_stop, stop)
             else:
-                self._run_start, self._run_stop = start, stop
+                self._run_bytes, self._run_stop = stop - start, stop
                 unwanted, self._ahead, self._window_bytes = self._ahead, None, 0
             grown = self._grown_window_locked()
             first = self._run_stop
@@ -107,11 +110,10 @@ class ReadAhead:
 
     def _grown_window_locked(self) -> int:
         """Return the new window when it should grow, else 0; claims the growth for the caller."""
-        run_bytes = self._run_stop - self._run_start
         next_block = -(-self._run_stop // self._block_bytes) * self._block_bytes
-        if run_bytes < START_BYTES or next_block >= self._stop or self._closed:
+        if self._run_bytes < START_BYTES or next_block >= self._stop or self._closed:
             return 0
-        wanted = max(self._block_bytes, 1 << (run_bytes.bit_length() - 1))
+        wanted = max(self._block_bytes, 1 << (self._run_bytes.bit_length() - 1))
         wanted = min(wanted, self._max_window_bytes)
         if wanted <= self._window_bytes:
             return 0
