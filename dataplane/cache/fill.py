@@ -1,7 +1,7 @@
 """How one missing block gets from the store into the cache, once per host.
 
 The block is claimed (an OFD lock on its index, dropped by the kernel if this process dies), looked
-at again, downloaded with `If-Match`, given room in the budget, written, and made ready. While
+at again, given room in the budget, downloaded with `If-Match`, written, and made ready. While
 another process holds the claim, the job is put off and looked at again: the block is there then, or
 its downloader failed and this process does it.
 
@@ -25,6 +25,7 @@ __all__ = ["Filler"]
 _FIRST_DELAY_S = 0.0005
 _LAST_DELAY_S = 0.02
 _DELAY_GROWTH = 1.5
+_BLOCKS_TO_FREE = 4  # when the disk is full although the budget is not
 
 
 class Filler:
@@ -60,16 +61,31 @@ class Filler:
         try:
             if blocks.is_ready(block):
                 return None
-            content = self._download(job)
-            self._keep(job, content)
-            return content
+            return self._fill(job)
         finally:
             blocks.release(block)
 
+    def _fill(self, job: Job) -> Buffer:
+        """Download a claimed block, and keep it if there is room for it."""
+        length = _stop(job) - _start(job)
+        try:
+            room = job.entry.budget.reserve(length)
+        except OSError as err:
+            self._on_disk_error(err)
+            room = False
+        kept = False
+        try:
+            content = self._download(job)
+            kept = room and self._keep(job, content)
+        finally:
+            if room and not kept:
+                job.entry.budget.release(length)
+        if not kept:
+            self._counters.add("cache_uncached_blocks")
+        return content
+
     def _download(self, job: Job) -> Buffer:
-        block_bytes = job.entry.blocks.block_bytes
-        start = job.key[1] * block_bytes
-        stop = min(start + block_bytes, job.info.size_bytes)
+        start, stop = _start(job), _stop(job)
         try:
             content = job.store.get_range(job.info.key, start, stop, if_match=job.info.etag or None)
             got = memoryview(content).nbytes
@@ -84,26 +100,23 @@ class Filler:
         self._counters.add_all({"cache_fetches": 1, "cache_fetch_bytes": got})
         return content
 
-    def _keep(self, job: Job, content: Buffer) -> None:
-        budget = job.entry.budget
-        length = memoryview(content).nbytes
-        try:
-            if not budget.reserve(length):
-                self._counters.add("cache_uncached_blocks")
-                return
-        except OSError as err:
-            self._refuse(err)
-            return
+    def _keep(self, job: Job, content: Buffer) -> bool:
         try:
             job.entry.blocks.publish(job.key[1], content)
         except OSError as err:
-            budget.release(length)
-            # Others fill the disk too. Making room helps the next block if there is any to make.
-            if err.errno not in (errno.ENOSPC, errno.EDQUOT) or not budget.free(4 * length):
-                self._refuse(err)
-            else:
-                self._counters.add("cache_uncached_blocks")
+            # Others fill the disk too. If there was room to make, the next block has it.
+            full = err.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full or not job.entry.budget.free(
+                _BLOCKS_TO_FREE * job.entry.blocks.block_bytes
+            ):
+                self._on_disk_error(err)
+            return False
+        return True
 
-    def _refuse(self, err: OSError) -> None:
-        self._counters.add("cache_uncached_blocks")
-        self._on_disk_error(err)
+
+def _start(job: Job) -> int:
+    return job.key[1] * job.entry.blocks.block_bytes
+
+
+def _stop(job: Job) -> int:
+    return min(_start(job) + job.entry.blocks.block_bytes, job.info.size_bytes)

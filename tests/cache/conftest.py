@@ -1,0 +1,38 @@
+"""Caches and objects that the tests of this folder share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dataplane.cache import Cache, CacheConfig
+from tests.cache.fakes import BLOCK, FolderStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    folder = tmp_path / "objects"
+    folder.mkdir()
+    return FolderStore(folder)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CacheConfig:
+    return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=4)
+
+
+@pytest.fixture
+def cache(config: CacheConfig) -> Iterator[Cache]:
+    with Cache(config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def content() -> bytes:
+    """Ten and a half blocks."""
+    return os.urandom(BLOCK * 10 + BLOCK // 2)
+
+

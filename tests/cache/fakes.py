@@ -1,0 +1,95 @@
+"""A store in a folder of files that counts its GETs across processes, and caches to go with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataplane.cache import CachedObject
+from dataplane.errors import NotFound, ObjectChanged
+from dataplane.stores.base import ObjectInfo
+
+BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """Objects are files named by a hash of their key; every GET adds a line to a log.
+
+    Picklable and safe in several processes. `delay_s` is slept in every GET.
+    """
+
+    folder: Path
+    delay_s: float = 0.0
+
+    @property
+    def url(self) -> str:
+        return "test://bucket/"
+
+    @property
+    def identity(self) -> str:
+        return "test://bucket"
+
+    def full_key(self, key: str) -> str:
+        return key
+
+    def _path(self, key: str) -> Path:
+        name = key.encode("utf-8", "surrogatepass").hex()
+        return self.folder / hashlib.sha256(name.encode()).hexdigest()
+
+    def put(self, key: str, content: bytes, etag: str = "v1") -> ObjectInfo:
+        path = self._path(key)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(etag.encode() + b"\n" + content)
+        temporary.rename(path)
+        return ObjectInfo(key, len(content), etag)
+
+    def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> bytes:
+        with (self.folder / "log").open("a") as log:
+            log.write(f"{os.getpid()} {start} {stop} {key!r}\n")
+        try:
+            raw = self._path(key).read_bytes()
+        except FileNotFoundError as err:
+            raise NotFound(f"no such key: {key!r}") from err
+        etag, _, content = raw.partition(b"\n")
+        if if_match is not None and etag.decode() != if_match:
+            raise ObjectChanged(f"{key!r}: expected {if_match}, got {etag.decode()}")
+        if self.delay_s:
+            time.sleep(self.delay_s)
+        return content[start:stop]
+
+    def gets(self) -> list[tuple[int, int]]:
+        """The ranges asked for so far."""
+        try:
+            lines = (self.folder / "log").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [(int(line.split()[1]), int(line.split()[2])) for line in lines]
+
+
+def data_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("entries/*/*.data"))
+
+
+def map_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("entries/*/*.map"))
+
+
+def disk_usage(directory: Path) -> int:
+    """Bytes that entries take on the disk."""
+    return sum(path.stat().st_blocks * 512 for path in directory.glob("entries/*/*"))
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.002)
+
+
+def read_all(source: CachedObject) -> bytes:
+    return bytes(source.read(0, source.info.size_bytes))
