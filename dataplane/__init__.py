@@ -1,7 +1,93 @@
-"""Stream large 3D simulation datasets from object storage into training, mounts and the GPU."""
+"""Stream large 3D simulation datasets from object storage into training, mounts and the GPU.
+
+The names below are the public interface. They are imported at their first use, so that `import
+dataplane` costs milliseconds and torch is needed only by what needs it: `Dataset` and `DataLoader`
+are in the extra `torch`.
+"""
 
 from __future__ import annotations
 
+import importlib
 from importlib import metadata as _metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataplane.cache import CacheConfig
+    from dataplane.datasets import Dataset, collate, permutation, whole
+    from dataplane.errors import (
+        CacheError,
+        ChecksumMismatch,
+        ConfigError,
+        Corrupt,
+        DataplaneError,
+        DecodeError,
+        Denied,
+        FormatError,
+        LoaderError,
+        MountError,
+        NoSpace,
+        NotFound,
+        ObjectChanged,
+        StoreError,
+        Throttled,
+        Timeout,
+        TooLarge,
+        Truncated,
+    )
+    from dataplane.loader import DataLoader
+    from dataplane.stores import StoreConfig
+
+__all__ = [
+    "CacheConfig",
+    "CacheError",
+    "ChecksumMismatch",
+    "ConfigError",
+    "Corrupt",
+    "DataLoader",
+    "DataplaneError",
+    "Dataset",
+    "DecodeError",
+    "Denied",
+    "FormatError",
+    "LoaderError",
+    "MountError",
+    "NoSpace",
+    "NotFound",
+    "ObjectChanged",
+    "StoreConfig",
+    "StoreError",
+    "Throttled",
+    "Timeout",
+    "TooLarge",
+    "Truncated",
+    "__version__",
+    "collate",
+    "permutation",
+    "whole",
+]
 
 __version__ = _metadata.version("dataplane")
+
+_ROOMS = {
+    "dataplane.cache": ("CacheConfig",),
+    "dataplane.datasets": ("Dataset", "collate", "permutation", "whole"),
+    "dataplane.errors": tuple(
+        ["CacheError", "ChecksumMismatch", "ConfigError", "Corrupt", "DataplaneError", "DecodeError", "Denied", "FormatError", "LoaderError", "MountError", "NoSpace", "NotFound", "ObjectChanged", "StoreError", "Throttled", "Timeout", "TooLarge", "Truncated"]
+    ),
+    "dataplane.loader": ("DataLoader",),
+    "dataplane.stores": ("StoreConfig",),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    room = _ROOM_OF.get(name)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(room), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

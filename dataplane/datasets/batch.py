@@ -10,6 +10,7 @@ allocator. Functions without state; safe from any thread.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -30,8 +31,11 @@ KEY = "__key__"
 """Name under which a sample or batch holds its key or keys."""
 
 Sample: TypeAlias = "dict[str, torch.Tensor | str]"
-Batch: TypeAlias = "dict[str, torch.Tensor | list[torch.Tensor] | list[str]]"
+Batch: TypeAlias = "dict[str, torch.Tensor | list[torch.Tensor | None] | list[str]]"
 _Array: TypeAlias = npt.NDArray[Any]
+
+_NOTHING: _Array = np.empty(0, np.uint8)
+"""Destination of an array that a sample lacks; no row of its plan refers to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,25 +67,27 @@ def assemble(
     # One destination per (sample, array), sample by sample, as the rows of the plans count them.
     places: list[list[_Array]] = [[] for _ in samples]
     for number, layout in enumerate(layouts):
-        shapes = [sample.plan.shapes[number] for sample in samples]
-        if layout.arrangement is Arrangement.STACKED:
-            tensor, whole = _allocate((len(samples), *layout.shape), layout.dtype, pin=pin)
+        parts = [sample.plan.parts[number] for sample in samples]
+        if layout.dtype is None:
+            pairs = [
+                None if part is None else _allocate(part.shape, part.dtype, pin=pin)
+                for part in parts
+            ]
+            batch[layout.name] = [None if pair is None else pair[0] for pair in pairs]
+            destinations = [_NOTHING if pair is None else pair[1] for pair in pairs]
+        elif layout.arrangement is Arrangement.STACKED:
+            tensor, array = _allocate((len(samples), *layout.shape), layout.dtype, pin=pin)
             batch[layout.name] = tensor
-            for slot, place in enumerate(places):
-                place.append(whole[slot, ...])
-        elif layout.arrangement is Arrangement.RAGGED:
+            destinations = [array[slot, ...] for slot in range(len(samples))]
+        else:
             offsets = np.zeros(len(samples) + 1, np.int64)
-            np.cumsum([shape[0] for shape in shapes], out=offsets[1:])
-            tensor, whole = _allocate((int(offsets[-1]), *layout.shape), layout.dtype, pin=pin)
+            np.cumsum([0 if part is None else part.shape[0] for part in parts], out=offsets[1:])
+            tensor, array = _allocate((int(offsets[-1]), *layout.shape), layout.dtype, pin=pin)
             batch[layout.name] = tensor
             batch[layout.name + OFFSETS_SUFFIX] = torch.from_numpy(offsets)
-            for place, start, stop in zip(places, offsets[:-1], offsets[1:], strict=True):
-                place.append(whole[start:stop])
-        else:
-            pairs = [_allocate(shape, layout.dtype, pin=pin) for shape in shapes]
-            batch[layout.name] = [tensor for tensor, _ in pairs]
-            for place, (_, array) in zip(places, pairs, strict=True):
-                place.append(array)
+            destinations = [array[start:stop] for start, stop in itertools.pairwise(offsets)]
+        for place, destination in zip(places, destinations, strict=True):
+            place.append(destination)
     _decode(samples, places, layouts, threads)
     batch[KEY] = [sample.plan.entry.key for sample in samples]
     return batch
@@ -98,27 +104,24 @@ def separate(
     results: list[Sample] = []
     places: list[list[_Array]] = []
     for sample in samples:
-        pairs = [
-            _allocate(shape, layout.dtype, pin=False)
-            for shape, layout in zip(sample.plan.shapes, layouts, strict=True)
-        ]
-        places.append([array for _, array in pairs])
-        result: Sample = {
-            layout.name: tensor for layout, (tensor, _) in zip(layouts, pairs, strict=True)
-        }
+        result: Sample = {}
+        place: list[_Array] = []
+        for part, layout in zip(sample.plan.parts, layouts, strict=True):
+            if part is None:
+                place.append(_NOTHING)
+            else:
+                result[layout.name], array = _allocate(part.shape, part.dtype, pin=False)
+                place.append(array)
+        places.append(place)
         result[KEY] = sample.plan.entry.key
         results.append(result)
     _decode(samples, places, layouts, threads)
     return results
 
 
-def decoded_bytes(samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]) -> int:
+def decoded_bytes(samples: Sequence[FetchedSample]) -> int:
     """Return how many bytes of elements the selections of `samples` hold."""
-    return sum(
-        int(np.prod(shape, dtype=np.int64)) * layout.dtype.itemsize
-        for sample in samples
-        for shape, layout in zip(sample.plan.shapes, layouts, strict=True)
-    )
+    return sum(part.nbytes for sample in samples for part in sample.plan.parts if part is not None)
 
 
 def _decode(

@@ -55,7 +55,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     Args:
         url: where the dataset is: `s3://bucket/cars`, `file:///data/cars`, a path, …
-        arrays: names of the arrays to read, or a selection by name; all of them by default.
+        arrays: names of the arrays to read, or a selection by name; every sample must have them. By
+            default a sample is all the arrays that it has.
         transform: called with each sample; what it returns takes the sample's place.
         cache: a `CacheConfig`, a directory, or False for none; by default the user's cache.
         store: how to reach the store; by default from the environment and configuration file.
@@ -97,6 +98,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         finally:
             opened.close()
         self.selections = resolve_selections(arrays, self.index.array_names)
+        self._required = arrays is not None
         self._lock = threading.Lock()
         self._reader: SampleReader | None = None
         self._layouts: tuple[ArrayLayout, ...] | None = None
@@ -119,10 +121,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """How each array is laid out in a batch.
 
         Raises:
-            FormatError: an array has no single element type that torch knows.
+            FormatError: an array has an element type that torch has none for.
         """
         if self._layouts is None:
-            self._layouts = find_layouts(self.index, self.selections)
+            self._layouts = find_layouts(self.index, self.selections, required=self._required)
         return self._layouts
 
     def attributes(self, i: int) -> Mapping[str, object]:
@@ -201,7 +203,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             sizes=self.index.shards,
             counters=self.counters,
         )
-        planner = Planner(self.index, self.selections, runtime.describe)
+        planner = Planner(self.index, self.selections, runtime.describe, required=self._required)
         return SampleReader(
             runtime,
             planner,

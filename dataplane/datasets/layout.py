@@ -6,7 +6,10 @@ meet in a batch, so a training step sees the same structure every time:
 - stacked: the selection has the same shape in all samples: one tensor `[B, ...]`.
 - ragged: the first extent varies: one tensor `[sum of N, ...]` plus `<name>.offsets`, int64[B + 1];
   sample `b` is `[offsets[b], offsets[b + 1])`.
-- listed: other extents, or the number of dimensions, vary: a list of B tensors.
+- listed: other extents, the number of dimensions or the element type vary: a list of B tensors.
+
+When arrays are named, every sample must have them. When they are not, a sample is what it has: an
+array that some samples lack is ragged, with no elements for those, or listed, with None for them.
 
 Pure functions over an index; thread-safe.
 """
@@ -67,13 +70,13 @@ class ArrayLayout:
     Attributes:
         name: of the array.
         arrangement: see the module's text.
-        dtype: of its elements, the same in all samples.
+        dtype: of its elements; None when listed.
         shape: of one sample's selection; when ragged, without its first extent; empty when listed.
     """
 
     name: str
     arrangement: Arrangement
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any] | None
     shape: tuple[int, ...]
 
 
@@ -110,13 +113,17 @@ def resolve_selections(arrays: ArraysArgument, known: Sequence[str]) -> dict[str
 
 
 def find_layouts(
-    index: DatasetIndex, selections: Mapping[str, Selection]
+    index: DatasetIndex, selections: Mapping[str, Selection], *, required: bool
 ) -> tuple[ArrayLayout, ...]:
     """Lay out the selected arrays by the forms that they have anywhere in the dataset.
 
+    Args:
+        index: of the dataset.
+        selections: by array name.
+        required: whether a sample that lacks an array is an error.
+
     Raises:
-        FormatError: an array has different element types in different samples, or one that torch
-            has no type for.
+        FormatError: an array has an element type that torch has none for.
     """
     forms: dict[str, dict[tuple[np.dtype[Any], tuple[int, ...]], str]] = {
         name: {} for name in selections
@@ -127,7 +134,17 @@ def find_layouts(
             array = entry.arrays.get(name)
             if array is not None:
                 seen.setdefault((array.meta.dtype, array.meta.shape), entry.key)
-    return tuple(_layout(name, selection, forms[name]) for name, selection in selections.items())
+    partial = set() if required else _partial_arrays(index)
+    return tuple(
+        _layout(name, selection, forms[name], partial=name in partial)
+        for name, selection in selections.items()
+    )
+
+
+def _partial_arrays(index: DatasetIndex) -> set[str]:
+    """Return the names of arrays that some samples lack."""
+    names: Any = index.table.column("array").value_counts()
+    return {str(row["values"]) for row in names.to_pylist() if row["counts"] != len(index)}
 
 
 def _samples_of_distinct_form(index: DatasetIndex) -> list[int]:
@@ -165,27 +182,28 @@ def _layout(
     name: str,
     selection: Selection,
     forms: Mapping[tuple[np.dtype[Any], tuple[int, ...]], str],
+    *,
+    partial: bool,
 ) -> ArrayLayout:
-    dtypes = {dtype.newbyteorder("="): key for (dtype, _), key in forms.items()}
-    if len(dtypes) != 1:
-        kinds = ", ".join(f"{dtype} in {key!r}" for dtype, key in dtypes.items())
-        raise FormatError(
-            f"array {name!r} has several element types: {kinds}",
-            hint="pack it again with one, for instance with --float32",
-        )
-    (dtype,) = dtypes
-    if dtype not in _TORCH_DTYPES:
-        raise FormatError(
-            f"array {name!r} has the element type {dtype}, which torch does not have",
-            hint="leave it out with arrays=[...]",
-        )
+    dtypes = set()
+    for (dtype, _), key in forms.items():
+        native = dtype.newbyteorder("=")
+        if native not in _TORCH_DTYPES:
+            raise FormatError(
+                f"array {name!r} of sample {key!r} has the element type {dtype}, "
+                "which torch does not have",
+                hint="name the arrays to read with arrays=[...], without this one",
+            )
+        dtypes.add(native)
     shapes = {box_shape(selection.boxes(shape, draw=0)) for _, shape in forms}
-    if len(shapes) == 1:
-        return ArrayLayout(name, Arrangement.STACKED, dtype, next(iter(shapes)))
-    tails = {shape[1:] for shape in shapes}
-    if len(tails) == 1 and all(shapes):
-        return ArrayLayout(name, Arrangement.RAGGED, dtype, next(iter(tails)))
-    return ArrayLayout(name, Arrangement.LISTED, dtype, ())
+    if len(dtypes) == 1:
+        (dtype,) = dtypes
+        if len(shapes) == 1 and not partial:
+            return ArrayLayout(name, Arrangement.STACKED, dtype, next(iter(shapes)))
+        tails = {shape[1:] for shape in shapes}
+        if len(tails) == 1 and all(shapes):
+            return ArrayLayout(name, Arrangement.RAGGED, dtype, next(iter(tails)))
+    return ArrayLayout(name, Arrangement.LISTED, None, ())
 
 
 def _unknown_array(name: str, known: Sequence[str]) -> ConfigError:

@@ -13,6 +13,7 @@ Thread-safe; the lock guards the kept plans and is not held while one is made.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from dataplane.shards import DatasetIndex
 from dataplane.shards.model import ArrayEntry, SampleEntry
 from dataplane.stores.base import ObjectInfo
 
-__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Planner", "SamplePlan"]
+__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Part", "Planner", "SamplePlan"]
 
 MERGE_GAP_BYTES = 128 << 10
 """Chunks this close are read in one go: less than a round trip costs on any object store."""
@@ -42,6 +43,24 @@ class MissingArray(LoaderError):
     """A sample lacks an array that was asked for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The selection of one array of a sample.
+
+    Attributes:
+        shape: of the selection.
+        dtype: of its elements, native byte order.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the decoded selection."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplePlan:
     """What to read and decode for one sample.
@@ -49,7 +68,7 @@ class SamplePlan:
     Attributes:
         index: number of the sample in the dataset.
         entry: its row in the index.
-        shapes: shape of the selection of each selected array.
+        parts: one per selected array; None for an array that the sample lacks.
         spans: byte ranges of the shard to read, in order, apart from each other.
         rows: CHUNK_DTYPE[n], offsets relative to the packed spans; `destination` is the number of
             the selected array, `source` is 0.
@@ -58,7 +77,7 @@ class SamplePlan:
 
     index: int
     entry: SampleEntry
-    shapes: tuple[tuple[int, ...], ...]
+    parts: tuple[Part | None, ...]
     spans: tuple[tuple[int, int], ...]
     rows: npt.NDArray[Any]
     packed_bytes: int
@@ -84,6 +103,7 @@ class Planner:
         index: of the dataset.
         selections: by array name.
         describe: gives the object that a shard is.
+        required: whether a sample that lacks an array is an error.
     """
 
     def __init__(
@@ -91,10 +111,13 @@ class Planner:
         index: DatasetIndex,
         selections: Mapping[str, Selection],
         describe: Callable[[str], ObjectInfo],
+        *,
+        required: bool,
     ) -> None:
         self._index = index
         self._selections = dict(selections)
         self._describe = describe
+        self._required = required
         self._keep = not any(selection.is_random for selection in selections.values())
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, SamplePlan] = OrderedDict()
@@ -129,9 +152,12 @@ class Planner:
     def _make(self, index: int, draw: int) -> SamplePlan:
         entry = self._index[index]
         tables: list[ChunkTable] = []
-        shapes: list[tuple[int, ...]] = []
+        parts: list[Part | None] = []
         for number, (name, selection) in enumerate(self._selections.items()):
             array = entry.arrays.get(name)
+            if array is None and not self._required:
+                parts.append(None)
+                continue
             if array is None:
                 raise MissingArray(
                     f"sample {entry.key!r} has no array {name!r}",
@@ -143,14 +169,14 @@ class Planner:
                     f"the sample is in {entry.shard}"
                 )
             boxes = selection.boxes(array.meta.shape, draw=draw)
-            shapes.append(box_shape(boxes))
+            parts.append(Part(box_shape(boxes), array.meta.dtype.newbyteorder("=")))
             first = 0
             for box in boxes:
                 tables.append(self._table(array, box, number, first))
                 first += box[0][1] - box[0][0] if box else 0
         rows = ChunkTable.concatenate(tables).rows.copy()
         spans, packed_bytes = _pack(rows, self._describe(entry.shard), entry)
-        return SamplePlan(index, entry, tuple(shapes), spans, rows, packed_bytes)
+        return SamplePlan(index, entry, tuple(parts), spans, rows, packed_bytes)
 
     def _table(
         self, array: ArrayEntry, box: Sequence[tuple[int, int]], number: int, first: int

@@ -106,7 +106,7 @@ class _Work:
         return _Decoded(
             content,
             len(fetched),
-            decoded_bytes(fetched, self.reader.layouts),
+            decoded_bytes(fetched),
             sum(sample.plan.packed_bytes for sample in fetched),
         )
 
