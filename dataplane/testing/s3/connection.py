@@ -104,7 +104,7 @@ class Connection:
         response: Response | None = None
         try:
             try:
-                request = exchange.request = self._read_request(block)
+                request = self._read_request(block, exchange)
                 plan = self._shared.faults.plan(request.operation, request.bucket, request.key)
                 exchange.fault = plan.kind
                 if plan.kind == "reset":
@@ -138,13 +138,14 @@ class Connection:
             return False
         return self._reader.drain(_DRAIN_BYTES)
 
-    def _read_request(self, block: bytes) -> Request:
+    def _read_request(self, block: bytes, exchange: _Exchange) -> Request:
         head = parse_head(block, self._shared.service.limits)
         self._reader.begin_body(
             head.content_length() or 0,
             expects_continue=head.headers.get("expect", "").lower() == "100-continue",
         )
-        request = Request(head, self._reader)
+        # From here on a refusal is an answer to this request: known to the log, HEADs bodiless.
+        request = exchange.request = Request(head, self._reader)
         request.bucket, request.key = split_path(head.path)
         request.parameters = split_query(head.query)
         request.signing = self._shared.verifier.verify(head, request.parameters)

@@ -261,7 +261,8 @@ class ConnectionReader:
                 break
             if len(self._pending) >= min(limit_bytes + 2, self.body_left):
                 raise S3Error(400, "IncompleteBody", "the chunked body is malformed", close=True)
-            self._pending += bytes(self._receive(self.body_left - len(self._pending)))
+            want = min(_RECV_BYTES, self.body_left - len(self._pending))
+            self._pending += bytes(self._receive(want))
         if end + 2 > self.body_left:
             raise S3Error(400, "IncompleteBody", "the chunked body is malformed", close=True)
         line, self._pending = self._pending[:end], self._pending[end + 2 :]
