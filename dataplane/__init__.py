@@ -8,10 +8,11 @@ are in the extra `torch`.
 from __future__ import annotations
 
 import importlib
-from importlib import metadata as _metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from dataplane.cache import CacheConfig
     from dataplane.datasets import Dataset, collate, permutation, whole
     from dataplane.errors import (
@@ -66,13 +67,28 @@ __all__ = [
     "whole",
 ]
 
-__version__ = _metadata.version("dataplane")
-
 _ROOMS = {
     "dataplane.cache": ("CacheConfig",),
     "dataplane.datasets": ("Dataset", "collate", "permutation", "whole"),
-    "dataplane.errors": tuple(
-        ["CacheError", "ChecksumMismatch", "ConfigError", "Corrupt", "DataplaneError", "DecodeError", "Denied", "FormatError", "LoaderError", "MountError", "NoSpace", "NotFound", "ObjectChanged", "StoreError", "Throttled", "Timeout", "TooLarge", "Truncated"]
+    "dataplane.errors": (
+        "CacheError",
+        "ChecksumMismatch",
+        "ConfigError",
+        "Corrupt",
+        "DataplaneError",
+        "DecodeError",
+        "Denied",
+        "FormatError",
+        "LoaderError",
+        "MountError",
+        "NoSpace",
+        "NotFound",
+        "ObjectChanged",
+        "StoreError",
+        "Throttled",
+        "Timeout",
+        "TooLarge",
+        "Truncated",
     ),
     "dataplane.loader": ("DataLoader",),
     "dataplane.stores": ("StoreConfig",),
@@ -81,10 +97,14 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    room = _ROOM_OF.get(name)
-    if room is None:
+    if name == "__version__":
+        from importlib import metadata
+
+        value = metadata.version("dataplane")
+    elif name in _ROOM_OF:
+        value = getattr(importlib.import_module(_ROOM_OF[name]), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(room), name)
     globals()[name] = value
     return value
 
