@@ -7,6 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.s3 import (  # noqa: F401 - fixtures
+    _s3_session_bucket,
+    moto_server,
+    moto_url,
+    s3_bucket,
+    s3_server,
+    s3_url,
+)
+
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -20,6 +29,8 @@ def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
 
 
 @pytest.fixture(scope="session")
