@@ -90,7 +90,7 @@ def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary]) -> Non
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     wide = console.width >= _WIDE
-    table.add_column("array", overflow="fold", min_width=16)
+    table.add_column("array", overflow="fold", min_width=12)
     table.add_column("type", no_wrap=True)
     table.add_column("shape", overflow="fold", min_width=10)
     table.add_column("units", overflow="fold")
