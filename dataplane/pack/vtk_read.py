@@ -3,16 +3,18 @@
 VTK's readers do not raise. They print, set a code or do neither, and return what they have: often
 an empty or half-filled mesh. So a read counts as good only when
 
-1. the file ends as its format says (an XML file that was cut has no closing tag, and VTK does not
-   always notice) and its header declares no more elements than its bytes could hold (VTK would
-   allocate what a hostile header asks for, and a failed allocation ends the process);
+1. the file is whole (an XML file that was cut has no closing tag, and VTK does not always notice;
+   for legacy files see vtk_legacy) and its header declares no more elements than its bytes could
+   hold (VTK would allocate what a hostile header asks for, and a failed allocation ends the
+   process);
 2. no object of VTK reported an error while it ran;
 3. the reader's error code is zero, and it gave a dataset.
 
 Messages are caught at VTK's output window, because parsers inside a reader report there and not at
 the reader. The window is one per process, so a message is attributed to the thread that it comes
-from; one from a thread of VTK's own counts against every read under way. VTK's log to stderr is
-off while any read runs, and as it was before afterwards. Warnings go to this module's logger.
+from; one from a thread of VTK's own counts against every read under way. While any read runs, the
+window is ours and VTK's log to stderr is off; afterwards both are as before. Warnings go to this
+module's logger.
 
 Thread-safe. VTK releases the GIL while a reader runs.
 """
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.errors import ConfigError, FormatError
+from dataplane.pack.vtk_legacy import check_legacy
 
 __all__ = ["read_legacy", "read_xml", "require_vtk", "xml_type"]
 
@@ -118,6 +121,7 @@ def read_legacy(path: Path, label: str) -> Any:
     require_vtk()
     from vtkmodules.vtkIOLegacy import vtkDataSetReader
 
+    check_legacy(path, label)
     reader = vtkDataSetReader()
     reader.SetFileName(str(path))
     # By default it reads the first array of each kind and drops the others.
@@ -188,8 +192,7 @@ class _Window:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._reads: dict[int, list[str]] = {}
-        self._observers: list[int] = []
-        self._before: tuple[int, int] = (0, 0)
+        self._before: tuple[int, Any] = (0, None)
 
     def enter(self) -> list[str]:
         errors: list[str] = []
@@ -219,24 +222,20 @@ class _Window:
 
         for callback in (on_error, on_warning):
             callback.CallDataType = VTK_STRING  # type: ignore[attr-defined]  # how VTK is told
-        window: Any = vtkOutputWindow.GetInstance()
-        self._before = (vtkLogger.GetCurrentVerbosityCutoff(), window.GetDisplayMode())
+        self._before = (vtkLogger.GetCurrentVerbosityCutoff(), vtkOutputWindow.GetInstance())
         vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
+        window: Any = vtkOutputWindow()
         window.SetDisplayMode(window.NEVER)
-        self._observers = [
-            window.AddObserver("ErrorEvent", on_error),
-            window.AddObserver("WarningEvent", on_warning),
-        ]
+        window.AddObserver("ErrorEvent", on_error)
+        window.AddObserver("WarningEvent", on_warning)
+        vtkOutputWindow.SetInstance(window)
 
     def _remove_locked(self) -> None:
         from vtkmodules.vtkCommonCore import vtkLogger, vtkOutputWindow
 
-        window = vtkOutputWindow.GetInstance()
-        for observer in self._observers:
-            window.RemoveObserver(observer)
-        verbosity, mode = self._before
+        verbosity, window = self._before
         vtkLogger.SetStderrVerbosity(vtkLogger.ConvertToVerbosity(verbosity))
-        window.SetDisplayMode(mode)
+        vtkOutputWindow.SetInstance(window)
 
 
 _window = _Window()

@@ -1,0 +1,213 @@
+"""`dataplane pack`: simulation files in, a packed dataset out, with progress and a summary."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from dataplane.cli.options import BYTES, store_config, store_options
+from dataplane.units import format_bytes, format_count, format_duration, format_rate
+
+if TYPE_CHECKING:
+    from dataplane.pack import PackProgress
+    from dataplane.shards import PackSummary
+
+__all__ = ["pack"]
+
+_EPILOG = """
+\b
+Examples:
+  dataplane pack runs/ s3://bucket/cars
+  dataplane pack a.vtu b.vtu file:///data/set --codec zstd --level 5
+  dataplane pack wavy.zip grid_xyz.bin s3://bucket/flow --endpoint-url http://localhost:9000
+  dataplane pack runs/ s3://bucket/cars --permute-seed 7 --float32 --round-bits 10
+"""
+_CURRENT_CHARS = 32
+
+
+@click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=Path)
+@click.argument("dest_url", metavar="DEST_URL")
+@click.option(
+    "--codec",
+    type=click.Choice(["lz4", "zstd", "none"]),
+    default="lz4",
+    show_default=True,
+    help="lz4 decodes fastest, also on GPUs; zstd is smaller.",
+)
+@click.option("--level", type=click.IntRange(1, 9), help="Effort; the codec's default if absent.")
+@click.option(
+    "--chunk-bytes",
+    type=BYTES,
+    default="256KiB",
+    show_default=True,
+    help="Decoded size of a chunk, the unit of partial reads.",
+)
+@click.option(
+    "--shard-bytes",
+    type=BYTES,
+    default="1GiB",
+    show_default=True,
+    help="Size at which a shard is closed and the next one begun.",
+)
+@click.option(
+    "--permute-seed",
+    type=click.IntRange(min=0),
+    metavar="SEED",
+    help="Reorder points and cells, so that any run of them is a uniform sample.",
+)
+@click.option("--float32", is_flag=True, help="Store 64-bit floats with 32 bits.")
+@click.option(
+    "--round-bits",
+    type=click.IntRange(1, 52),
+    metavar="N",
+    help="Keep N mantissa bits of every float: lossy, and much smaller.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Threads that read and encode; 0 (the default) takes one per CPU.",
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["skip", "fail"]),
+    default="skip",
+    show_default=True,
+    help="Leave out sources that cannot be read, or stop at the first.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a dataset that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@store_options
+def pack(  # one parameter per option is how click hands them over
+    *,
+    sources: tuple[Path, ...],
+    dest_url: str,
+    on_error: Any,
+    as_json: bool,
+    endpoint_url: str | None,
+    region: str | None,
+    anonymous: bool | None,
+    **write_options: Any,
+) -> None:
+    """Convert simulation files to a packed dataset at DEST_URL.
+
+    A SOURCE is a file or a folder, which is searched. Read are VTK files (.vtu .vtp .vti .vtr .vts
+    .vtk, .pvtu, and .pvd time series), PLOT3D pairs (…xyz.bin with …q.bin), .npz, .npy, and .zip
+    archives of these. Each dataset becomes a sample that is called after its file; values are
+    stored bit by bit as they are, unless --float32 or --round-bits says otherwise.
+
+    The dataset exists once its index is written, which happens last: a pack that is stopped leaves
+    none. Sources that cannot be read are named with the reason.
+    """
+    from dataplane.pack import pack as pack_sources
+    from dataplane.shards import WriteOptions
+
+    options = WriteOptions(**write_options)
+    store = store_config(endpoint_url, region, anonymous=anonymous)
+    started_s = time.monotonic()
+    with _terminated_as_interrupt(), _shown_progress() as report:
+        summary = pack_sources(
+            list(sources), dest_url, options, report, on_error=on_error, store=store
+        )
+    _print_summary(summary, dest_url, time.monotonic() - started_s, as_json=as_json)
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does: temporary files go, no index is left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[[PackProgress], None]]:
+    """Show a bar on a terminal, and on any stderr one line per source that is skipped."""
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("{task.fields[sources]}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[current]}", markup=False),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("pack", total=None, sources="", current="")
+    told = 0
+
+    def report(progress: PackProgress) -> None:
+        nonlocal told
+        for item in progress.skipped[told:]:
+            console.print(f"skipped {item.error()}", markup=False, soft_wrap=True)
+        told = len(progress.skipped)
+        bar.update(
+            task,
+            total=progress.source_bytes,
+            completed=progress.source_bytes_done,
+            sources=f"{progress.sources_done}/{progress.sources} sources",
+            current=Path(progress.current).name[:_CURRENT_CHARS],
+        )
+
+    with bar:
+        yield report
+
+
+def _print_summary(
+    summary: PackSummary, dest_url: str, duration_s: float, *, as_json: bool
+) -> None:
+    if as_json:
+        document = {
+            "dest_url": dest_url,
+            "samples": summary.samples,
+            "arrays": summary.arrays,
+            "source_bytes": summary.source_bytes,
+            "stored_bytes": summary.stored_bytes,
+            "ratio": round(summary.ratio, 4),
+            "shards": summary.shards,
+            "duration_s": round(duration_s, 3),
+            "skipped": [{"source": label, "reason": reason} for label, reason in summary.skipped],
+        }
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    rate = format_rate(summary.source_bytes / duration_s)
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("samples", format_count(summary.samples)),
+        ("arrays", format_count(summary.arrays)),
+        ("decoded", format_bytes(summary.source_bytes)),
+        ("stored", format_bytes(summary.stored_bytes)),
+        ("ratio", f"{summary.ratio:.2f}"),
+        ("shards", format_count(summary.shards)),
+        ("time", f"{format_duration(duration_s)} ({rate})"),
+        ("skipped", format_count(len(summary.skipped))),
+    ):
+        table.add_row(name, value)
+    console = Console(highlight=False)
+    console.print(f"packed to {dest_url}", markup=False, soft_wrap=True)
+    console.print(table)
+    for label, reason in summary.skipped:
+        console.print(f"  {label}: {reason}", markup=False, soft_wrap=True)

@@ -1,0 +1,117 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from dataplane.errors import FormatError
+from dataplane.pack import open_source
+
+
+def _npy(values):
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(24, dtype=">i4").reshape(2, 3, 4),
+        np.asfortranarray(np.random.default_rng(0).random((5, 7))),
+        np.array(3.5),
+        np.zeros((0, 3), np.float16),
+        np.array([True, False]),
+        np.array([1 + 2j]),
+    ],
+)
+def test_an_npy_file_is_one_array_of_any_type_and_order(tmp_path, values):
+    np.save(tmp_path / "case.npy", values)
+    (sample,) = open_source(tmp_path / "case.npy")
+    found = sample.arrays["values"].values
+    assert found.dtype == values.dtype
+    assert np.array_equal(found, values)
+
+
+def test_an_npz_file_keeps_names_and_folders(tmp_path):
+    arrays = {
+        "points": np.random.default_rng(0).random((4, 3)),
+        "point_data/Pressure, total": np.arange(4, dtype=np.float32),
+        "..": np.arange(3),
+        "fortran": np.asfortranarray(np.arange(6).reshape(2, 3)),
+        "none": np.zeros((0, 2)),
+    }
+    np.savez_compressed(tmp_path / "case.npz", **arrays)
+    (sample,) = open_source(tmp_path / "case.npz")
+    found = {name: array.values for name, array in sample.arrays.items()}
+    expected = {("%2E." if name == ".." else name): value for name, value in arrays.items()}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype
+        assert np.array_equal(found[name], values)
+    assert sample.arrays["%2E."].attributes == {"name": ".."}
+    assert sample.arrays["points"].attributes == {}
+
+
+def test_text_becomes_attributes(tmp_path):
+    np.savez(tmp_path / "case.npz", p=np.zeros(2), title=np.array("blunt fin"), tags=["a", "b"])
+    (sample,) = open_source(tmp_path / "case.npz")
+    assert sample.attributes["text"] == {"title": ["blunt fin"], "tags": ["a", "b"]}
+
+
+@pytest.mark.parametrize("name", ["case.npy", "case.npz"])
+def test_pickled_objects_are_refused(tmp_path, name):
+    values = np.array([{}], object)
+    save = np.save if name.endswith("npy") else np.savez
+    save(tmp_path / name, values)
+    with pytest.raises(FormatError, match="case.np"):
+        list(open_source(tmp_path / name))
+
+
+def test_structured_arrays_are_refused_with_advice(tmp_path):
+    np.save(tmp_path / "case.npy", np.zeros(3, [("a", "i4"), ("b", "f8")]))
+    with pytest.raises(FormatError, match="one array per field"):
+        list(open_source(tmp_path / "case.npy"))
+
+
+def test_an_npz_without_numbers_is_refused(tmp_path):
+    np.savez(tmp_path / "case.npz", title=np.array("nothing else"))
+    with pytest.raises(FormatError, match="no numeric arrays"):
+        list(open_source(tmp_path / "case.npz"))
+
+
+@pytest.mark.parametrize("name", ["case.npy", "case.npz"])
+def test_a_file_cut_anywhere_is_refused(tmp_path, name):
+    save = np.save if name.endswith("npy") else np.savez
+    save(tmp_path / name, np.arange(50.0))
+    content = (tmp_path / name).read_bytes()
+    for size in range(0, len(content), 11):
+        (tmp_path / name).write_bytes(content[:size])
+        with pytest.raises(FormatError, match="case.np"):
+            list(open_source(tmp_path / name))
+
+
+def test_a_header_that_asks_for_more_than_the_member_holds_is_refused(tmp_path):
+    lying = _npy(np.zeros(4)).replace(b"(4,), }", b"(4000000000000,), }", 1)
+    with zipfile.ZipFile(tmp_path / "case.npz", "w") as archive:
+        archive.writestr("p.npy", lying)
+    with pytest.raises(FormatError, match="declares 32000000000000 bytes"):
+        list(open_source(tmp_path / "case.npz"))
+
+
+def test_double_members_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "case.npz", "w") as archive:
+        archive.writestr("p.npy", _npy(np.zeros(4)))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("p.npy", _npy(np.ones(4)))
+    with pytest.raises(FormatError, match="twice"):
+        list(open_source(tmp_path / "case.npz"))
+
+
+def test_a_flipped_byte_in_the_data_is_noticed(tmp_path):
+    np.savez(tmp_path / "case.npz", p=np.zeros(1000))
+    content = bytearray((tmp_path / "case.npz").read_bytes())
+    content[4000] ^= 1
+    (tmp_path / "case.npz").write_bytes(content)
+    with pytest.raises(FormatError, match="CRC"):
+        list(open_source(tmp_path / "case.npz"))
