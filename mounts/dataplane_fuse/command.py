@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,7 +23,9 @@ from dataplane_fuse.mountpoint import (
     probe,
 )
 from dataplane_fuse.mountpoint import unmount as remove_mount
-from dataplane_fuse.service import MountRequest, Ready, run
+
+if TYPE_CHECKING:
+    from dataplane_fuse.service import MountRequest
 
 __all__ = ["mount", "umount"]
 
@@ -95,6 +98,9 @@ def mount(
     # The daemon's parent has checked the mount point already; between the two only time passed.
     check_mountpoint(where, allow_other=allow_other)
     if foreground or ready_fd is not None:
+        # Imported by the process that serves: the other one only waits for it.
+        from dataplane_fuse.service import MountRequest
+
         request = MountRequest(
             url,
             where,
@@ -160,6 +166,8 @@ def _serve(request: MountRequest, ready_fd: int | None, *, debug: bool) -> None:
         )
     else:
         click.echo(f"{request.mountpoint}: serving {request.url}; Ctrl-C unmounts", err=True)
+    from dataplane_fuse.service import Ready, run
+
     run(request, Ready(ready_fd))
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dataplane.shards import DatasetIndex, ZipMember, read_zip_directory
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
 from dataplane_fuse.samples import ReadRange
+
+if TYPE_CHECKING:
+    from dataplane.shards import DatasetIndex, ZipMember
 
 __all__ = ["PackedDatasets", "SampleRanges", "StoreBelow"]
 
@@ -28,10 +31,15 @@ class PackedDatasets:
         Raises:
             FormatError: `index.parquet` is not the index of a packed dataset.
         """
+        # Imported where it is needed: Arrow takes a third of a second, and most mounts have none.
+        from dataplane.shards import DatasetIndex
+
         return SampleRanges(DatasetIndex.load(StoreBelow(store, prefix) if prefix else store))
 
     def list_archive(self, read: ReadRange, size_bytes: int) -> Sequence[ZipMember]:
         """Read the directory of an archive of stored entries."""
+        from dataplane.shards import read_zip_directory
+
         return read_zip_directory(read, size_bytes)
 
 

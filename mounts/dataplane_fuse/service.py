@@ -88,9 +88,14 @@ def check_answers(store: Store, config: StoreConfig) -> None:
         StoreError: no such bucket or folder, wrong credentials, no answer.
         MountError: the URL names one object.
     """
-    listing = store.list_level("")
-    if listing.objects or listing.prefixes:
-        return
+    missing: NotFound | None = None
+    try:
+        listing = store.list_level("")
+        if listing.objects or listing.prefixes:
+            return
+    except NotFound as err:
+        missing = err
+    # Nothing below a URL: a typing error, an empty bucket, or an object taken for a folder.
     with suppress(ConfigError):
         root, key = split_url(store.url)
         with closing(open_store(root, config)) as around, suppress(StoreError):
@@ -99,7 +104,9 @@ def check_answers(store: Store, config: StoreConfig) -> None:
                 f"{store.url} is one object ({format_bytes(info.size_bytes)}), not a directory",
                 hint=f"mount {root} instead",
             )
-    if store.full_key("").strip("/"):
+    if missing is not None:
+        raise missing
+    if store.full_key("").strip("/") and not store.identity.startswith("file:"):
         raise NotFound(f"there is nothing below {store.url}", hint="check the prefix")
 
 
