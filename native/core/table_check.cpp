@@ -6,6 +6,7 @@
 #include "core/table_check.hpp"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "core/bytes.hpp"
@@ -23,18 +24,20 @@ Status check_destination(const Destination& d) noexcept {
   for (std::size_t i = 0; i < d.ndim; ++i)
     if (!multiply(elements, d.shape[i])) return bad("destination size");
   if (elements == 0) return {};
-  // Dimensions from the smallest stride to the largest: each must step over all of the one before.
-  std::array<std::size_t, kMaxDims> by_stride{};
-  std::size_t used = 0;
-  for (std::size_t i = 0; i < d.ndim; ++i)
-    if (d.shape[i] > 1) by_stride[used++] = i;
   const auto step = [&d](std::size_t i) {
     const std::int64_t stride = d.stride[i];
     return stride < 0 ? std::uint64_t{0} - static_cast<std::uint64_t>(stride)
                       : static_cast<std::uint64_t>(stride);
   };
-  std::sort(by_stride.begin(), by_stride.begin() + used,
-            [&](std::size_t a, std::size_t b) { return step(a) < step(b); });
+  // Dimensions from the smallest stride to the largest: each must step over all of the one before.
+  std::array<std::size_t, kMaxDims> by_stride{};
+  std::size_t used = 0;
+  for (std::size_t i = 0; i < d.ndim; ++i) {
+    if (d.shape[i] <= 1) continue;
+    std::size_t at = used++;
+    for (; at > 0 && step(by_stride[at - 1]) > step(i); --at) by_stride[at] = by_stride[at - 1];
+    by_stride[at] = i;
+  }
   std::uint64_t reach = d.itemsize;
   for (std::size_t i = 0; i < used; ++i) {
     const std::uint64_t stride = step(by_stride[i]);
