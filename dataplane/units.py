@@ -8,6 +8,7 @@ units (GB/s) for rates, as storage vendors and the literature do.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from dataplane.errors import ConfigError
 
@@ -39,7 +40,7 @@ def parse_bytes(text: str | int) -> int:
         raise ConfigError(f"not a size: {text!r}", hint="write it as 4MiB, 1.5GB, 64k or 4096")
     number, letter, suffix = match.groups()
     base = 1000 if suffix is not None and suffix.lower() == "b" and letter else 1024
-    return int(float(number) * base ** _BINARY[letter.lower()])
+    return int(Fraction(number) * base ** _BINARY[letter.lower()])
 
 
 def format_bytes(count: float) -> str:
@@ -83,8 +84,10 @@ def format_duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"
 
 
 def format_count(count: int) -> str:

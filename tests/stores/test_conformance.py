@@ -77,13 +77,14 @@ class TestS3ThroughFsspec(StoreConformance):
     config = StoreConfig(storage_options={"default_fill_cache": False})
 
     @pytest.fixture(scope="class")
-    def opened(self, s3_server: S3Server, _s3_session_bucket: str) -> Iterator[Store]:
+    @classmethod
+    def opened(cls, s3_server: S3Server, _s3_session_bucket: str) -> Iterator[Store]:
         # One client for the class: s3fs takes half a second to make one.
         pytest.importorskip("s3fs")
         with pytest.MonkeyPatch.context() as patch:
             for name, value in s3_server.environ().items():
                 patch.setenv(name, value)
-            store = open_store(f"s3://{_s3_session_bucket}/through fsspec", self.config)
+            store = open_store(f"s3://{_s3_session_bucket}/through fsspec", cls.config)
             assert list(store.list()) == []
         yield store
         store.close()

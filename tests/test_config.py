@@ -1,0 +1,164 @@
+"""One assembler: defaults < TOML < environment < arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dataplane.config import assemble, load_toml, parse_flag, setting
+from dataplane.errors import ConfigError
+from dataplane.stores.base import StoreConfig
+from dataplane.units import parse_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Settings of every sort."""
+
+    size_bytes: int = setting(1024, env="EXAMPLE_SIZE", parse=parse_bytes)
+    is_fast: bool = setting(False, env="EXAMPLE_FAST", parse=parse_flag)
+    name: str | None = setting(None)
+    count: int = setting(1, env="EXAMPLE_COUNT", parse=int)
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ConfigError("example.count must be at least 1")
+
+
+def _write(folder: Path, text: str) -> dict[str, str]:
+    path = folder / "dataplane.toml"
+    path.write_text(text)
+    return {"DATAPLANE_CONFIG": str(path)}
+
+
+@pytest.fixture(autouse=True)
+def _no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def test_defaults_hold_when_nothing_is_given() -> None:
+    resolved = assemble(Example, "example", environ={})
+    assert resolved.value == Example()
+    assert set(resolved.origins.values()) == {"default"}
+
+
+def test_each_source_outranks_the_one_before(tmp_path: Path) -> None:
+    environ = _write(tmp_path, '[example]\nsize_bytes = "2k"\ncount = 2\nname = "file"\n')
+    environ |= {"EXAMPLE_COUNT": "3", "EXAMPLE_SIZE": "3k"}
+    resolved = assemble(Example, "example", {"size_bytes": 4096, "name": None}, environ=environ)
+    assert resolved.value == Example(size_bytes=4096, count=3, name="file")
+    assert resolved.origins == {
+        "size_bytes": "argument",
+        "is_fast": "default",
+        "name": environ["DATAPLANE_CONFIG"],
+        "count": "EXAMPLE_COUNT",
+    }
+
+
+def test_an_argument_of_none_counts_as_not_given() -> None:
+    environ = {"EXAMPLE_FAST": "yes"}
+    assert assemble(Example, "example", {"is_fast": None}, environ=environ).value.is_fast
+
+
+def test_an_empty_variable_counts_as_not_set() -> None:
+    assert assemble(Example, "example", environ={"EXAMPLE_COUNT": ""}).value.count == 1
+
+
+def test_an_unknown_name_in_the_file_is_refused_and_the_known_are_listed(tmp_path: Path) -> None:
+    environ = _write(tmp_path, "[example]\nsize = 1\n")
+    with pytest.raises(ConfigError, match=r"unknown setting example\.size .*size_bytes"):
+        assemble(Example, "example", environ=environ)
+
+
+def test_an_unknown_argument_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting example\.size"):
+        assemble(Example, "example", {"size": 1}, environ={})
+
+
+def test_tables_of_others_are_not_read(tmp_path: Path) -> None:
+    environ = _write(tmp_path, "[other]\nsize = 1\n")
+    assert assemble(Example, "example", environ=environ).value == Example()
+
+
+def test_a_table_must_be_a_table(tmp_path: Path) -> None:
+    environ = _write(tmp_path, "example = 1\n")
+    with pytest.raises(ConfigError, match=r"\[example\] must be a table"):
+        assemble(Example, "example", environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "complaint"),
+    [
+        ("EXAMPLE_SIZE", "many", "EXAMPLE_SIZE: not a size"),
+        ("EXAMPLE_FAST", "perhaps", "EXAMPLE_FAST: not a yes or no"),
+        ("EXAMPLE_COUNT", "three", "EXAMPLE_COUNT: invalid literal"),
+        ("EXAMPLE_COUNT", "0", "must be at least 1"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_source(variable: str, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        assemble(Example, "example", environ={variable: text})
+
+
+def test_a_bad_value_in_the_file_is_named_with_file_and_setting(tmp_path: Path) -> None:
+    environ = _write(tmp_path, '[example]\nsize_bytes = "many"\n')
+    with pytest.raises(ConfigError, match=r"dataplane\.toml: example\.size_bytes: not a size"):
+        assemble(Example, "example", environ=environ)
+
+
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="names a missing file"):
+        load_toml({"DATAPLANE_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_a_named_file_must_be_readable(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the configuration file"):
+        load_toml({"DATAPLANE_CONFIG": str(tmp_path)})
+
+
+def test_a_file_must_be_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        load_toml(_write(tmp_path, "[example\n"))
+
+
+def test_the_users_file_is_optional_and_read(tmp_path: Path) -> None:
+    assert load_toml({})[0] == {}
+    folder = tmp_path / "home" / ".config" / "dataplane"
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text("[example]\ncount = 5\n")
+    assert assemble(Example, "example", environ={}).value.count == 5
+
+
+@pytest.mark.parametrize("text", ["1", "true", "Yes", " ON "])
+def test_a_yes_is_read(text: str) -> None:
+    assert parse_flag(text)
+
+
+@pytest.mark.parametrize("text", ["0", "False", "no", "off "])
+def test_a_no_is_read(text: str) -> None:
+    assert not parse_flag(text)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_attempts": 0},
+        {"max_concurrency": 0},
+        {"deadline_s": 0.0},
+        {"timeout_s": -1.0},
+        {"timeout_s": float("nan")},
+        {"anonymous": True, "storage_options": {"secret": "x", "key": "y"}},
+    ],
+)
+def test_a_store_configuration_out_of_range_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"store\.") as caught:
+        StoreConfig(**settings)
+    assert "x" not in str(caught.value).split("secret")[0].split()
+
+
+def test_a_store_configuration_comes_from_the_usual_variables() -> None:
+    environ = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "DATAPLANE_ANONYMOUS": "1"}
+    config = assemble(StoreConfig, "store", environ=environ).value
+    assert (config.endpoint_url, config.anonymous) == ("http://127.0.0.1:9000", True)

@@ -1,0 +1,96 @@
+"""The error classes keep what handlers, logs and scripts rely on."""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+
+import dataplane.errors
+from dataplane.errors import DataplaneError, NotFound, StoreError
+from dataplane.stores.failures import Unavailable
+
+_CLASSES = [getattr(dataplane.errors, name) for name in dataplane.errors.__all__]
+_DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
+_ROW = re.compile(
+    r"\| `(?P<name>\w+)` \| `(?P<kind>\w+)` \| `(?P<errno>\w+)` "
+    r"\| (?P<exit>\d+) \| (?P<again>yes|no) \|"
+)
+
+
+def _documented() -> dict[str, re.Match[str]]:
+    return {match["name"]: match for match in _ROW.finditer(_DOCUMENT.read_text())}
+
+
+@pytest.mark.parametrize("cls", _CLASSES)
+@pytest.mark.parametrize("hint", [None, "do this"])
+def test_errors_pickle_whole(cls: type[DataplaneError], hint: str | None) -> None:
+    err = cls("what failed", hint=hint)
+    copy = pickle.loads(pickle.dumps(err))
+    assert type(copy) is cls
+    assert (copy.message, copy.hint, str(copy)) == (err.message, err.hint, str(err))
+
+
+def test_the_message_ends_with_the_hint() -> None:
+    assert str(StoreError("it broke", hint="mend it")) == "it broke (mend it)"
+    assert str(StoreError("it broke")) == "it broke"
+
+
+def test_kinds_are_unique() -> None:
+    kinds = [cls.kind for cls in _CLASSES]
+    assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.parametrize("cls", _CLASSES)
+def test_every_class_has_a_known_errno_and_an_exit_code(cls: type[DataplaneError]) -> None:
+    assert cls.errno in errno.errorcode
+    assert 1 <= cls.exit_code <= 7
+    assert issubclass(cls, DataplaneError)
+    assert cls.__doc__
+
+
+def test_every_public_error_of_the_module_is_exported() -> None:
+    defined = {
+        name
+        for name, value in vars(dataplane.errors).items()
+        if isinstance(value, type) and issubclass(value, DataplaneError)
+    }
+    assert defined == set(dataplane.errors.__all__)
+
+
+def test_a_subclass_elsewhere_keeps_kind_errno_and_exit_code() -> None:
+    # A handler need only know the classes of dataplane.errors.
+    assert (Unavailable.kind, Unavailable.errno, Unavailable.exit_code) == (
+        StoreError.kind,
+        StoreError.errno,
+        StoreError.exit_code,
+    )
+    assert Unavailable.retryable
+    assert not StoreError.retryable
+
+
+def test_not_found_is_caught_as_a_store_error() -> None:
+    with pytest.raises(StoreError, match="no object"):
+        raise NotFound("no object s3://bucket/key")
+
+
+def test_the_document_lists_exactly_the_classes() -> None:
+    assert set(_documented()) == set(dataplane.errors.__all__)
+
+
+@pytest.mark.parametrize("cls", _CLASSES)
+def test_the_document_says_what_the_code_does(cls: type[DataplaneError]) -> None:
+    row = _documented()[cls.__name__]
+    assert row["kind"] == cls.kind
+    assert row["errno"] == errno.errorcode[cls.errno]
+    assert int(row["exit"]) == cls.exit_code
+    assert row["again"] == ("yes" if cls.retryable else "no")
+
+
+def test_the_document_explains_every_exit_code() -> None:
+    text = _DOCUMENT.read_text()
+    explained = {int(code) for code in re.findall(r"^\| (\d+) \| ", text, re.MULTILINE)}
+    assert {cls.exit_code for cls in _CLASSES} | {0, 130} == explained
