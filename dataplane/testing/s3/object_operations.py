@@ -11,7 +11,13 @@ from dataplane.testing.s3.conditions import is_unmodified, parse_range, write_pr
 from dataplane.testing.s3.documents import document, element, iso_date, read_document
 from dataplane.testing.s3.exchange import Request, Response
 from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.objects import Attributes, ObjectVersion, append_file, check_key
+from dataplane.testing.s3.objects import (
+    DEFAULT_CONTENT_TYPE,
+    Attributes,
+    ObjectVersion,
+    append_file,
+    check_key,
+)
 from dataplane.testing.s3.service import Operation, Service
 
 __all__ = ["OPERATIONS", "read_attributes", "receive_document"]
@@ -182,7 +188,7 @@ def read_attributes(headers: Mapping[str, str]) -> dict[str, str]:
     Raises:
         S3Error: more user metadata than S3 allows.
     """
-    kept = {"Content-Type": "binary/octet-stream"}
+    kept = {"Content-Type": DEFAULT_CONTENT_TYPE}
     user_bytes = 0
     for name, value in headers.items():
         if name in _KEPT_HEADERS:

@@ -49,6 +49,7 @@ __all__ = [
     "check_key",
 ]
 
+DEFAULT_CONTENT_TYPE = "binary/octet-stream"
 _MARKER = "dataplane-s3-root"
 _BUCKET = re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]")
 _MAX_KEY_BYTES = 1024
@@ -64,7 +65,9 @@ class Attributes:
         checksum: header name and base64 value, as sent with the object.
     """
 
-    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    headers: Mapping[str, str] = field(
+        default_factory=lambda: MappingProxyType({"Content-Type": DEFAULT_CONTENT_TYPE})
+    )
     checksum: tuple[str, str] | None = None
 
 
