@@ -226,7 +226,10 @@ class Filesystem:
 
     def getxattr(self, path: str, name: str) -> bytes:
         """Return an extended attribute; ENODATA when there is none of that name."""
-        # Asked for by every `ls -l` (security.*, system.*): answered without a look-up.
+        # `ls -l` asks every file for security.selinux and system.posix_acl_access. Told that
+        # there are no such kinds here, it asks only once (ENODATA: 9 s more for 100,000 files).
+        if not name.startswith("user."):
+            raise os_error(errno.EOPNOTSUPP, path)
         if not name.startswith(_XATTR_PREFIX):
             raise os_error(errno.ENODATA, path)
         with self._answering("getxattr", path):
