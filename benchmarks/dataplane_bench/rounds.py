@@ -6,24 +6,50 @@ and are not counted. A system that fails is reported and left out; the others go
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from dataplane.errors import DataplaneError
 from dataplane.telemetry import logger
+from dataplane_bench.isolated import Isolated, RivalFailed
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost, System
 
-__all__ = ["cpu_seconds", "run_rounds", "timed"]
+__all__ = ["cpu_seconds", "run_rounds", "start_all", "timed"]
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and its finished children, user and system."""
+    """Processor time of this process and all its descendants, finished or still at work.
+
+    `getrusage` counts children only once they have ended; worker processes that stay alive between
+    epochs are read from /proc. Source: proc(5), fields 14 to 17 of /proc/PID/stat.
+    """
     own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+    pending = _children(os.getpid())
+    while pending:
+        pid = pending.pop()
+        with suppress(OSError):  # it may end while we look
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2]
+            total += sum(int(ticks) for ticks in fields.split()[11:15]) / _TICKS_PER_S
+            pending += _children(pid)
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                found += map(int, (task / "children").read_text(encoding="ascii").split())
+    return found
 
 
 def timed(work: Callable[[], int], *, samples: int) -> Cost:
@@ -31,6 +57,31 @@ def timed(work: Callable[[], int], *, samples: int) -> Cost:
     cpu, start = cpu_seconds(), time.perf_counter()
     nbytes = work()
     return Cost(time.perf_counter() - start, cpu_seconds() - cpu, nbytes, samples)
+
+
+def start_all(
+    contenders: Sequence[tuple[str, int, Callable[[], System]]],
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[System]:
+    """Start every `(name, threads, build)` in a process of its own.
+
+    A rival that cannot start (most often: is not installed) is reported and left out.
+
+    Raises:
+        RivalFailed: our own system or a ceiling could not start; those that did are stopped.
+    """
+    systems: list[System] = []
+    for name, threads, build in contenders:
+        progress(f"starting {name}")
+        try:
+            systems.append(Isolated(name, threads, build))
+        except RivalFailed as err:
+            if name == OUR_SYSTEM or name.startswith(CEILING_PREFIX):
+                for system in systems:
+                    system.close()
+                raise
+            logger.warning("%s cannot start and is left out: %s", name, _first_line(err))
+    return systems
 
 
 def run_rounds(

@@ -21,12 +21,14 @@ from rich.table import Table
 
 from dataplane.cli.options import BYTES, store_config, store_options
 from dataplane.errors import ConfigError
+from dataplane.shards.options import CodecName
 from dataplane.units import format_bytes, format_duration
 
 __all__ = ["demo"]
 
 _KINDS = {"volumes": "volume", "meshes": "mesh"}
 _MIN_SIZE_BYTES = 8 << 20
+_FILE_WIDTH = 120  # a pipe or a file has no width of its own
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +46,7 @@ _MIN_SIZE_BYTES = 8 << 20
 def demo(
     *,
     size: int,
-    codec: str,
+    codec: CodecName,
     batch_size: int,
     store_url: str | None,
     seed: int,
@@ -79,13 +81,15 @@ def demo(
     if as_json:
         click.echo(json.dumps({"rows": rows, "mount": mounted}, indent=2))
     else:
+        if not console.is_terminal:
+            console.width = max(console.width, _FILE_WIDTH)
         console.print(_table(rows, size))
         console.print(f"mount: {mounted}")
 
 
 def _table(rows: list[dict[str, Any]], size: int) -> Table:
     table = Table(title=f"dataplane demo, {format_bytes(size)} decoded", title_justify="left")
-    table.add_column("epoch")
+    table.add_column("epoch", no_wrap=True)
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("samples/s", lambda row: f"{row['samples_per_s']:.1f}"),
         ("decoded GB/s", lambda row: f"{row['gb_per_s']:.2f}"),
@@ -96,7 +100,7 @@ def _table(rows: list[dict[str, Any]], size: int) -> Table:
         ("of ceiling", lambda row: f"{row['ratio_to_ceiling']:.2f} of {row['ceiling']}"),
     ]
     for title, _ in columns:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=title != "of ceiling")
     for row in rows:
         table.add_row(f"{row['dataset']}, {row['state']}", *(render(row) for _, render in columns))
     return table

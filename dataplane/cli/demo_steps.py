@@ -33,7 +33,7 @@ from dataplane.cache import Cache, CacheConfig
 from dataplane.datasets import Dataset
 from dataplane.errors import DataplaneError, MountError
 from dataplane.loader import DataLoader
-from dataplane.shards import DatasetIndex, DatasetWriter, WriteOptions
+from dataplane.shards import CodecName, DatasetIndex, DatasetWriter, WriteOptions
 from dataplane.stores import StoreConfig, open_store
 from dataplane.testing.ceilings import fetch_everything, memcpy_seconds
 from dataplane.testing.environment import exported
@@ -64,7 +64,7 @@ class Demo:
     console: Console
     folder: Path
     store: StoreConfig
-    codec: str
+    codec: CodecName
     batch_size: int
     seed: int
 

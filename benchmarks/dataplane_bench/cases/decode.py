@@ -1,7 +1,8 @@
 """How fast one Zarr v3 array decodes, beside other readers of the same files and two ceilings.
 
 The input is a turbulent float32 field that zarr-python writes as one shard per codec and inner
-chunk size; every system reads it from the page cache. The ceilings are the codec alone (each stream
+chunk size. Every system finds the files in the page cache: ours, blosc2 and numcodecs map them, the
+others read them through their own stores. The ceilings are the codec alone (each stream
 decompressed into scratch that stays in the cache, nothing un-shuffled or placed) and memcpy of the
 decoded array.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
+import mmap
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +23,9 @@ import numpy.typing as npt
 from dataplane.codecs import ChunkTable, codec_alone, decode, parse_pipeline
 from dataplane.errors import ConfigError
 from dataplane.testing.generate import turbulence
-from dataplane_bench.isolated import Isolated, RivalFailed
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
 from dataplane_bench.rivals import decoders
-from dataplane_bench.rounds import run_rounds, timed
+from dataplane_bench.rounds import run_rounds, start_all, timed
 
 __all__ = ["CODECS", "DecodeOptions", "run"]
 
@@ -88,28 +88,19 @@ def _compare(
     options: DecodeOptions,
     progress: Callable[[str], None],
 ) -> list[Row]:
-    systems: list[System] = []
-    builders: Sequence[tuple[str, Callable[[], System]]] = [
-        (OUR_SYSTEM, functools.partial(OurDecoder, path, threads)),
-        *((rival.name, functools.partial(rival, path, threads)) for rival in decoders.DECODERS),
-        (_CEILING, functools.partial(CodecAlone, path, threads)),
-        (f"{CEILING_PREFIX}memcpy", functools.partial(Memcpy, path, 1)),
+    contenders: list[tuple[str, int, Callable[[], System]]] = [
+        (OUR_SYSTEM, threads, functools.partial(OurDecoder, path, threads)),
+        *((d.name, threads, functools.partial(d, path, threads)) for d in decoders.DECODERS),
+        (_CEILING, threads, functools.partial(CodecAlone, path, threads)),
+        (Memcpy.name, 1, functools.partial(Memcpy, path, 1)),
     ]
-    try:
-        for name, build in builders:
-            progress(f"start {name}")
-            try:
-                systems.append(Isolated(name, threads, build))
-            except RivalFailed as err:
-                if name == OUR_SYSTEM or name.startswith(CEILING_PREFIX):
-                    raise
-                progress(f"{name} left out: {err}")
-        alive, costs = run_rounds(
-            systems, rounds=options.rounds, warmup=1, seed=options.seed, progress=progress
-        )
-    finally:
-        for system in systems:
-            system.close()
+    alive, costs = run_rounds(
+        start_all(contenders, progress),
+        rounds=options.rounds,
+        warmup=1,
+        seed=options.seed,
+        progress=progress,
+    )
     return summarise(case, alive, costs, ceiling=_CEILING)
 
 
@@ -121,8 +112,8 @@ class _OurArray:
         sharding = meta["codecs"][0]["configuration"]
         dtype = np.dtype(meta["data_type"])
         shape = tuple(meta["shape"])
-        self.shard_path = shard_path
-        self.encoded = bytearray(shard_path.stat().st_size)
+        with shard_path.open("rb") as stream:
+            self.encoded = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         self.out = np.empty(shape, dtype)
         self.table = ChunkTable.for_box(
             shape=shape,
@@ -141,33 +132,26 @@ class _OurArray:
 
 
 class OurDecoder:
-    """`dataplane.codecs.decode`: read the shard into a reused buffer, decode it into place."""
+    """`dataplane.codecs.decode`, from the mapped shard into a destination allocated once."""
 
     name = OUR_SYSTEM
 
     def __init__(self, path: Path, threads: int) -> None:
         self.threads = threads
         self._array = _OurArray(path)
-        self._fd = os.open(self._array.shard_path, os.O_RDONLY | os.O_CLOEXEC)
 
     def run(self) -> Cost:
-        """Read and decode the whole array."""
+        """Decode the whole array."""
         array = self._array
 
         def work() -> int:
-            got = os.preadv(self._fd, [array.encoded], 0)
-            if got != len(array.encoded):
-                raise RivalFailed(f"read {got} of {len(array.encoded)} bytes")
             decode(array.table, [array.encoded], [array.out], threads=self.threads)
             return int(array.out.nbytes)
 
         return timed(work, samples=1)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Nothing stays open."""
 
 
 class CodecAlone:
@@ -178,14 +162,16 @@ class CodecAlone:
     def __init__(self, path: Path, threads: int) -> None:
         self.threads = threads
         self._array = _OurArray(path)
-        self._array.encoded[:] = self._array.shard_path.read_bytes()
 
     def run(self) -> Cost:
         """Decompress every stream once."""
         array = self._array
-        return timed(
-            lambda: codec_alone(array.table, [array.encoded], threads=self.threads), samples=1
-        )
+
+        def work() -> int:
+            codec_alone(array.table, [array.encoded], threads=self.threads)
+            return int(array.out.nbytes)
+
+        return timed(work, samples=1)
 
     def close(self) -> None:
         """Nothing stays open."""

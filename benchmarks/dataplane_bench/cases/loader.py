@@ -30,13 +30,13 @@ import numpy as np
 from dataplane.cache import CacheConfig
 from dataplane.datasets import Dataset
 from dataplane.loader import DataLoader
-from dataplane.shards import DatasetWriter, SourceSample, WriteOptions
+from dataplane.shards import CodecName, DatasetWriter, SourceSample, WriteOptions
+from dataplane.shards.chunking import inner_chunk_shape
 from dataplane.stores import Store, open_store
 from dataplane.testing.ceilings import GET_THREADS, fetch_everything
 from dataplane.testing.environment import exported
 from dataplane.testing.generate import generate_samples
 from dataplane.testing.s3 import S3Endpoint
-from dataplane_bench.isolated import Isolated, RivalFailed
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
 from dataplane_bench.rivals.loaders import (
     LoaderInput,
@@ -45,7 +45,8 @@ from dataplane_bench.rivals.loaders import (
     consume,
     member_name,
 )
-from dataplane_bench.rounds import cpu_seconds, run_rounds, timed
+from dataplane_bench.rounds import cpu_seconds, run_rounds, start_all, timed
+from dataplane_bench.signing import presigned_url
 
 __all__ = ["LoaderOptions", "run"]
 
@@ -74,7 +75,7 @@ class LoaderOptions:
 
     total_bytes: int = 1 << 30
     sample_bytes: int = 32 << 20
-    codec: str = "lz4"
+    codec: CodecName = "lz4"
     batch_size: int = 2
     threads: int = dataclasses.field(default_factory=_cores)
     workers: tuple[int, ...] = (0, 2)
@@ -132,26 +133,14 @@ def _compare(
         builders.append((ceiling, GET_THREADS, functools.partial(RawGet, given)))
     else:
         builders.append((ceiling, 1, functools.partial(MemcpySamples, given)))
-    systems: list[System] = []
-    try:
-        for name, threads, build in builders:
-            progress(f"{state}: starting {name}")
-            try:
-                systems.append(_Metered(Isolated(name, threads, build), endpoint))
-            except RivalFailed as err:
-                if name in (OUR_SYSTEM, ceiling):
-                    raise
-                progress(f"{name} left out: {err}")
-        alive, costs = run_rounds(
-            systems,
-            rounds=options.rounds,
-            warmup=1,
-            seed=options.seed,
-            progress=lambda text: progress(f"{state}: {text}"),
-        )
-    finally:
-        for system in systems:
-            system.close()
+    systems = [_Metered(system, endpoint) for system in start_all(builders, progress)]
+    alive, costs = run_rounds(
+        systems,
+        rounds=options.rounds,
+        warmup=1,
+        seed=options.seed,
+        progress=lambda text: progress(f"{state}: {text}"),
+    )
     return summarise(case, alive, costs, ceiling=ceiling)
 
 
@@ -292,7 +281,8 @@ def _prepare(folder: Path, options: LoaderOptions, environment: dict[str, str]) 
     tars[0].parent.mkdir()
     packed = open_store(f"s3://{_BUCKET}/packed")
     writers = [tarfile.open(path, "w") for path in tars]  # noqa: SIM115 - closed below
-    with DatasetWriter(packed, WriteOptions(codec=options.codec)) as writer:
+    write_options = WriteOptions(codec=options.codec)
+    with DatasetWriter(packed, write_options) as writer:
         for number, sample in enumerate(
             generate_samples(
                 options.total_bytes,
@@ -303,7 +293,7 @@ def _prepare(folder: Path, options: LoaderOptions, environment: dict[str, str]) 
         ):
             writer.add(sample)
             _add_to_tar(writers[number % len(writers)], sample)
-            _write_zarr(folder / "zarr" / sample.key, sample, options.codec)
+            _write_zarr(folder / "zarr" / sample.key, sample, write_options)
             keys.append(sample.key)
             names = tuple(sample.arrays)
             decoded += sum(array.values.nbytes for array in sample.arrays.values())
@@ -314,11 +304,10 @@ def _prepare(folder: Path, options: LoaderOptions, environment: dict[str, str]) 
     _upload(bucket, folder / "wds", "wds")
     (folder / "zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
     _upload(bucket, folder / "zarr", "zarr")
-    endpoint_url = environment["AWS_ENDPOINT_URL"]
     return LoaderInput(
         dataset_url=f"s3://{_BUCKET}/packed",
         zarr_url=f"s3://{_BUCKET}/zarr",
-        shard_urls=tuple(f"{endpoint_url}/{_BUCKET}/wds/{path.name}" for path in tars),
+        shard_urls=tuple(presigned_url(environment, _BUCKET, f"wds/{path.name}") for path in tars),
         keys=tuple(keys),
         arrays=names,
         decoded_bytes=decoded,
@@ -339,31 +328,31 @@ def _add_to_tar(tar: tarfile.TarFile, sample: SourceSample) -> None:
         tar.addfile(member, stream)
 
 
-def _write_zarr(folder: Path, sample: SourceSample, codec: str) -> None:
-    """Write a sample as zarr-python would, with the chunks that our writer chooses."""
+def _write_zarr(folder: Path, sample: SourceSample, options: WriteOptions) -> None:
+    """Write a sample as zarr-python would, with the chunks and codec that our writer chooses."""
     import zarr
     from zarr.codecs import BloscCodec
 
-    from dataplane.shards import default_chunk_shape
-
     group = zarr.create_group(str(folder), overwrite=True)
     for name, array in sample.arrays.items():
-        chunks = default_chunk_shape(array.values.shape, array.values.dtype)
-        shards = tuple(-(-n // c) * c for n, c in zip(array.values.shape, chunks, strict=True))
+        values = array.values
+        chunks = inner_chunk_shape(
+            values.shape, values.itemsize, options.chunk_bytes, array.dimension_names
+        )
         stored = group.create_array(
             name,
-            shape=array.values.shape,
-            dtype=array.values.dtype,
+            shape=values.shape,
+            dtype=values.dtype,
             chunks=chunks,
-            shards=shards,
+            shards=tuple(-(-n // c) * c for n, c in zip(values.shape, chunks, strict=True)),
             compressors=BloscCodec(
-                cname="zstd" if codec == "zstd" else "lz4",
-                clevel=1 if codec == "zstd" else 5,
+                cname="zstd" if options.codec == "zstd" else "lz4",
+                clevel=options.effective_level,
                 shuffle="shuffle",
-                typesize=array.values.dtype.itemsize,
+                typesize=values.itemsize,
             ),
         )
-        stored[...] = array.values
+        stored[...] = values
 
 
 def _upload(store: Store, folder: Path, prefix: str) -> None:

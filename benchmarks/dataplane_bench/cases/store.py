@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,9 +28,10 @@ import numpy as np
 from dataplane.stores import open_store
 from dataplane.testing.environment import exported
 from dataplane.testing.s3 import S3Endpoint
-from dataplane_bench.isolated import Isolated, RivalFailed
+from dataplane_bench.isolated import RivalFailed
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
-from dataplane_bench.rounds import run_rounds, timed
+from dataplane_bench.rounds import run_rounds, start_all, timed
+from dataplane_bench.signing import presigned_url
 
 __all__ = ["StoreOptions", "run"]
 
@@ -119,33 +120,25 @@ def _compare(
         chunk_bytes=range_bytes,
         selection=f"{given.connections} at once",
     )
-    contenders: Sequence[tuple[str, Callable[[], System]]] = [
-        (OUR_SYSTEM, functools.partial(OurStore, given)),
-        (S3fs.name, functools.partial(S3fs, given)),
-    ]
-    if embedded:
-        contenders = [
-            *contenders,
-            ("obstore", functools.partial(ClientAlone, given)),
-            (_SOCKET, functools.partial(RawSocket, given)),
-        ]
-    elif given.url.startswith("s3://"):
-        contenders = [*contenders, (_CLIENT, functools.partial(ClientAlone, given))]
-    systems: list[System] = []
-    try:
-        for name, build in contenders:
-            try:
-                systems.append(Isolated(name, given.connections, build))
-            except RivalFailed as err:
-                if name == OUR_SYSTEM or name.startswith(CEILING_PREFIX):
-                    raise
-                progress(f"{name} left out: {err}")
-        alive, costs = run_rounds(
-            systems, rounds=options.rounds, warmup=1, seed=options.seed, progress=progress
+    contenders: list[tuple[str, int, Callable[[], System]]] = [
+        (name, given.connections, functools.partial(build, given))
+        for name, build in (
+            (OUR_SYSTEM, OurStore),
+            (S3fs.name, S3fs),
+            *(
+                (("obstore", ClientAlone), (_SOCKET, RawSocket))
+                if embedded
+                else ((_CLIENT, ClientAlone),)
+            ),
         )
-    finally:
-        for system in systems:
-            system.close()
+    ]
+    alive, costs = run_rounds(
+        start_all(contenders, progress),
+        rounds=options.rounds,
+        warmup=1,
+        seed=options.seed,
+        progress=progress,
+    )
     return summarise(case, alive, costs, ceiling=_SOCKET if embedded else _CLIENT)
 
 
@@ -255,19 +248,8 @@ class RawSocket(_Threaded):
 
     def __init__(self, given: StoreInput) -> None:
         super().__init__(given)
-        from botocore.config import Config
-        from botocore.session import Session
-
-        client = Session().create_client(
-            "s3",
-            endpoint_url=given.environment["AWS_ENDPOINT_URL"],
-            region_name="us-east-1",
-            config=Config(signature_version="s3v4"),
-        )
         bucket = urlsplit(given.url).netloc
-        signed = urlsplit(
-            client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": given.key})
-        )
+        signed = urlsplit(presigned_url(given.environment, bucket, given.key))
         self._address = (signed.hostname, signed.port)
         self._head = f"GET {signed.path}?{signed.query} HTTP/1.1\r\nHost: {signed.netloc}\r\n"
         self._local = threading.local()

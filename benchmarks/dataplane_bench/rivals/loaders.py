@@ -3,7 +3,7 @@
 - `ZarrSamples` in the stock DataLoader: each sample is a Zarr v3 group with the same chunks and
   codec as ours; cold it is read from the store by zarr-python through obstore (faster than s3fs),
   warm from a full local copy, which is the best a cache could do for it.
-- `WebDataset`: tar shards of `.npy` members; cold they stream through curl, which signs requests,
+- `WebDataset`: tar shards of `.npy` members; cold they stream through curl from presigned URLs, and
   warm they are local files.
 
 Both deliver dictionaries of stacked tensors in shuffled order. Worker processes are forked before
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ class LoaderInput:
     Attributes:
         dataset_url: our packed dataset.
         zarr_url: prefix of the Zarr groups; a local folder when warm.
-        shard_urls: the WebDataset shards; local files when warm.
+        shard_urls: the WebDataset shards, presigned; local files when warm.
         keys: sample keys.
         arrays: array names, all of one shape across samples.
         decoded_bytes: of all samples.
@@ -160,9 +159,13 @@ class WebDatasetLoader:
 
         self.threads = threads
         self._given = given
-        urls = [_curl(url, given.environment) if given.cold else url for url in given.shard_urls]
         dataset = (
-            webdataset.WebDataset(urls, shardshuffle=len(urls), seed=0, empty_check=False)
+            webdataset.WebDataset(
+                list(given.shard_urls),
+                shardshuffle=len(given.shard_urls),
+                seed=0,
+                empty_check=False,
+            )
             .shuffle(16)
             .decode()
             .map(self._tensors)
@@ -193,11 +196,3 @@ class WebDatasetLoader:
 def member_name(array: str) -> str:
     """The tar member's name of an array: WebDataset knows no folders inside a sample."""
     return array.replace("/", "_")
-
-
-def _curl(url: str, environment: Mapping[str, str]) -> str:
-    """A webdataset URL that streams an object through curl, signed for S3."""
-    user = f"{environment['AWS_ACCESS_KEY_ID']}:{environment['AWS_SECRET_ACCESS_KEY']}"
-    region = environment.get("AWS_REGION", "us-east-1")
-    command = ["curl", "-sf", "--aws-sigv4", f"aws:amz:{region}:s3", "--user", user, url]
-    return "pipe:" + shlex.join(command)
