@@ -77,8 +77,8 @@ class DatasetIndex:
         self._lists = {name: ListColumn(table, name, where) for name in _LISTS}
         self._first_rows = _first_rows(self._numbers["sample_index"], where)
         self._keys = Keys(self._text["sample"], self._first_rows)
-        self._check_samples()
         self._check_names()
+        self._check_samples()
         self._check_ranges()
 
     @classmethod
@@ -110,10 +110,14 @@ class DatasetIndex:
             FormatError: as in `load`.
         """
         try:
-            with pq.ParquetFile(io.BytesIO(data), read_dictionary=list(_TEXT)) as file:
-                _check_file(file, where)
+            footer = pq.read_metadata(io.BytesIO(data))
+            header = footer.schema.to_arrow_schema()
+            _check_file(footer, header, where)
+            with pq.ParquetFile(
+                io.BytesIO(data), read_dictionary=list(_TEXT), page_checksum_verification=True
+            ) as file:
                 table = file.read(columns=SCHEMA.names)
-            table = table.replace_schema_metadata(file.schema_arrow.metadata).combine_chunks()
+            table = table.replace_schema_metadata(header.metadata).combine_chunks()
         except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
             raise FormatError(f"{where}: not a readable Parquet file: {err}") from err
         return cls(table, where)
@@ -269,10 +273,11 @@ class DatasetIndex:
             )
 
 
-def _check_file(file: Any, where: str) -> None:
+def _check_file(footer: Any, schema: Any, where: str) -> None:
     """Check format, version, columns and declared sizes before anything is decoded."""
-    schema = file.schema_arrow
     _parse_header(schema.metadata or {}, where)
+    if len(set(schema.names)) != len(schema.names):
+        raise FormatError(f"{where}: two columns have the same name")
     for field in SCHEMA:
         if field.name not in schema.names:
             raise FormatError(f"{where}: the column {field.name} is missing")
@@ -283,7 +288,7 @@ def _check_file(file: Any, where: str) -> None:
             found = pa.list_(found.value_type)
         if found != field.type:
             raise FormatError(f"{where}: column {field.name} is {found}, expected {field.type}")
-    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     decoded = sum(group.total_byte_size for group in groups)
     if decoded > _MAX_DECODED_BYTES:
         raise FormatError(f"{where}: it would decode to {decoded} bytes")

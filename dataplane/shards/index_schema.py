@@ -115,6 +115,7 @@ class IndexBuilder:
             table,
             sink,
             compression="zstd",
+            write_page_checksum=True,
             row_group_size=_ROW_GROUP_ROWS,
             use_dictionary=cast(Any, [f.name for f in SCHEMA if f.type == pa.string()]),
             # Offsets of a shard rise steadily: deltas take a quarter of the space of the numbers.

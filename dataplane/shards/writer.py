@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import tempfile
 import threading
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from dataplane.telemetry import logger
 
 __all__ = ["DatasetWriter"]
 
+_BROKEN = "broken by an earlier failure"
 _SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")
 
 
@@ -70,7 +72,7 @@ class DatasetWriter:
         self._uploader = ThreadPoolExecutor(1, "dp-upload")
         self._lock = threading.Lock()
         self._keys: set[str] = set()
-        self._folders: set[str] = set()
+        self._folders: Counter[str] = Counter()
         self._shard: ShardFile | None = None
         self._upload: Future[None] | None = None
         self._shards: list[tuple[str, int]] = []
@@ -87,9 +89,11 @@ class DatasetWriter:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if exc_type is None and self._state == "open":
-            self.finish()
-        self.abort()
+        try:
+            if exc_type is None and self._state == "open":
+                self.finish()
+        finally:
+            self.abort()
 
     def add(self, sample: SourceSample) -> None:
         """Encode a sample and append it.
@@ -152,7 +156,7 @@ class DatasetWriter:
         with self._lock:
             if self._state == "closed":
                 return
-            unfinished = self._state == "open"
+            unfinished = self._state != "finished"
             self._state = "closed"
             self._pool.shutdown(cancel_futures=True)
             self._uploader.shutdown(cancel_futures=True)
@@ -170,16 +174,15 @@ class DatasetWriter:
 
     def _reserve(self, key: str) -> None:
         """Take a key; keys must be distinct, and none may be the folder of another."""
-        parents = [key[:cut] for cut in range(len(key)) if key[cut] == "/"]
+        parents = _folders_of(key)
         with self._lock:
             self._check_open()
             if key in self._keys:
                 raise ConfigError(
                     f"sample {key!r} is in the dataset already", hint="give each sample its own key"
                 )
-            clash = (
-                key if key in self._folders else next((p for p in parents if p in self._keys), "")
-            )
+            above = next((parent for parent in parents if parent in self._keys), None)
+            clash = key if self._folders[key] else above
             if clash:
                 raise ConfigError(
                     f"sample {key!r} cannot be added: {clash!r} would be a sample and a folder"
@@ -190,6 +193,7 @@ class DatasetWriter:
     def _release(self, key: str) -> None:
         with self._lock:
             self._keys.discard(key)
+            self._folders.subtract(_folders_of(key))
 
     def _spool(self) -> BinaryIO:
         # Nameless from the start, so that nothing is left of it when the process is killed.
@@ -218,8 +222,13 @@ class DatasetWriter:
         shard, self._shard = self._shard, None
         if shard is None:
             return
-        size = shard.finish()
-        self._wait_for_upload_locked()
+        try:
+            size = shard.finish()
+            self._wait_for_upload_locked()
+        except BaseException:
+            # The index refers to this shard already: no dataset can come of it any more.
+            self._state = _BROKEN
+            raise
         self._shards.append((shard.key, size))
         self._upload = self._uploader.submit(self._put, shard)
 
@@ -232,7 +241,11 @@ class DatasetWriter:
     def _wait_for_upload_locked(self) -> None:
         upload, self._upload = self._upload, None
         if upload is not None:
-            upload.result()
+            try:
+                upload.result()
+            except BaseException:
+                self._state = _BROKEN
+                raise
 
     def _remove_leftovers(self) -> None:
         """Remove shards that an earlier writer left and that this dataset does not have."""
@@ -251,6 +264,10 @@ class DatasetWriter:
             self._store.delete(key)
         except DataplaneError as err:
             logger.warning("cannot remove %s from %s: %s", key, self._store.url, err)
+
+
+def _folders_of(key: str) -> list[str]:
+    return [key[:cut] for cut in range(len(key)) if key[cut] == "/"]
 
 
 def _make_room(store: Store, *, overwrite: bool) -> None:

@@ -29,7 +29,7 @@ def make_sample(key: str, seed: int = 0, points: int = 500) -> SourceSample:
             "global_data/empty": SourceArray(np.zeros((0, 3), np.int32)),
             "global_data/zeros": SourceArray(np.zeros((100, 3), np.int64)),
             "mask": SourceArray(rng.random((50, 50)) > 0.5),
-            "spectrum": SourceArray((rng.random(30_000) + 1j * rng.random(30_000))),
+            "spectrum": SourceArray(rng.random(30_000) + 1j * rng.random(30_000)),
             "half": SourceArray(rng.random(3000).astype(np.float16)),
             "big_endian": SourceArray(rng.random(3000).astype(">f8")),
             "strided": SourceArray(rng.random((60, 60))[::2, ::-1]),

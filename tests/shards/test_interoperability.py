@@ -105,7 +105,7 @@ def test_zarrs_reads_what_unzip_unpacked(
     path = extract(folder, tmp_path / "out")[sample.key]
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "tree")
-    # Strict: an array that zarrs would leave to zarr-python is an error, since it would prove nothing.
+    # Strict: what zarrs would leave to zarr-python is an error, since that would prove nothing.
     strict = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}
     with zarr.config.set(strict):
         group = zarr.open_group(tmp_path / "tree", mode="r")

@@ -118,9 +118,8 @@ def test_entries_beyond_4_gib_are_found_through_zip64_fields() -> None:
 
 def test_an_unannounced_4_gib_entry_is_refused() -> None:
     archive = ZipWriter(io.BytesIO())
-    with pytest.raises(FormatError, match="unannounced"):
-        with archive.entry("large") as entry:
-            entry._size = 1 << 32
+    with pytest.raises(FormatError, match="unannounced"), archive.entry("large") as entry:
+        entry._size = 1 << 32
 
 
 def test_a_name_is_written_once() -> None:
