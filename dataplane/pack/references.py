@@ -7,6 +7,7 @@ of entities, after a limit on the size. Thread-safe: no state.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from xml.etree import ElementTree
@@ -54,6 +55,8 @@ def read_series(path: Path, label: str, root: Path | None = None) -> list[Series
             time, part = float(text), int(entry.get("part") or 0)
         except ValueError as err:
             raise FormatError(f"{label}: its data set {number} has no valid time: {err}") from err
+        if not math.isfinite(time):
+            raise FormatError(f"{label}: its data set {number} has no valid time: {text}")
         steps.append(
             SeriesStep(_resolve(path, file, label, root), time, part, entry.get("group") or "")
         )

@@ -12,6 +12,7 @@ Source: VTK File Formats, "Simple Legacy Formats", and the sections that VTK's w
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import re
 from pathlib import Path
@@ -158,13 +159,10 @@ class _Walk:
             tokens = (
                 _TOKEN.finditer(self._text, start) if 2 * count <= len(self._text) else iter(())
             )
-            last = None
-            for _, last in zip(range(count), tokens, strict=False):
-                count -= 1
+            self._at = len(self._text) + 1 if count else start
+            last = next(itertools.islice(tokens, count - 1, None), None) if count else None
             if last is not None:
                 self._at = last.end()
-            if count:
-                self._at = len(self._text) + 1
         if self._at > len(self._text):
             raise self._error(f"ends within the values that begin at byte {start}; it was cut")
 

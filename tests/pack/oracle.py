@@ -1,4 +1,4 @@
-"""What pyvista says a dataset holds, under the names of a packed sample. Written without dataplane."""
+"""What pyvista says a dataset holds, under the names of a packed sample."""
 
 import numpy as np
 import pyvista as pv
@@ -8,10 +8,7 @@ from dataplane.pack.names import array_segment
 
 def expected_arrays(mesh):
     """Arrays of a pyvista dataset by their names in a sample."""
-    if isinstance(mesh, pv.PolyData | pv.UnstructuredGrid):
-        arrays = _mesh(mesh)
-    else:
-        arrays = _grid(mesh)
+    arrays = _mesh(mesh) if isinstance(mesh, pv.PolyData | pv.UnstructuredGrid) else _grid(mesh)
     for name in mesh.field_data:
         values = np.asarray(mesh.field_data[name])
         if values.dtype.kind not in "US":

@@ -50,8 +50,7 @@ def test_a_legacy_file_cut_anywhere_is_refused_or_read_whole(tmp_path, capfd, bi
         path.write_bytes(content[:size])
         try:
             (sample,) = open_source(path)
-        except FormatError as err:
-            assert str(path) in str(err)
+        except FormatError:
             continue
         outcomes.append(size)
         # A legacy file does not say how many arrays it has: one that was cut between two of them
@@ -78,9 +77,8 @@ def test_flipped_bytes_are_refused_or_harmless(tmp_path, capfd):
                 cells = values_of(sample).get("cells/connectivity")
                 if cells is not None and len(cells):
                     assert cells.max() < len(values_of(sample)["points"])
-        except FormatError as err:
+        except FormatError:
             refused += 1
-            assert str(path) in str(err)
     assert refused > 20
     assert capfd.readouterr() == ("", "")
 

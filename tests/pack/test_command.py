@@ -1,0 +1,114 @@
+"""`dataplane pack` as a user sees it."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dataplane.shards import DatasetIndex
+from dataplane.stores import open_store
+
+
+def _run(*arguments):
+    command = [sys.executable, "-m", "dataplane", "pack", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for number in range(3):
+        np.save(folder / f"case{number}.npy", np.full((100, 3), number / 3))
+    (folder / "README.md").write_text("read me")
+    return folder
+
+
+def test_a_summary_is_printed_and_skipped_sources_are_named(tmp_path, sources):
+    done = _run(sources, (tmp_path / "ds").as_uri())
+    assert done.returncode == 0
+    lines = dict(line.split(None, 1) for line in done.stdout.splitlines() if line[:1] != " ")
+    assert lines["samples"].strip() == "3"
+    assert lines["arrays"].strip() == "3"
+    assert lines["skipped"].strip() == "1"
+    assert "README.md: not a simulation format that pack knows" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"skipped {sources}/README.md: not a simulation format")
+
+
+def test_json_is_the_only_thing_on_stdout(tmp_path, sources):
+    done = _run(sources, (tmp_path / "ds").as_uri(), "--json", "--codec", "zstd", "--level", "9")
+    document = json.loads(done.stdout)
+    assert document["samples"] == 3
+    assert document["source_bytes"] == 3 * 2400
+    assert document["skipped"][0]["source"].endswith("README.md")
+    assert document["ratio"] == pytest.approx(7200 / document["stored_bytes"], abs=1e-3)
+
+
+def test_options_reach_the_dataset(tmp_path, sources):
+    arguments = ("--float32", "--round-bits", "4", "--permute-seed", "3", "--workers", "2")
+    assert _run(sources, (tmp_path / "ds").as_uri(), *arguments).returncode == 0
+    index = DatasetIndex.load(open_store((tmp_path / "ds").as_uri()))
+    assert index[0].arrays["values"].meta.dtype == np.float32
+    assert index[0].attributes["source"]["name"] == "sources/case0.npy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["README.md"], 4, "nothing was packed"),
+        (["missing.vtu"], 4, "no such file or folder"),
+        (["case0.npy", "README.md", "--on-error", "fail"], 4, "README.md: not a simulation"),
+        (["case0.npy", "--chunk-bytes", "12"], 2, "chunk bytes must be"),
+        (["case0.npy", "--codec", "gzip"], 2, "gzip"),
+    ],
+)
+def test_errors_are_one_line_with_their_exit_code(tmp_path, sources, arguments, code, message):
+    paths = [a if a[:2] == "--" or not (a.count(".")) else str(sources / a) for a in arguments]
+    done = _run(*paths, (tmp_path / "ds").as_uri())
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "ds" / "index.parquet").exists()
+
+
+def test_an_existing_dataset_needs_overwrite(tmp_path, sources):
+    url = (tmp_path / "ds").as_uri()
+    assert _run(sources, url).returncode == 0
+    refused = _run(sources, url)
+    assert refused.returncode == 2
+    assert "holds a dataset already" in refused.stderr
+    assert _run(sources, url, "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_dataset_and_no_temporary_files(tmp_path, number, monkeypatch):
+    sources, temporary = tmp_path / "sources", tmp_path / "temporary"
+    sources.mkdir()
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    rng = np.random.default_rng(0)
+    for index in range(60):
+        np.save(sources / f"case{index:02d}.npy", rng.random(1 << 18))
+    # The size of a shard, so that some are uploaded and can be waited for.
+    command = [sys.executable, "-m", "dataplane", "pack", str(sources)]
+    command += [(tmp_path / "ds").as_uri(), "--shard-bytes", "2MiB", "--codec", "zstd"]
+    child = subprocess.Popen([*command, "--level", "9"], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("ds/shard-*")) and child.poll() is None:
+        pass
+    child.send_signal(number)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert errors.strip() == "dataplane: interrupted"
+    assert list(temporary.iterdir()) == []
+    assert list(tmp_path.glob("ds/*")) == []
+
+
+def test_help_explains_itself_with_examples():
+    done = _run("--help")
+    assert done.returncode == 0
+    for word in ("SOURCE...", "DEST_URL", "--on-error", "PLOT3D", "Examples:", "s3://bucket"):
+        assert word in done.stdout

@@ -1,0 +1,226 @@
+"""Packing: order, errors, what is left when it is stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dataplane.errors import ConfigError, FormatError
+from dataplane.pack import engine, pack
+from dataplane.shards import DatasetIndex, WriteOptions
+from dataplane.stores import open_store
+from tests.pack.packed import read_with_zarr
+
+
+@pytest.fixture
+def temp_folder(tmp_path, monkeypatch):
+    """A folder for temporary files that must be empty again."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    assert list(folder.iterdir()) == []
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for number in range(12):
+        np.save(folder / f"case{number:02d}.npy", np.full((number + 1, 3), number))
+    return folder
+
+
+def _url(tmp_path):
+    return (tmp_path / "dataset").as_uri()
+
+
+def _keys(tmp_path):
+    return list(DatasetIndex.load(open_store(_url(tmp_path))).keys)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 20])
+def test_the_order_does_not_depend_on_the_workers(tmp_path, temp_folder, sources, workers):
+    summary = pack([sources], _url(tmp_path), WriteOptions(workers=workers))
+    assert _keys(tmp_path) == [f"case{n:02d}" for n in range(12)]
+    assert (summary.samples, summary.arrays, summary.skipped) == (12, 12, ())
+    assert summary.source_bytes == sum(24 * (n + 1) for n in range(12))
+    stored = read_with_zarr(tmp_path / "dataset")
+    assert np.array_equal(stored["case07"][1]["values"], np.full((8, 3), 7))
+
+
+def test_equal_inputs_give_equal_shards(tmp_path, sources):
+    contents = []
+    for name, workers in (("one", 1), ("two", 4)):
+        pack([sources], (tmp_path / name).as_uri(), WriteOptions(workers=workers))
+        contents.append((tmp_path / name / "shard-000000.tar").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_no_more_is_read_ahead_than_allowed(tmp_path, sources, monkeypatch):
+    under_way, most = set(), []
+    convert = engine.convert
+
+    def watched(source):
+        under_way.add(source.key)
+        most.append(len(under_way))
+        yield from convert(source)
+        under_way.discard(source.key)
+
+    monkeypatch.setattr(engine, "convert", watched)
+    monkeypatch.setattr(engine, "MAX_READ_AHEAD_BYTES", 1)
+    pack([sources], _url(tmp_path), WriteOptions(workers=4))
+    assert max(most) == 1
+
+
+def test_keys_that_collide_get_numbers(tmp_path):
+    for name in ("a.b.npy", "a b.npy", "a_b.npy"):
+        np.save(tmp_path / name, np.zeros(2))
+    pack([*tmp_path.glob("*.npy")], _url(tmp_path))
+    assert _keys(tmp_path) == ["a_b", "a_b-2", "a_b-3"]
+
+
+def test_what_cannot_be_read_is_skipped_and_named(tmp_path, temp_folder, sources):
+    (sources / "case03.npy").write_bytes(b"\x93NUMPY nonsense")
+    (sources / "README.md").write_text("read me")
+    reports = []
+    summary = pack([sources], _url(tmp_path), progress=reports.append)
+    assert summary.samples == 11
+    assert [label.rsplit("/", 1)[1] for label, _ in summary.skipped] == ["README.md", "case03.npy"]
+    assert "case03" not in _keys(tmp_path)
+    assert reports[-1].sources_done == reports[-1].sources == 13
+    assert reports[-1].source_bytes_done == reports[-1].source_bytes
+    assert reports[-1].samples == 11
+
+
+def test_the_first_error_stops_a_strict_pack_and_leaves_no_dataset(tmp_path, temp_folder, sources):
+    (sources / "case09.npy").write_bytes(b"\x93NUMPY nonsense")
+    options = WriteOptions(shard_bytes=1 << 16)
+    with pytest.raises(FormatError, match=r"case09\.npy"):
+        pack([sources], _url(tmp_path), options, on_error="fail")
+    assert list((tmp_path / "dataset").glob("*")) == []
+
+
+def test_a_strict_pack_tolerates_strangers_in_folders_but_not_as_arguments(tmp_path, sources):
+    (sources / "README.md").write_text("read me")
+    assert pack([sources], _url(tmp_path), on_error="fail").samples == 12
+    with pytest.raises(FormatError, match=r"README\.md"):
+        pack([*sources.iterdir()], (tmp_path / "other").as_uri(), on_error="fail")
+
+
+def test_a_sample_that_the_writer_refuses_is_skipped(tmp_path, temp_folder):
+    np.savez(tmp_path / "bad.npz", **{"cells/connectivity": [0, 9], "cells/offsets": [0, 2]})
+    np.save(tmp_path / "good.npy", np.zeros(3))
+    np.savez(tmp_path / "deep.npz", **{"a": np.zeros(2), "a/b": np.zeros(2)})
+    summary = pack([*tmp_path.glob("*.np?")], _url(tmp_path))
+    assert "good" in _keys(tmp_path)
+    assert [os.path.basename(label) for label, _ in summary.skipped] == ["deep.npz"]
+
+
+def test_nothing_to_pack_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "README.md").write_text("read me")
+    with pytest.raises(FormatError, match=r"nothing was packed: .*README\.md: not a simulation"):
+        pack([tmp_path / "README.md"], _url(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FormatError, match="the sources hold no files"):
+        pack([tmp_path / "empty"], _url(tmp_path))
+    with pytest.raises(ConfigError, match="no sources"):
+        pack([], _url(tmp_path))
+    with pytest.raises(ConfigError, match="skip or fail"):
+        pack([tmp_path], _url(tmp_path), on_error="ignore")
+
+
+def test_a_dataset_is_replaced_only_when_asked_and_only_by_another(tmp_path, sources):
+    pack([sources], _url(tmp_path))
+    with pytest.raises(ConfigError, match="holds a dataset already"):
+        pack([sources], _url(tmp_path))
+    (tmp_path / "README.md").write_text("read me")
+    with pytest.raises(FormatError):
+        pack([tmp_path / "README.md"], _url(tmp_path), WriteOptions(overwrite=True))
+    assert len(_keys(tmp_path)) == 12
+    pack([sources / "case01.npy"], _url(tmp_path), WriteOptions(overwrite=True))
+    assert _keys(tmp_path) == ["case01"]
+
+
+def test_an_interruption_leaves_no_dataset_no_thread_and_no_file(tmp_path, temp_folder, sources):
+    def interrupt(progress):
+        if progress.samples == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack([sources], _url(tmp_path), WriteOptions(workers=3), progress=interrupt)
+    assert list((tmp_path / "dataset").glob("*")) == []
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("dp-")]
+
+
+def test_an_unexpected_error_in_a_reader_reaches_the_caller(
+    tmp_path, temp_folder, sources, monkeypatch
+):
+    def broken(source):
+        raise ZeroDivisionError
+        yield
+
+    monkeypatch.setattr(engine, "convert", broken)
+    with pytest.raises(ZeroDivisionError):
+        pack([sources], _url(tmp_path))
+    assert list((tmp_path / "dataset").glob("*")) == []
+
+
+_SLOW_PACK = """
+import sys, time
+from dataplane.pack import pack
+from dataplane.shards import WriteOptions
+def report(progress):
+    if progress.samples >= 4:
+        print("running", flush=True)
+        time.sleep(60)
+pack([sys.argv[1]], sys.argv[2], WriteOptions(shard_bytes=1 << 16), progress=report)
+"""
+
+
+def test_a_killed_pack_leaves_nothing_that_looks_whole_and_can_be_repeated(tmp_path):
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        np.save(folder / f"case{number}.npy", rng.random(8192))
+    child = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_PACK, str(folder), _url(tmp_path)], stdout=subprocess.PIPE
+    )
+    assert child.stdout.readline() == b"running\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert list((tmp_path / "dataset").glob("shard-*"))
+    with pytest.raises(FormatError):
+        DatasetIndex.load(open_store(_url(tmp_path)))
+    pack([folder], _url(tmp_path))
+    assert len(read_with_zarr(tmp_path / "dataset")) == 6
+
+
+def test_memory_is_bounded_by_the_readers_not_by_the_sources(tmp_path, sources, monkeypatch):
+    # A slow writer must hold the readers back: one sample queued and one in the making for each.
+    made = []
+    convert = engine.convert
+
+    def counted(source):
+        for outcome in convert(source):
+            made.append(source.key)
+            yield outcome
+
+    monkeypatch.setattr(engine, "convert", counted)
+    ahead = []
+
+    def slow(progress):
+        if progress.samples and progress.samples < 6:
+            time.sleep(0.05)
+            ahead.append(len(made) - progress.samples)
+
+    pack([sources], _url(tmp_path), WriteOptions(workers=2), progress=slow)
+    assert max(ahead) <= 4
