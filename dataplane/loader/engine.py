@@ -14,7 +14,7 @@ fails is as reproducible as the order. `close()` cancels everything, joins the t
 called any number of times from any thread, also from a stage's own thread by way of a finalizer.
 
 Who is the bottleneck: every stage counts the time its threads spend working, waiting for input and
-waiting for a place in their output. The stage that neither waits for input nor for output is it.
+waiting for a place in their output. The stage whose threads work all the time is it.
 
 Threads are daemons named `dp-<stage>-<i>`, started by the constructor. Nothing here knows samples,
 torch or the cache. Lock order: a channel's condition is a leaf; no call leaves the room under it.
@@ -142,6 +142,7 @@ class StageStats:
 
     Attributes:
         name: the stage.
+        threads: how many threads it has.
         items: how many items went through.
         busy_s: time in the stage's function, all threads together.
         get_wait_s: time waiting for input.
@@ -149,6 +150,7 @@ class StageStats:
     """
 
     name: str
+    threads: int = 1
     items: int = 0
     busy_s: float = 0.0
     get_wait_s: float = 0.0
@@ -167,6 +169,7 @@ class StageStats:
         """Return the figures by name."""
         with self._lock:
             return {
+                "threads": self.threads,
                 "items": self.items,
                 "busy_s": self.busy_s,
                 "get_wait_s": self.get_wait_s,
@@ -214,7 +217,7 @@ class Pipeline:
             raise ValueError("a pipeline has at least one stage")
         self._source = _Source(source)
         self._channels = [Channel(stage.capacity) for stage in stages]
-        self.stats = [StageStats(stage.name) for stage in stages]
+        self.stats = [StageStats(stage.name, stage.threads) for stage in stages]
         self._consumer_wait_s = 0.0
         inputs: list[_Source | Channel] = [self._source, *self._channels[:-1]]
         # Threads hold the parts, not the pipeline: one that nobody holds any more is collected, and

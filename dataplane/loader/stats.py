@@ -14,6 +14,10 @@ from dataplane.loader.engine import StageStats
 __all__ = ["LoaderStats", "Meter"]
 
 
+_HARDLY = 0.05
+"""Share of its time that a training loop may wait before the loader counts as slow."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
     """Counters of one pass over a loader.
@@ -26,8 +30,8 @@ class LoaderStats:
         first_batch_s: from the start of the pass to its first batch; None before it.
         wait_s: how long the training loop waited for batches.
         elapsed_s: since the start of the pass.
-        stages: per stage `items`, `busy_s`, `get_wait_s` (for input), `put_wait_s` (for a place in
-            the output), all threads of the stage together.
+        stages: per stage `threads`, `items`, `busy_s`, `get_wait_s` (for input) and `put_wait_s`
+            (for a place in the output), all threads of the stage together.
     """
 
     batches: int
@@ -41,14 +45,18 @@ class LoaderStats:
 
     @property
     def bottleneck(self) -> str:
-        """The slowest part: `consumer` when the loop hardly waits, else the busiest stage."""
-        if not self.stages or self.wait_s < 0.05 * self.elapsed_s:
+        """The slowest part: `consumer` when the loop hardly waits, else the busiest stage.
+
+        The first batch is left out of it: whoever comes first has to be waited for.
+        """
+        start_s = self.first_batch_s or 0.0
+        if self.wait_s - start_s < _HARDLY * (self.elapsed_s - start_s):
             return "consumer"
 
-        def idle_s(name: str) -> float:
-            return self.stages[name]["get_wait_s"] + self.stages[name]["put_wait_s"]
+        def load(name: str) -> float:
+            return self.stages[name]["busy_s"] / self.stages[name]["threads"]
 
-        return min(self.stages, key=idle_s)
+        return max(self.stages, key=load)
 
     def as_dict(self) -> dict[str, object]:
         """Return all figures and the bottleneck as plain values."""

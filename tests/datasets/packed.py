@@ -31,7 +31,7 @@ class Packed:
 
 
 def source_sample(number: int) -> SourceSample:
-    """A mesh whose size varies, fields whose shape does not, and one array of every element type."""
+    """A mesh whose size varies, fields whose shape does not, and every element type."""
     rng = np.random.default_rng([number, 12345])
     n_points, n_cells = 700 + 137 * (number % 5), 300 + 31 * number
     arrays = {

@@ -26,7 +26,10 @@ def drain(pipeline: Pipeline) -> list[object]:
 
 
 def engine_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("dp-")]
+    """Threads of the stages below; fetch threads of a cache live as long as their process."""
+    names = (f"dp-{name}-" for name in ("a", "b", "double", "text", "work", "pass", "fast", "slow"))
+    stages = tuple(names)
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(stages)]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

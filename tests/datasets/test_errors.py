@@ -1,0 +1,147 @@
+"""Corrupt and missing samples: what the message names, and what each policy does."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dataplane as dp
+from dataplane.datasets import reader as reader_room
+from tests.datasets.packed import SAMPLES, Packed
+
+
+@pytest.fixture
+def copy(packed: Packed, tmp_path: Path) -> Packed:
+    """A copy of the dataset that a test may damage."""
+    folder = tmp_path / "copy"
+    shutil.copytree(packed.folder, folder)
+    return Packed(folder, packed.samples)
+
+
+def damage(copy: Packed, number: int, name: str = "points", chunk: int = 0) -> tuple[str, int]:
+    """Flip a byte in the middle of a chunk of a sample; return its shard and offset."""
+    entry = dp.Dataset(copy.url).index[number].arrays[name]
+    offset = int(entry.chunk_offsets[chunk])
+    path = copy.folder / entry.shard
+    content = bytearray(path.read_bytes())
+    content[offset + int(entry.chunk_nbytes[chunk]) // 2] ^= 0x40
+    path.write_bytes(content)
+    return entry.shard, offset
+
+
+def remove_shard_of(copy: Packed, number: int) -> list[int]:
+    """Delete a shard; return the numbers of the samples in it."""
+    index = dp.Dataset(copy.url).index
+    shard = index[number].shard
+    (copy.folder / shard).unlink()
+    return [i for i in range(SAMPLES) if index[i].shard == shard]
+
+
+def keys(samples: list) -> list[str]:
+    return [sample["__key__"] for sample in samples]
+
+
+def test_a_corrupt_chunk_names_sample_array_chunk_and_offset(copy: Packed) -> None:
+    shard, offset = damage(copy, 4, chunk=1)
+    dataset = dp.Dataset(copy.url)
+    with pytest.raises(dp.ChecksumMismatch) as raised:
+        dataset[4]
+    for part in ("'case-004'", "'points'", "chunk 1/0", shard, f"byte {offset}"):
+        assert part in str(raised.value)
+    with pytest.raises(dp.ChecksumMismatch):
+        dataset.__getitems__([3, 4, 5])
+    assert keys(dataset.__getitems__([3, 5])) == ["case-003", "case-005"]
+
+
+def test_skip_leaves_the_sample_out_counts_and_logs_it(
+    copy: Packed, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard, _ = damage(copy, 4)
+    dataset = dp.Dataset(copy.url, errors="skip")
+    with caplog.at_level(logging.WARNING, "dataplane"):
+        assert keys(dataset.__getitems__([3, 4, 5])) == ["case-003", "case-005"]
+    assert dataset.counters["dataset_samples_skipped"] == 1
+    (record,) = caplog.records
+    for part in ("skipped 'case-004'", shard, "byte", "points"):
+        assert part in record.getMessage()
+    assert dataset.__getitems__([4]) == []
+    with pytest.raises(dp.ChecksumMismatch):
+        dataset[4]
+
+
+def test_replace_takes_the_next_sample_by_number(copy: Packed) -> None:
+    damage(copy, 4)
+    damage(copy, 5)
+    damage(copy, SAMPLES - 1)
+    dataset = dp.Dataset(copy.url, errors="replace")
+    assert keys(dataset.__getitems__([3, 4, 10])) == ["case-003", "case-006", "case-000"]
+    assert dataset[4]["__key__"] == "case-006"
+    assert dataset.counters["dataset_samples_replaced"] == 5
+    values = dataset[4]["points"].numpy()
+    assert np.array_equal(values, copy.values("case-006")["points"])
+
+
+def test_a_dataset_without_a_sound_sample_is_an_error(copy: Packed) -> None:
+    for number in range(SAMPLES):
+        damage(copy, number)
+    dataset = dp.Dataset(copy.url, errors="replace")
+    with pytest.raises(dp.LoaderError, match="11 samples from number 2 on cannot be read"):
+        dataset[2]
+
+
+@pytest.mark.parametrize("cache", [False, None])
+def test_a_missing_shard_falls_under_the_policy(copy: Packed, cache: bool | None) -> None:
+    gone = remove_shard_of(copy, 5)
+    whole = [number for number in range(SAMPLES) if number not in gone]
+    assert gone
+    assert whole
+    with pytest.raises(dp.NotFound):
+        dp.Dataset(copy.url, cache=cache)[gone[0]]
+    dataset = dp.Dataset(copy.url, cache=cache, errors="skip")
+    assert keys(dataset.__getitems__(range(SAMPLES))) == [f"case-{i:03d}" for i in whole]
+    assert dataset.counters["dataset_samples_skipped"] == len(gone)
+
+
+def test_a_changed_shard_is_never_skipped(copy: Packed) -> None:
+    dataset = dp.Dataset(copy.url, cache=False, errors="skip")
+    shard = copy.folder / dataset.index[4].shard
+    content = shard.read_bytes()
+    shard.unlink()
+    shard.write_bytes(content)
+    with pytest.raises(dp.ObjectChanged):
+        dataset.__getitems__([4])
+
+
+def test_bytes_that_are_wrong_only_in_the_cache_are_read_again_from_the_store(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = dp.Dataset(packed.url)
+    runtime = dataset.reader().runtime
+    sound = type(runtime).read
+
+    def broken(self, shard, spans, out) -> None:
+        sound(self, shard, spans, out)
+        out[len(out) // 2 :] ^= 0xFF
+
+    monkeypatch.setattr(type(runtime), "read", broken)
+    samples = dataset.__getitems__([6, 7])
+    for sample in samples:
+        expected = packed.values(sample["__key__"])
+        assert all(np.array_equal(sample[name].numpy(), expected[name]) for name in expected)
+    assert dataset.counters["dataset_samples_reread"] == 2
+
+
+def test_only_so_many_samples_in_a_row_are_replaced(
+    copy: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        damage(copy, number)
+    monkeypatch.setattr(reader_room, "MAX_REPLACEMENTS", 5)
+    with pytest.raises(dp.LoaderError, match="5 samples"):
+        dp.Dataset(copy.url, errors="replace")[0]
+    monkeypatch.setattr(reader_room, "MAX_REPLACEMENTS", 6)
+    assert dp.Dataset(copy.url, errors="replace")[0]["__key__"] == "case-005"
