@@ -349,12 +349,12 @@ def test_other_python_threads_run_while_it_decodes() -> None:
             time.sleep(0)
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(10)  # a thread that holds the GIL would keep it for good
+    sys.setswitchinterval(60)  # a thread that holds the GIL keeps it for longer than the test lasts
     thread = threading.Thread(target=tick)
     try:
         thread.start()
-        before = ticks
-        for _ in range(5):
+        before, deadline = ticks, time.monotonic() + 20
+        while ticks == before and time.monotonic() < deadline:
             decode(table, [stored.source], [out])
         after = ticks
     finally:
