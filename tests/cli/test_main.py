@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from dataplane.testing.s3 import S3Endpoint
 
 COMMANDS = [
     "bench",
@@ -21,11 +26,23 @@ COMMANDS = [
 ]
 
 
-def dataplane(*arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def dataplane(
+    *arguments: str, timeout_s: float = 60, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "dataplane", *arguments],
         capture_output=True, text=True, timeout=timeout_s, check=False,
+        env=os.environ | environment,
     )  # fmt: skip
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """The command failed with this code, and said so in one line that holds these words."""
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("dataplane: ")
+    assert all(word in lines[0] for word in words), lines[0]
 
 
 def test_help_lists_every_command_with_a_sentence() -> None:
@@ -69,7 +86,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     [
         (["info", "nonsense://bucket/x"], 2, ["nonsense"]),
         (["info", "s3://"], 2, ["bucket"]),
-        (["info", "file:///does/not/exist"], 3, ["/does/not/exist"]),
+        (["info", "file:///does/not/exist"], 4, ["/does/not/exist", "index.parquet"]),
         (["mount", "memory://x", "/does/not/exist"], 6, ["/does/not/exist"]),
         (["demo", "--size", "1"], 2, ["--size"]),
         (["bench", "decode", "--codec", "zip", "--smoke"], 2, ["zip"]),
@@ -78,13 +95,63 @@ def test_an_unknown_command_is_a_usage_error() -> None:
 def test_a_wrong_argument_is_one_line_and_an_exit_code(
     arguments: list[str], code: int, words: list[str]
 ) -> None:
-    done = dataplane(*arguments)
-    assert done.returncode == code, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("dataplane: ")
-    assert all(word in lines[0] for word in words)
-    assert "Traceback" not in done.stderr
+    one_line(dataplane(*arguments), code, *words)
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[S3Endpoint]:
+    with S3Endpoint(in_process=True, buckets=("data",)) as running:
+        yield running
+
+
+@pytest.mark.parametrize("command", [["info"], ["mount"]])
+def test_a_wrong_secret_is_refused_in_one_line(
+    endpoint: S3Endpoint, command: list[str], tmp_path: Path
+) -> None:
+    target = [str(tmp_path)] if command == ["mount"] else []
+    environment = endpoint.environment() | {"AWS_SECRET_ACCESS_KEY": "not-the-secret"}
+    done = dataplane(*command, "s3://data/ds", *target, **environment)
+    one_line(done, 3, "data")
+    assert "not-the-secret" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["info"], ["mount"]])
+def test_a_missing_bucket_is_named(
+    endpoint: S3Endpoint, command: list[str], tmp_path: Path
+) -> None:
+    target = [str(tmp_path)] if command == ["mount"] else []
+    done = dataplane(*command, "s3://no-such-bucket/ds", *target, **endpoint.environment())
+    one_line(done, 3, "no-such-bucket")
+
+
+def test_a_refused_anonymous_request_says_so(endpoint: S3Endpoint) -> None:
+    environment = {"AWS_ENDPOINT_URL": endpoint.url, "AWS_REGION": "us-east-1"}
+    one_line(dataplane("info", "s3://data/ds", "--anonymous", **environment), 3, "data")
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
+    environment = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "DATAPLANE_STORE_MAX_ATTEMPTS": "2",
+    }
+    one_line(dataplane("info", "s3://data/ds", **environment), 3, "127.0.0.1:9")
+
+
+def test_packing_onto_a_full_disk_says_so_and_leaves_no_dataset(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    source, disk = tmp_path / "noise.npy", tmp_path / "disk"
+    np.save(source, np.random.default_rng(0).random(1 << 18))
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    try:
+        done = dataplane("pack", str(source), f"file://{disk}/ds")
+        one_line(done, 5, "full")
+        assert not list(disk.rglob("index.parquet"))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_debug_shows_the_traceback() -> None:
