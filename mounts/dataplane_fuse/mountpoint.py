@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -101,9 +102,10 @@ def find_mount(path: Path, mountinfo: str | None = None) -> Mounted | None:
 
     Source: proc(5), /proc/pid/mountinfo; spaces and backslashes are written in octal.
     """
-    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    if mountinfo is None:
+        mountinfo = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
     found = None
-    for line in text.splitlines():
+    for line in mountinfo.split("\n"):
         before, separator, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
         if separator and len(fields) > 4 and len(kind) > 1 and _plain(fields[4]) == str(path):
@@ -118,8 +120,7 @@ def probe(path: Path, timeout_s: float = 10.0) -> Probe:
     try:
         output, _ = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        # A child stuck in the mount cannot be waited for; it ends when the mount does.
-        child.kill()
+        _abandon(child)
         return Probe(errno.ETIMEDOUT)
     words = output.split()
     if not words or not all(word.lstrip("-").isdigit() for word in words):
@@ -220,6 +221,17 @@ def holders(path: Path) -> list[str]:
     return found
 
 
+def _abandon(child: subprocess.Popen[str]) -> None:
+    """Kill a child that may be stuck in a mount, where it ends only when the mount does."""
+    child.kill()
+    assert child.stdout is not None, "it was started with a pipe"
+    child.stdout.close()
+    try:
+        child.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        child.returncode = -signal.SIGKILL  # not to be waited for any more; init will
+
+
 def _clear_dead_mount(mounted: Mounted) -> None:
     state = probe(mounted.path)
     if mounted.is_ours and state.is_dead:
@@ -265,5 +277,5 @@ def _is_below(link: str, path: Path) -> bool:
 
 
 def _plain(field: str) -> str:
-    raw = _OCTAL.sub(lambda match: chr(int(match.group(1), 8)), field)
-    return os.fsdecode(raw.encode("latin-1")) if raw.isascii() is False else raw
+    # The kernel writes only space, tab, newline, # and backslash in octal.
+    return _OCTAL.sub(lambda match: chr(int(match.group(1), 8)), field)
