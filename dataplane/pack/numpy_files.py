@@ -20,8 +20,7 @@ import numpy.typing as npt
 
 from dataplane.errors import FormatError
 from dataplane.pack.names import array_segment, unique_name
-from dataplane.pack.source import SourceFile, describe_source
-from dataplane.pack.vtk_arrays import Converted
+from dataplane.pack.source import Converted, SourceFile, describe_source
 from dataplane.shards import SourceArray, SourceSample
 
 __all__ = ["convert_npy", "convert_npz"]

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dataplane.errors import FormatError
-from dataplane.shards import SourceSample
+from dataplane.shards import SourceArray, SourceSample
 
-__all__ = ["Converter", "SourceFile", "Unreadable", "describe_source", "sha256_of"]
+__all__ = ["Converted", "Converter", "SourceFile", "Unreadable", "describe_source", "sha256_of"]
+
+
+MAX_TEXT_CHARS = 64 << 10
+"""Text of one sample that its attributes hold; they travel in every index row of the sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,25 @@ class Unreadable:
     def error(self) -> FormatError:
         """The error to raise for it."""
         return FormatError(f"{self.label}: {self.reason}", hint=self.hint)
+
+
+@dataclass(slots=True)
+class Converted:
+    """The arrays and attributes of a sample while they are gathered."""
+
+    arrays: dict[str, SourceArray] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    text_chars: int = 0
+
+    def add_text(self, name: str, values: list[str]) -> None:
+        """Keep a text array as an attribute, or note that it was too long."""
+        size = sum(map(len, values))
+        if self.text_chars + size > MAX_TEXT_CHARS:
+            note = {"name": name, "values": len(values), "characters": size}
+            self.attributes.setdefault("text_left_out", []).append(note)
+            return
+        self.text_chars += size
+        self.attributes.setdefault("text", {})[name] = values
 
 
 Converter: TypeAlias = Callable[[SourceFile], Iterator[SourceSample]]

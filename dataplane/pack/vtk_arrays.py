@@ -16,31 +16,10 @@ import numpy.typing as npt
 
 from dataplane.errors import FormatError
 from dataplane.pack.names import array_segment, unique_name
+from dataplane.pack.source import Converted
 from dataplane.shards import SourceArray
 
-__all__ = ["ArrayGroup", "Converted", "add_arrays", "values_of"]
-
-MAX_TEXT_CHARS = 64 << 10
-"""Text of one sample that its attributes hold; they travel in every index row of the sample."""
-
-
-@dataclass(slots=True)
-class Converted:
-    """The arrays and attributes of a sample while they are gathered."""
-
-    arrays: dict[str, SourceArray] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)
-    text_chars: int = 0
-
-    def add_text(self, name: str, values: list[str]) -> None:
-        """Keep a text array as an attribute, or note that it was too long."""
-        size = sum(map(len, values))
-        if self.text_chars + size > MAX_TEXT_CHARS:
-            note = {"name": name, "values": len(values), "characters": size}
-            self.attributes.setdefault("text_left_out", []).append(note)
-            return
-        self.text_chars += size
-        self.attributes.setdefault("text", {})[name] = values
+__all__ = ["ArrayGroup", "add_arrays", "values_of"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.errors import FormatError
-from dataplane.pack.vtk_arrays import Converted, values_of
+from dataplane.pack.source import Converted
+from dataplane.pack.vtk_arrays import values_of
 from dataplane.shards import SourceArray
 
 __all__ = ["add_grid_cells", "add_surface_cells"]

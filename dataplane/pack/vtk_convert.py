@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from dataplane.errors import FormatError
-from dataplane.pack.source import SourceFile, describe_source
-from dataplane.pack.vtk_arrays import ArrayGroup, Converted, add_arrays, values_of
+from dataplane.pack.source import Converted, SourceFile, describe_source
+from dataplane.pack.vtk_arrays import ArrayGroup, add_arrays, values_of
 from dataplane.pack.vtk_cells import add_grid_cells, add_surface_cells
 from dataplane.pack.vtk_read import read_legacy, read_xml
 from dataplane.shards import SourceArray, SourceSample
