@@ -31,7 +31,7 @@ def bucket(running: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class TestEndpoint(StoreConformance):
-    many_keys = 2100
+    many_keys = 1100
 
     @pytest.fixture
     def store(self, bucket: str) -> Iterator[Store]:

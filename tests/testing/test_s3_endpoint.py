@@ -306,6 +306,6 @@ def test_the_program_explains_a_folder_that_it_cannot_take(tmp_path):
 def test_importing_the_testing_package_imports_no_server():
     code = "import sys, dataplane.testing; print('dataplane.testing.s3' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
     )
     assert done.stdout == "False\n"

@@ -24,7 +24,7 @@ from dataplane.testing.s3.http import response_head
 __all__ = ["ConnectionBroken", "Delivery"]
 
 # Up to here one copy through user space costs less than a second system call.
-_INLINE_BYTES = 128 << 10
+_INLINE_BYTES = 32 << 10
 _SENDFILE_BYTES = 1 << 30
 _PACE_S = 0.005
 _PACE_LEAST_BYTES = 4 << 10

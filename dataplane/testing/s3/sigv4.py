@@ -13,6 +13,7 @@ Thread-safe: the only state is a small cache of derived keys, whose races only r
 from __future__ import annotations
 
 import calendar
+import functools
 import hashlib
 import hmac
 import re
@@ -265,6 +266,7 @@ def _sign(key: bytes, stamp: str, scope: str, canonical: bytes) -> str:
     return hmac.digest(key, text.encode(), "sha256").hex()
 
 
+@functools.lru_cache(maxsize=64)  # a busy client repeats it for a second
 def _parse_stamp(stamp: str) -> float:
     match = _DATE.fullmatch(stamp)
     if match is None:
