@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -165,6 +166,30 @@ def test_closing_leaves_no_thread_no_folder_and_refuses_connections(connect):
     assert all(client.at_end() for client in clients)
 
 
+def test_no_answer_leaves_a_file_open(connect):
+    def open_files() -> int:
+        return sum("buckets" in os.readlink(entry) for entry in files() if entry.is_symlink())
+
+    def files() -> list[Path]:
+        return list(Path("/proc/self/fd").iterdir())
+
+    with S3Endpoint(in_process=True, anonymous=True) as endpoint:
+        etag = endpoint.put("data", "k", b"x" * 300_000)
+        endpoint.set_faults(Faults(script=("", "", "", "", "slow_down", "truncate", "reset_body")))
+        headers = ["If-Match: wrong", f"If-None-Match: {etag}", "Range: bytes=900000-", "X: y"]
+        statuses = [connect(endpoint).get("/data/k", header)[0] for header in headers]
+        assert statuses == [412, 304, 416, 200]
+        for _ in range(3):
+            with contextlib.suppress(ConnectionError):
+                connect(endpoint).get("/data/k")
+        assert [record.fault for record in endpoint.requests()][-3:] == [
+            "slow_down",
+            "truncate",
+            "reset_body",
+        ]
+        assert open_files() == 0
+
+
 def test_closing_ends_the_process_and_removes_its_folder(connect):
     endpoint = S3Endpoint(anonymous=True)
     pid, root = endpoint._engine._process.pid, endpoint.root
@@ -305,7 +330,5 @@ def test_the_program_explains_a_folder_that_it_cannot_take(tmp_path):
 
 def test_importing_the_testing_package_imports_no_server():
     code = "import sys, dataplane.testing; print('dataplane.testing.s3' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout == "False\n"
