@@ -41,7 +41,7 @@ def make_client(location: Location, config: StoreConfig, *, retries: bool = Fals
     scheme = location.scheme
     options: dict[str, Any] = {}
     if scheme == "s3":
-        options = s3_options(config)
+        options = s3_options(location.url, config)
     elif config.anonymous and scheme in ("gs", "az", "abfs"):
         options = {"skip_signature": True}
     client: ClientConfig = {

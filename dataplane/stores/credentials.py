@@ -34,8 +34,15 @@ _CLIENT_READS = (
 )
 
 
-def s3_options(config: StoreConfig, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+def s3_options(
+    url: str, config: StoreConfig, environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return the keyword arguments of obstore's `S3Store`, but for bucket and client options.
+
+    Args:
+        url: what is opened, for messages.
+        config: endpoint, region, anonymity.
+        environ: the environment.
 
     Raises:
         ConfigError: a profile is asked for and botocore is missing, or the profile does not exist.
@@ -51,7 +58,7 @@ def s3_options(config: StoreConfig, environ: Mapping[str, str] | None = None) ->
     if config.anonymous:
         options["skip_signature"] = True
     elif not any(environ.get(name) for name in _CLIENT_READS):
-        provider, profile_region = _profile_credentials(environ)
+        provider, profile_region = _profile_credentials(url, environ)
         if provider is not None:
             options["credential_provider"] = provider
         region = region or profile_region
@@ -61,7 +68,7 @@ def s3_options(config: StoreConfig, environ: Mapping[str, str] | None = None) ->
 
 
 def _profile_credentials(
-    environ: Mapping[str, str],
+    url: str, environ: Mapping[str, str]
 ) -> tuple[Callable[[], dict[str, Any]] | None, str | None]:
     profile = environ.get("AWS_PROFILE")
     try:
@@ -81,10 +88,10 @@ def _profile_credentials(
     except botocore.exceptions.ProfileNotFound as err:
         raise ConfigError(f"AWS_PROFILE names no profile of the AWS files: {profile!r}") from err
     except botocore.exceptions.BotoCoreError as err:
-        raise Denied(f"cannot get AWS credentials: {err}") from err
+        raise Denied(f"cannot get AWS credentials for {url}: {err}") from err
     if credentials is None:
         raise Denied(
-            "no AWS credentials were found",
+            f"no AWS credentials were found for {url}",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "
             "for a public bucket ask for anonymous access",
         )

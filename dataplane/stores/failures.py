@@ -118,7 +118,7 @@ def from_obstore(err: Exception, where: str, *, bucket: str, action: str) -> Dat
     headline = text.partition("\n\nDebug source")[0]
     if "169.254.169.254" in headline or "metadata.google.internal" in headline:
         return _denied("no credentials were found", where, action)
-    if "non-partial response" in headline:
+    if "non-partial response" in headline or "Range request not supported" in headline:
         return StoreError(
             f"cannot {action} {where}: the server ignores byte ranges",
             hint="download the object, or serve it with a server that supports Range requests",

@@ -18,7 +18,9 @@ import datetime
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -27,8 +29,15 @@ from fsspec.registry import known_implementations
 from dataplane.errors import ConfigError, DataplaneError, NotFound, ObjectChanged, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.failures import from_python
-from dataplane.stores.keys import check_key, check_level, check_prefix, check_range, join_key
-from dataplane.stores.urls import Location, identity_of, s3_endpoint
+from dataplane.stores.keys import (
+    check_key,
+    check_level,
+    check_prefix,
+    check_range,
+    check_source,
+    join_key,
+)
+from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 
 __all__ = ["FsspecStore", "check_protocol"]
 
@@ -132,22 +141,22 @@ class FsspecStore:
         return Listing(tuple(sorted(objects, key=lambda info: info.key)), tuple(sorted(prefixes)))
 
     def head(self, key: str) -> ObjectInfo:
-        check_key(key)
+        path = self._path(key)
         with self._errors(key, "describe"):
-            info = self._fs.info(join_key(self._root, key))
+            info = self._fs.info(path)
         if info.get("type") == "directory":
             raise NotFound(f"no object {self.url}/{key}: it is a folder")
         return self._described(key, info)
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
-        check_key(key)
+        path = self._path(key)
         check_range(key, start, stop)
         if start == stop:
             return b""
         failure: DataplaneError | None = None
         content = b""
         try:
-            content = self._fs.cat_file(join_key(self._root, key), start=start, end=stop)
+            content = self._fs.cat_file(path, start=start, end=stop)
         except Exception as err:
             failure = self._failure(err, key, "read")
             failure.__cause__ = err
@@ -169,18 +178,19 @@ class FsspecStore:
         return content
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
-        target = join_key(self._root, check_key(key))
+        target = self._path(key)
+        source = check_source(data)
         with self._errors(key, "write"):
             if self._location.scheme in _OBJECT_STORES:
-                self._write(target, data)
+                self._write(target, source)
             else:
-                self._write_and_rename(target, data)
+                self._write_and_rename(target, source)
         return self.head(key)
 
     def delete(self, key: str) -> None:
-        check_key(key)
+        path = self._path(key)
         try:
-            self._fs.rm_file(join_key(self._root, key))
+            self._fs.rm_file(path)
         except FileNotFoundError:
             return
         except Exception as err:
@@ -191,18 +201,23 @@ class FsspecStore:
     def close(self) -> None:
         """Nothing to do: connections go with the file system, and that with this object."""
 
-    def _write(self, target: str, data: Buffer | os.PathLike[str]) -> None:
-        if isinstance(data, os.PathLike):
-            self._fs.put_file(os.fspath(data), target)
-        else:
-            self._fs.pipe_file(target, bytes(data))
+    def _path(self, key: str) -> str:
+        # HTTP file systems are named by URLs, the others by plain paths.
+        is_http = self._location.scheme in HTTP_SCHEMES
+        return join_key(self._root, quote(check_key(key)) if is_http else check_key(key))
 
-    def _write_and_rename(self, target: str, data: Buffer | os.PathLike[str]) -> None:
+    def _write(self, target: str, source: Path | memoryview) -> None:
+        if isinstance(source, Path):
+            self._fs.put_file(str(source), target)
+        else:
+            self._fs.pipe_file(target, bytes(source))
+
+    def _write_and_rename(self, target: str, source: Path | memoryview) -> None:
         folder = target.rpartition("/")[0]
         temp = f"{folder}/{_TEMP_PREFIX}{secrets.token_hex(8)}"
         self._fs.makedirs(folder, exist_ok=True)
         try:
-            self._write(temp, data)
+            self._write(temp, source)
             self._fs.mv(temp, target)
         except BaseException:
             with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""Names of objects: what may be a key, and how keys become listings. Pure functions.
+"""What may be a key, a range or a source, and how keys become listings. No state.
 
 Stores agree on one rule, the strictest of their members: a key is a relative path of non-empty
 segments, none of them `.` or `..`, without NUL. So a key can neither leave a local folder nor mean
@@ -7,12 +7,22 @@ two things, and the same key works on every store.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from dataplane.errors import ConfigError
-from dataplane.stores.base import Listing, ObjectInfo
+from dataplane.stores.base import Buffer, Listing, ObjectInfo
 
-__all__ = ["check_key", "check_level", "check_prefix", "check_range", "join_key", "level_of"]
+__all__ = [
+    "check_key",
+    "check_level",
+    "check_prefix",
+    "check_range",
+    "check_source",
+    "join_key",
+    "level_of",
+]
 
 MAX_KEY_BYTES = 1024
 """S3's limit on a key; the smallest of the stores that have one."""
@@ -75,6 +85,20 @@ def check_range(key: str, start: int, stop: int) -> None:
     """
     if not 0 <= start <= stop:
         raise ConfigError(f"not a byte range: [{start}, {stop}) of {key!r}")
+
+
+def check_source(data: Buffer | os.PathLike[str]) -> Path | memoryview:
+    """Return what is to be written as a path of a file or a view of bytes.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not isinstance(data, os.PathLike):
+        return memoryview(data).cast("B")
+    path = Path(data)
+    if not path.is_file():
+        raise ConfigError(f"cannot put the file {path}: there is no such file")
+    return path
 
 
 def join_key(prefix: str, key: str) -> str:

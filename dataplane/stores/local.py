@@ -20,12 +20,20 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataplane.errors import Denied, NoSpace, NotFound, ObjectChanged, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
-from dataplane.stores.keys import check_key, check_level, check_prefix, check_range, join_key
+from dataplane.stores.keys import (
+    check_key,
+    check_level,
+    check_prefix,
+    check_range,
+    check_source,
+    join_key,
+)
 
 __all__ = ["LocalStore"]
 
@@ -83,7 +91,7 @@ class LocalStore:
             status = os.stat(path)
         except OSError as err:
             raise self._failure(err, key) from err
-        if not os.path.isfile(path):
+        if not stat.S_ISREG(status.st_mode):
             raise NotFound(f"no object {self.url}/{key}: it is not a file")
         return ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
 
@@ -92,7 +100,8 @@ class LocalStore:
         if start == stop:
             return b""
         try:
-            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            # O_NONBLOCK: opening a pipe would wait for a writer; on files it has no effect.
+            fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as err:
             raise self._failure(err, key) from err
         try:
@@ -112,12 +121,13 @@ class LocalStore:
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         path = self._path(key)
+        source = check_source(data)
         temp = os.path.join(os.path.dirname(path), _TEMP_PREFIX + secrets.token_hex(8))
         try:
             fd = _create(temp)
             try:
                 with open(fd, "wb", buffering=0) as stream:
-                    _fill(stream.fileno(), data)
+                    _fill(stream.fileno(), source)
                     os.fsync(stream.fileno())
                     status = os.fstat(stream.fileno())
                 os.rename(temp, path)
@@ -156,10 +166,11 @@ class LocalStore:
             raise NotFound(f"no such folder: {self._root}")
 
     def _check_version(self, fd: int, key: str, if_match: str | None) -> None:
-        if if_match is None:
-            return
-        actual = _etag(os.fstat(fd))
-        if actual != if_match:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotFound(f"no object {self.url}/{key}: it is not a file")
+        actual = _etag(status)
+        if if_match is not None and actual != if_match:
             raise ObjectChanged(
                 f"{self.url}/{key} was replaced: expected etag {if_match}, it is now {actual}"
             )
@@ -239,11 +250,10 @@ def _create(temp: str) -> int:
     raise AssertionError("unreachable")
 
 
-def _fill(fd: int, data: Buffer | os.PathLike[str]) -> None:
-    if isinstance(data, os.PathLike):
-        with open(data, "rb") as source, open(fd, "wb", closefd=False) as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+def _fill(fd: int, source: Path | memoryview) -> None:
+    if isinstance(source, Path):
+        with source.open("rb") as stream, open(fd, "wb", closefd=False) as target:
+            shutil.copyfileobj(stream, target, 1 << 20)
         return
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(fd, view) :]
+    while source:
+        source = source[os.write(fd, source) :]

@@ -25,6 +25,7 @@ from dataplane.stores.keys import (
     check_level,
     check_prefix,
     check_range,
+    check_source,
     join_key,
     level_of,
 )
@@ -115,7 +116,8 @@ class MemoryStore:
         return memoryview(content)[start:stop]
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
-        content = Path(data).read_bytes() if isinstance(data, os.PathLike) else bytes(data)
+        source = check_source(data)
+        content = source.read_bytes() if isinstance(source, Path) else bytes(source)
         namespace = _namespace(self._name)
         full = self.full_key(check_key(key))
         info = ObjectInfo(full, len(content), namespace.next_etag(), time.time())

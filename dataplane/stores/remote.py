@@ -32,7 +32,14 @@ from dataplane.errors import DataplaneError, Denied, NotFound, ObjectChanged, St
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.clients import make_client
 from dataplane.stores.failures import from_obstore
-from dataplane.stores.keys import check_key, check_level, check_prefix, check_range, join_key
+from dataplane.stores.keys import (
+    check_key,
+    check_level,
+    check_prefix,
+    check_range,
+    check_source,
+    join_key,
+)
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of
 
 if TYPE_CHECKING:
@@ -138,8 +145,8 @@ class RemoteStore:
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         full = self.full_key(check_key(key))
-        source: Buffer | Path = Path(data) if isinstance(data, os.PathLike) else data
-        size = source.stat().st_size if isinstance(source, Path) else memoryview(source).nbytes
+        source = check_source(data)
+        size = source.stat().st_size if isinstance(source, Path) else source.nbytes
         part_bytes = max(_PART_BYTES, -(-size // _MAX_PARTS))
         in_parts = size > part_bytes
         try:

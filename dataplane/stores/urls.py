@@ -72,7 +72,7 @@ def parse_url(url: str | os.PathLike[str]) -> Location:
     if scheme == "file":
         return _file_location(rest, text)
     bucket, _, prefix = rest.partition("/")
-    _refuse_secrets(scheme, bucket, text)
+    _refuse_secrets(scheme, bucket)
     if scheme in OBSTORE_SCHEMES and not bucket:
         what = "host" if scheme in HTTP_SCHEMES else "bucket"
         raise ConfigError(f"the URL {text!r} names no {what}", hint=f"write {scheme}://{what}/path")
@@ -174,13 +174,18 @@ def s3_endpoint(config: StoreConfig, environ: Mapping[str, str] | None = None) -
     return endpoint.rstrip("/")
 
 
-def _refuse_secrets(scheme: str, netloc: str, text: str) -> None:
-    user, at, host = netloc.rpartition("@")
-    # abfs://container@account is a name; user:password@host never is.
-    if not at or (":" not in user and scheme not in OBSTORE_SCHEMES - {"abfs"}):
-        return
-    shown = f"{scheme}://…@{host}/{text.partition('@')[2].partition('/')[2]}"
-    raise ConfigError(
-        f"the URL {shown} holds credentials",
-        hint="leave them out; they come from the environment, a profile or storage_options",
-    )
+def _refuse_secrets(scheme: str, netloc: str) -> None:
+    user, at, _ = netloc.rpartition("@")
+    if scheme in HTTP_SCHEMES:
+        holds_some = bool(at)
+    elif scheme in OBSTORE_SCHEMES:
+        # No bucket name has a colon, and a secret with a slash in it ends the netloc early;
+        # abfs://container@account is a name.
+        holds_some = ":" in netloc or (bool(at) and scheme != "abfs")
+    else:
+        holds_some = ":" in user
+    if holds_some:
+        raise ConfigError(
+            f"a URL that begins with {scheme}:// holds credentials",
+            hint="leave them out; they come from the environment, a profile or storage_options",
+        )

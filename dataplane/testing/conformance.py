@@ -164,6 +164,12 @@ class StoreConformance:
         assert store.put("from/file", source).size_bytes == len(_PATTERN)
         assert bytes(store.get_range("from/file", 0, len(_PATTERN))) == _PATTERN
 
+    def test_a_local_file_that_is_not_there_is_refused(self, store: Store, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="no such file"):
+            store.put("k", tmp_path / "missing")
+        with pytest.raises(NotFound):
+            store.head("k")
+
     def test_a_large_object_arrives_whole(self, store: Store) -> None:
         content = os.urandom(self.large_bytes)
         info = store.put("large", content)

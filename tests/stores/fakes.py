@@ -1,0 +1,143 @@
+"""Stores and servers that fail on purpose."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+from dataplane.stores import ObjectInfo, Store
+from dataplane.stores.memory import MemoryStore
+from dataplane.stores.wrapper import StoreWrapper
+
+
+class ScriptedStore(StoreWrapper):
+    """Raises the errors it is given, one per call, then hands calls on."""
+
+    def __init__(self, name: str, *errors: Exception, inner: Store | None = None) -> None:
+        super().__init__(inner or MemoryStore(name))
+        self.errors = list(errors)
+        self.calls = 0
+
+    def _next(self) -> None:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def head(self, key: str) -> ObjectInfo:
+        self._next()
+        return super().head(key)
+
+    def get_range(self, key, start, stop, *, if_match=None):
+        self._next()
+        return super().get_range(key, start, stop, if_match=if_match)
+
+    def put(self, key, data):
+        self._next()
+        return super().put(key, data)
+
+    def delete(self, key: str) -> None:
+        self._next()
+        super().delete(key)
+
+    def list_level(self, prefix: str = ""):
+        self._next()
+        return super().list_level(prefix)
+
+
+class BreakingListStore(StoreWrapper):
+    """Breaks off each listing after `after` keys, as often as there are errors."""
+
+    def __init__(self, inner: Store, after: int, *errors: Exception) -> None:
+        super().__init__(inner)
+        self.after = after
+        self.errors = list(errors)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        for number, info in enumerate(super().list(prefix)):
+            if number == self.after and self.errors:
+                raise self.errors.pop(0)
+            yield info
+
+
+@dataclass
+class Request:
+    """One request as it came over the wire."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+@dataclass
+class Answer:
+    """What to send back; `cut` closes the connection after so many bytes of the body."""
+
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    cut: int | None = None
+    is_silent: bool = False
+
+
+class HttpServer:
+    """A server on loopback whose answers a function makes; it logs what was asked."""
+
+    def __init__(self, answer: Callable[[Request], Answer]) -> None:
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.requests: list[Request] = []
+        self._thread = threading.Thread(target=self._serve, name="test-http", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # shutdown wakes the accept that close would leave waiting.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(10)
+        for connection in self._open:
+            connection.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            connection.settimeout(10)
+            self._respond(connection)
+
+    def _respond(self, connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            part = connection.recv(65536)
+            if not part:
+                connection.close()
+                return
+            head += part
+        lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+        method, path, _ = lines[0].split(" ")
+        pairs = (line.partition(":") for line in lines[1:])
+        request = Request(method, path, {name.lower(): value.strip() for name, _, value in pairs})
+        self.requests.append(request)
+        answer = self._answer(request)
+        if answer.is_silent:
+            self._open.append(connection)
+            return
+        headers = {"content-length": str(len(answer.body)), "connection": "close"}
+        headers |= answer.headers
+        text = f"HTTP/1.1 {answer.status} Whatever\r\n"
+        text += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        body = b"" if method == "HEAD" else answer.body[: answer.cut]
+        connection.sendall(text.encode("latin-1") + b"\r\n" + body)
+        connection.close()
