@@ -14,7 +14,7 @@ from dataplane.errors import MountError
 from dataplane.stores.urls import parse_url
 from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
 from dataplane_fuse.filesystem import FilesystemOptions
-from dataplane_fuse.frontends.fusepy import load_library
+from dataplane_fuse.frontends.library import load_library
 from dataplane_fuse.mountpoint import (
     check_device,
     check_mountpoint,

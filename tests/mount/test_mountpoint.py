@@ -12,7 +12,8 @@ import pytest
 
 from dataplane.errors import Denied, MountError
 from dataplane_fuse import daemon, mountpoint
-from dataplane_fuse.frontends import fusepy
+from dataplane_fuse.frontends import fusepy, library
+from dataplane_fuse.frontends.pages import PageCachePolicy
 from dataplane_fuse.mountpoint import Mounted, Probe, find_mount, holders, normal_path, probe
 from tests.mount.conftest import MakeMount, run
 
@@ -98,9 +99,9 @@ def test_libfuse_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Two:
         fuse_version_major = 2
 
-    monkeypatch.setattr(fusepy.importlib, "import_module", lambda name: Two)
+    monkeypatch.setattr(library.importlib, "import_module", lambda name: Two)
     with pytest.raises(MountError, match="libfuse 2"):
-        fusepy.load_library()
+        library.load_library()
 
 
 def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,12 +111,12 @@ def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     def unloadable(name: str) -> object:
         raise OSError("Unable to find libfuse")
 
-    monkeypatch.setattr(fusepy.importlib, "import_module", missing)
+    monkeypatch.setattr(library.importlib, "import_module", missing)
     with pytest.raises(MountError, match="mfusepy"):
-        fusepy.load_library()
-    monkeypatch.setattr(fusepy.importlib, "import_module", unloadable)
+        library.load_library()
+    monkeypatch.setattr(library.importlib, "import_module", unloadable)
     with pytest.raises(MountError, match="apt install fuse3"):
-        fusepy.load_library()
+        library.load_library()
 
 
 def test_a_source_with_commas_stays_one_option() -> None:
@@ -131,7 +132,7 @@ def test_a_source_with_commas_stays_one_option() -> None:
 
 
 def test_pages_are_kept_for_one_version_only() -> None:
-    pages = fusepy._PageCachePolicy()
+    pages = PageCachePolicy()
     assert pages.opened(1, "x", "v1") == (False, False), "nothing is there yet"
     assert pages.opened(2, "x", "v1") == (False, True), "the same version"
     assert pages.opened(3, "x", "v2") == (True, False), "another one, while v1 is open"

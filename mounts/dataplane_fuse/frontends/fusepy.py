@@ -24,14 +24,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
-import importlib
 import itertools
-import operator
 import os
 import signal
-import struct
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -41,9 +36,12 @@ from urllib.parse import quote
 from dataplane.errors import MountError
 from dataplane_fuse.errnos import errno_of
 from dataplane_fuse.filesystem import Filesystem
-from dataplane_fuse.nodes import BLOCK_BYTES, Attributes
+from dataplane_fuse.frontends.library import library_version, load_library
+from dataplane_fuse.frontends.pages import PageCachePolicy
+from dataplane_fuse.frontends.structs import StatBytes
+from dataplane_fuse.nodes import BLOCK_BYTES
 
-__all__ = ["FrontEndOptions", "load_library", "serve"]
+__all__ = ["FrontEndOptions", "serve"]
 
 # Source: libfuse include/fuse_common.h and fuse.h.
 _CAP_READDIRPLUS_AUTO = 1 << 14
@@ -54,7 +52,6 @@ _WIDE_CAPABILITIES_SINCE = (3, 17)
 _MAX_THREADS_SINCE = (3, 12)
 _NAMESPACE = "utf-8"
 _REQUEST_BYTES = BLOCK_BYTES
-_MAX_VERSIONS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,34 +71,6 @@ class FrontEndOptions:
     page_cache: bool = False
     attribute_ttl_s: float = 60.0
     threads: int = 32
-
-
-def load_library() -> ModuleType:
-    """Import mfusepy on libfuse 3.
-
-    Raises:
-        MountError: mfusepy or libfuse 3 is not installed.
-    """
-    # Left alone, mfusepy takes libfuse 2 where both are installed.
-    if not os.environ.get("FUSE_LIBRARY_PATH"):
-        os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
-    try:
-        fuse = importlib.import_module("mfusepy")
-    except ModuleNotFoundError as err:
-        raise MountError(
-            "mounting needs the Python package mfusepy", hint="pip install 'dataplane[fuse]'"
-        ) from err
-    except (OSError, AttributeError) as err:
-        raise MountError(
-            f"libfuse 3 cannot be loaded: {err}",
-            hint="install it (Debian, Ubuntu: apt install fuse3; RHEL: dnf install fuse3)",
-        ) from err
-    if fuse.fuse_version_major != 3:
-        raise MountError(
-            f"libfuse {fuse.fuse_version_major} was loaded where libfuse 3 is needed",
-            hint="unset FUSE_LIBRARY_PATH and FUSE_LIBRARY_NAME, and install fuse3",
-        )
-    return fuse
 
 
 def serve(
@@ -151,13 +120,9 @@ def _mount_options(options: FrontEndOptions, fuse: ModuleType) -> str:
     ]
     if options.allow_other:
         chosen.append("allow_other")
-    if _version(fuse) >= _MAX_THREADS_SINCE:
+    if library_version(fuse) >= _MAX_THREADS_SINCE:
         chosen.append(f"max_threads={options.threads},max_idle_threads={options.threads}")
     return ",".join(chosen)
-
-
-def _version(fuse: ModuleType) -> tuple[int, int]:
-    return fuse.fuse_version_major, fuse.fuse_version_minor
 
 
 @functools.lru_cache(maxsize=1024)
@@ -179,8 +144,8 @@ class _Callbacks:
         self._filesystem = filesystem
         self._options = options
         self._on_ready = on_ready
-        self._stat_bytes = _StatBytes(fuse, filesystem.options.uid, filesystem.options.gid)
-        self._pages = _PageCachePolicy()
+        self._stat_bytes = StatBytes(fuse, filesystem.options.uid, filesystem.options.gid)
+        self._pages = PageCachePolicy()
         self._directories: dict[int, _OpenDirectory] = {}
         self._directory_numbers = itertools.count(1)
         self.made_contact = False
@@ -245,9 +210,9 @@ class _Callbacks:
         # A directory that is listed is nearly always looked at name by name right after.
         connection.want &= ~_CAP_READDIRPLUS_AUTO
         connection.max_readahead = max(connection.max_readahead, _REQUEST_BYTES)
-        if _version(self._fuse) >= _WIDE_CAPABILITIES_SINCE:
+        if library_version(self._fuse) >= _WIDE_CAPABILITIES_SINCE:
             connection.want_ext |= connection.capable_ext & _CAP_DIRECT_IO_ALLOW_MMAP
-        elif _version(self._fuse) >= _MMAP_SINCE:
+        elif library_version(self._fuse) >= _MMAP_SINCE:
             connection.want |= connection.capable & _CAP_DIRECT_IO_ALLOW_MMAP
 
     def getattr(self, path: bytes | None, buffer: Any, info: Any) -> int:
@@ -302,19 +267,19 @@ class _Callbacks:
         if not offset or directory.entries is None:
             directory.entries = [(b".", None), (b"..", None)]
             for name, attributes in self._filesystem.readdir(directory.path):
-                directory.entries.append((name.encode(), self._stat_bytes.pack(attributes)))
+                directory.entries.append((os.fsencode(name), self._stat_bytes.pack(attributes)))
         entry = self._fuse.c_stat()
         address, size = ctypes.addressof(entry), ctypes.sizeof(entry)
         # Each entry with the offset after it: libfuse then asks page by page. Without offsets it
         # would take all at once, but 3.14 answers READDIRPLUS from such a list without nodes, and
         # the kernel looks every name up again: 14 s instead of 1 s for 100,000 names.
         for position in range(offset, len(directory.entries)):
-            name, packed = directory.entries[position]
+            encoded, packed = directory.entries[position]
             if packed is None:
-                full = fill(buffer, name, None, position + 1, 0)
+                full = fill(buffer, encoded, None, position + 1, 0)
             else:
                 ctypes.memmove(address, packed, size)
-                full = fill(buffer, name, entry, position + 1, _FILL_DIR_PLUS)
+                full = fill(buffer, encoded, entry, position + 1, _FILL_DIR_PLUS)
             if full:
                 break
         return 0
@@ -352,100 +317,6 @@ class _OpenDirectory:
 
     path: str
     entries: list[tuple[bytes, bytes | None]] | None = None
-
-
-class _StatBytes:
-    """Makes `struct stat` in one step; setting its fields one by one costs 15 times as much."""
-
-    def __init__(self, fuse: ModuleType, uid: int, gid: int) -> None:
-        self._uid, self._gid = uid, gid
-        fields = [(name, getattr(fuse.c_stat, name)) for name, *_ in fuse.c_stat._fields_]
-        codes = {4: "I", 8: "Q", 16: "QQ"}
-        layout, order, position = "=", [], 0
-        for name, field in sorted(fields, key=lambda pair: int(pair[1].offset)):
-            wanted = _STAT_VALUES.get(name)
-            layout += "x" * (field.offset - position)
-            layout += codes[field.size] if wanted else "x" * field.size
-            order += wanted or []
-            position = field.offset + field.size
-        layout += "x" * (ctypes.sizeof(fuse.c_stat) - position)
-        self._layout = struct.Struct(layout)
-        self._in_order = operator.itemgetter(*order)
-
-    def pack(self, attributes: Attributes) -> bytes:
-        """Return the attributes as the bytes of a struct."""
-        seconds, nanoseconds = divmod(max(attributes.mtime_ns, 0), 1_000_000_000)
-        values = (
-            attributes.inode,
-            attributes.nlink,
-            attributes.mode,
-            self._uid,
-            self._gid,
-            attributes.size_bytes,
-            _REQUEST_BYTES,
-            attributes.blocks,
-            seconds,
-            nanoseconds,
-        )
-        return self._layout.pack(*self._in_order(values))
-
-
-# Field of struct stat -> where its values are in the tuple that `_StatBytes.pack` makes.
-_STAT_VALUES = {
-    "st_ino": [0],
-    "st_nlink": [1],
-    "st_mode": [2],
-    "st_uid": [3],
-    "st_gid": [4],
-    "st_size": [5],
-    "st_blksize": [6],
-    "st_blocks": [7],
-    "st_atimespec": [8, 9],
-    "st_mtimespec": [8, 9],
-    "st_ctimespec": [8, 9],
-}
-
-
-class _PageCachePolicy:
-    """Decides per open file whether the kernel may cache its pages, and keep those it has.
-
-    The kernel keeps pages per path, not per open file. So while one version of an object is open
-    with the page cache, another version is opened with direct I/O; and pages of an earlier open
-    are kept only when they are of the same version. Thread-safe.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._versions: OrderedDict[str, tuple[str, int]] = OrderedDict()
-        self._open: dict[int, str] = {}
-
-    def opened(self, handle: int, path: str, version: str) -> tuple[bool, bool]:
-        """Return whether to use direct I/O, and whether to keep the pages that are there."""
-        with self._lock:
-            known, users = self._versions.get(path, ("", 0))
-            if users and known != version:
-                return True, False
-            self._versions[path] = (version, users + 1)
-            self._versions.move_to_end(path)
-            self._open[handle] = path
-            self._forget_unused_locked()
-            return False, known == version
-
-    def released(self, handle: int) -> None:
-        """Take note that a file was closed."""
-        with self._lock:
-            path = self._open.pop(handle, None)
-            if path is not None:
-                version, users = self._versions[path]
-                self._versions[path] = (version, users - 1)
-
-    def _forget_unused_locked(self) -> None:
-        if len(self._versions) > _MAX_VERSIONS:
-            path, (_, users) = next(iter(self._versions.items()))
-            if users == 0:
-                del self._versions[path]
-            else:
-                self._versions.move_to_end(path)
 
 
 def _path(raw: bytes) -> str:
