@@ -339,7 +339,8 @@ def test_a_killed_daemon_is_recovered_by_the_next_mount(source: Path, mounted: M
     deadline = time.monotonic() + 10
     while is_alive(mounted.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert "not connected" in run(["ls", str(mounted.point)], {}).errors
+    # "not connected", or "connection abort" for whoever asks while the kernel clears up.
+    assert "connect" in run(["ls", str(mounted.point)], {}).errors
     again = mounted.mount()
     assert again.status == 0, again.errors
     assert len(mountinfo(mounted.point)) == 1

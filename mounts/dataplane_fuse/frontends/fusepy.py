@@ -267,18 +267,19 @@ class _Callbacks:
         if not offset or directory.entries is None:
             directory.entries = [(b".", None), (b"..", None)]
             for name, attributes in self._filesystem.readdir(directory.path):
-                directory.entries.append((os.fsencode(name), self._stat_bytes.pack(attributes)))
+                packed = self._stat_bytes.pack(attributes)
+                directory.entries.append((name.encode(_NAMESPACE), packed))
         entry = self._fuse.c_stat()
         address, size = ctypes.addressof(entry), ctypes.sizeof(entry)
         # Each entry with the offset after it: libfuse then asks page by page. Without offsets it
         # would take all at once, but 3.14 answers READDIRPLUS from such a list without nodes, and
         # the kernel looks every name up again: 14 s instead of 1 s for 100,000 names.
         for position in range(offset, len(directory.entries)):
-            encoded, packed = directory.entries[position]
-            if packed is None:
+            encoded, status = directory.entries[position]
+            if status is None:
                 full = fill(buffer, encoded, None, position + 1, 0)
             else:
-                ctypes.memmove(address, packed, size)
+                ctypes.memmove(address, status, size)
                 full = fill(buffer, encoded, entry, position + 1, _FILL_DIR_PLUS)
             if full:
                 break
