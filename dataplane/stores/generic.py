@@ -112,6 +112,9 @@ class FsspecStore:
             for path, info in entries.items()
             if info.get("type") != "directory"
         ]
+        # A zero-length object `name/`, as S3 consoles make them for folders, is listed as `name`.
+        folders = {parent for info in found for parent in _parents(info.key)}
+        found = [info for info in found if info.size_bytes or info.key not in folders]
         yield from sorted(
             (i for i in found if i.key.startswith(prefix) and _is_object(i.key)),
             key=lambda info: info.key,
@@ -283,6 +286,12 @@ def _file_system_options(location: Location, config: StoreConfig) -> dict[str, A
     elif config.anonymous and location.scheme in ("az", "abfs"):
         options["anon"] = True
     return options
+
+
+def _parents(key: str) -> Iterator[str]:
+    while "/" in key:
+        key = key.rpartition("/")[0]
+        yield key
 
 
 def _is_object(key: str) -> bool:
