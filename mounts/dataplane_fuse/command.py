@@ -85,8 +85,8 @@ def mount(
 
     URL is what to mount: s3://bucket/prefix, gs://…, az://…, https://…, a local folder.
     MOUNTPOINT is an empty directory. The mount is served in the background until
-    `dataplane umount MOUNTPOINT`; names that are not files (KEY/ and KEY.zarr.zip) are the samples
-    of packed datasets.
+    `dataplane umount MOUNTPOINT`. Beside their objects, packed datasets show every sample KEY as a
+    file KEY.zarr.zip and a folder KEY/, which Zarr readers open in place.
     """
     store = store_config(endpoint_url, region, anonymous=anonymous)
     cache = cache_config(cache_dir, cache_size)
