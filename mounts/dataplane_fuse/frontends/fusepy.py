@@ -9,9 +9,9 @@ Choices, with their measurements in docs/mount.md:
 
 - Direct I/O: reads skip the kernel's page cache for the mount, which costs more than everything
   else together, and the cache file below is in the page cache anyway. Such files can be mapped
-  privately (`MAP_PRIVATE`); shared maps, which `numpy.memmap` and `pyarrow.memory_map` make even
-  to read, need a kernel and a libfuse (3.16 and up) that allow them, or `page_cache=True`, which
-  opens files with the page cache instead.
+  privately (`MAP_PRIVATE`); shared maps, which `numpy.memmap` makes even to read, need a kernel and
+  a libfuse (3.16 and up) that allow them, or `page_cache=True`, which opens files with the page
+  cache instead.
 - FLUSH is left out, so the kernel stops asking at close.
 - No `read_buf` with splice: measured 2 to 4 times slower than a plain copy at 1 MiB.
 
