@@ -87,14 +87,15 @@ def test_zarr_python_reads_every_array_as_pyvista_does(packed, expected):
 
 def test_a_dataset_reads_every_array_as_pyvista_does(packed, expected, tmp_path):
     datasets = pytest.importorskip("dataplane.datasets", reason="the torch extra is not installed")
-    dataset = datasets.Dataset(packed[0].as_uri(), cache=tmp_path / "cache")
-    assert list(dataset.keys) == sorted(expected)
-    for number, key in enumerate(dataset.keys):
-        sample = dict(dataset[number])
-        assert sample.pop("__key__") == key
-        assert_same_arrays({n: tensor.numpy() for n, tensor in sample.items()}, expected[key])
-    attributes = dataset.attributes(list(dataset.keys).index("wavy-0003"))
-    assert (attributes["time"], attributes["timestep"], attributes["series"]) == (3, 3, "wavy")
+    with datasets.Dataset(packed[0].as_uri(), cache=tmp_path / "cache") as dataset:
+        assert list(dataset.keys) == sorted(expected)
+        for number, key in enumerate(dataset.keys):
+            sample = dict(dataset[number])
+            assert sample.pop("__key__") == key
+            found = {name: tensor.numpy() for name, tensor in sample.items()}
+            assert_same_arrays(found, expected[key])
+        step = dataset.attributes(list(dataset.keys).index("wavy-0003"))
+    assert (step["time"], step["timestep"], step["series"]) == (3, 3, "wavy")
 
 
 @pytest.mark.parametrize("codec", ["lz4", "zstd", "none"])
