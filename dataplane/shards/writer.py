@@ -5,8 +5,9 @@ appends it to the shard under construction, a local tar file. A shard that the n
 make too large is closed and uploaded by a background thread while the next one fills; at most one
 upload is under way, so local disk use stays below two shards and one sample per adding thread.
 `finish` uploads the rest, then the index: until then nothing at the destination is a dataset, so a
-writer that is killed leaves none. What such a writer left behind is overwritten or removed by the
-next one that finishes.
+writer that is killed leaves none. What such a writer left behind at the destination is overwritten
+or removed by the next one that finishes; what it left on the local disk, by the next one that
+starts.
 
 Thread-safe: several threads may `add`; samples are numbered as their encoding completes. One lock
 guards the shard under construction and is held while a sample is appended, since that is what it
@@ -21,7 +22,6 @@ import threading
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
@@ -29,6 +29,7 @@ from dataplane.errors import ConfigError, DataplaneError, NotFound
 from dataplane.shards.archive import Archive, write_archive
 from dataplane.shards.index_schema import INDEX_KEY, IndexBuilder
 from dataplane.shards.options import PackSummary, WriteOptions
+from dataplane.shards.scratch import ScratchFolder
 from dataplane.shards.shard import ShardFile, disk_error
 from dataplane.shards.source import SourceSample
 from dataplane.stores.base import Store
@@ -63,9 +64,7 @@ class DatasetWriter:
         self._options = options = options or WriteOptions()
         _make_room(store, overwrite=options.overwrite)
         try:
-            self._folder = tempfile.TemporaryDirectory(
-                prefix="dataplane-pack-", dir=options.temp_dir
-            )
+            self._folder = ScratchFolder(options.temp_dir)
         except OSError as err:
             raise disk_error(err, f"to {options.temp_dir or tempfile.gettempdir()}") from err
         self._pool = ThreadPoolExecutor(options.effective_workers, "dp-encode")
@@ -117,7 +116,7 @@ class DatasetWriter:
         except BaseException as err:
             self._release(sample.key)
             if isinstance(err, OSError):
-                raise disk_error(err, f"sample {sample.key!r} to {self._folder.name}") from err
+                raise disk_error(err, f"sample {sample.key!r} to {self._folder.path}") from err
             raise
 
     def finish(self) -> PackSummary:
@@ -139,7 +138,7 @@ class DatasetWriter:
                 index = self._index.finish(self._shards)
                 self._store.put(INDEX_KEY, index)
             except OSError as err:
-                raise disk_error(err, f"shards to {self._folder.name}") from err
+                raise disk_error(err, f"shards to {self._folder.path}") from err
             stored_bytes = len(index) + sum(size for _, size in self._shards)
             self._summary = replace(
                 self._summary, stored_bytes=stored_bytes, shards=len(self._shards)
@@ -163,7 +162,7 @@ class DatasetWriter:
             if self._shard is not None:
                 self._shard.discard()
                 self._shard = None
-            self._folder.cleanup()
+            self._folder.close()
         if unfinished:
             for key, _ in self._shards:
                 self._delete_quietly(key)
@@ -197,7 +196,7 @@ class DatasetWriter:
 
     def _spool(self) -> BinaryIO:
         # Nameless from the start, so that nothing is left of it when the process is killed.
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=self._folder.name))
+        return cast(BinaryIO, tempfile.TemporaryFile(dir=self._folder.path))
 
     def _append_locked(self, key: str, archive: Archive, content: BinaryIO) -> None:
         shard = self._shard
@@ -206,7 +205,7 @@ class DatasetWriter:
             shard = None
         if shard is None:
             name = f"shard-{len(self._shards):06d}.tar"
-            shard = self._shard = ShardFile(name, Path(self._folder.name) / name)
+            shard = self._shard = ShardFile(name, self._folder.path / name)
         entry = shard.append(key, archive, content)
         self._index.add(entry)
         summary = self._summary

@@ -100,7 +100,8 @@ class ZipWriter:
         >>> stream = io.BytesIO()
         >>> archive = ZipWriter(stream)
         >>> archive.add("zarr.json", b"{}")
-        >>> archive.finish()
+        >>> archive.finish() == len(stream.getvalue())
+        True
         >>> [member.name for member in read_zip_directory(
         ...     lambda start, stop: stream.getvalue()[start:stop], len(stream.getvalue()))]
         ['zarr.json']

@@ -378,12 +378,14 @@ def test_equal_samples_make_equal_bytes(tmp_path: Path) -> None:
 
 _KILLED = """
 import os, sys
+from pathlib import Path
 import numpy as np
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
 
 values = np.random.default_rng(0).integers(0, 256, 100_000, np.uint8)
-writer = DatasetWriter(open_store(sys.argv[1]), WriteOptions(shard_bytes=1 << 16))
+options = WriteOptions(shard_bytes=1 << 16, temp_dir=Path(sys.argv[2]))
+writer = DatasetWriter(open_store(sys.argv[1]), options)
 for i in range(4):
     writer.add(SourceSample(f"s{i}", {"x": SourceArray(values)}))
 writer._wait_for_upload_locked()
@@ -392,15 +394,18 @@ os._exit(9)
 
 
 def test_a_killed_writer_leaves_no_dataset_and_the_next_one_succeeds(
-    store: Store, folder: Path
+    store: Store, folder: Path, temp_dir: Path
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", _KILLED, f"file://{folder}"], check=False)
+    command = [sys.executable, "-c", _KILLED, f"file://{folder}", str(temp_dir)]
+    done = subprocess.run(command, check=False)
     assert done.returncode == 9
     assert "shard-000002.tar" in keys_of(store)
     with pytest.raises(FormatError, match="not a packed dataset"):
         DatasetIndex.load(store)
-    with DatasetWriter(store) as writer:
+    assert len(list(temp_dir.iterdir())) == 1
+    with DatasetWriter(store, WriteOptions(temp_dir=temp_dir)) as writer:
         writer.add(one())
+    assert list(temp_dir.iterdir()) == []
     assert sorted(keys_of(store)) == ["index.parquet", "shard-000000.tar"]
     np.testing.assert_array_equal(read_sample(store, "a")["x"], np.arange(10))
 
