@@ -87,7 +87,7 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
                 dtypes=_distinct(columns["dtype"], rows),
                 shapes=shapes,
                 units=_distinct(columns["units"], rows),
-                codecs=tuple(_codec_names(text) for text in _distinct(columns["codecs"], rows)),
+                codecs=tuple(dict.fromkeys(map(_codec_names, _distinct(columns["codecs"], rows)))),
                 decoded_bytes=int(np.dot(elements, itemsize[columns["dtype"].codes[rows]])),
                 stored_bytes=int((values["stop"][rows] - values["start"][rows]).sum()),
                 minimum=float(known_low.min()) if known_low.size else None,

@@ -35,6 +35,8 @@ def test_the_summary_ranges_over_samples(pack: Callable[..., Store]) -> None:
     assert (x.name, x.samples, set(x.dtypes)) == ("x", 3, {"float64", "float32", "int64"})
     assert x.shapes == ((), ((4, 9), (3, 3)))
     assert set(x.units) == {"m", "mm"}
+    # float32 and float64 differ in their type size only, which is not told apart here.
+    assert sorted(x.codecs) == ["lz4 bitshuffle", "lz4 shuffle"]
     assert x.decoded_bytes == 12 * 8 + 27 * 4 + 8
     assert (x.minimum, x.maximum, x.nan_count) == (-5.0, 11.0, 27)
     assert (y.samples, y.decoded_bytes, y.minimum) == (1, 0, None)
