@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -47,6 +48,8 @@ __all__ = ["Cache"]
 
 _RETRY_S = 5.0  # after a failure of the directory
 _MAX_REFUSED = 1024  # entries that are known not to open
+# These say something about one entry: too large for the file system, or a link in its place.
+_ENTRY_ERRORS = frozenset({errno.EFBIG, errno.ELOOP, errno.EISDIR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +168,12 @@ class Cache:
         try:
             return attachment.entries.get(source.name, source.spec)
         except (CacheError, ValueError, OverflowError) as err:
-            self._warn_once(f"cannot cache {source!r}: {err}")
-            if len(self._refused) >= _MAX_REFUSED:
-                self._refused = {}
-            self._refused[source.name] = time.monotonic() + _RETRY_S
+            self._refuse(source, err)
         except OSError as err:
-            self._on_disk_error(err)
+            if err.errno in _ENTRY_ERRORS:
+                self._refuse(source, err)
+            else:
+                self._on_disk_error(err)
         return None
 
     def submit(self, source: CachedObject, entry: Entry, block: int, *, demand: bool) -> Job:
@@ -218,6 +221,13 @@ class Cache:
         self._attachment = old
         self._suspended_until_s = 0.0
         return old
+
+    def _refuse(self, source: CachedObject, err: Exception) -> None:
+        """Remember that an entry does not open; the others may."""
+        if len(self._refused) >= _MAX_REFUSED:
+            self._refused = {}
+        self._refused[source.name] = time.monotonic() + _RETRY_S
+        self._warn_once(f"cannot cache {source!r}: {err}")
 
     def _on_disk_error(self, err: OSError) -> None:
         self._suspend(err)

@@ -51,7 +51,13 @@ class Directory:
         self.path = path
         self._pid = os.getpid()
         self.fd = self.entries_fd = -1
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as err:
+            raise CacheError(
+                f"cannot make the cache directory {path}: a parent is not a directory",
+                hint="choose another with --cache-dir",
+            ) from err
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         try:

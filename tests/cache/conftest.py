@@ -34,5 +34,3 @@ def cache(config: CacheConfig) -> Iterator[Cache]:
 def content() -> bytes:
     """Ten and a half blocks."""
     return os.urandom(BLOCK * 10 + BLOCK // 2)
-
-

@@ -131,8 +131,20 @@ def test_a_store_that_answers_short_is_an_error_not_a_block(cache, store):
 
 @pytest.mark.parametrize(
     "key",
-    ["../../etc/passwd", "a/../b", "/abs", "nul\0byte", "new\nline", "k" * 4096, "ü" * 2000,
-     "\U0001f4a9" * 2000, "\ud800", ".", "..", "a.map"],
+    [
+        "../../etc/passwd",
+        "a/../b",
+        "/abs",
+        "nul\0byte",
+        "new\nline",
+        "k" * 4096,
+        "ü" * 2000,
+        "\U0001f4a9" * 2000,
+        "\ud800",
+        ".",
+        "..",
+        "a.map",
+    ],
     ids=range(12),
 )
 def test_hostile_keys_never_become_paths(config, store, key):
@@ -155,8 +167,13 @@ def test_entries_differ_by_store_key_etag_size_and_block_size(cache, config, sto
     other_config = CacheConfig(dir=config.dir, block_bytes=2 * BLOCK)
     with Cache(other_config) as other:
         names = {
-            name(), name(key="k2"), name(etag="e2"), name(size=4), name(cache=other),
-            name(store=Elsewhere(store.folder)), name(key="ke", etag=""),
+            name(),
+            name(key="k2"),
+            name(etag="e2"),
+            name(size=4),
+            name(cache=other),
+            name(store=Elsewhere(store.folder)),
+            name(key="ke", etag=""),
         }
     assert len(names) == 7
 
