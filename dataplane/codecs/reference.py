@@ -44,8 +44,8 @@ def decode(
         extent = row["extent"][:ndim].astype(np.intp)
         if destination.ndim != ndim or (start + extent > destination.shape).any():
             raise ConfigError(f"a box of {extent} at {start} leaves its {destination.shape} array")
-        box = (slice(s, s + n) for s, n in zip(start, extent, strict=True))
-        target = destination[(..., *box)]
+        box: Any = (..., *(slice(s, s + n) for s, n in zip(start, extent, strict=True)))
+        target = destination[box]  # a view, also of a 0-d array
         if row["codec"] == Codec.FILL:
             element = row["fill"].tobytes()[: destination.itemsize]
             target[...] = np.frombuffer(element, destination.dtype)[0]
