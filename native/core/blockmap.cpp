@@ -145,8 +145,13 @@ Status read_map_spec(int fd, MapSpec& spec) {
   return {};
 }
 
-BlockMap::~BlockMap() {
+BlockMap::~BlockMap() { unmap(); }
+
+void BlockMap::unmap() noexcept {
   if (mapping_ != nullptr) ::munmap(mapping_, mapping_bytes_);
+  mapping_ = nullptr;
+  records_ = nullptr;
+  n_blocks_ = 0;
 }
 
 Status BlockMap::open(UniqueFd map_fd, UniqueFd data_fd, std::uint64_t verify_tag) {
@@ -368,6 +373,9 @@ bool BlockMap::lock_open(bool exclusive) noexcept {
 }
 
 void BlockMap::abandon() noexcept {
+  // A mapping keeps the open file description alive, and with it the parent's locks.
+  unmap();
+  spec_.size_bytes = 0;
   map_fd_.reset();
   data_fd_.reset();
 }

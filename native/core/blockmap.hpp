@@ -129,11 +129,13 @@ class BlockMap {
   // Say that the entry is in use (shared), or find out that nobody uses it (exclusive).
   [[nodiscard]] bool lock_open(bool exclusive) noexcept;
 
-  // In a forked child: close the descriptors inherited from the parent, so that locks of the parent
-  // do not outlive it here. The map must not be used afterwards.
+  // In a forked child: let go of the files inherited from the parent, so that locks of the parent do
+  // not outlive it here. The map is empty afterwards.
   void abandon() noexcept;
 
  private:
+  void unmap() noexcept;
+
   enum class Check { good, moved, bad, unreadable };
 
   [[nodiscard]] Check read_block(std::uint64_t block, std::uint64_t from,

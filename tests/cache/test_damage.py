@@ -1,4 +1,4 @@
-"""Damaged files in the cache directory are a miss and a counter, never wrong bytes, never a crash."""
+"""Damaged files of the cache are a miss and a counter, never wrong bytes, never a crash."""
 
 from __future__ import annotations
 

@@ -1,0 +1,55 @@
+"""What the processes do that the tests of this folder start (spawned, so importable)."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+from dataplane.cache import Cache, CacheConfig
+from dataplane.stores.base import ObjectInfo
+from tests.cache.fakes import FolderStore, read_all
+
+
+def read_whole(config: CacheConfig, store: FolderStore, info: ObjectInfo, start: Path) -> None:
+    """Read everything as soon as the file `start` exists."""
+    with Cache(config) as cache:
+        blob = cache.open(store, info)
+        wait_for(start)
+        expected = store._path(info.key).read_bytes().partition(b"\n")[2]
+        assert read_all(blob) == expected
+
+
+def read_forever(config: CacheConfig, store: FolderStore, infos: list[ObjectInfo]) -> None:
+    """Read random ranges until killed."""
+    dice = random.Random(os.getpid())
+    cache = Cache(config)
+    blobs = [cache.open(store, info) for info in infos]
+    while True:
+        blob = dice.choice(blobs)
+        start = dice.randrange(blob.info.size_bytes)
+        blob.read(start, min(blob.info.size_bytes, start + 40_000))
+
+
+def read_for(config: CacheConfig, store: FolderStore, infos: list[ObjectInfo], seconds: float):
+    """Read random ranges and compare each with the object; keeps the budget in view."""
+    dice = random.Random(os.getpid())
+    contents = {info.key: store._path(info.key).read_bytes().partition(b"\n")[2] for info in infos}
+    deadline = time.monotonic() + seconds
+    with Cache(config) as cache:
+        blobs = [cache.open(store, info) for info in infos]
+        while time.monotonic() < deadline:
+            blob = dice.choice(blobs)
+            start = dice.randrange(blob.info.size_bytes)
+            stop = min(blob.info.size_bytes, start + dice.randrange(1, 60_000))
+            assert bytes(blob.read(start, stop)) == contents[blob.info.key][start:stop]
+            assert config.size_bytes is None or cache.usage_bytes() <= 1.5 * config.size_bytes
+        assert cache.counters["cache_evicted_bytes"] >= 0
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
