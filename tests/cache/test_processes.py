@@ -84,7 +84,7 @@ def test_a_waiter_takes_over_from_a_killed_filler(start_process, config, store, 
     go = tmp_path / "go"
     go.touch()
     process = start_process(children.read_whole, config, stuck, info, go)
-    wait_until(lambda: store.gets())
+    wait_until(store.gets)
     with Cache(config) as cache:
         results = []
         reader = threading.Thread(target=lambda: results.append(read_all(cache.open(store, info))))
@@ -164,7 +164,7 @@ def test_a_child_forked_during_reads_and_prefetch_is_not_stuck(cache, store, con
                 def child():
                     assert read_all(blob) == content
                     assert read_all(cache.open(store, other)) == content  # noqa: B023
-                    ahead.close()  # noqa: B023 - the parent's plan is nothing to the child
+                    ahead.close()
                     cache.close()
 
                 in_child(child)
