@@ -87,7 +87,7 @@ class Cache:
         self._refused: dict[str, float] = {}
         self._pins = Pins()
         self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
-        filler = Filler(self.counters, self._on_disk_error)
+        filler = Filler(self.counters, self._on_disk_error, self._on_no_room)
         self._fetcher = Fetcher(self.config.fetch_threads, filler.attempt)
 
     @classmethod
@@ -231,6 +231,11 @@ class Cache:
 
     def _on_disk_error(self, err: OSError) -> None:
         self._suspend(err)
+
+    def _on_no_room(self) -> None:
+        size = self.config.size_bytes
+        limit = "a tenth of the disk must stay free" if size is None else f"{size} bytes are full"
+        self._warn_once(f"the cache {self.config.dir} has no room for a block: {limit}")
 
     def _suspend(self, err: Exception) -> None:
         self._suspended_until_s = time.monotonic() + _RETRY_S

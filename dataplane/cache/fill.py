@@ -34,11 +34,18 @@ class Filler:
     Args:
         counters: where downloads are counted.
         on_disk_error: told when the disk refuses a block that had room in the budget.
+        on_no_room: told when the budget has no room and nothing could be evicted.
     """
 
-    def __init__(self, counters: Counters, on_disk_error: Callable[[OSError], None]) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        on_disk_error: Callable[[OSError], None],
+        on_no_room: Callable[[], None],
+    ) -> None:
         self._counters = counters
         self._on_disk_error = on_disk_error
+        self._on_no_room = on_no_room
 
     def attempt(self, job: Job) -> Buffer | TryLater | None:
         """Download and keep a block, unless somebody else did or is at it.
@@ -70,6 +77,8 @@ class Filler:
         length = _stop(job) - _start(job)
         try:
             room = job.entry.budget.reserve(length)
+            if not room:
+                self._on_no_room()
         except OSError as err:
             self._on_disk_error(err)
             room = False

@@ -61,6 +61,18 @@ def test_planned_blocks_stay_while_their_reader_has_not_had_them(small, store):
         assert not planned.is_complete()
 
 
+def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog):
+    content = os.urandom(4 * BLOCK)
+    monkeypatch.setattr("dataplane.cache.budget.Budget.reserve", lambda self, length: False)
+    with Cache(small) as cache:
+        blob = cache.open(store, store.put("a", content))
+        assert read_all(blob) == content
+        assert blob.resident_bytes() == 0
+        assert cache.counters["cache_uncached_blocks"] == 4
+    [record] = caplog.records
+    assert "has no room for a block" in record.getMessage()
+
+
 def test_a_claimed_block_is_not_evicted(small, store):
     with Cache(small) as cache, Cache(small) as evicting:
         blob = cache.open(store, store.put("a", os.urandom(10 * BLOCK)))
