@@ -63,6 +63,8 @@ class Budget:
         self._size_bytes = size_bytes
         self._is_planned = is_planned
         self._counters = counters
+        self.on_pressure: Callable[[], None] = lambda: None
+        """Called before empty entries are removed: let go of those that need not be open."""
 
     @property
     def used_bytes(self) -> int:
@@ -84,7 +86,7 @@ class Budget:
         self._session.usage.add_used(-page_rounded(length))
 
     def add(self, length: int) -> None:
-        """Count files that are there already (a new entry's map)."""
+        """Count files that are there or gone already."""
         self._session.usage.add_used(length)
 
     def free(self, length: int) -> int:
@@ -112,6 +114,8 @@ class Budget:
                 excess = self._excess(wanted)
                 if excess <= 0:
                     return True
+                if excess > self.used_bytes:  # emptying the cache would not do
+                    return False
                 if held and not self._evict(excess + slack):
                     return self._excess(wanted) <= 0
             if not held:
@@ -120,13 +124,14 @@ class Budget:
 
     def _evict(self, goal: int) -> int:
         """Empty the least recently used blocks; the caller holds the eviction lock."""
-        names, rows = self._look()
+        names, rows, empty = self._look()
+        freed = self._remove_empty(empty)
         files = self._session.files
         opened: OrderedDict[str, _native.BlockMap] = OrderedDict()
         touched: set[str] = set()
-        freed = 0
+        evicted = 0
         for tick, which, block in rows.tolist():
-            if freed >= goal:
+            if freed + evicted >= goal:
                 break
             name = names[which]
             if self._is_planned(name, block):
@@ -140,28 +145,45 @@ class Budget:
                 opened.popitem(last=False)
             got = page_rounded(_evict_block(entry, block, tick))
             if got:
-                freed += got
+                evicted += got
                 touched.add(name)
                 self._session.usage.add_used(-got)
-        self._counters.add("cache_evicted_bytes", freed)
+        self._counters.add("cache_evicted_bytes", evicted)
         opened.clear()
-        for name in touched:
-            freed_map = files.remove_unused(name)
-            self._session.usage.add_used(-freed_map)
+        return freed + evicted + self._remove_empty(touched)
+
+    def _remove_empty(self, names: set[str]) -> int:
+        """Remove the files of entries that hold no block and that nobody has open."""
+        if not names:
+            return 0
+        self.on_pressure()
+        freed = sum(self._session.files.remove_unused(name) for name in names)
+        self._session.usage.add_used(-freed)
         return freed
 
-    def _look(self) -> tuple[list[str], np.ndarray[tuple[int, int], np.dtype[np.uint64]]]:
-        """Find all blocks: rows of (use tick, index into names, block), least recent first."""
+    def _look(
+        self,
+    ) -> tuple[list[str], np.ndarray[tuple[int, int], np.dtype[np.uint64]], set[str]]:
+        """Find all blocks, and the entries that are damaged or have none.
+
+        Returns:
+            Names; rows of (use tick, index into names, block), least recent first; empty entries.
+        """
         names: list[str] = []
+        empty: set[str] = set()
         tables = [np.empty((0, 3), np.uint64)]
         total = 0
         for name in self._session.files.names():
             entry = self._session.files.inspect(name, self._session.verify_tag)
             if entry is None:
+                empty.add(name)
                 continue
             total += disk_bytes(entry) + map_disk_bytes(entry.blocks)
             total += page_rounded(entry.claimed_bytes())
             blocks = np.frombuffer(entry.ready_blocks(), np.uint64).reshape(-1, 2)
+            if not len(blocks):
+                empty.add(name)
+                continue
             table = np.empty((len(blocks), 3), np.uint64)
             table[:, 0] = blocks[:, 1]
             table[:, 1] = len(names)
@@ -172,7 +194,7 @@ class Budget:
         if abs(drift) > _DRIFT_BYTES:
             self._session.usage.add_used(-drift)
         rows = np.concatenate(tables)
-        return names, rows[np.argsort(rows[:, 0], kind="stable")]
+        return names, rows[np.argsort(rows[:, 0], kind="stable")], empty
 
 
 def _evict_block(entry: _native.BlockMap, block: int, tick: int) -> int:

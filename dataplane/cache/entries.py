@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import resource
 import threading
+import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
 
 from dataplane import _native
 from dataplane.cache.budget import Budget
 from dataplane.cache.session import Session
-from dataplane.cache.spec import EntrySpec
+from dataplane.cache.spec import MAX_BLOCKS, EntrySpec, map_disk_bytes
+from dataplane.errors import CacheError
 from dataplane.telemetry import Counters
 
 __all__ = ["Entry", "EntryTable"]
@@ -51,13 +53,17 @@ class EntryTable:
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         # A quarter of what the process may open: the rest belongs to the program around us.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Weakly: a cycle would keep files open until the next garbage collection.
+        drop_empty = weakref.WeakMethod(self.drop_empty)
+        budget.on_pressure = lambda: call() if (call := drop_empty()) else None
         self._limit = max(4, min(_MAX_OPEN, soft // (4 * _DESCRIPTORS_PER_ENTRY)))
 
     def get(self, name: str, spec: EntrySpec) -> Entry:
         """Return an open entry, opening or making it first.
 
         Raises:
-            CacheError: the entry is damaged and another process uses it, or it is too large.
+            CacheError: the entry is damaged and another process uses it, it is too large,
+                or there is no room for its map.
             OSError: the file system refused.
         """
         with self._lock:
@@ -65,9 +71,7 @@ class EntryTable:
             if entry is not None:
                 self._entries.move_to_end(name)
                 return entry
-        blocks, taken, rebuilt = self._session.files.open(spec, self._session.verify_tag)
-        if taken:
-            self._budget.add(taken)
+        blocks, rebuilt = self._open(name, spec)
         if rebuilt:
             self._counters.add("cache_maps_rebuilt", rebuilt)
         entry = Entry(name, blocks, self._budget)
@@ -77,3 +81,29 @@ class EntryTable:
             while len(self._entries) > self._limit:
                 dropped.append(self._entries.popitem(last=False)[1])
         return entry
+
+    def drop_empty(self) -> None:
+        """Let go of entries that hold no block, so that their files can be removed."""
+        with self._lock:
+            entries = list(self._entries.values())
+        empty = [entry for entry in entries if not entry.blocks.resident_bytes()]
+        with self._lock:
+            for entry in empty:
+                if self._entries.get(entry.name) is entry:
+                    del self._entries[entry.name]
+
+    def _open(self, name: str, spec: EntrySpec) -> tuple[_native.BlockMap, int]:
+        """Open an entry's files; a new map takes its room from the budget first."""
+        if spec.blocks > MAX_BLOCKS:
+            raise CacheError(f"{spec.key!r} has {spec.blocks} blocks, {MAX_BLOCKS} are allowed")
+        reserved = 0
+        if not self._session.files.exists(name):
+            reserved = map_disk_bytes(spec.blocks)
+            if not self._budget.reserve(reserved):
+                raise CacheError(f"no room for the {reserved} bytes of a block map")
+        grown = 0
+        try:
+            blocks, grown, rebuilt = self._session.files.open(spec, self._session.verify_tag)
+        finally:
+            self._budget.add(grown - reserved)
+        return blocks, rebuilt

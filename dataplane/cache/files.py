@@ -42,7 +42,7 @@ class EntryFiles:
         """Open an entry, making it when it is not there; the map holds the entry's use lock.
 
         Returns:
-            The map, the bytes of disk space that were newly taken for it, and the number of damaged
+            The map, by how many bytes the files on the disk have grown, and the number of damaged
             entries that were thrown away on the way.
 
         Raises:
@@ -66,12 +66,12 @@ class EntryFiles:
                 pass
             except ValueError:
                 rebuilt = 1
-            self._remove_pair(folder, name)
+            freed = self._remove_pair(folder, name)
             self._create_pair(folder, name, spec)
             made = self._open_pair(folder, name, verify_tag)
             if not made.lock_open(exclusive=False):
                 raise CacheError(f"cannot lock the new cache entry {name}")
-            return made, map_disk_bytes(made.blocks), rebuilt
+            return made, map_disk_bytes(made.blocks) - freed, rebuilt
 
     def names(self) -> Iterator[str]:
         """Yield the names of all entries, in no order."""
@@ -80,6 +80,15 @@ class EntryFiles:
                 name, dot, kind = file.partition(".")
                 if dot and kind == "map" and len(name) == _NAME_LENGTH and name[:2] == shard:
                     yield name
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a map of that name, whole or not."""
+        try:
+            with self._directory.shard(name, create=False) as folder:
+                os.stat(f"{name}.map", dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
 
     def inspect(self, name: str, verify_tag: int) -> _native.BlockMap | None:
         """Open an existing entry without marking it as used; None when it is gone or damaged."""
@@ -93,16 +102,14 @@ class EntryFiles:
         """Remove an entry that holds no block, or is damaged, if nobody uses it.
 
         Returns:
-            The bytes of disk space that its map took; 0 when it stays.
+            The bytes of disk space that its files took; 0 when it stays.
         """
         with locks.hold(self._directory.fd, locks.shard_byte(name)):
             try:
                 with self._directory.shard(name, create=False) as folder:
-                    length = os.stat(f"{name}.map", dir_fd=folder, follow_symlinks=False).st_size
                     if self._has_blocks(folder, name):
                         return 0
-                    self._remove_pair(folder, name)
-                    return page_rounded(length)
+                    return self._remove_pair(folder, name)
             except (FileNotFoundError, CacheError):
                 return 0
 
@@ -146,8 +153,11 @@ class EntryFiles:
             and found.block_bytes == spec.block_bytes
         )
 
-    def _remove_pair(self, folder: int, name: str) -> None:
-        """Remove both files of an entry; the caller holds the subfolder's lock."""
+    def _remove_pair(self, folder: int, name: str) -> int:
+        """Remove both files of an entry and return the bytes of disk space that they took.
+
+        The caller holds the subfolder's lock.
+        """
         try:
             fd = locks.open_descriptor(f"{name}.map", os.O_RDWR, dir_fd=folder)
         except FileNotFoundError:
@@ -159,9 +169,13 @@ class EntryFiles:
                 raise CacheError(
                     f"cache entry {name} is damaged or unused, but another process has it open"
                 )
+            freed = 0
             for file in (f"{name}.map", f"{name}.data"):
                 with contextlib.suppress(FileNotFoundError):
+                    blocks = os.stat(file, dir_fd=folder, follow_symlinks=False).st_blocks
                     os.unlink(file, dir_fd=folder)
+                    freed += page_rounded(blocks * 512)
+            return freed
         finally:
             if fd >= 0:
                 locks.close_descriptor(fd)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from dataplane import _native
 
-__all__ = ["EntrySpec", "disk_bytes", "map_disk_bytes", "page_rounded"]
+__all__ = ["MAX_BLOCKS", "EntrySpec", "disk_bytes", "map_disk_bytes", "page_rounded"]
+
+MAX_BLOCKS = 1 << 24
+"""64 TiB at 4 MiB; kMaxBlocks of native/core/blockmap.hpp."""
 
 _MAP_BYTES_PER_BLOCK = 32
 _MAP_HEADER_BYTES = 4096
@@ -36,6 +39,11 @@ class EntrySpec:
     etag: str
     size_bytes: int
     block_bytes: int
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the object has."""
+        return -(-self.size_bytes // self.block_bytes)
 
     def digest(self) -> bytes:
         """Hash every field, each preceded by its length, to 20 bytes."""

@@ -63,7 +63,9 @@ def test_planned_blocks_stay_while_their_reader_has_not_had_them(small, store):
 
 def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog):
     content = os.urandom(4 * BLOCK)
-    monkeypatch.setattr("dataplane.cache.budget.Budget.reserve", lambda self, length: False)
+    monkeypatch.setattr(
+        "dataplane.cache.budget.Budget.reserve", lambda self, length: length != BLOCK
+    )
     with Cache(small) as cache:
         blob = cache.open(store, store.put("a", content))
         assert read_all(blob) == content
@@ -100,6 +102,40 @@ def test_entries_without_blocks_lose_their_files_once_nobody_has_them_open(small
         read_all(cache.open(store, store.put("new", os.urandom(60 * BLOCK))))
         assert len(data_files(small.dir)) == len(map_files(small.dir)) == 1
         assert cache.usage_bytes() == disk_usage(small.dir)
+
+
+def test_the_maps_of_many_small_objects_stay_within_the_budget(small, store):
+    with Cache(small) as cache:
+        for number in range(60):
+            blob = cache.open(store, store.put(f"k{number}", b"small"))
+            assert read_all(blob) == b"small"
+            assert blob.is_complete()
+            assert cache.usage_bytes() == disk_usage(small.dir) <= small.size_bytes
+        assert cache.counters["cache_passthrough_reads"] == 0
+
+
+def test_a_damaged_entry_that_is_thrown_away_is_no_longer_counted(small, store):
+    info = store.put("a", os.urandom(10 * BLOCK))
+    with Cache(small) as cache:
+        read_all(cache.open(store, info))
+    with map_files(small.dir)[0].open("r+b") as damaged:
+        damaged.write(b"X")
+    with Cache(small) as cache:
+        cache.open(store, info).read(0, 1)
+        assert cache.usage_bytes() == disk_usage(small.dir) == 3 * BLOCK
+
+
+def test_a_map_that_cannot_fit_evicts_nothing(small, store):
+    from dataplane.stores.base import ObjectInfo
+
+    with Cache(small) as cache:
+        held = cache.open(store, store.put("a", os.urandom(5 * BLOCK)))
+        read_all(held)
+        store.put("b", b"content")
+        liar = cache.open(store, ObjectInfo("b", 1 << 35, "v1"))
+        assert bytes(liar.read(0, 7)) == b"content"
+        assert cache.counters["cache_passthrough_reads"] == 1
+        assert held.is_complete()
 
 
 def test_a_count_that_drifted_far_is_corrected_by_the_next_eviction(small, store, monkeypatch):
