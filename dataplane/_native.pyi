@@ -19,10 +19,9 @@ def crc32c(bytes: Buffer, seed: int = 0) -> int: ...  # noqa: A002
 def decode(
     table: Buffer, sources: Sequence[Buffer], destinations: Sequence[object], threads: int = 1
 ) -> None: ...
-
 def inflate_only(table: Buffer, sources: Sequence[Buffer], threads: int = 1) -> None: ...
 
-class DecodeFailure(Exception):  # noqa: N818
+class DecodeFailure(Exception):
     """A row could not be decoded; args are (code, row, offset, expected, got, what)."""
 
 class BlockMap:
@@ -46,9 +45,7 @@ class BlockMap:
     def key(self) -> bytes: ...
     @property
     def identity(self) -> bytes: ...
-    def read(
-        self, start: int, stop: int, buffer: Buffer
-    ) -> tuple[list[int], int, int, int] | None:
+    def read(self, start: int, stop: int, buffer: Buffer) -> tuple[list[int], int, int, int] | None:
         """Copy a range.
 
         Returns:
