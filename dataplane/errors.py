@@ -3,7 +3,8 @@
     DataplaneError
     ├── ConfigError                 the caller asked for something that cannot be: change the call
     ├── StoreError                  the object store failed: look at the store, maybe try later
-    │   ├── NotFound                no such bucket or key
+    │   ├── NotFound                no such key
+    │   │   └── BucketNotFound      no such bucket
     │   ├── Denied                  wrong or missing credentials
     │   ├── Throttled               the store kept refusing for load
     │   ├── Timeout                 no answer within the deadline
@@ -19,18 +20,18 @@
     ├── MountError                  a mount could not be made or removed
     └── LoaderError                 the loader could not go on
 
-Each class has a stable `kind` (for logs and `--json`), an `errno` (what a mount answers), an
-`exit_code` (what a command returns; the table is docs/errors.md) and `retryable` (whether the same
-call may succeed later). Messages say what failed, where, expected and got, and what to do; they
-never hold credentials or signed URLs. All errors pickle, so that they cross process borders whole.
+Each class has a stable `kind` (for logs and `--json`), an `exit_code` (what a command returns; the
+table is docs/errors.md) and `retryable` (whether the same call may succeed later). Messages say
+what failed, where, expected and got, and what to do; they never hold credentials or signed URLs.
+All errors pickle, so that they cross process borders whole.
 """
 
 from __future__ import annotations
 
-import errno as _errno
 from typing import ClassVar
 
 __all__ = [
+    "BucketNotFound",
     "CacheError",
     "ChecksumMismatch",
     "ConfigError",
@@ -56,7 +57,6 @@ class DataplaneError(Exception):
     """Base of every error raised on purpose by dataplane."""
 
     kind: ClassVar[str] = "error"
-    errno: ClassVar[int] = _errno.EIO
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
 
@@ -80,7 +80,6 @@ class ConfigError(DataplaneError):
     """A setting, argument or URL cannot be used as given."""
 
     kind = "config"
-    errno = _errno.EINVAL
     exit_code = 2
 
 
@@ -92,24 +91,27 @@ class StoreError(DataplaneError):
 
 
 class NotFound(StoreError):
-    """No such bucket, container, directory or key."""
+    """No such key, directory, bucket or container."""
 
     kind = "not_found"
-    errno = _errno.ENOENT
+
+
+class BucketNotFound(NotFound):
+    """The store says that the bucket or container itself is missing."""
+
+    kind = "bucket_not_found"
 
 
 class Denied(StoreError):
     """The store refused the credentials, or asked for some."""
 
     kind = "denied"
-    errno = _errno.EACCES
 
 
 class Throttled(StoreError):
     """The store kept answering "slow down" until the deadline."""
 
     kind = "throttled"
-    errno = _errno.EAGAIN
     retryable = True
 
 
@@ -117,7 +119,6 @@ class Timeout(StoreError):
     """The store did not answer within the deadline."""
 
     kind = "timeout"
-    errno = _errno.ETIMEDOUT
     retryable = True
 
 
@@ -125,7 +126,6 @@ class ObjectChanged(StoreError):
     """The object was replaced since it was first seen; its bytes are never mixed."""
 
     kind = "object_changed"
-    errno = _errno.ESTALE
 
 
 class CacheError(DataplaneError):
@@ -145,7 +145,6 @@ class NoSpace(CacheError):
     """The disk that holds the cache, or the destination of a write, is full."""
 
     kind = "no_space"
-    errno = _errno.ENOSPC
 
 
 class FormatError(DataplaneError):
@@ -178,7 +177,6 @@ class TooLarge(DecodeError):
     """A chunk declares more bytes than its destination or the limits allow."""
 
     kind = "too_large"
-    errno = _errno.EFBIG
 
 
 class MountError(DataplaneError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dataplane.cache.cache import _shared
 from tests.servers.s3 import (  # noqa: F401 - fixtures
     _s3_session_bucket,
     moto_server,
@@ -31,6 +33,15 @@ def _isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+
+
+@pytest.fixture(autouse=True)
+def _closed_caches(tmp_path: Path) -> Iterator[None]:
+    """Close the caches that a process keeps for its lifetime: here a test is a lifetime."""
+    yield
+    for config, cache in list(_shared.items()):
+        if config.dir.is_relative_to(tmp_path):
+            cache.close()
 
 
 @pytest.fixture(scope="session")

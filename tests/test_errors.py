@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import pickle
 import re
 from pathlib import Path
@@ -15,10 +14,7 @@ from dataplane.stores.failures import Unavailable
 
 _CLASSES = [getattr(dataplane.errors, name) for name in dataplane.errors.__all__]
 _DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
-_ROW = re.compile(
-    r"\| `(?P<name>\w+)` \| `(?P<kind>\w+)` \| `(?P<errno>\w+)` "
-    r"\| (?P<exit>\d+) \| (?P<again>yes|no) \|"
-)
+_ROW = re.compile(r"\| `(?P<name>\w+)` \| `(?P<kind>\w+)` \| (?P<exit>\d+) \| (?P<again>yes|no) \|")
 
 
 def _documented() -> dict[str, re.Match[str]]:
@@ -45,8 +41,7 @@ def test_kinds_are_unique() -> None:
 
 
 @pytest.mark.parametrize("cls", _CLASSES)
-def test_every_class_has_a_known_errno_and_an_exit_code(cls: type[DataplaneError]) -> None:
-    assert cls.errno in errno.errorcode
+def test_every_class_has_a_exit_code(cls: type[DataplaneError]) -> None:
     assert 1 <= cls.exit_code <= 7
     assert issubclass(cls, DataplaneError)
     assert cls.__doc__
@@ -61,13 +56,10 @@ def test_every_public_error_of_the_module_is_exported() -> None:
     assert defined == set(dataplane.errors.__all__)
 
 
-def test_a_subclass_elsewhere_keeps_kind_errno_and_exit_code() -> None:
+def test_a_subclass_elsewhere_keeps_kind_and_exit_code() -> None:
     # A handler need only know the classes of dataplane.errors.
-    assert (Unavailable.kind, Unavailable.errno, Unavailable.exit_code) == (
-        StoreError.kind,
-        StoreError.errno,
-        StoreError.exit_code,
-    )
+    assert Unavailable.kind == StoreError.kind
+    assert Unavailable.exit_code == StoreError.exit_code
     assert Unavailable.retryable
     assert not StoreError.retryable
 
@@ -85,7 +77,6 @@ def test_the_document_lists_exactly_the_classes() -> None:
 def test_the_document_says_what_the_code_does(cls: type[DataplaneError]) -> None:
     row = _documented()[cls.__name__]
     assert row["kind"] == cls.kind
-    assert row["errno"] == errno.errorcode[cls.errno]
     assert int(row["exit"]) == cls.exit_code
     assert row["again"] == ("yes" if cls.retryable else "no")
 

@@ -144,6 +144,9 @@ class Cache:
         if self._closed:
             return
         self._closed = True
+        with _shared_lock:
+            if _shared.get(self.config) is self:
+                del _shared[self.config]
         for ahead in list(self._prefetches):
             ahead.close()
         self._fetcher.close()

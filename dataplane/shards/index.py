@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataplane.errors import ConfigError, FormatError, NotFound
+from dataplane.errors import BucketNotFound, ConfigError, FormatError, NotFound
 from dataplane.shards.index_columns import Keys, ListColumn, TextColumn, numbers, one_chunk
 from dataplane.shards.index_schema import (
     FORMAT_NAME,
@@ -87,11 +87,13 @@ class DatasetIndex:
 
         Raises:
             FormatError: there is no index, it is damaged, of another format or of a newer version.
-            StoreError: the store failed.
+            StoreError: the store failed, or has no such bucket.
         """
         where = f"{store.url.rstrip('/')}/{INDEX_KEY}"
         try:
             info = store.head(INDEX_KEY)
+        except BucketNotFound:
+            raise
         except NotFound as err:
             raise FormatError(
                 f"{store.url} is not a packed dataset: it has no {INDEX_KEY}",

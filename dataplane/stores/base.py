@@ -86,7 +86,7 @@ class Store(Protocol):
 
         Raises:
             Denied: the credentials do not allow it.
-            NotFound: no such bucket.
+            BucketNotFound: no such bucket.
         """
         ...
 

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dataplane.errors import (
+    BucketNotFound,
     DataplaneError,
     Denied,
     NoSpace,
@@ -105,7 +106,9 @@ _SCHEME_HINTS = {
 }
 
 
-def from_obstore(err: Exception, where: str, *, bucket: str, action: str) -> DataplaneError:
+def from_obstore(
+    err: Exception, where: str, *, bucket: str, action: str, server: str = ""
+) -> DataplaneError:
     """Translate an exception of obstore.
 
     Args:
@@ -113,6 +116,7 @@ def from_obstore(err: Exception, where: str, *, bucket: str, action: str) -> Dat
         where: the URL of the object.
         bucket: the URL of the bucket, for stores that say it is missing.
         action: what was tried: `read`, `write`, `list`, `describe` or `delete`.
+        server: the address of the server, where the user chose one.
     """
     text = str(err)
     headline = text.partition("\n\nDebug source")[0]
@@ -147,7 +151,7 @@ def from_obstore(err: Exception, where: str, *, bucket: str, action: str) -> Dat
         _QUERY.sub("", headline.splitlines()[0])[:300] if headline else name,
         _KINDS.get(kind.group(1), "broken") if kind and number is None else "",
     )
-    return from_reply(reply, where, bucket=bucket, action=action)
+    return from_reply(reply, where, bucket=bucket, action=action, server=server)
 
 
 def from_python(err: BaseException, where: str, *, bucket: str, action: str) -> DataplaneError:
@@ -168,12 +172,16 @@ def from_python(err: BaseException, where: str, *, bucket: str, action: str) -> 
     return StoreError(f"cannot {action} {where}: {_line(err)}")
 
 
-def from_reply(reply: Reply, where: str, *, bucket: str, action: str) -> DataplaneError:
+def from_reply(
+    reply: Reply, where: str, *, bucket: str, action: str, server: str = ""
+) -> DataplaneError:
     """Translate an answer of the store, or the lack of one."""
     status, code = reply.status, reply.code
     said = " ".join(str(part) for part in (status, code) if part)
     if code in _NO_BUCKET:
-        return NotFound(f"no such bucket: {bucket}", hint="check its name, region and endpoint")
+        return BucketNotFound(
+            f"no such bucket: {bucket}", hint="check its name, region and endpoint"
+        )
     if status in (301, 307) or code in _WRONG_REGION:
         return StoreError(
             f"cannot {action} {where}: the bucket is in another region or endpoint ({said})",
@@ -195,6 +203,8 @@ def from_reply(reply: Reply, where: str, *, bucket: str, action: str) -> Datapla
         return Unavailable(f"cannot {action} {where}: the store failed ({said})")
     if reply.connection:
         what = "no connection" if reply.connection == "connect" else "the connection broke"
+        if server:
+            what += f" to {server}" if reply.connection == "connect" else f" with {server}"
         return Unavailable(f"cannot {action} {where}: {what}", hint="check the endpoint")
     return StoreError(f"cannot {action} {where}: {said or reply.text}")
 

@@ -26,7 +26,14 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.registry import known_implementations
 
-from dataplane.errors import ConfigError, DataplaneError, NotFound, ObjectChanged, StoreError
+from dataplane.errors import (
+    BucketNotFound,
+    ConfigError,
+    DataplaneError,
+    NotFound,
+    ObjectChanged,
+    StoreError,
+)
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.failures import from_python
 from dataplane.stores.keys import (
@@ -234,7 +241,7 @@ class FsspecStore:
             return
         with self._errors("", "list"):
             if not self._fs.exists(bucket):
-                raise NotFound(f"no such bucket: {self._location.scheme}://{bucket}")
+                raise BucketNotFound(f"no such bucket: {self._location.scheme}://{bucket}")
 
     def _key_of(self, path: str) -> str:
         return path.rstrip("/").removeprefix(self._root).lstrip("/")

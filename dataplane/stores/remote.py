@@ -28,7 +28,14 @@ from typing import TYPE_CHECKING, NoReturn
 import obstore
 from obstore.exceptions import BaseError
 
-from dataplane.errors import DataplaneError, Denied, NotFound, ObjectChanged, StoreError
+from dataplane.errors import (
+    BucketNotFound,
+    DataplaneError,
+    Denied,
+    NotFound,
+    ObjectChanged,
+    StoreError,
+)
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.clients import make_client
 from dataplane.stores.failures import from_obstore
@@ -40,7 +47,7 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
-from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of
+from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -64,6 +71,7 @@ class RemoteStore:
         self._location = location
         self._prefix = location.prefix
         self._identity = identity_of(location, config)
+        self._server = (s3_endpoint(config) or "") if location.scheme == "s3" else ""
         self._client = make_client(location, config)
         self._upload_client = make_client(location, config, retries=True)
 
@@ -170,7 +178,7 @@ class RemoteStore:
             obstore.delete(self._client, full)
         except _CLIENT_ERRORS as err:
             failure = self._failure(err, key, "delete")
-            if isinstance(failure, NotFound) and "bucket" not in failure.message:
+            if isinstance(failure, NotFound) and not isinstance(failure, BucketNotFound):
                 return
             raise failure from err
 
@@ -192,7 +200,13 @@ class RemoteStore:
 
     def _failure(self, err: Exception, key: str, action: str) -> DataplaneError:
         bucket = f"{self._location.scheme}://{self._location.bucket}"
-        return from_obstore(err, f"{self.url}/{key}".rstrip("/"), bucket=bucket, action=action)
+        return from_obstore(
+            err,
+            f"{self.url}/{key}".rstrip("/"),
+            bucket=bucket,
+            action=action,
+            server=self._server,
+        )
 
     def _explained(self, failure: DataplaneError, key: str) -> DataplaneError:
         """Ask again with a body: HEAD's answer cannot say which of bucket, key or secret it is."""

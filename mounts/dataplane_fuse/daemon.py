@@ -141,10 +141,11 @@ def _read_report(reader: int, child: subprocess.Popen[bytes]) -> dict[str, Any] 
     """Read the daemon's report; None when it closed the pipe without one."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     received = b""
+    poll = select.poll()  # select() takes no descriptor above 1023
+    poll.register(reader, select.POLLIN)
     while not received.endswith(b"\n") and len(received) < _MAX_REPORT_BYTES:
         left_s = deadline_s - time.monotonic()
-        ready, _, _ = select.select([reader], [], [], max(left_s, 0))
-        if not ready:
+        if not poll.poll(max(left_s, 0) * 1000):
             raise MountError(
                 f"the daemon (pid {child.pid}) did not mount within {START_TIMEOUT_S:.0f} s"
             )

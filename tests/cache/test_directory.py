@@ -175,8 +175,10 @@ def test_a_full_disk_costs_the_cache_but_never_the_read(tmp_path, store):
         shutil.rmtree(config.dir)
         with Cache(unlimited) as cache:
             assert read_all(cache.open(store, info)) == content
-            # A tenth of the file system stays free for others.
-            assert 0 < disk_usage(unlimited.dir) <= (256 << 10) * 0.9 + BLOCK
+            # A tenth of the file system stays free for others, but for what downloads that ran at
+            # once could not know of each other.
+            under_way = unlimited.fetch_threads * BLOCK
+            assert 0 < disk_usage(unlimited.dir) <= (256 << 10) * 0.9 + under_way
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
 

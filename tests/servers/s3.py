@@ -180,7 +180,9 @@ class _Ceph:
 
     def __enter__(self) -> S3Server:
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT_S)
+        poll = select.poll()  # select() takes no descriptor above 1023
+        poll.register(self._process.stdout, select.POLLIN)
+        ready = poll.poll(_START_TIMEOUT_S * 1000)
         line = self._process.stdout.readline().decode().strip() if ready else ""
         if not line.startswith("http://"):
             self.__exit__()

@@ -6,6 +6,7 @@ import pytest
 from obstore.exceptions import GenericError
 
 from dataplane.errors import (
+    BucketNotFound,
     ConfigError,
     DataplaneError,
     Denied,
@@ -41,8 +42,8 @@ def _python(err: BaseException) -> DataplaneError:
         (Reply(400, "InvalidToken", ""), Denied),
         (Reply(403, "RequestTimeTooSkewed", ""), Denied),
         (Reply(404, "NoSuchKey", ""), NotFound),
-        (Reply(404, "NoSuchBucket", ""), NotFound),
-        (Reply(404, "ContainerNotFound", ""), NotFound),
+        (Reply(404, "NoSuchBucket", ""), BucketNotFound),
+        (Reply(404, "ContainerNotFound", ""), BucketNotFound),
         (Reply(301, "PermanentRedirect", ""), StoreError),
         (Reply(400, "AuthorizationHeaderMalformed", ""), StoreError),
         (Reply(412, "PreconditionFailed", ""), ObjectChanged),
@@ -124,7 +125,7 @@ def _caused(outer: Exception, cause: Exception) -> Exception:
         (_HttpError(404), NotFound),
         (_caused(OSError("io"), _ClientError(503, "SlowDown")), Throttled),
         (_caused(PermissionError("no"), _ClientError(403, "SignatureDoesNotMatch")), Denied),
-        (_caused(FileNotFoundError("b"), _ClientError(404, "NoSuchBucket")), NotFound),
+        (_caused(FileNotFoundError("b"), _ClientError(404, "NoSuchBucket")), BucketNotFound),
         (_caused(OSError("io"), _ClientError(500, "InternalError")), Unavailable),
     ],
 )

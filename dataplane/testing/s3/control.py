@@ -156,8 +156,11 @@ def serve_control(fd: int) -> None:
     with socket.socket(fileno=fd) as sock:
         try:
             pending = b""
+            poll = select.poll()  # select() takes no descriptor above 1023
+            poll.register(fd, select.POLLIN)
+            poll.register(stop_reader, select.POLLIN)
             while os.getppid() == parent:
-                ready, _, _ = select.select([fd, stop_reader], [], [], _PARENT_CHECK_S)
+                ready = {ready for ready, _ in poll.poll(_PARENT_CHECK_S * 1000)}
                 if stop_reader in ready:
                     return
                 if not ready:
