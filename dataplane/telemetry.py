@@ -1,13 +1,16 @@
 """Counters and logging: what happened, in numbers, for tests, the command line and metrics.
 
 `Counters` is a flat mapping from a name to a count that only grows. Names are snake case and end in
-their unit (`store_get_bytes`, `cache_wait_s`). Thread-safe; one lock, held for one addition.
+their unit (`store_get_bytes`, `cache_wait_s`). Thread-safe; one lock, held for one addition. A
+forked child goes on from its parent's counts.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from collections.abc import Mapping
 
 __all__ = ["Counters", "logger"]
@@ -26,11 +29,12 @@ class Counters:
         (4096, 0)
     """
 
-    __slots__ = ("_lock", "_values")
+    __slots__ = ("__weakref__", "_lock", "_values")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._values: dict[str, float] = {}
+        _live.add(self)
 
     def add(self, name: str, amount: float = 1) -> None:
         """Add `amount` to the count `name`."""
@@ -51,3 +55,15 @@ class Counters:
         """Return a copy of all counts, sorted by name."""
         with self._lock:
             return dict(sorted(self._values.items()))
+
+
+_live: weakref.WeakSet[Counters] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """Replace the locks: a thread that held one in the parent is not here to release it."""
+    for counters in list(_live):
+        counters._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

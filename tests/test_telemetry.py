@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 from dataplane import telemetry
@@ -41,3 +42,14 @@ def test_a_snapshot_is_a_sorted_copy() -> None:
 def test_the_library_leaves_logging_to_the_application() -> None:
     assert logger.name == "dataplane"
     assert logger.handlers == []
+
+
+def test_a_forked_child_counts_although_its_parent_was_counting() -> None:
+    counters = Counters()
+    with counters._lock:  # as another thread of the parent would hold it
+        child = os.fork()
+        if child == 0:
+            counters.add("in_child")
+            os._exit(0 if counters["in_child"] == 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert counters["in_child"] == 0

@@ -13,7 +13,7 @@ Nothing here reads files or knows samples: offsets, lengths and buffers come fro
 from dataplane.codecs.decode import NativeInfo, codec_alone, decode, native_info
 from dataplane.codecs.encode import ENCODERS, encode_chunk
 from dataplane.codecs.pipeline import Codec, Pipeline, parse_pipeline
-from dataplane.codecs.table import CHUNK_DTYPE, MAX_DIMS, ChunkTable
+from dataplane.codecs.table import CHUNK_DTYPE, MAX_DIMS, ChunkTable, join_rows
 
 __all__ = [
     "CHUNK_DTYPE",
@@ -26,6 +26,7 @@ __all__ = [
     "codec_alone",
     "decode",
     "encode_chunk",
+    "join_rows",
     "native_info",
     "parse_pipeline",
 ]

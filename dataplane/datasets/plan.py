@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.codecs import CHUNK_DTYPE, ChunkTable, Codec, Pipeline, parse_pipeline
+from dataplane.codecs import ChunkTable, Codec, Pipeline, join_rows, parse_pipeline
 from dataplane.datasets.selections import Selection, box_shape
 from dataplane.errors import FormatError, LoaderError
 from dataplane.shards import DatasetIndex
 from dataplane.shards.model import ArrayEntry, SampleEntry
 from dataplane.stores.base import ObjectInfo
 
-__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Part", "Planner", "SamplePlan", "join_rows"]
+__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Part", "Planner", "SamplePlan"]
 
 MERGE_GAP_BYTES = 128 << 10
 """Chunks this close are read in one go: less than a round trip costs on any object store."""
@@ -205,18 +205,6 @@ class Planner:
             found = parse_pipeline(array.meta.codecs, array.meta.dtype)
             self._pipelines[key] = found
         return found
-
-
-def join_rows(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Join rows of chunk tables into a new array.
-
-    NumPy copies structured rows field by field, which takes 12 times as long as copying them as
-    opaque bytes (330 against 26 µs for 4000 rows).
-    """
-    if not parts:
-        return np.empty(0, CHUNK_DTYPE)
-    opaque = np.dtype((np.void, CHUNK_DTYPE.itemsize))
-    return np.concatenate([part.view(opaque) for part in parts]).view(CHUNK_DTYPE)
 
 
 def _pack(

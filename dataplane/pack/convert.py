@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -25,6 +25,7 @@ from dataplane.pack.plot3d import convert_plot3d
 from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
 from dataplane.pack.vtk_convert import convert_legacy, convert_xml
 from dataplane.shards import SourceSample
+from dataplane.shards.scratch import ScratchFolder
 
 __all__ = ["Outcome", "convert", "open_source"]
 
@@ -92,10 +93,10 @@ def convert(source: SourceFile) -> Generator[Outcome, None, None]:
 
 
 def _convert_archive(source: SourceFile) -> Iterator[Outcome]:
-    with tempfile.TemporaryDirectory(prefix="dataplane-pack-") as folder:
-        unpack(source.path, Path(folder), source.label)
+    with closing(ScratchFolder()) as scratch:
+        unpack(source.path, scratch.path, source.label)
         seen: dict[str, str] = {}
-        for planned in plan_archive(Path(folder), source.label, source.name):
+        for planned in plan_archive(scratch.path, source.label, source.name):
             if isinstance(planned, Unreadable):
                 yield planned
             elif planned.format == ARCHIVE:
