@@ -139,7 +139,8 @@ def stream(demo: Demo, url: str) -> list[dict[str, Any]]:
         before = counters.snapshot()
         row = _epoch(demo.console, loader, len(dataset), f"{state} epoch, {name}")
         grown = {key: n - before.get(key, 0) for key, n in counters.snapshot().items()}
-        hits, misses = grown.get("cache_hit_bytes", 0), grown.get("cache_miss_bytes", 0)
+        read = grown.get("cache_hit_bytes", 0) + grown.get("cache_miss_bytes", 0)
+        fetched = grown.get("cache_fetch_bytes", 0)
         if state == "cold":
             ceiling, ceiling_s = "raw GET", raw_get_s
         else:
@@ -149,8 +150,9 @@ def stream(demo: Demo, url: str) -> list[dict[str, Any]]:
         row |= {
             "dataset": name,
             "state": state,
-            "bytes_from_store": int(grown.get("cache_fetch_bytes", 0)),
-            "hit_rate": hits / (hits + misses) if hits + misses else None,
+            "bytes_from_store": int(fetched),
+            # What was fetched ahead of its reader is no hit: it came from the store in this epoch.
+            "hit_rate": max(0.0, 1 - fetched / read) if read else None,
             "ceiling": ceiling,
             "ratio_to_ceiling": ceiling_s / row["elapsed_s"],
         }
