@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane.config import setting
+from dataplane.config import parse_flag, setting
 from dataplane.errors import ConfigError
 from dataplane.units import parse_bytes
 
@@ -70,6 +70,18 @@ class CacheConfig:
         parse=parse_bytes,
         doc="how far ahead of its reader a plan is fetched",
     )
+    prefetch_memory_bytes: int = setting(
+        256 << 20,
+        env="DATAPLANE_PREFETCH_MEMORY",
+        parse=parse_bytes,
+        doc="of that, how much is handed to its reader from memory",
+    )
+    direct_io: bool = setting(
+        True,
+        env="DATAPLANE_CACHE_DIRECT_IO",
+        parse=parse_flag,
+        doc="write blocks past the page cache where the file system can",
+    )
 
     def __post_init__(self) -> None:
         if not MIN_BLOCK_BYTES <= self.block_bytes <= MAX_BLOCK_BYTES or self.block_bytes % 4096:
@@ -86,3 +98,5 @@ class CacheConfig:
             raise ConfigError(f"cache.fetch_threads must be 1 to 256, got {self.fetch_threads}")
         if self.prefetch_window_bytes < self.block_bytes:
             raise ConfigError("cache.prefetch_window_bytes must hold at least one block")
+        if self.prefetch_memory_bytes < 0:
+            raise ConfigError("cache.prefetch_memory_bytes must not be negative")

@@ -41,7 +41,7 @@ from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.session import Session
 from dataplane.errors import CacheError
-from dataplane.stores.base import ObjectInfo, Store
+from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.telemetry import Counters, logger
 
 __all__ = ["Cache"]
@@ -85,9 +85,15 @@ class Cache:
         self._attachment: _Attachment | None = None
         self._suspended_until_s = 0.0
         self._refused: dict[str, float] = {}
-        self._pins = Pins()
+        self._pins = Pins(self.config.prefetch_memory_bytes)
         self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
-        filler = Filler(self.counters, self._on_disk_error, self._on_no_room)
+        filler = Filler(
+            self.counters,
+            self._pins.hold,
+            self._on_disk_error,
+            self._on_no_room,
+            direct_io=self.config.direct_io,
+        )
         self._fetcher = Fetcher(self.config.fetch_threads, filler.attempt)
 
     @classmethod
@@ -178,6 +184,15 @@ class Cache:
             else:
                 self._on_disk_error(err)
         return None
+
+    def held(self, name: str, block: int) -> Buffer | None:
+        """Return a block that was just downloaded for a plan, if it is still in memory."""
+        return self._pins.held((name, block))
+
+    @property
+    def holds_blocks(self) -> bool:
+        """Whether any block is in memory."""
+        return self._pins.held_bytes > 0
 
     def submit(self, source: CachedObject, entry: Entry, block: int, *, demand: bool) -> Job:
         """Ask for a block of an object to be downloaded."""

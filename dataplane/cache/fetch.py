@@ -62,6 +62,11 @@ class Job:
     tries: int = 0
     state: _State = _State.WAITING
 
+    def deliver(self, content: Buffer | None) -> None:
+        """Give those who wait what they wait for; the job itself may go on."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(content)
+
 
 @dataclass(frozen=True, slots=True)
 class TryLater:
@@ -221,9 +226,9 @@ class Fetcher:
         with self._condition:
             job.state = _State.OVER
             self._jobs.pop(job.key, None)
-        if not job.future.set_running_or_notify_cancel():
+        if job.future.done():
             return
-        if err is not None:
+        if err is None:
+            job.deliver(result)
+        elif job.future.set_running_or_notify_cancel():
             job.future.set_exception(err)
-        else:
-            job.future.set_result(result)

@@ -1,9 +1,10 @@
 """How one missing block gets from the store into the cache, once per host.
 
 The block is claimed (an OFD lock on its index, dropped by the kernel if this process dies), looked
-at again, given room in the budget, downloaded with `If-Match`, written, and made ready. While
-another process holds the claim, the job is put off and looked at again: the block is there then, or
-its downloader failed and this process does it.
+at again, given room in the budget, downloaded with `If-Match`, written, and made ready. A block
+that a plan awaits is handed over from memory before it is written. While another process holds the
+claim, the job is put off and looked at again: the block is there then, or its downloader failed and
+this process does it.
 
 What the local disk cannot take is still handed to the readers who wait for it: a full or failing
 disk costs the cache, never the read. Thread-safe; holds no lock of this process.
@@ -14,7 +15,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from dataplane.cache.fetch import Job, TryLater
+import numpy as np
+
+from dataplane.buffers import shared_pool
+from dataplane.cache.fetch import BlockKey, Job, TryLater
 from dataplane.errors import StoreError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import Counters
@@ -33,17 +37,24 @@ class Filler:
 
     Args:
         counters: where downloads are counted.
+        hold: offered each downloaded block; says whether it keeps it in memory for a reader.
         on_disk_error: told when the disk refuses a block that had room in the budget.
         on_no_room: told when the budget has no room and nothing could be evicted.
+        direct_io: write blocks past the page cache where the file system can.
     """
 
     def __init__(
         self,
         counters: Counters,
+        hold: Callable[[BlockKey, Buffer], bool],
         on_disk_error: Callable[[OSError], None],
         on_no_room: Callable[[], None],
+        *,
+        direct_io: bool,
     ) -> None:
         self._counters = counters
+        self._hold = hold
+        self._direct_io = direct_io
         self._on_disk_error = on_disk_error
         self._on_no_room = on_no_room
 
@@ -84,7 +95,13 @@ class Filler:
             room = False
         kept = False
         try:
-            content = self._download(job)
+            # Copied, so that the client can download the next block into memory that it has used
+            # before, and so that the disk can be written to from page-aligned memory.
+            lent = shared_pool().array((length,), np.dtype(np.uint8))
+            np.copyto(lent, np.frombuffer(self._download(job), np.uint8))
+            content = lent.data
+            if self._hold(job.key, content):
+                job.deliver(content)  # its readers need not wait for the disk
             kept = room and self._keep(job, content)
         finally:
             if room and not kept:
@@ -111,7 +128,7 @@ class Filler:
 
     def _keep(self, job: Job, content: Buffer) -> bool:
         try:
-            job.entry.blocks.publish(job.key[1], content)
+            job.entry.blocks.publish(job.key[1], content, direct=self._direct_io)
         except OSError as err:
             # Others fill the disk too. If there was room to make, the next block has it.
             full = err.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -13,15 +13,15 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dataplane.cache.entries import Entry
 from dataplane.cache.fetch import Job
 from dataplane.cache.spec import EntrySpec
 from dataplane.errors import ConfigError
-from dataplane.stores.base import ObjectInfo, Store
+from dataplane.stores.base import Buffer, ObjectInfo, Store
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
-
     from dataplane.cache.cache import Cache
 
 __all__ = ["CachedObject"]
@@ -95,13 +95,14 @@ class CachedObject:
         if entry is None:
             self._pass_through(start, stop, view.cast("B"))
             return
-        outcome = entry.blocks.read(start, stop, view)
-        if outcome is None:
+        view = view.cast("B")
+        missing = self._read_resident(entry, start, stop, view)
+        if not missing:
             self._cache.counters.add_all({"cache_hits": 1, "cache_hit_bytes": stop - start})
             return
         began = time.perf_counter()
         try:
-            self._fill(entry, start, view.cast("B"), self._missing(entry, outcome))
+            self._fill(entry, start, view, missing)
         finally:
             self._cache.counters.add_all(
                 {
@@ -131,6 +132,29 @@ class CachedObject:
                 f"which has {self.info.size_bytes} bytes"
             )
 
+    def _read_resident(self, entry: Entry, start: int, stop: int, view: memoryview) -> list[int]:
+        """Copy what is in memory or on the local disk; return the missing blocks."""
+        if not self._cache.holds_blocks:
+            return self._read_disk(entry, start, stop, view)
+        missing: list[int] = []
+        block_bytes = entry.blocks.block_bytes
+        on_disk = start  # what lies between here and the next held block is looked for on the disk
+        for block in range(start // block_bytes, -(-stop // block_bytes)):
+            content = self._cache.held(self.name, block)
+            if content is None:
+                continue
+            first, last = _overlap(block, block_bytes, start, stop)
+            missing += self._read_disk(entry, on_disk, first, view[on_disk - start : first - start])
+            _copy_from_block(content, block, block_bytes, first, view[first - start : last - start])
+            on_disk = last
+        return missing + self._read_disk(entry, on_disk, stop, view[on_disk - start :])
+
+    def _read_disk(self, entry: Entry, start: int, stop: int, view: memoryview) -> list[int]:
+        if start == stop:
+            return []
+        outcome = entry.blocks.read(start, stop, view)
+        return [] if outcome is None else self._missing(entry, outcome)
+
     def _missing(self, entry: Entry, outcome: tuple[list[int], int, int, int]) -> list[int]:
         missing, corrupt, io_errors, dropped_bytes = outcome
         if dropped_bytes:
@@ -155,17 +179,12 @@ class CachedObject:
         """Wait for a block and copy its part of the object into `view`, which begins at `start`."""
         content = job.future.result()
         blocks = job.entry.blocks
-        block_start = job.key[1] * blocks.block_bytes
-        first = max(start, block_start)
-        last = min(start + view.nbytes, block_start + blocks.block_bytes)
+        first, last = _overlap(job.key[1], blocks.block_bytes, start, start + view.nbytes)
         part = view[first - start : last - start]
-        outcome = blocks.read(first, last, part)
-        if outcome is None:
-            return
-        self._missing(job.entry, outcome)
         if content is not None:
-            part[:] = memoryview(content).cast("B")[first - block_start : last - block_start]
-        else:  # another process filled the block, and it was evicted again before this copy
+            _copy_from_block(content, job.key[1], blocks.block_bytes, first, part)
+        elif self._read_disk(job.entry, first, last, part):
+            # Another process filled the block, and it was evicted again before this copy.
             self._pass_through(first, last, part)
 
     def _pass_through(self, start: int, stop: int, view: memoryview) -> None:
@@ -174,3 +193,17 @@ class CachedObject:
         self._cache.counters.add_all(
             {"cache_passthrough_reads": 1, "cache_passthrough_bytes": stop - start}
         )
+
+
+def _overlap(block: int, block_bytes: int, start: int, stop: int) -> tuple[int, int]:
+    """The part of a block that lies in `[start, stop)`."""
+    return max(start, block * block_bytes), min(stop, (block + 1) * block_bytes)
+
+
+def _copy_from_block(
+    content: Buffer, block: int, block_bytes: int, first: int, part: memoryview
+) -> None:
+    """Copy object bytes from `first` on out of a block's content; NumPy does it without the GIL."""
+    begin = first - block * block_bytes
+    source = np.frombuffer(content, np.uint8, len(part), begin)
+    np.copyto(np.frombuffer(part, np.uint8), source)

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dataplane.buffers import shared_pool
 from dataplane.codecs import ChunkTable, decode, join_rows
-from dataplane.datasets.buffers import shared_pool
 from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
 from dataplane.datasets.plan import SamplePlan
 from dataplane.datasets.runtime import Bytes

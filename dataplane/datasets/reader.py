@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
+from dataplane.buffers import shared_pool
 from dataplane.cache import PlannedRead
 from dataplane.datasets.batch import FetchedSample, separate
-from dataplane.datasets.buffers import shared_pool
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import MissingArray, Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime

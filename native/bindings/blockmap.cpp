@@ -63,13 +63,13 @@ nb::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop, nb::hand
                         result.dropped_bytes);
 }
 
-void publish(BlockMap& map, std::uint64_t block, nb::handle bytes) {
+void publish(BlockMap& map, std::uint64_t block, nb::handle bytes, bool direct) {
   check_block(map, block);
   const HeldBuffer held(bytes);
   Status status;
   {
     const nb::gil_scoped_release unlocked;
-    status = map.publish(block, held.bytes());
+    status = map.publish(block, held.bytes(), direct);
   }
   raise_unless_ok(status);
 }
@@ -173,7 +173,8 @@ void bind_map(nb::module_& module) {
           },
           nb::arg("block"))
       .def("claimed_bytes", &BlockMap::claimed_bytes)
-      .def("publish", &publish, nb::arg("block"), nb::arg("bytes"))
+      .def("publish", &publish, nb::arg("block"), nb::arg("bytes"), nb::kw_only(),
+           nb::arg("direct") = false)
       .def("evict", &evict, nb::arg("block"), nb::arg("used_tick"))
       .def("punch_empty", &BlockMap::punch_empty, nb::call_guard<nb::gil_scoped_release>())
       .def("data_disk_bytes", &BlockMap::data_disk_bytes)

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "core/block_io.hpp"
+#include "core/block_write.hpp"
 #include "core/crc32c.hpp"
 
 namespace dataplane {
@@ -309,18 +310,20 @@ std::uint64_t BlockMap::claimed_bytes() const noexcept {
   return total;
 }
 
-Status BlockMap::publish(std::uint64_t block, std::span<const std::byte> bytes) {
+Status BlockMap::publish(std::uint64_t block, std::span<const std::byte> bytes, bool direct) {
   if (bytes.size() != block_length(block))
     return fail(Code::bad_argument, "length of the block", block, block_length(block),
                 bytes.size());
   BlockRecord& record = records_[block];
   const std::uint64_t word = load(record.word, std::memory_order_relaxed);
   if (ready(word)) return fail(Code::bad_argument, "the block is already there", block);
-  if (const int err = write_exactly(data_fd_.get(), bytes, block_start(block)); err != 0) {
+  std::uint32_t crc = 0;
+  if (const int err = write_block(data_fd_.get(), bytes, block_start(block), direct, crc);
+      err != 0) {
     static_cast<void>(punch(block));
     return fail(Code::io_error, "writing a block", block, 0, static_cast<std::uint64_t>(err));
   }
-  std::atomic_ref<std::uint32_t>(record.crc).store(crc32c(bytes), std::memory_order_relaxed);
+  std::atomic_ref<std::uint32_t>(record.crc).store(crc, std::memory_order_relaxed);
   std::atomic_ref<std::uint64_t>(record.used_tick).store(tick_now(), std::memory_order_relaxed);
   std::atomic_ref<std::uint64_t>(record.verify_tag).store(verify_tag_, std::memory_order_relaxed);
   std::atomic_ref<std::uint64_t>(record.word)

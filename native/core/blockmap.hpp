@@ -117,8 +117,10 @@ class BlockMap {
   // The bytes of empty blocks that somebody else has claimed: downloads under way.
   [[nodiscard]] std::uint64_t claimed_bytes() const noexcept;
 
-  // Fill a claimed block and make it ready. On failure the block stays empty.
-  [[nodiscard]] Status publish(std::uint64_t block, std::span<const std::byte> bytes);
+  // Fill a claimed block and make it ready, past the page cache if `direct` and the file system has
+  // direct I/O. On failure the block stays empty.
+  [[nodiscard]] Status publish(std::uint64_t block, std::span<const std::byte> bytes,
+                               bool direct = false);
   // Empty a claimed block and give its space back, unless it was used after `used_tick`. `freed` is
   // the length of the block, or 0 when it stayed.
   [[nodiscard]] Status evict(std::uint64_t block, std::uint64_t used_tick, std::uint64_t& freed);

@@ -196,7 +196,7 @@ def test_a_disk_that_refuses_writes_is_passed_by(
         def __getattr__(self, name):
             return getattr(self._blocks, name)
 
-        def publish(self, block, content):
+        def publish(self, block, content, *, direct):
             raise OSError(number, os.strerror(number))
 
     opened = Session(config.dir)

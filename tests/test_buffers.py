@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataplane.datasets.buffers import MIN_POOLED_BYTES, BufferPool, shared_pool, slab_bytes
+from dataplane.buffers import MIN_POOLED_BYTES, BufferPool, shared_pool, slab_bytes
 from dataplane.errors import ConfigError
 
 FLOAT = np.dtype("float32")

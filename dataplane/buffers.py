@@ -1,4 +1,4 @@
-"""Reusable host memory for batches and for compressed bytes.
+"""Reusable host memory for batches, compressed bytes and blocks on their way to the disk.
 
 Fresh memory costs a page fault and a zeroed page per 4 KiB: filling it runs at about 1.8 GB/s where
 memory that was written before takes about 10. So the memory of a batch goes back to a pool when the

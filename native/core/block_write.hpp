@@ -1,0 +1,24 @@
+// Writing a block of the cache to its data file, and its checksum on the way.
+//
+// Written through the page cache, a block costs a copy into fresh pages that nobody reads soon: the
+// downloaded bytes are handed to their reader from memory. It also pushes out pages that are of use,
+// and at the kernel's limit of dirty pages writers are made to wait. So whole pages go to the disk
+// directly (O_DIRECT), from where they are if that is on a page boundary, else from a small aligned
+// buffer per thread. Only the end of an object that fills no page goes through the page cache. A
+// file system that cannot do this gets ordinary writes.
+//
+// Thread-safe: the buffer is the thread's own.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace dataplane {
+
+// Write `bytes` at `offset`, a multiple of the page size, and take their CRC-32C. `direct` asks for
+// direct I/O where the file system has it. Returns 0 or an errno.
+[[nodiscard]] int write_block(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
+                              bool direct, std::uint32_t& crc) noexcept;
+
+}  // namespace dataplane
