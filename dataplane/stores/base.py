@@ -156,6 +156,12 @@ class StoreConfig:
     max_concurrency: int = setting(
         32, env="DATAPLANE_STORE_MAX_CONCURRENCY", parse=int, doc="requests under way at once"
     )
+    hedge: bool = setting(
+        True, env="DATAPLANE_STORE_HEDGE", parse=parse_flag, doc="send late reads a second time"
+    )
+    hedge_floor_s: float = setting(
+        0.2, env="DATAPLANE_STORE_HEDGE_FLOOR_S", parse=float, doc="no read is late before that"
+    )
     storage_options: Mapping[str, object] = setting(
         default_factory=dict,
         doc="passed to fsspec for protocols that it serves",
@@ -168,7 +174,7 @@ class StoreConfig:
             raise ConfigError(
                 f"store.max_concurrency must be at least 1, got {self.max_concurrency}"
             )
-        for name in ("deadline_s", "timeout_s"):
+        for name in ("deadline_s", "timeout_s", "hedge_floor_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"store.{name} must be positive, got {getattr(self, name)}")
         keys = {"key", "secret", "token", "account_key"} & self.storage_options.keys()

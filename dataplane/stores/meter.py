@@ -9,6 +9,7 @@
 | `store_put_requests`, `store_put_bytes`, `store_put_s` | writes, bytes written, time in them |
 | `store_errors_<kind>` | attempts that failed, by the `kind` of `dataplane.errors` |
 | `store_retries` | attempts after the first (added by `retry.py`) |
+| `store_hedges`, `store_hedges_won` | late reads sent again; of them, second answers taken |
 | `store_wait_s` | time spent waiting for a turn (added by `limit.py`) |
 
 Thread-safe, as `Counters` is.

@@ -1,8 +1,9 @@
 """From a URL to a store with its policy around it.
 
-Remote stores are `Retry(Limit(Meter(store)))`; local folders and memory are metered only, since
-they neither throttle nor break off. What is opened pickles as its URL and configuration: it counts
-into counters of its own in another process. Thread-safe; no request is made, no client created.
+Remote stores are `Retry(Limit(Hedge(Meter(store))))`; local folders and memory are metered only,
+since they neither throttle nor break off. What is opened pickles as its URL and configuration: it
+counts into counters of its own in another process. Thread-safe; no request is made, no client
+created.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 
 from dataplane.config import assemble
 from dataplane.stores.base import Store, StoreConfig
+from dataplane.stores.hedge import HedgeStore
 from dataplane.stores.limit import LimitStore
 from dataplane.stores.local import LocalStore
 from dataplane.stores.memory import MemoryStore
@@ -78,6 +80,7 @@ def _with_policy(location: Location, config: StoreConfig, counters: Counters) ->
     if not config.storage_options and location.scheme == "memory":
         return MeterStore(MemoryStore(location.bucket, location.prefix), counters)
     metered = MeterStore(PerProcessStore(location, config), counters)
-    limited = LimitStore(metered, config.max_concurrency, counters)
+    reading = HedgeStore(metered, config.hedge_floor_s, counters) if config.hedge else metered
+    limited = LimitStore(reading, config.max_concurrency, counters)
     policy = RetryPolicy(config.max_attempts, config.deadline_s)
     return RetryStore(limited, policy, counters)

@@ -1,8 +1,7 @@
 """A store that hands everything on to another: the base of the wrappers that add one policy each.
 
-`open_store` composes them as `Retry(Limit(Meter(store)))`, so that every attempt is metered, an
-attempt holds a place only while it is under way, and a pause between attempts holds none. Hedging
-of late reads belongs between `Retry` and `Limit`.
+`open_store` composes them as `Retry(Limit(Hedge(Meter(store))))`, so that every request is metered,
+an attempt holds a place only while somebody waits for it, and a pause between attempts holds none.
 """
 
 from __future__ import annotations
