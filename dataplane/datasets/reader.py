@@ -90,6 +90,11 @@ class SampleReader:
         self._length = length
         self._counters = counters
 
+    @property
+    def mean_sample_bytes(self) -> int:
+        """Stored size of a sample with all its arrays, on average."""
+        return self.runtime.stored_bytes // max(self._length, 1)
+
     def fetch(self, indices: Iterable[int]) -> list[FetchedSample]:
         """Read the bytes of samples, mended by the policy where they have no plan.
 

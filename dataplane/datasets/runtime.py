@@ -79,6 +79,11 @@ class Runtime:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
+    @property
+    def stored_bytes(self) -> int:
+        """Size of all shards."""
+        return sum(self._sizes.values())
+
     def describe(self, shard: str) -> ObjectInfo:
         """Return the version of a shard that this run reads.
 

@@ -262,6 +262,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             )
             pin = False
         return PassOptions(
+            batch_size=self.batch_size or getattr(self.batch_sampler, "batch_size", None) or 1,
             num_workers=self.num_workers,
             prefetch_factor=(
                 DEFAULT_PREFETCH_FACTOR if self.prefetch_factor is None else self.prefetch_factor

@@ -47,6 +47,7 @@ class PassOptions:
     """How batches are made.
 
     Attributes:
+        batch_size: samples in a batch, as far as is known; at least 1.
         num_workers: native decode threads; 0 decodes in the training thread.
         prefetch_factor: finished batches that may wait for the training loop.
         pin: put batches into pinned memory.
@@ -57,6 +58,7 @@ class PassOptions:
         worker_init: called with its number in each thread that runs user code, or None.
     """
 
+    batch_size: int
     num_workers: int
     prefetch_factor: int
     pin: bool
@@ -157,7 +159,8 @@ class Pass(Iterator[Any]):
         self._inline = [(stage, StageStats(stage.name)) for stage in stages[len(background) :]]
         cache = reader.runtime.cache
         if cache is not None:
-            work.prefetch = cache.prefetch(_planned(reader, feed))
+            window = max(cache.config.prefetch_window_bytes, _bytes_ahead(reader, options))
+            work.prefetch = cache.prefetch(_planned(reader, feed), window_bytes=window)
         self._pipeline = Pipeline(feed.batches(), background, on_close=_Closer(feed, work))
         self.meter.stages = [*self._pipeline.stats, *(stats for _, stats in self._inline)]
 
@@ -260,6 +263,11 @@ def _stages(work: _Work) -> list[Stage]:
             )
         )
     return stages
+
+
+def _bytes_ahead(reader: SampleReader, options: PassOptions) -> int:
+    """Stored size of the batches that are being read, and of one more to fetch meanwhile."""
+    return (READ_AHEAD + 2) * options.batch_size * reader.mean_sample_bytes
 
 
 def _planned(reader: SampleReader, feed: Feed) -> Iterator[PlannedRead]:

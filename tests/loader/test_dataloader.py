@@ -14,6 +14,7 @@ import torch.distributed
 import torch.utils.data
 
 import dataplane as dp
+from dataplane.cache import Cache, CacheConfig
 from tests.datasets.packed import SAMPLES, Packed
 
 NAMES = ["points", "cells/connectivity", "point_data/pressure", "fields/velocity"]
@@ -398,3 +399,18 @@ def test_batches_are_pinned_on_request(packed: Packed) -> None:
         for batch in dp.DataLoader(dataset, 4, num_workers=2, pin_memory=True):
             assert batch["points"].is_pinned()
             assert_batch(batch, packed, NAMES)
+
+
+def test_the_cache_fetches_whole_batches_ahead_however_large_they_are(
+    packed: Packed, tmp_path: Path
+) -> None:
+    config = CacheConfig(dir=tmp_path / "c", block_bytes=4096, prefetch_window_bytes=4096)
+    dataset = dp.Dataset(packed.url, cache=config)
+    batches = iter(dp.DataLoader(dataset, batch_size=2, num_workers=1))
+    next(batches)
+    stored = sum(dataset.index.shards.values())
+    counters = Cache.shared(config).counters
+    deadline = time.monotonic() + 20
+    while counters["cache_prefetch_blocks"] * 4096 < 4 * stored / SAMPLES:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
