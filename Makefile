@@ -56,6 +56,7 @@ bench-smoke: setup ## Run every benchmark once on tiny inputs, so that none rots
 	$(BIN)/dataplane bench decode --smoke
 	$(BIN)/dataplane bench store --smoke
 	$(BIN)/dataplane bench loader --smoke
+	$(BIN)/dataplane bench cache --smoke
 
 check: lint type native-test test bench-smoke ## Everything that CI runs
 

@@ -1,4 +1,4 @@
-"""`dataplane bench decode|store|loader`: run a case and show its rows."""
+"""`dataplane bench decode|store|loader|cache`: run a case and show its rows."""
 
 from __future__ import annotations
 
@@ -127,6 +127,31 @@ def loader_command(
     }
     options = _options(loader.LoaderOptions, small, given, shared)
     _run(lambda progress: loader.run(options, progress), shared)
+
+
+@bench.command("cache")
+@click.option(
+    "--cache-dir",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Make the cache directories here, on the disk to measure.",
+)
+@click.option("--size", "object_bytes", type=BYTES, help="Of the object (512MiB).")
+@click.option("--threads", "fetch_threads", type=click.IntRange(1, 256), help="Downloads (8).")
+@_shared_options
+def cache_command(
+    *, cache_dir: Path | None, object_bytes: int | None, fetch_threads: int | None, **shared: Any
+) -> None:
+    """Read through the cache: warm beside pread, cold beside raw GETs."""
+    from dataplane_bench.cases import cache
+
+    small = {"object_bytes": 24 << 20, "reads": 8, "rounds": 1} if shared["smoke"] else {}
+    given = {
+        "cache_dir": cache_dir,
+        "object_bytes": object_bytes,
+        "fetch_threads": fetch_threads,
+    }
+    options = _options(cache.CacheOptions, small, given, shared)
+    _run(lambda progress: cache.run(options, progress), shared)
 
 
 OptionsT = TypeVar("OptionsT")
