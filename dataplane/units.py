@@ -12,9 +12,18 @@ from fractions import Fraction
 
 from dataplane.errors import ConfigError
 
-__all__ = ["format_bytes", "format_count", "format_duration", "format_rate", "parse_bytes"]
+__all__ = [
+    "format_bytes",
+    "format_count",
+    "format_duration",
+    "format_rate",
+    "parse_bytes",
+    "parse_duration",
+]
 
 _BINARY = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*(s|min|m|h|d|w|)\s*", re.IGNORECASE)
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b|ib?)?\s*", re.IGNORECASE)
 
 
@@ -41,6 +50,22 @@ def parse_bytes(text: str | int) -> int:
     number, letter, suffix = match.groups()
     base = 1000 if suffix is not None and suffix.lower() == "b" and letter else 1024
     return int(Fraction(number) * base ** _BINARY[letter.lower()])
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration such as `90s`, `15min`, `12h`, `7d` or `2w`; a bare number is seconds.
+
+    Raises:
+        ConfigError: the text is not a duration.
+
+    Example:
+        >>> parse_duration("1.5h"), parse_duration("7d"), parse_duration("30")
+        (5400.0, 604800.0, 30.0)
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"not a duration: {text!r}", hint="write it as 90s, 15min, 12h, 7d or 2w")
+    return float(match.group(1)) * _SECONDS[match.group(2).lower()]
 
 
 def format_bytes(count: float) -> str:

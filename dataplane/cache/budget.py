@@ -4,31 +4,30 @@
 evicting if need be. The bytes in use are one number shared by all processes (the usage file), so
 the budget holds across them. Without a budget, the cache leaves a tenth of the file system free.
 
-Eviction is done by one process at a time, under the eviction lock: it looks at the use ticks of all
-blocks of all entries, and empties the least recently used ones until a slack below the budget is
-reached. It passes over blocks that are being filled (somebody else holds their claim), that were
-used since the look, or that a plan of this process is about to read. Readers need no warning: their
-sequence check turns a block that goes away under them into a miss.
+Eviction is done by one process at a time, under the eviction lock: it empties the least recently
+used blocks of all entries (`recency.py`) until a slack below the budget is reached. It passes over
+entries that are pinned (`pins.py`), and over blocks that are being filled (somebody else holds
+their claim), that were used since the look, or that a plan of this process is about to read.
+Entries that a process holds open go when nothing else can.
+Readers need no warning: their sequence check turns a block that goes away under them into a miss.
 
-The same look counts what is really there; when the shared number has drifted from it (a process was
-killed between reserving and filling), the number is corrected.
+When each entry had to be looked at, what is really there is counted too; when the shared number has
+drifted from it (a process was killed between reserving and filling), the number is corrected.
 
 Thread-safe. No lock of this process is held while the disk works.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
-import numpy as np
-
-from dataplane import _native
 from dataplane.cache import locks
+from dataplane.cache.recency import Candidate, Recency
 from dataplane.cache.session import Session
-from dataplane.cache.spec import disk_bytes, map_disk_bytes, page_rounded
+from dataplane.cache.spec import page_rounded
 from dataplane.telemetry import Counters
 
 __all__ = ["Budget"]
@@ -37,9 +36,9 @@ _FREE_SHARE = 10  # without a budget, 1/10 of the file system stays free
 _SLACK_SHARE = 20  # an eviction goes on to 1/20 below the budget, so that not every fill evicts
 _MAX_SLACK_BYTES = 4 << 30
 _DRIFT_BYTES = 64 << 20  # smaller differences may be fills under way
-_OPEN_MAPS = 64  # maps kept open while evicting
 _EVICT_WAIT_S = 5.0  # for another process's eviction
 _EVICT_POLL_S = 0.005
+_HOPELESS_S = 0.1  # after an eviction that found nothing to evict
 
 
 class Budget:
@@ -63,6 +62,8 @@ class Budget:
         self._size_bytes = size_bytes
         self._is_planned = is_planned
         self._counters = counters
+        self._recency = Recency(session, lambda: None)
+        self._hopeless_until_s = 0.0
         self.on_pressure: Callable[[], None] = lambda: None
         """Called before empty entries are removed: let go of those that need not be open."""
 
@@ -89,6 +90,12 @@ class Budget:
         """Count files that are there or gone already."""
         self._session.usage.add_used(length)
 
+    def enforce(self) -> int:
+        """Evict what is over the budget now; return the bytes freed."""
+        with locks.hold(self._session.directory.fd, locks.EVICT_BYTE):
+            excess = self._excess(0)
+            return self._evict(excess) if excess > 0 else 0
+
     def free(self, length: int) -> int:
         """Evict at least `length` bytes if possible, also below the budget; for a full disk."""
         with locks.hold(self._session.directory.fd, locks.EVICT_BYTE, wait=False) as held:
@@ -108,99 +115,84 @@ class Budget:
             return False
         slack = min((size if size is not None else 1 << 40) // _SLACK_SHARE, _MAX_SLACK_BYTES)
         deadline = time.monotonic() + _EVICT_WAIT_S
-        while time.monotonic() < deadline:
+        while (now := time.monotonic()) < deadline:
             with locks.hold(self._session.directory.fd, locks.EVICT_BYTE, wait=False) as held:
                 # Whoever held the lock before may have made the room.
                 excess = self._excess(wanted)
                 if excess <= 0:
                     return True
-                if excess > self.used_bytes:  # emptying the cache would not do
+                # Emptying the cache would not do, or it is full of what may not go.
+                if excess > self.used_bytes or now < self._hopeless_until_s:
                     return False
-                if held and not self._evict(excess + slack):
+                if held and not self._evict(excess, slack):
+                    self._hopeless_until_s = time.monotonic() + _HOPELESS_S
                     return self._excess(wanted) <= 0
             if not held:
                 time.sleep(_EVICT_POLL_S)
         return False
 
-    def _evict(self, goal: int) -> int:
-        """Empty the least recently used blocks; the caller holds the eviction lock."""
-        names, rows, empty = self._look()
-        freed = self._remove_empty(empty)
-        files = self._session.files
-        opened: OrderedDict[str, _native.BlockMap] = OrderedDict()
-        touched: set[str] = set()
-        evicted = 0
-        for tick, which, block in rows.tolist():
-            if freed + evicted >= goal:
-                break
-            name = names[which]
-            if self._is_planned(name, block):
-                continue
-            entry = opened.get(name) or files.inspect(name, self._session.verify_tag)
-            if entry is None:
-                continue
-            opened[name] = entry
-            opened.move_to_end(name)
-            if len(opened) > _OPEN_MAPS:
-                opened.popitem(last=False)
-            got = page_rounded(_evict_block(entry, block, tick))
-            if got:
-                evicted += got
-                touched.add(name)
-                self._session.usage.add_used(-got)
-        self._counters.add("cache_evicted_bytes", evicted)
-        opened.clear()
-        return freed + evicted + self._remove_empty(touched)
+    def _evict(self, goal: int, slack: int = 0) -> int:
+        """Empty the least recently used blocks; the caller holds the eviction lock.
 
-    def _remove_empty(self, names: set[str]) -> int:
-        """Remove the files of entries that hold no block and that nobody has open."""
-        if not names:
+        Args:
+            goal: bytes to free, also at the cost of entries that are held.
+            slack: bytes to free on top of that, if those that are not held have them.
+        """
+        total = self._recency.refresh()
+        if total is not None:
+            self._correct(total)
+        protection, files = self._session.protection, self._session.files
+        freed = self._remove_empty()
+        freed += self._evict_blocks(
+            goal + slack - freed, lambda name: protection.covers(name, files)
+        )
+        # The listing was of a while ago: what came since may be all there is.
+        if freed < goal and self._recency.refresh(at_once=True) is None:
+            freed += self._evict_blocks(goal - freed, lambda name: protection.covers(name, files))
+        # A file that is open must not fill the cache with itself and then be read past it.
+        if freed < goal:
+            freed += self._evict_blocks(
+                goal - freed, lambda name: protection.is_pinned(name, files)
+            )
+        return freed + self._remove_empty()
+
+    def _evict_blocks(self, goal: int, skip: Callable[[str], bool]) -> int:
+        evicted = blocks = 0
+        with contextlib.closing(self._recency.candidates(skip)) as candidates:
+            for candidate in candidates:
+                # Only now, so that the candidate that is looked at is the one not yet decided.
+                if evicted >= goal:
+                    break
+                if not self._is_planned(candidate.name, candidate.block):
+                    freed = self._empty(candidate)
+                    evicted += freed
+                    blocks += freed > 0
+        self._counters.add_all({"cache_evicted_blocks": blocks, "cache_evicted_bytes": evicted})
+        return evicted
+
+    def _empty(self, candidate: Candidate) -> int:
+        entry, block = candidate.entry, candidate.block
+        if not entry.try_claim(block):
             return 0
-        self.on_pressure()
-        freed = sum(self._session.files.remove_unused(name) for name in names)
+        try:
+            freed = page_rounded(entry.evict(block, candidate.tick))
+        finally:
+            entry.release(block)
         self._session.usage.add_used(-freed)
         return freed
 
-    def _look(
-        self,
-    ) -> tuple[list[str], np.ndarray[tuple[int, int], np.dtype[np.uint64]], set[str]]:
-        """Find all blocks, and the entries that are damaged or have none.
+    def _remove_empty(self) -> int:
+        """Remove the files of entries that hold no block and that nobody has open."""
+        names = self._recency.take_empty()
+        if not names:
+            return 0
+        self.on_pressure()
+        freed = [self._session.files.remove_unused(name) for name in names]
+        self._session.usage.add_used(-sum(freed))
+        self._counters.add("cache_removed_entries", sum(count > 0 for count in freed))
+        return sum(freed)
 
-        Returns:
-            Names; rows of (use tick, index into names, block), least recent first; empty entries.
-        """
-        names: list[str] = []
-        empty: set[str] = set()
-        tables = [np.empty((0, 3), np.uint64)]
-        total = 0
-        for name in self._session.files.names():
-            entry = self._session.files.inspect(name, self._session.verify_tag)
-            if entry is None:
-                empty.add(name)
-                continue
-            total += disk_bytes(entry) + map_disk_bytes(entry.blocks)
-            total += page_rounded(entry.claimed_bytes())
-            blocks = np.frombuffer(entry.ready_blocks(), np.uint64).reshape(-1, 2)
-            if not len(blocks):
-                empty.add(name)
-                continue
-            table = np.empty((len(blocks), 3), np.uint64)
-            table[:, 0] = blocks[:, 1]
-            table[:, 1] = len(names)
-            table[:, 2] = blocks[:, 0]
-            names.append(name)
-            tables.append(table)
+    def _correct(self, total: int) -> None:
         drift = self._session.usage.used - total
         if abs(drift) > _DRIFT_BYTES:
             self._session.usage.add_used(-drift)
-        rows = np.concatenate(tables)
-        return names, rows[np.argsort(rows[:, 0], kind="stable")], empty
-
-
-def _evict_block(entry: _native.BlockMap, block: int, tick: int) -> int:
-    if not entry.try_claim(block):
-        return 0
-    try:
-        return entry.evict(block, tick)
-    finally:
-        entry.release(block)

@@ -31,12 +31,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from dataplane import _native
 from dataplane.cache import locks
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.budget import Budget
 from dataplane.cache.entries import Entry, EntryTable
 from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
+from dataplane.cache.live import Hold
 from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.session import Session
@@ -140,6 +142,15 @@ class Cache:
         self._prefetches.add(ahead)
         return ahead
 
+    def hold(self, source: CachedObject) -> Hold:
+        """Keep what is cached of an object from being evicted until the hold is closed.
+
+        It ends with this process, however that ends, and when the directory is replaced. Without a
+        usable directory it does nothing.
+        """
+        attachment = self._attached()
+        return Hold(attachment.session.live if attachment is not None else None, source.name)
+
     def usage_bytes(self) -> int:
         """Bytes of disk space that the cache takes, of all processes; 0 when it cannot be used."""
         attachment = self._attached()
@@ -159,6 +170,7 @@ class Cache:
         with self._attach_lock:
             attachment, self._attachment = self._attachment, None
         if attachment is not None:
+            attachment.entries.close()
             attachment.session.close()
 
     # For the rooms of this package.
@@ -193,6 +205,18 @@ class Cache:
     def holds_blocks(self) -> bool:
         """Whether any block is in memory."""
         return self._pins.held_bytes > 0
+
+    def existing(self, source: CachedObject) -> _native.BlockMap | None:
+        """Return the block map of an object that has an entry; makes none, marks none as open."""
+        attachment = self._attached()
+        if attachment is None:
+            return None
+        session = attachment.session
+        return session.files.inspect(source.name, session.verify_tag)
+
+    def is_under_way(self, source: CachedObject, block: int) -> bool:
+        """Whether this process is downloading or writing a block."""
+        return self._fetcher.is_under_way((source.name, block))
 
     def submit(self, source: CachedObject, entry: Entry, block: int, *, demand: bool) -> Job:
         """Ask for a block of an object to be downloaded."""

@@ -5,6 +5,10 @@
       lock          empty; its bytes are locked (dataplane/cache/locks.py)
       usage         numbers shared by all processes (native/core/usage.hpp)
       entries/      one subfolder per first two digits of entry names (dataplane/cache/files.py)
+      pins.json     what the user wants to keep (dataplane/cache/pins.py)
+      live          empty; its bytes are locked by those who are alive (dataplane/cache/live.py)
+      stats/        counters of the processes that use the directory (dataplane/cache/publish.py)
+      catalog.sqlite  a derived list of the entries (dataplane/cache/catalog.py)
 
 A directory that holds anything else, belongs to somebody else or says another version is left as it
 is. docs/cache-format.md is the byte-exact note. Thread-safe.
@@ -27,7 +31,10 @@ __all__ = ["VERSION_TEXT", "Directory", "names_in"]
 
 VERSION_TEXT = b"dataplane-cache 1\n"
 
-_OUR_NAMES = frozenset({"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries"})
+_OUR_NAMES = frozenset(
+    {"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries", "live", "stats"}
+    | {"pins.json", ".pins.json.tmp", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"}
+)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -134,15 +141,47 @@ class Directory:
             )
         return True
 
-    def write_file(self, name: str, content: bytes) -> None:
-        """Write a small file of the directory at once: a temporary name, then a rename."""
+    def write_file(self, name: str, content: bytes, *, durable: bool = False) -> None:
+        """Write a small file of the directory at once: a temporary name, then a rename.
+
+        Args:
+            name: of the file.
+            content: all of it.
+            durable: on the disk when this returns, for what cannot be made again.
+        """
         temporary = f".{name}.tmp"
         fd = locks.open_descriptor(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=self.fd)
         try:
-            os.write(fd, content)
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            if durable:
+                os.fsync(fd)
         finally:
             locks.close_descriptor(fd)
         os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        if durable:
+            os.fsync(self.fd)
+
+    def read_file(self, name: str, max_bytes: int) -> bytes | None:
+        """Read a small file of the directory; None when it is not there.
+
+        Raises:
+            CacheError: it is longer than `max_bytes`.
+            OSError: the file system refused, or it is a symbolic link.
+        """
+        try:
+            fd = locks.open_descriptor(name, os.O_RDONLY, dir_fd=self.fd)
+        except FileNotFoundError:
+            return None
+        try:
+            with open(fd, "rb", closefd=False) as stream:
+                content = stream.read(max_bytes + 1)
+        finally:
+            locks.close_descriptor(fd)
+        if len(content) > max_bytes:
+            raise CacheError(f"{self.path / name} has more than {max_bytes} bytes")
+        return content
 
     def open_usage(self, *, alone: bool) -> _native.UsageFile:
         """Map the usage file; the caller holds SETUP_BYTE.

@@ -82,6 +82,12 @@ class EntryTable:
                 dropped.append(self._entries.popitem(last=False)[1])
         return entry
 
+    def close(self) -> None:
+        """Let go of all entries, so that others see that they are not in use here."""
+        with self._lock:
+            entries, self._entries = self._entries, OrderedDict()
+        entries.clear()  # files are closed without the lock
+
     def drop_empty(self) -> None:
         """Let go of entries that hold no block, so that their files can be removed."""
         with self._lock:

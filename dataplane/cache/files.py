@@ -90,6 +90,18 @@ class EntryFiles:
             return False
         return True
 
+    def is_open(self, name: str) -> bool:
+        """Whether anybody has an entry open; looks of `inspect` do not count."""
+        try:
+            with self._directory.shard(name, create=False) as folder:
+                fd = locks.open_descriptor(f"{name}.map", os.O_RDONLY, dir_fd=folder)
+        except OSError:
+            return False
+        try:
+            return locks.is_locked(fd, _OPEN_BYTE)
+        finally:
+            locks.close_descriptor(fd)
+
     def inspect(self, name: str, verify_tag: int) -> _native.BlockMap | None:
         """Open an existing entry without marking it as used; None when it is gone or damaged."""
         try:

@@ -27,12 +27,14 @@ from dataplane import _native
 
 __all__ = [
     "EVICT_BYTE",
+    "PINS_BYTE",
     "SESSION_BYTE",
     "SETUP_BYTE",
     "LockByte",
     "close_descriptor",
     "close_inherited",
     "hold",
+    "is_locked",
     "lock_byte",
     "open_descriptor",
     "shard_byte",
@@ -45,6 +47,7 @@ LockByte = NewType("LockByte", int)
 SETUP_BYTE = LockByte(1024)  # exclusive while a process attaches to or leaves the directory
 EVICT_BYTE = LockByte(1025)  # exclusive while a process evicts
 SESSION_BYTE = LockByte(1026)  # shared by every process that uses the directory
+PINS_BYTE = LockByte(1027)  # exclusive while the list of pins is changed
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 
@@ -105,6 +108,13 @@ def lock_byte(fd: int, kind: int, byte: LockByte, *, wait: bool) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def is_locked(fd: int, byte: LockByte) -> bool:
+    """Whether another open file description has locked a byte; takes no lock."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from dataplane import _native
 from dataplane.cache import locks
 from dataplane.cache.directory import Directory
 from dataplane.cache.files import EntryFiles
+from dataplane.cache.live import LiveLocks
+from dataplane.cache.pins import PinList, Protection
 from dataplane.cache.spec import disk_bytes, map_disk_bytes
 
 __all__ = ["Session", "verify_tag"]
@@ -50,6 +52,7 @@ class Session:
     def __init__(self, path: Path) -> None:
         self.directory = Directory(path)
         self.files = EntryFiles(self.directory)
+        self.pins = PinList(self.directory)
         self._fd = -1
         self._pid = os.getpid()
         try:
@@ -64,6 +67,8 @@ class Session:
                     self.usage.dirty = True
                 self._lock(fcntl.F_RDLCK)
                 self.verify_tag = verify_tag(self.usage.epoch)
+                self.live = LiveLocks(self.directory)
+                self.protection = Protection(self.pins, self.live)
         except BaseException:
             locks.close_descriptor(self._fd)
             raise
@@ -72,6 +77,7 @@ class Session:
         """Leave; the last one to leave marks the cache as clean. Idempotent."""
         if self._fd < 0 or self._pid != os.getpid():
             return
+        self.live.close()
         try:
             with locks.hold(self.directory.fd, locks.SETUP_BYTE):
                 if self._lock(fcntl.F_WRLCK):

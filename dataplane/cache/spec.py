@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from dataplane import _native
 
-__all__ = ["MAX_BLOCKS", "EntrySpec", "disk_bytes", "map_disk_bytes", "page_rounded"]
+__all__ = [
+    "MAX_BLOCKS",
+    "EntryIdentity",
+    "EntrySpec",
+    "Scope",
+    "disk_bytes",
+    "map_disk_bytes",
+    "page_rounded",
+]
 
 MAX_BLOCKS = 1 << 24
 """64 TiB at 4 MiB; kMaxBlocks of native/core/blockmap.hpp."""
@@ -70,6 +78,69 @@ class EntrySpec:
             fields["cut"] = True
             text = json.dumps(fields).encode()
         return text
+
+
+@dataclass(frozen=True, slots=True)
+class EntryIdentity:
+    """What the map of an entry says that it is about, for people and for choosing entries.
+
+    Attributes:
+        store: the store's identity.
+        key: the object's full key.
+        etag: the object's version tag.
+        cut: these texts were too long, and only their beginnings are here.
+    """
+
+    store: str
+    key: str
+    etag: str
+    cut: bool = False
+
+    @classmethod
+    def parse(cls, text: bytes) -> EntryIdentity:
+        """Read what `EntrySpec.identity` wrote; anything else gives empty texts."""
+        try:
+            fields = json.loads(text)
+            return cls(
+                str(fields["store"]),
+                str(fields["key"]),
+                str(fields["etag"]),
+                bool(fields.get("cut", False)),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return cls("", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A part of a store: one object and all below it, or every key that begins in some way.
+
+    Attributes:
+        store: the store's identity.
+        key: a full key; empty for the whole store.
+        is_prefix: `key` is the beginning of keys, also within a name.
+    """
+
+    store: str
+    key: str
+    is_prefix: bool = False
+
+    def covers(self, identity: EntryIdentity) -> bool:
+        """Whether an entry lies in this part.
+
+        An entry with a cut identity counts when what is left of it fits: nothing that may be meant
+        is passed over.
+        """
+        if identity.store != self.store and not (
+            identity.cut and identity.store and self.store.startswith(identity.store)
+        ):
+            return False
+        if not self.key:
+            return True
+        if identity.key.startswith(self.key):
+            rest = identity.key[len(self.key) :]
+            return self.is_prefix or not rest or rest.startswith("/")
+        return identity.cut and self.key.startswith(identity.key)
 
 
 def page_rounded(length: int) -> int:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataplane.cli.options import store_config, store_options
+from dataplane.cli.text import PIPED_WIDTH, plural, printable
 from dataplane.shards import FORMAT_VERSION, DatasetIndex
 from dataplane.shards.summary import ArraySummary, summarise
 from dataplane.stores import open_store
@@ -22,7 +23,6 @@ from dataplane.units import format_bytes, format_count
 
 __all__ = ["info"]
 
-_PIPED_WIDTH = 160
 _WIDE = 120
 
 
@@ -76,15 +76,15 @@ def _array_document(array: ArraySummary) -> dict[str, Any]:
 
 def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary]) -> None:
     # A pipe has no width; rows that stay whole are easier for grep than folded ones.
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
     decoded = sum(array.decoded_bytes for array in arrays)
     stored = sum(index.shards.values())
     console.print(Text(url, style="bold"))
     ratio = f", ratio {decoded / stored:.2f}" if stored else ""
     shards = len(index.shards)
     console.print(
-        f"{format_count(len(index))} {_plural('sample', len(index))} in "
-        f"{format_count(shards)} {_plural('shard', shards)}; "
+        f"{format_count(len(index))} {plural('sample', len(index))} in "
+        f"{format_count(shards)} {plural('shard', shards)}; "
         f"{format_bytes(decoded)} decoded, {format_bytes(stored)} stored{ratio}",
         highlight=False,
     )
@@ -105,7 +105,7 @@ def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary]) -> Non
             *((_number(array.minimum), _number(array.maximum)) if wide else ()),
         )
         # Text, not str: names and units come from files, and rich would read markup in them.
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     console.print(table)
 
 
@@ -131,12 +131,3 @@ def _ratio(array: ArraySummary) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else f"{noun}s"
-
-
-def _printable(text: str) -> str:
-    """Keep control characters of hostile names out of the terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

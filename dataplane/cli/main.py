@@ -23,8 +23,10 @@ __all__ = ["main"]
 _INTERRUPTED = 130
 # Name -> (module, attribute, help). The help stands here so that listing commands imports nothing.
 _BUILT_IN = {
+    "cache": ("dataplane.cli.cache", "cache", "Look into the cache, check it, empty it."),
     "demo": ("dataplane.cli.demo", "demo", "Run the whole data plane on generated data."),
     "info": ("dataplane.cli.info", "info", "Describe a packed dataset."),
+    "warm": ("dataplane.cli.warm", "warm", "Bring objects into the cache ahead of their readers."),
     "pack": ("dataplane.cli.pack", "pack", "Convert simulation files to a packed dataset."),
 }
 _ENTRY_POINTS = "dataplane.commands"

@@ -10,7 +10,30 @@ from collections.abc import Iterator
 from dataplane.cache import Cache, CachedObject, PlannedRead, Prefetch
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
-__all__ = ["CacheBlocks"]
+__all__ = ["CacheBlocks", "HeldObject"]
+
+
+class HeldObject:
+    """An object that a program has open: evicted only when nothing else is left."""
+
+    __slots__ = ("_hold", "_source")
+
+    def __init__(self, cache: Cache, source: CachedObject) -> None:
+        self._source = source
+        self._hold = cache.hold(source)
+
+    def read_into(self, start: int, stop: int, buffer: memoryview) -> None:
+        """Fill `buffer` with bytes `[start, stop)` of the object."""
+        self._source.read_into(start, stop, buffer)
+
+    def is_complete(self) -> bool:
+        """Whether every byte is in the cache."""
+        return self._source.is_complete()
+
+    def close(self) -> None:
+        """Let go of the object. Idempotent."""
+        self._hold.close()
+        self._source.close()
 
 
 class CacheBlocks:
@@ -25,9 +48,9 @@ class CacheBlocks:
         """The cache's unit of download."""
         return self._cache.config.block_bytes
 
-    def open(self, info: ObjectInfo) -> CachedObject:
-        """Open one object version; makes no request."""
-        return self._cache.open(self._store, info)
+    def open(self, info: ObjectInfo) -> HeldObject:
+        """Open one object version and keep it from being evicted first; makes no request."""
+        return HeldObject(self._cache, self._cache.open(self._store, info))
 
     def read(self, info: ObjectInfo, start: int, stop: int) -> Buffer:
         """Read bytes of an object that is not kept open."""
@@ -39,7 +62,7 @@ class CacheBlocks:
 
     def fetch_ahead(self, info: ObjectInfo, start: int, stop: int, window_bytes: int) -> Prefetch:
         """Fetch `[start, stop)` in order within a window; steps are block numbers."""
-        reads = _block_reads(self.open(info), start, stop, self.block_bytes)
+        reads = _block_reads(self._cache.open(self._store, info), start, stop, self.block_bytes)
         return self._cache.prefetch(reads, window_bytes=window_bytes)
 
 

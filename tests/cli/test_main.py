@@ -18,11 +18,20 @@ COMMANDS = [
     "bench decode",
     "bench loader",
     "bench store",
+    "cache",
+    "cache clear",
+    "cache gc",
+    "cache info",
+    "cache ls",
+    "cache pin",
+    "cache unpin",
+    "cache verify",
     "demo",
     "info",
     "mount",
     "pack",
     "umount",
+    "warm",
 ]
 
 

@@ -1,0 +1,137 @@
+"""Emptying a cache directory by hand: what `dataplane cache gc` and `clear` do.
+
+Both go by the rules of eviction (`budget.py`): a block is emptied under its claim, so readers in
+other processes see a miss and never wrong bytes, and what is pinned or held stays. `clear` also
+leaves alone what another process has open, unless it is told not to: that is safe, but whoever
+reads it would download it again.
+
+Thread-safe; holds no state of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dataplane import _native
+from dataplane.cache.budget import Budget
+from dataplane.cache.session import Session
+from dataplane.cache.spec import EntryIdentity, Scope, page_rounded
+from dataplane.telemetry import Counters
+
+__all__ = ["Cleared", "clear", "collect"]
+
+_LAST_TICK = (1 << 64) - 1
+
+
+@dataclass(slots=True)
+class Cleared:
+    """What was done.
+
+    Attributes:
+        blocks: blocks that were emptied.
+        freed_bytes: space given back, that of removed files included.
+        entries: entries whose files were removed.
+        kept_in_use: entries left because another process has them open.
+        kept_pinned: entries left because they are pinned or held.
+        kept_bytes: of the blocks of both.
+    """
+
+    blocks: int = 0
+    freed_bytes: int = 0
+    entries: int = 0
+    kept_in_use: int = 0
+    kept_pinned: int = 0
+    kept_bytes: int = 0
+
+
+def collect(session: Session, *, size_bytes: int | None, max_age_s: float | None = None) -> Cleared:
+    """Empty blocks that were not used for a while, then what is over the budget.
+
+    Args:
+        session: the stay in the directory.
+        size_bytes: the budget, or None to leave a tenth of the file system free.
+        max_age_s: empty blocks whose last use is longer ago.
+    """
+    done = Cleared()
+    if max_age_s is not None:
+        before = max(0, time.time_ns() - int(max_age_s * 1e9))
+        _sweep(session, done, before, lambda _: True, pinned=False, in_use=True)
+    counters = Counters()
+    budget = Budget(session, size_bytes, lambda _name, _block: False, counters)
+    done.freed_bytes += budget.enforce()
+    done.blocks += int(counters["cache_evicted_blocks"])
+    done.entries += int(counters["cache_removed_entries"])
+    return done
+
+
+def clear(
+    session: Session, *, scope: Scope | None = None, pinned: bool = False, in_use: bool = False
+) -> Cleared:
+    """Empty all entries, or those of a part of a store, and remove their files.
+
+    Args:
+        session: the stay in the directory.
+        scope: only entries of this part.
+        pinned: also those that the user has pinned. What a process holds stays all the same.
+        in_use: also those that another process has open.
+    """
+    done = Cleared()
+
+    def covers(entry: _native.BlockMap) -> bool:
+        return scope is None or scope.covers(EntryIdentity.parse(entry.identity))
+
+    _sweep(session, done, _LAST_TICK, covers, pinned=pinned, in_use=in_use)
+    return done
+
+
+def _sweep(
+    session: Session,
+    done: Cleared,
+    before_tick: int,
+    covers: Callable[[_native.BlockMap], bool],
+    *,
+    pinned: bool,
+    in_use: bool,
+) -> None:
+    """Empty the blocks that were last used before a moment, entry by entry."""
+    for name in session.files.names():
+        entry = session.files.inspect(name, session.verify_tag)
+        if entry is not None:
+            if not covers(entry):
+                continue
+            resident = entry.resident_bytes()
+            if session.live.is_held(name) or (
+                not pinned and session.protection.is_pinned(name, session.files)
+            ):
+                done.kept_pinned += 1
+                done.kept_bytes += resident
+                continue
+            if not in_use and session.files.is_open(name):
+                done.kept_in_use += 1
+                done.kept_bytes += resident
+                continue
+            _empty(session, entry, before_tick, done)
+        # Gives back nothing when blocks are left, or when somebody has the entry open.
+        del entry
+        freed = session.files.remove_unused(name)
+        session.usage.add_used(-freed)
+        done.freed_bytes += freed
+        done.entries += freed > 0
+
+
+def _empty(session: Session, entry: _native.BlockMap, before_tick: int, done: Cleared) -> None:
+    blocks = np.frombuffer(entry.ready_blocks(), np.uint64).reshape(-1, 2)
+    for block in blocks[blocks[:, 1] <= before_tick, 0].tolist():
+        if not entry.try_claim(block):
+            continue
+        try:
+            freed = page_rounded(entry.evict(block, before_tick))
+        finally:
+            entry.release(block)
+        session.usage.add_used(-freed)
+        done.freed_bytes += freed
+        done.blocks += freed > 0

@@ -1,0 +1,208 @@
+"""`dataplane cache verify`, `gc` and `clear`: check the cache, and make it smaller."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from dataplane.cache.upkeep import Cleared, collect
+from dataplane.cache.upkeep import clear as clear_cache
+from dataplane.cache.verify import VerifyReport
+from dataplane.cache.verify import verify as verify_blocks
+from dataplane.cli.cache_directory import DIR_OPTION, JSON_OPTION, attached, scope_of
+from dataplane.cli.options import cache_config, cache_options, store_config, store_options
+from dataplane.cli.text import plural, printable
+from dataplane.errors import CacheError, Corrupt
+from dataplane.units import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_rate,
+    parse_duration,
+)
+
+__all__ = ["clear", "gc", "verify"]
+
+_SHOWN_BAD = 20
+_MAX_THREADS = 64
+
+
+@click.command()
+@click.argument("url", required=False)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, _MAX_THREADS),
+    help="Blocks checked at once; by default one per CPU, 8 at most.",
+)
+@DIR_OPTION
+@store_options
+@JSON_OPTION
+def verify(
+    url: str | None,
+    *,
+    threads: int | None,
+    cache_dir: Path | None,
+    endpoint_url: str | None,
+    region: str | None,
+    anonymous: bool | None,
+    as_json: bool,
+) -> None:
+    """Check every cached block against its checksum, or those at and below URL.
+
+    Blocks are read from the disk, not from memory. A bad one is dropped, so that its next reader
+    downloads it again, and the command returns 5. Others may use the cache meanwhile; readers
+    check blocks themselves at their first use after a boot, so this is for disks in doubt.
+    """
+    scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
+    with (
+        attached(cache_config(cache_dir)) as session,
+        _shown_progress(None if scope else session.usage.used) as show,
+    ):
+        began = time.monotonic()
+        report = verify_blocks(
+            session,
+            scope=scope,
+            threads=threads or min(8, len(os.sched_getaffinity(0))),
+            progress=show,
+        )
+        duration_s = time.monotonic() - began
+    _print_verified(report, duration_s, as_json=as_json)
+    bad = report.corrupt_blocks + report.unreadable_blocks
+    if bad or report.damaged_entries:
+        raise Corrupt(
+            f"{bad} of {report.blocks} blocks and {report.damaged_entries} entries were bad",
+            hint="they are dropped and will be downloaded again; if this repeats, look at the disk",
+        )
+
+
+@click.command()
+@cache_options
+@click.option(
+    "--max-age",
+    metavar="TIME",
+    help="Also empty blocks that were not used for so long: 12h, 7d, 2w.",
+)
+@JSON_OPTION
+def gc(
+    cache_dir: Path | None, cache_size: int | None, *, max_age: str | None, as_json: bool
+) -> None:
+    """Bring the cache within its budget now.
+
+    Loaders and mounts do this by themselves when they need room. Least recently used blocks go
+    first; what is pinned, or open in a mount, stays.
+    """
+    config = cache_config(cache_dir, cache_size)
+    max_age_s = parse_duration(max_age) if max_age is not None else None
+    with attached(config) as session:
+        done = collect(session, size_bytes=config.size_bytes, max_age_s=max_age_s)
+        used = max(0, session.usage.used)
+    _print_cleared(done, used, as_json=as_json)
+    if config.size_bytes is not None and used > config.size_bytes:
+        raise CacheError(
+            f"{format_bytes(used)} are still used, the budget is {format_bytes(config.size_bytes)}",
+            hint="the rest is pinned, held or being read; see: dataplane cache ls",
+        )
+
+
+@click.command()
+@click.argument("url", required=False)
+@click.option("--force", is_flag=True, help="Also empty what other processes have open.")
+@click.option("--pinned", is_flag=True, help="Also empty what is pinned; the pins stay.")
+@DIR_OPTION
+@store_options
+@JSON_OPTION
+def clear(
+    url: str | None,
+    *,
+    force: bool,
+    pinned: bool,
+    cache_dir: Path | None,
+    endpoint_url: str | None,
+    region: str | None,
+    anonymous: bool | None,
+    as_json: bool,
+) -> None:
+    """Empty the cache, or what it holds of URL and all below it.
+
+    Objects that another process has open are left, and the command returns 5. --force empties them
+    too; that is safe, their readers download again. What is open in a mount stays in any case, and
+    what is pinned unless --pinned says otherwise.
+    """
+    scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
+    with attached(cache_config(cache_dir)) as session:
+        done = clear_cache(session, scope=scope, pinned=pinned, in_use=force)
+        used = max(0, session.usage.used)
+    _print_cleared(done, used, as_json=as_json)
+    if done.kept_in_use:
+        raise CacheError(
+            f"{done.kept_in_use} {plural('object', done.kept_in_use)} are in use by other "
+            f"processes and were left",
+            hint="stop them (see: dataplane stats --once), or add --force",
+        )
+
+
+@contextmanager
+def _shown_progress(total: int | None) -> Iterator[Callable[[VerifyReport], None]]:
+    console = Console(stderr=True, highlight=False)
+    bar = Progress(
+        TextColumn("checked"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TextColumn("{task.fields[bad]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("verify", total=total, bad="")
+
+    def show(report: VerifyReport) -> None:
+        bad = report.corrupt_blocks + report.unreadable_blocks
+        bar.update(task, completed=report.checked_bytes, bad=f"[red]{bad} bad" if bad else "")
+
+    with bar:
+        yield show
+
+
+def _print_verified(report: VerifyReport, duration_s: float, *, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = dataclasses.asdict(report)
+        document["duration_s"] = round(duration_s, 3)
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    rate = format_rate(report.checked_bytes / duration_s) if duration_s else ""
+    click.echo(
+        f"checked {format_count(report.blocks)} {plural('block', report.blocks)} of "
+        f"{format_count(report.entries)} {plural('object', report.entries)}: "
+        f"{format_bytes(report.checked_bytes)} in {format_duration(duration_s)} ({rate})"
+    )
+    for bad in report.bad[:_SHOWN_BAD]:
+        click.echo(
+            f"  dropped bytes {bad.start} to {bad.stop} of "
+            f"{printable(f'{bad.store}/{bad.key}')}: {bad.reason}"
+        )
+
+
+def _print_cleared(done: Cleared, used_bytes: int, *, as_json: bool) -> None:
+    if as_json:
+        document = dataclasses.asdict(done) | {"used_bytes": used_bytes}
+        click.echo(json.dumps(document, indent=1))
+        return
+    click.echo(
+        f"freed {format_bytes(done.freed_bytes)}: {format_count(done.blocks)} "
+        f"{plural('block', done.blocks)}, {format_count(done.entries)} "
+        f"{plural('object', done.entries)} removed; {format_bytes(used_bytes)} in use"
+    )
+    for count, why in ((done.kept_pinned, "pinned or held"), (done.kept_in_use, "in use")):
+        if count:
+            click.echo(f"left {format_count(count)} {plural('object', count)}: {why}")

@@ -1,0 +1,275 @@
+"""`dataplane cache` and `dataplane warm`, as a user and a script see them."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dataplane.cache import Cache, CacheConfig
+from dataplane.cli import main as command_line
+from dataplane.stores import open_store
+
+MIB = 1 << 20
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Iterator[Any]:
+    """Run a command line in this process, with its exit code and its error line."""
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["dataplane", *map(str, arguments)])
+        code = 0
+        try:
+            command_line.main()
+        except SystemExit as err:
+            code = int(err.code or 0)
+        gc.collect()  # a command is a process, at whose end nothing is open any more
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    yield run
+    logging.getLogger().handlers.clear()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Three objects of 9 MB."""
+    folder = tmp_path / "sims"
+    folder.mkdir()
+    for name in ("a.bin", "b.bin", "sub/c.bin"):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(os.urandom(9_000_000))
+    return folder
+
+
+@pytest.fixture
+def cache_dir(tmp_path) -> Path:
+    return tmp_path / "cache"  # what DATAPLANE_CACHE_DIR says
+
+
+def failed(done: Done, code: int, *words: str) -> None:
+    assert done.code == code, done
+    lines = done.err.strip().splitlines()
+    assert len(lines) == 1, done.err
+    assert lines[0].startswith("dataplane: ")
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_warm_then_check_then_read_without_the_store(run, folder, cache_dir):
+    cold = run("warm", folder, "--check", "--json")
+    assert (cold.code, cold.document["missing_bytes"]) == (1, 27_000_000)
+    assert {row["key"] for row in cold.document["missing"]} == {"a.bin", "b.bin", "sub/c.bin"}
+    done = run("warm", folder, "--json")
+    assert done.code == 0
+    assert (done.document["fetched_bytes"], done.document["missing_bytes"]) == (27_000_000, 0)
+    assert run("warm", folder, "--check").code == 0
+    store = open_store(folder)
+    with Cache(CacheConfig(dir=cache_dir)) as cache:
+        for info in store.list():
+            blob = cache.open(store, info)
+            assert bytes(blob.read(0, info.size_bytes)) == (folder / info.key).read_bytes()
+        assert cache.counters["cache_fetch_bytes"] == 0
+    assert store.counters["store_get_bytes"] == 0
+
+
+def test_warm_takes_prefixes_one_object_or_a_plan(run, folder, tmp_path):
+    assert run("warm", folder, "--prefix", "sub/", "--json").document["objects"] == 1
+    assert run("warm", folder / "a.bin", "--json").document["fetched_bytes"] == 9_000_000
+    plan = tmp_path / "plan.txt"
+    plan.write_text(
+        '# two reads\n\nb.bin 8500000 8500001\n{"key": "b.bin", "start": 0, "stop": 1}\n'
+    )
+    assert run("warm", folder, "--plan", plan, "--json").document["fetched_bytes"] == 9_000_000 - (
+        4 * MIB
+    )
+    left = run("warm", folder, "--check", "--json").document
+    assert (left["missing"], left["missing_bytes"]) == (
+        [{"key": "b.bin", "bytes": 4 * MIB}],
+        4 * MIB,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.bin 5 4", ("line 1", "5 to 4")),
+        ("ok.bin\n", ("no object",)),
+        ("a.bin 0 9000001", ("line 1", "9000000 bytes")),
+        ("a.bin 0 99999999999999999999999", ("line 1", "no range")),
+        ("a.bin\n{", ("line 2", "JSON")),
+        ('{"key": 3}', ("line 1", "no key")),
+        ('{"key": "a.bin", "start": "0"}', ("line 1", "start")),
+        ('{"key": "a.bin", "stop": true}', ("line 1", "stop")),
+        ('{"key": "a.bin", "length": 3}', ("line 1", "'length'")),
+        ('{"key": "a.bin", "start": -1}', ("line 1", "-1")),
+        ("x" * 20_000, ("line 1", "16384")),
+        ("{" * 10_000, ("line 1", "JSON")),
+    ],
+)
+def test_a_bad_line_of_a_plan_is_named(run, folder, tmp_path, text, words):
+    plan = tmp_path / "plan.txt"
+    plan.write_text(text)
+    done = run("warm", folder, "--plan", plan)
+    failed(done, 3 if words == ("no object",) else 4, *words[:1])
+    assert all(word in done.err for word in words)
+
+
+def test_a_plan_that_is_not_text_is_refused(run, folder, tmp_path):
+    plan = tmp_path / "plan.txt"
+    plan.write_bytes(b"\xff\xfe\x00")
+    failed(run("warm", folder, "--plan", plan), 4, "UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("warm", "{folder}/nothing"), 3, "nothing"),
+        (("warm", "{folder}", "--prefix", "zzz"), 3, "'zzz'"),
+        (("warm", "{folder}", "--cache-size", "5MiB"), 5, "do not fit"),
+        (("cache", "info"), 5, "there is no cache"),
+        (("cache", "verify"), 5, "there is no cache"),
+        (("cache", "clear"), 5, "there is no cache"),
+        (("cache", "gc", "--max-age", "soon"), 2, "not a duration"),
+        (("cache", "unpin"), 2, "name a URL"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(run, folder, arguments, code, word):
+    failed(run(*(text.format(folder=folder) for text in arguments)), code, word)
+
+
+def test_info_and_ls_tell_what_is_there(run, folder, cache_dir):
+    run("warm", folder)
+    with Cache(CacheConfig(dir=cache_dir)) as cache:
+        used = cache.usage_bytes()
+    info = run("cache", "info", "--json").document
+    assert info["used_bytes"] == used
+    assert (info["entries"], info["complete_entries"]) == (3, 3)
+    assert info["resident_bytes"] == info["object_bytes"] == 27_000_000
+    assert info["stores"][0]["store"] == "file://"
+    assert "25.7 MiB of 25.7 MiB" in run("cache", "info").out
+    rows = run("cache", "ls", folder / "sub", "--json").document
+    assert rows["total"] == 1
+    assert rows["entries"][0]["key"] == str(folder / "sub/c.bin").lstrip("/")
+    assert 0 <= time.time() - rows["entries"][0]["last_used_s"] < 60
+    listed = run("cache", "ls", "--sort", "key", "--limit", "2")
+    assert [line.split("/")[-1].strip() for line in listed.out.splitlines()[1:3]] == [
+        "a.bin",
+        "b.bin",
+    ]
+    assert "2 of 3 shown" in listed.out
+
+
+def test_a_flipped_byte_is_found_and_fetched_again(run, folder, cache_dir):
+    run("warm", folder)
+    clean = run("cache", "verify", "--json")
+    assert (clean.code, clean.document["blocks"], clean.document["corrupt_blocks"]) == (0, 9, 0)
+    data = sorted(cache_dir.glob("entries/*/*.data"))[0]
+    with data.open("r+b") as file:
+        byte = os.pread(file.fileno(), 1, 5 * MIB)[0]
+        os.pwrite(file.fileno(), bytes([byte ^ 1]), 5 * MIB)
+    found = run("cache", "verify", "--json")
+    assert found.document["corrupt_blocks"] == 1
+    assert (found.document["bad"][0]["start"], found.document["bad"][0]["stop"]) == (
+        4 * MIB,
+        8 * MIB,
+    )
+    failed(found, 5, "1 of 9 blocks")
+    assert run("warm", folder, "--json").document["fetched_bytes"] == 4 * MIB
+    assert run("cache", "verify").code == 0
+
+
+def test_a_pin_spares_an_object_from_gc_and_clear(run, folder):
+    run("warm", folder)
+    pinned = run("cache", "pin", folder / "sub", "--json").document
+    assert (pinned["state"], pinned["entries"], pinned["resident_bytes"]) == (
+        "pinned",
+        1,
+        9_000_000,
+    )
+    assert "already" in run("cache", "pin", folder / "sub").out
+    done = run("cache", "gc", "--cache-size", "4MiB", "--json")
+    assert done.document["blocks"] == 6
+    failed(done, 5, "still used")
+    assert "pin" in run("cache", "ls").out.split("object")[1]
+    assert run("cache", "clear", "--json").document["kept_pinned"] == 1
+    failed(run("cache", "unpin", folder), 2, "is not pinned", "sub")
+    assert run("cache", "unpin", folder / "sub").code == 0
+    assert run("cache", "clear", "--json").document["entries"] == 1
+    assert run("cache", "info", "--json").document["used_bytes"] == 0
+
+
+def test_pins_by_prefix_and_taking_all_back(run, folder):
+    run("warm", folder)
+    assert run("cache", "pin", folder, "--prefix", "a", "--json").document["entries"] == 1
+    assert run("cache", "pin", "s3://bucket/cars").code == 0
+    assert len(run("cache", "info", "--json").document["pins"]) == 2
+    assert run("cache", "unpin", "--all", "--json").document == {"unpinned": 2}
+    assert run("cache", "info", "--json").document["pins"] == []
+
+
+def test_clear_leaves_what_others_read_unless_forced(run, folder, cache_dir):
+    run("warm", folder)
+    store = open_store(folder)
+    with Cache(CacheConfig(dir=cache_dir)) as reading:
+        blob = reading.open(store, store.head("a.bin"))
+        blob.read(0, 1)
+        done = run("cache", "clear")
+        failed(done, 5, "1 object are in use", "--force")
+        assert blob.is_complete()
+        assert run("cache", "clear", "--force").code == 0
+        assert bytes(blob.read(0, 100)) == (folder / "a.bin").read_bytes()[:100]
+
+
+def test_old_blocks_are_collected(run, folder):
+    run("warm", folder)
+    assert run("cache", "gc", "--max-age", "1h", "--json").document["blocks"] == 0
+    assert run("cache", "gc", "--max-age", "0s", "--json").document["blocks"] == 9
+
+
+def test_ctrl_c_ends_warming_with_130_and_keeps_what_came(tmp_path, cache_dir):
+    """An object of 8 GiB, so that there is something to interrupt."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    with (folder / "large.bin").open("wb") as file:
+        file.truncate(8 << 30)  # sparse
+    done = subprocess.Popen(
+        [sys.executable, "-m", "dataplane", "warm", str(folder), "--cache-dir", str(cache_dir)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if any(path.stat().st_blocks > 1000 for path in cache_dir.glob("entries/*/*.data")):
+            break
+        time.sleep(0.01)
+    done.send_signal(2)
+    _, err = done.communicate(timeout=30)
+    assert done.returncode == 130
+    assert err.strip() == "dataplane: interrupted"
+    data = next(iter(cache_dir.glob("entries/*/*.data")))
+    assert 0 < data.stat().st_blocks * 512 < 8 << 30
