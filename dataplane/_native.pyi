@@ -19,6 +19,20 @@ def crc32c(bytes: Buffer, seed: int = 0) -> int: ...  # noqa: A002
 def decode(
     table: Buffer, sources: Sequence[Buffer], destinations: Sequence[object], threads: int = 1
 ) -> None: ...
+def encode(
+    chunks: Sequence[Buffer],
+    *,
+    codec: int,
+    inner: int = 0,
+    level: int = 5,
+    shuffle: int = 0,
+    typesize: int = 1,
+    block_bytes: int = 0,
+    zstd_level: int = 3,
+    zstd_checksum: bool = False,
+    crc32c: bool = False,
+    threads: int = 1,
+) -> list[bytes]: ...
 def inflate_only(table: Buffer, sources: Sequence[Buffer], threads: int = 1) -> None: ...
 
 class DecodeFailure(Exception):

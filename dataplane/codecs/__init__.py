@@ -1,8 +1,8 @@
 """The typed face of the native decoder, and its NumPy reference.
 
 A chunk of an array is stored as the inner codec chain of a Zarr v3 array says: `parse_pipeline`
-turns that metadata into a `Pipeline`, `encode_chunk` makes the bytes of one chunk, `ChunkTable`
-lists the chunks of whole arrays or boxes of them with NumPy, and `decode` has the native module
+turns that metadata into a `Pipeline`, `encode_chunk` and `encode_chunks` make the stored bytes,
+`ChunkTable` lists the chunks of whole arrays or boxes of them with NumPy, and `decode` has the native module
 decode all rows of a table in one call, without the GIL, into memory that the caller owns.
 `dataplane.codecs.reference` is the slow twin that tests compare against.
 
@@ -11,13 +11,12 @@ Nothing here reads files or knows samples: offsets, lengths and buffers come fro
 """
 
 from dataplane.codecs.decode import NativeInfo, codec_alone, decode, native_info
-from dataplane.codecs.encode import ENCODERS, encode_chunk
+from dataplane.codecs.encode import encode_chunk, encode_chunks
 from dataplane.codecs.pipeline import Codec, Pipeline, parse_pipeline
 from dataplane.codecs.table import CHUNK_DTYPE, MAX_DIMS, ChunkTable, join_rows
 
 __all__ = [
     "CHUNK_DTYPE",
-    "ENCODERS",
     "MAX_DIMS",
     "ChunkTable",
     "Codec",
@@ -26,6 +25,7 @@ __all__ = [
     "codec_alone",
     "decode",
     "encode_chunk",
+    "encode_chunks",
     "join_rows",
     "native_info",
     "parse_pipeline",

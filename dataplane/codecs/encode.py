@@ -1,30 +1,30 @@
-"""Making the bytes of one chunk, for the writer of packed datasets.
+"""Making the stored bytes of chunks, for the writer of packed datasets.
 
-Not performance-critical in the way decoding is: numcodecs and zstandard do the work, with the GIL
-released, so that a pool of threads packs in parallel. Thread-safe: zstd contexts are per thread,
-and Blosc is used through its context interface, without its global lock and its own threads,
-which do not survive fork.
+`encode_chunk` makes one chunk's bytes in the calling thread, `encode_chunks` those of many chunks
+with several threads in one call; both give the same bytes, which depend on nothing but the elements
+and the pipeline. The native module shuffles, compresses and adds the checksum, with the GIL
+released. What is left to Python is what it is good at: element types, byte order, strides.
+Thread-safe.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
-from numcodecs import blosc, lz4
 
 from dataplane import _native
-from dataplane.codecs.pipeline import BloscSettings, Codec, Pipeline, ZstdSettings
+from dataplane.codecs.pipeline import BloscSettings, Pipeline, ZstdSettings
 from dataplane.errors import ConfigError
 
-__all__ = ["ENCODERS", "encode_chunk"]
+__all__ = ["encode_chunk", "encode_chunks"]
 
-_local = threading.local()
+_BLOSC_INNER: Final = {"lz4": 0, "lz4hc": 1, "zstd": 2}
+"""The numbers are those of BloscInner in native/core/blosc_encode.hpp."""
+_ZSTD_DEFAULT_LEVEL: Final = 3
+"""The library's; asked for by its number, so that a change of the library changes no dataset."""
 
 
 def encode_chunk(array: npt.NDArray[Any], pipeline: Pipeline) -> bytes:
@@ -35,13 +35,63 @@ def encode_chunk(array: npt.NDArray[Any], pipeline: Pipeline) -> bytes:
         pipeline: its codec chain.
 
     Raises:
-        ConfigError: the chunk's element type is not the pipeline's, or Blosc cannot hold it.
+        ConfigError: the chunk's element type is not the pipeline's, or it is too large.
 
     Example:
         >>> from dataplane.codecs import parse_pipeline
         >>> encode_chunk(np.arange(3, dtype="u1"), parse_pipeline(["bytes"], "u1"))
         b'\x00\x01\x02'
     """
+    return encode_chunks([array], pipeline)[0]
+
+
+def encode_chunks(
+    arrays: Sequence[npt.NDArray[Any]], pipeline: Pipeline, *, threads: int = 1
+) -> list[bytes]:
+    """Return the stored bytes of each of several whole chunks.
+
+    Args:
+        arrays: as for `encode_chunk`.
+        pipeline: the codec chain of all of them.
+        threads: how many threads may encode, the calling one included; 1 stays in it.
+
+    Raises:
+        ConfigError: as for `encode_chunk`, or the number of threads is not 1 to 256.
+
+    Example:
+        >>> from dataplane.codecs import parse_pipeline
+        >>> chunks = [np.full(1000, n, "u2") for n in range(3)]
+        >>> encoded = encode_chunks(chunks, parse_pipeline([
+        ...     {"name": "bytes", "configuration": {"endian": "little"}}, "crc32c"], "u2"), threads=2)
+        >>> [len(chunk) for chunk in encoded]
+        [2004, 2004, 2004]
+    """
+    flat = [_stored_elements(array, pipeline) for array in arrays]
+    settings: dict[str, Any] = {}
+    if isinstance(pipeline.settings, BloscSettings):
+        blosc = pipeline.settings
+        settings = {
+            "inner": _BLOSC_INNER[blosc.cname],
+            "level": blosc.clevel,
+            "shuffle": blosc.shuffle,
+            "typesize": blosc.typesize,
+            "block_bytes": blosc.blocksize,
+        }
+    elif isinstance(pipeline.settings, ZstdSettings):
+        settings = {
+            "zstd_level": pipeline.settings.level or _ZSTD_DEFAULT_LEVEL,
+            "zstd_checksum": pipeline.settings.checksum,
+        }
+    try:
+        return _native.encode(
+            flat, codec=int(pipeline.codec), crc32c=pipeline.crc32c, threads=threads, **settings
+        )
+    except ValueError as err:
+        raise ConfigError(f"chunks cannot be encoded: {err}") from err
+
+
+def _stored_elements(array: npt.NDArray[Any], pipeline: Pipeline) -> npt.NDArray[Any]:
+    """Return a chunk's elements in C order and in the byte order in which they are stored."""
     if array.dtype.newbyteorder("=") != pipeline.dtype:
         raise ConfigError(f"a chunk of {array.dtype} cannot be encoded as {pipeline.dtype}")
     if array.nbytes > _native.max_chunk_bytes:
@@ -50,57 +100,4 @@ def encode_chunk(array: npt.NDArray[Any], pipeline: Pipeline) -> bytes:
             hint="choose smaller chunks",
         )
     stored = pipeline.dtype.newbyteorder(">" if pipeline.big_endian else "<")
-    flat = np.ascontiguousarray(array, dtype=stored).reshape(-1).view(np.uint8)
-    encoded = ENCODERS[pipeline.codec](flat, pipeline.settings)
-    if pipeline.crc32c:
-        encoded += _native.crc32c(encoded).to_bytes(4, "little")
-    return encoded
-
-
-def _encode_raw(flat: npt.NDArray[np.uint8], _: object) -> bytes:
-    return flat.tobytes()
-
-
-def _encode_blosc(flat: npt.NDArray[np.uint8], settings: object) -> bytes:
-    assert isinstance(settings, BloscSettings)
-    # Without this, calls from the main thread go through the library's global state and threads.
-    blosc.use_threads = False
-    # The library takes the type size from the buffer's item size.
-    size = settings.typesize if flat.size % settings.typesize == 0 else 1
-    items = flat.view(np.dtype((np.void, size))) if size > 1 else flat
-    return bytes(
-        blosc.compress(
-            items, settings.cname.encode(), settings.clevel, settings.shuffle, settings.blocksize
-        )
-    )
-
-
-def _encode_zstd(flat: npt.NDArray[np.uint8], settings: object) -> bytes:
-    assert isinstance(settings, ZstdSettings)
-    compressors: dict[ZstdSettings, zstandard.ZstdCompressor]
-    compressors = _local.__dict__.setdefault("compressors", {})
-    compressor = compressors.get(settings)
-    if compressor is None:
-        # The library's default is asked for by its number: 0 means something else to zstandard.
-        compressor = zstandard.ZstdCompressor(
-            level=settings.level or 3, write_checksum=settings.checksum, write_content_size=True
-        )
-        compressors[settings] = compressor
-    return compressor.compress(flat.data)
-
-
-def _encode_lz4(flat: npt.NDArray[np.uint8], _: object) -> bytes:
-    return bytes(lz4.compress(flat))
-
-
-ENCODERS: Final[Mapping[Codec, Callable[[npt.NDArray[np.uint8], object], bytes]]] = (
-    MappingProxyType(
-        {
-            Codec.RAW: _encode_raw,
-            Codec.ZSTD: _encode_zstd,
-            Codec.LZ4: _encode_lz4,
-            Codec.BLOSC: _encode_blosc,
-        }
-    )
-)
-"""Compressor to the function that writes it: (bytes of the chunk, settings) -> compressed bytes."""
+    return np.ascontiguousarray(array, dtype=stored)

@@ -8,5 +8,6 @@ namespace dataplane::bindings {
 void bind_checksum(nanobind::module_& module);
 void bind_decode(nanobind::module_& module);
 void bind_blockmap(nanobind::module_& module);
+void bind_encode(nanobind::module_& module);
 
 }  // namespace dataplane::bindings

@@ -10,4 +10,5 @@ NB_MODULE(_native, module) {
   dataplane::bindings::bind_checksum(module);
   dataplane::bindings::bind_decode(module);
   dataplane::bindings::bind_blockmap(module);
+  dataplane::bindings::bind_encode(module);
 }
