@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_BUILD := build/native-test
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format type native native-test bench-smoke check clean
+.PHONY: help setup system demo test lint format type native native-test fuzz-smoke bench-smoke check clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,9 @@ native-test: setup ## Build the native core without Python under ASan and UBSan,
 	  -DDATAPLANE_BUILD_PYTHON=OFF -DDATAPLANE_BUILD_TESTS=ON -DDATAPLANE_WERROR=ON -DDATAPLANE_SANITIZE=address,undefined
 	$(BIN)/cmake --build $(NATIVE_BUILD)
 	$(BIN)/ctest --test-dir $(NATIVE_BUILD) --output-on-failure
+
+fuzz-smoke: setup ## Fuzz every native parser for a minute (needs clang, and installs it where it may)
+	@PATH="$(abspath $(BIN)):$$PATH" bash tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench-smoke: setup ## Run every benchmark once on tiny inputs, so that none rots
 	$(BIN)/dataplane bench decode --smoke

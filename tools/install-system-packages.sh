@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # Installs what the build and the mount need from the system: a C++ compiler, libzstd, liblz4, fuse3.
 # Does nothing when all are there; says what to type when it may not install.
+# DATAPLANE_FUZZ=install adds clang, which nothing but `make fuzz-smoke` needs.
 set -euo pipefail
 
 packages=(g++ pkg-config libzstd-dev liblz4-dev fuse3 libfuse3-3)
 if [ "${DATAPLANE_TEST_CEPH:-}" = install ]; then
   packages+=(ceph-mon ceph-osd radosgw curl)
+fi
+if [ "${DATAPLANE_FUZZ:-}" = install ]; then
+  packages+=(clang libclang-rt-dev)
 fi
 
 missing=()

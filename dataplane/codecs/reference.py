@@ -4,7 +4,8 @@ The oracle of the native decoder's tests, and a way to find out which of the two
 file. It takes the same arguments as `dataplane.codecs.decode` (no threads), fails in the same cases
 with a `DecodeError`, and shares no code with the native module but the table.
 
-Not for use on the read path: everything is copied several times and each row runs Python.
+Not for use on the read path: everything is copied several times and each row runs Python. It needs
+numcodecs and zstandard, of the `dev` extra.
 """
 
 from __future__ import annotations

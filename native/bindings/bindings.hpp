@@ -9,5 +9,6 @@ void bind_checksum(nanobind::module_& module);
 void bind_decode(nanobind::module_& module);
 void bind_blockmap(nanobind::module_& module);
 void bind_encode(nanobind::module_& module);
+void bind_rounding(nanobind::module_& module);
 
 }  // namespace dataplane::bindings

@@ -1,4 +1,5 @@
-// dataplane._native.encode: Python's buffers made into spans for the core, and bytes made of the result.
+// dataplane._native.encode: Python's buffers made into spans for the core, and bytes made of the
+// result.
 #include "core/encode.hpp"
 
 #include <nanobind/nanobind.h>
@@ -40,8 +41,8 @@ void forget_encoder() { encoder_slot().store(nullptr); }
     PyErr_SetString(PyExc_MemoryError, status.what);
     throw nb::python_error();
   }
-  const std::string text = std::string(status.what) + ": limit " +
-                           std::to_string(status.expected) + ", got " + std::to_string(status.got);
+  const std::string text = std::string(status.what) + ": limit " + std::to_string(status.expected) +
+                           ", got " + std::to_string(status.got);
   throw nb::value_error(text.c_str());
 }
 

@@ -4,11 +4,12 @@
 #include "bindings/bindings.hpp"
 
 NB_MODULE(_native, module) {
-  module.doc() = "Native core of dataplane: decoding, checksums, the cache's block map.";
+  module.doc() = "Native core of dataplane: decoding, encoding, checksums, the cache's block map.";
   module.attr("build_type") = DATAPLANE_BUILD_TYPE;
   module.attr("sanitizers") = DATAPLANE_SANITIZE;
   dataplane::bindings::bind_checksum(module);
   dataplane::bindings::bind_decode(module);
   dataplane::bindings::bind_blockmap(module);
   dataplane::bindings::bind_encode(module);
+  dataplane::bindings::bind_rounding(module);
 }

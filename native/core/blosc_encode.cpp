@@ -25,8 +25,8 @@ constexpr std::size_t kMaxSplits = 16;
 // What a stream aims at: the reach of an LZ4 match, and a unit that GPU decompressors like.
 constexpr std::size_t kStreamBytes = std::size_t{64} << 10;
 
-// A stream must save one part in this many, or it is stored: fetching the difference costs less time
-// than decompressing the stream does.
+// A stream must save one part in this many, or it is stored: fetching the difference costs less
+// time than decompressing the stream does.
 constexpr std::size_t kLeastSaving = 64;
 // Shorter streams are not worth a look before zstd tries them, nor is anything at its lowest level,
 // which gives up on noise as fast as the look takes.
@@ -45,13 +45,13 @@ std::size_t unit_of(const BloscOptions& options) noexcept {
 }
 
 bool splits(std::size_t block_bytes, const BloscOptions& options) noexcept {
-  return options.typesize <= kMaxSplits &&
-         block_bytes % options.typesize == 0 && block_bytes / options.typesize >= kMinStreamBytes;
+  return options.typesize <= kMaxSplits && block_bytes % options.typesize == 0 &&
+         block_bytes / options.typesize >= kMinStreamBytes;
 }
 
-// Whether the bytes are as evenly distributed as random ones: then no entropy coder shortens them. The
-// sum of squared counts measures that: random bytes give n + n * n / 256 on average, and a twentieth
-// more stands for 0.07 bits per byte.
+// Whether the bytes are as evenly distributed as random ones: then no entropy coder shortens them.
+// The sum of squared counts measures that: random bytes give n + n * n / 256 on average, and a
+// twentieth more stands for 0.07 bits per byte.
 bool is_even(std::span<const std::byte> bytes) noexcept {
   // Four tables, so that equal neighbours do not wait for each other.
   std::array<std::array<std::uint32_t, 256>, 4> counts{};
@@ -68,8 +68,8 @@ bool is_even(std::span<const std::byte> bytes) noexcept {
   return squares < size + size * size / 256 * 1.05;
 }
 
-// Whether zstd would work in vain: neither its entropy coder nor its search for matches, of which LZ4
-// stands in for at a tenth of the time, would shorten the stream.
+// Whether zstd would work in vain: neither its entropy coder nor its search for matches, of which
+// LZ4 stands in for at a tenth of the time, would shorten the stream.
 bool is_noise(std::span<const std::byte> stream, std::span<std::byte> scratch,
               CompressWorkspace& workspace) {
   return stream.size() >= kMinNoiseBytes && is_even(stream) &&
@@ -154,7 +154,8 @@ std::size_t put_stream(std::span<const std::byte> stream, const BloscOptions& op
                        std::span<std::byte> out, std::size_t at, CompressWorkspace& workspace) {
   if (out.size() - at < 4) return 0;
   const std::span<std::byte> room = out.subspan(at + 4);
-  // A stream as long as its decoded form is a stored one, so a compressed one must be shorter anyway.
+  // A stream as long as its decoded form is a stored one, so a compressed one must be shorter
+  // anyway.
   const std::size_t saving = std::max<std::size_t>(1, stream.size() / kLeastSaving);
   const std::size_t limit = std::min(room.size(), stream.size() - saving);
   std::size_t length = compress(stream, options, room.first(limit), workspace);
@@ -177,10 +178,8 @@ std::size_t put_blocks(std::span<const std::byte> data, const BloscOptions& opti
     put_u32(out, kBloscHeaderBytes + 4 * b, at);
     const std::size_t begin = b * layout.block_bytes;
     const std::size_t size = std::min(layout.block_bytes, data.size() - begin);
-    const std::span<const std::byte> block =
-        reorder(data.subspan(begin, size), options, workspace);
-    const std::size_t streams =
-        layout.split && size == layout.block_bytes ? options.typesize : 1;
+    const std::span<const std::byte> block = reorder(data.subspan(begin, size), options, workspace);
+    const std::size_t streams = layout.split && size == layout.block_bytes ? options.typesize : 1;
     const std::size_t each = size / streams;
     for (std::size_t s = 0; s < streams; ++s) {
       at = put_stream(block.subspan(s * each, each), options, out, at, workspace);
@@ -197,8 +196,7 @@ std::size_t blosc_block_bytes(std::size_t data_bytes, const BloscOptions& option
   if (data_bytes <= unit) return std::max<std::size_t>(data_bytes, 1);
   std::size_t wanted = options.block_bytes;
   if (wanted == 0) {
-    const std::size_t streams =
-        options.typesize <= kMaxSplits ? options.typesize : 4;
+    const std::size_t streams = options.typesize <= kMaxSplits ? options.typesize : 4;
     const std::size_t target = kStreamBytes * streams;
     const std::size_t blocks = std::max<std::size_t>(1, (data_bytes + target / 2) / target);
     wanted = (data_bytes - 1) / blocks + 1;

@@ -25,8 +25,8 @@ std::size_t compress_lz4(std::span<const std::byte> in, int acceleration, std::s
                          CompressWorkspace& workspace) {
   if (out.empty()) return 0;
   const auto state = workspace.state.get(static_cast<std::size_t>(LZ4_sizeofState()));
-  const int written = LZ4_compress_fast_extState(state.data(), chars(in), chars(out),
-                                                 length(in.size()), length(out.size()), acceleration);
+  const int written = LZ4_compress_fast_extState(
+      state.data(), chars(in), chars(out), length(in.size()), length(out.size()), acceleration);
   return static_cast<std::size_t>(std::max(written, 0));
 }
 
@@ -48,8 +48,7 @@ std::size_t compress_zstd(std::span<const std::byte> in, int level, bool checksu
   if (ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_compressionLevel, level)) != 0 ||
       ZSTD_isError(ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, checksum ? 1 : 0)) != 0)
     return 0;
-  const std::size_t written =
-      ZSTD_compress2(context, out.data(), out.size(), in.data(), in.size());
+  const std::size_t written = ZSTD_compress2(context, out.data(), out.size(), in.data(), in.size());
   return ZSTD_isError(written) != 0 ? 0 : written;
 }
 

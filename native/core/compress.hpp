@@ -1,8 +1,8 @@
 // Compressing one stream into memory of limited size: LZ4, LZ4HC and zstd; inflate.hpp undoes them.
 //
-// A result of 0 says that the compressed stream does not fit. What is written depends on the input, the
-// level and the limit alone, not on what a workspace did before or on threads, so that packing a
-// dataset twice gives the same bytes.
+// A result of 0 says that the compressed stream does not fit. What is written depends on the input,
+// the level and the limit alone, not on what a workspace did before or on threads, so that packing
+// a dataset twice gives the same bytes.
 //
 // A workspace keeps the codecs' memory between streams. Not thread-safe: one owner at a time.
 #pragma once

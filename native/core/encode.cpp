@@ -23,13 +23,16 @@ constexpr std::size_t kMaxTypesize = 255;
 
 std::size_t body_bound(std::size_t data_bytes, const EncodeOptions& options) noexcept {
   switch (options.codec) {
-    case Codec::zstd: return ZSTD_compressBound(data_bytes);
+    case Codec::zstd:
+      return ZSTD_compressBound(data_bytes);
     case Codec::lz4:
       return kLz4HeadBytes +
              static_cast<std::size_t>(LZ4_compressBound(static_cast<int>(data_bytes)));
-    case Codec::blosc: return blosc_bound(data_bytes);
+    case Codec::blosc:
+      return blosc_bound(data_bytes);
     case Codec::raw:
-    case Codec::fill: break;
+    case Codec::fill:
+      break;
   }
   return data_bytes;
 }
@@ -47,9 +50,11 @@ std::size_t encode_body(const EncodeJob& job, const EncodeOptions& options,
           compress_lz4(job.data, 1, job.out.subspan(kLz4HeadBytes), workspace);
       return written == 0 ? 0 : written + kLz4HeadBytes;
     }
-    case Codec::blosc: return encode_blosc(job.data, options.blosc, job.out, workspace);
+    case Codec::blosc:
+      return encode_blosc(job.data, options.blosc, job.out, workspace);
     case Codec::raw:
-    case Codec::fill: break;
+    case Codec::fill:
+      break;
   }
   std::memcpy(job.out.data(), job.data.data(), job.data.size());
   return job.data.size();

@@ -1,9 +1,9 @@
 // Encoding chunks: compression and checksum, many chunks at once.
 //
 // `encode_chunk` does one. An `Encoder` does the chunks of a call with up to `threads` threads, of
-// which the caller is one; chunks are claimed in order from an atomic counter, and what is written for
-// each depends on its bytes and the options alone. It keeps a pool and one workspace per thread that
-// has ever been at work at the same time, is thread-safe, and belongs to one process.
+// which the caller is one; chunks are claimed in order from an atomic counter, and what is written
+// for each depends on its bytes and the options alone. It keeps a pool and one workspace per thread
+// that has ever been at work at the same time, is thread-safe, and belongs to one process.
 #pragma once
 
 #include <functional>
@@ -47,8 +47,8 @@ struct EncodeJob {
 
 class Encoder {
  public:
-  // Encodes every job. `interrupted` is asked from the calling thread a few times per second; when it
-  // says yes, the result is `cancelled`.
+  // Encodes every job. `interrupted` is asked from the calling thread a few times per second; when
+  // it says yes, the result is `cancelled`.
   [[nodiscard]] Status encode(std::span<EncodeJob> jobs, const EncodeOptions& options,
                               unsigned threads, const std::function<bool()>& interrupted);
 

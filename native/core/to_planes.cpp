@@ -18,8 +18,8 @@ bool have_avx2() noexcept {
 #endif
 }
 
-// Elements from `first` on. A run of elements at a time, so that their lines stay in the first cache
-// while every plane takes its byte of them.
+// Elements from `first` on. A run of elements at a time, so that their lines stay in the first
+// cache while every plane takes its byte of them.
 void bytes_from(const std::byte* elements, std::size_t typesize, std::size_t first,
                 std::size_t count, std::byte* planes) noexcept {
   constexpr std::size_t kRun = 64;
@@ -48,8 +48,7 @@ void bits_from(const std::byte* plane, std::size_t first, std::size_t count,
     std::uint64_t x = 0;
     std::memcpy(&x, plane + 8 * j, sizeof x);
     x = transpose_bits(x);
-    for (std::size_t k = 0; k < 8; ++k)
-      bits[k * step + j] = static_cast<std::byte>(x >> (8 * k));
+    for (std::size_t k = 0; k < 8; ++k) bits[k * step + j] = static_cast<std::byte>(x >> (8 * k));
   }
 }
 

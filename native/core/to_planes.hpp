@@ -1,7 +1,7 @@
 // Blosc's byte shuffle and bit shuffle, on the way to a compressor; shuffle.hpp undoes them.
 //
-// Byte shuffle writes byte t of every element to plane t; bit shuffle splits each of those planes into
-// eight bit planes. Both make long runs of similar bytes out of numbers that differ little.
+// Byte shuffle writes byte t of every element to plane t; bit shuffle splits each of those planes
+// into eight bit planes. Both make long runs of similar bytes out of numbers that differ little.
 // Pure functions.
 #pragma once
 

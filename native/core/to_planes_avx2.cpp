@@ -1,7 +1,8 @@
-// Transposing 32 elements per round. A register is loaded with 16 bytes from the first 16 elements in
-// its low lane and 16 bytes from the second 16 in its high lane; so after a shuffle within lanes and
-// rounds of unpacking, which stay within lanes too, each plane comes out in order and no permutation
-// across lanes is needed. Bit planes are collected by the instruction that gathers top bits.
+// Transposing 32 elements per round. A register is loaded with 16 bytes from the first 16 elements
+// in its low lane and 16 bytes from the second 16 in its high lane; so after a shuffle within lanes
+// and rounds of unpacking, which stay within lanes too, each plane comes out in order and no
+// permutation across lanes is needed. Bit planes are collected by the instruction that gathers top
+// bits.
 #include "core/to_planes_avx2.hpp"
 
 #if defined(__x86_64__)
@@ -31,17 +32,14 @@ DATAPLANE_AVX2 inline void store(std::byte* to, __m256i value) noexcept {
 template <std::size_t kSize>
 DATAPLANE_AVX2 inline __m256i group_bytes(__m256i value) noexcept {
   if constexpr (kSize == 2)
-    return _mm256_shuffle_epi8(
-        value, _mm256_broadcastsi128_si256(
-                   _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)));
+    return _mm256_shuffle_epi8(value, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                          0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15)));
   else if constexpr (kSize == 4)
-    return _mm256_shuffle_epi8(
-        value, _mm256_broadcastsi128_si256(
-                   _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+    return _mm256_shuffle_epi8(value, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                          0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
   else
-    return _mm256_shuffle_epi8(
-        value, _mm256_broadcastsi128_si256(
-                   _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15)));
+    return _mm256_shuffle_epi8(value, _mm256_broadcastsi128_si256(_mm_setr_epi8(
+                                          0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15)));
 }
 
 // A round turns kSize registers into kSize pieces of planes, 32 bytes each.
@@ -112,10 +110,14 @@ DATAPLANE_AVX2 std::size_t transpose(const std::byte* elements, std::size_t coun
 std::size_t to_byte_planes(const std::byte* elements, std::size_t typesize, std::size_t count,
                            std::byte* planes) noexcept {
   switch (typesize) {
-    case 2: return transpose<2>(elements, count, planes);
-    case 4: return transpose<4>(elements, count, planes);
-    case 8: return transpose<8>(elements, count, planes);
-    default: return 0;
+    case 2:
+      return transpose<2>(elements, count, planes);
+    case 4:
+      return transpose<4>(elements, count, planes);
+    case 8:
+      return transpose<8>(elements, count, planes);
+    default:
+      return 0;
   }
 }
 

@@ -1,8 +1,8 @@
 // The files of a cache entry: a block map, or the numbers that a directory's processes share.
 //
 // Input: one control byte, the file. Half of the maps get a right header checksum, without which no
-// fuzzer would see what lies behind that check. Promises: an accepted map is used in every way without
-// a crash, and creating a map from its spec gives one with that spec.
+// fuzzer would see what lies behind that check. Promises: an accepted map is used in every way
+// without a crash, and creating a map from its spec gives one with that spec.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -97,8 +97,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   if ((control & kRightCrc) != 0 && file.size() >= dataplane::kMapHeaderBytes) {
     std::memset(file.data() + kCrcAt, 0, 4);
-    const std::uint32_t crc =
-        dataplane::crc32c(std::span(file).first(dataplane::kMapHeaderBytes));
+    const std::uint32_t crc = dataplane::crc32c(std::span(file).first(dataplane::kMapHeaderBytes));
     std::memcpy(file.data() + kCrcAt, &crc, 4);
   }
   UniqueFd map_fd = file_of(file);

@@ -1,8 +1,8 @@
 // Chunk tables: what a shard's index and an array's metadata turn into before anything is decoded.
 //
 // Input: the destinations, then rows field by field; numbers are small but for an escape that takes
-// eight bytes (input.hpp). Promises: an accepted table has no two rows that write one element, all its
-// boxes lie in their destinations, and decoding it changes no other byte.
+// eight bytes (input.hpp). Promises: an accepted table has no two rows that write one element, all
+// its boxes lie in their destinations, and decoding it changes no other byte.
 #include <array>
 #include <vector>
 
@@ -122,8 +122,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const Source source(stored);
 
   std::vector<std::uint32_t> order;
-  const bool accepted =
-      dataplane::check_table(rows, {&source, 1}, destinations, order).status.ok();
+  const bool accepted = dataplane::check_table(rows, {&source, 1}, destinations, order).status.ok();
   if (accepted)
     for (const ChunkRow& row : rows)
       mark(row, destinations[row.destination], memories[row.destination]);

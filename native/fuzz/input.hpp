@@ -1,4 +1,5 @@
-// What every fuzz target shares: its entry point, a reader of control bytes, and a check that stops.
+// What every fuzz target shares: its entry point, a reader of control bytes, and a check that
+// stops.
 //
 // A target is one function over bytes that nobody has vouched for. It must not crash, hang, read or
 // write outside what it was given, or break a promise of the code under test; `require` states the

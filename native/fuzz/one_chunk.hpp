@@ -36,8 +36,8 @@ inline Shape read_shape(Input& input, std::size_t bytes) {
   const unsigned swap = 1U << (kind / 5 % 4);
   if (swap > 1 && swap <= shape.itemsize) shape.swap_bytes = static_cast<std::uint8_t>(swap);
   const std::uint64_t elements = bytes / shape.itemsize;
-  shape.columns = static_cast<std::uint32_t>(
-      std::gcd(elements, std::uint64_t{input.byte()} * 8 + 8));
+  shape.columns =
+      static_cast<std::uint32_t>(std::gcd(elements, std::uint64_t{input.byte()} * 8 + 8));
   shape.rows = static_cast<std::uint32_t>(elements / shape.columns);
   shape.first_row = input.byte() % shape.rows;
   shape.wanted_rows = 1 + input.byte() % (shape.rows - shape.first_row);
@@ -66,16 +66,16 @@ class OneChunk {
     row_.extent = {rows, columns};
     const std::size_t width = (columns + margin) * shape_.itemsize;
     out.assign(rows * width, kUntouched);
-    const dataplane::Destination to{out.data(),
-                                    {rows, columns},
-                                    {static_cast<std::int64_t>(width),
-                                     static_cast<std::int64_t>(shape_.itemsize)},
-                                    2,
-                                    shape_.itemsize};
+    const dataplane::Destination to{
+        out.data(),
+        {rows, columns},
+        {static_cast<std::int64_t>(width), static_cast<std::int64_t>(shape_.itemsize)},
+        2,
+        shape_.itemsize};
     const dataplane::Source source(encoded_);
     static dataplane::Decoder decoder;
-    const dataplane::TableStatus found = decoder.decode(
-        {&row_, 1}, {&source, 1}, {&to, 1}, 1, [] { return false; });
+    const dataplane::TableStatus found =
+        decoder.decode({&row_, 1}, {&source, 1}, {&to, 1}, 1, [] { return false; });
     require(found.status.code != dataplane::Code::bad_argument, "the row is well formed");
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t i = columns * shape_.itemsize; i < width; ++i)
@@ -89,8 +89,8 @@ class OneChunk {
     const bool decodes = decode(0, shape_.rows, 0, shape_.columns, 0, whole);
     const Shape& s = shape_;
     constexpr std::size_t kMargin = 3;
-    const bool part_decodes = decode(s.first_row, s.wanted_rows, s.first_column, s.wanted_columns,
-                                     kMargin, part);
+    const bool part_decodes =
+        decode(s.first_row, s.wanted_rows, s.first_column, s.wanted_columns, kMargin, part);
     if (!decodes) return;
     require(part_decodes, "part of a chunk that decodes decodes too");
     const std::size_t run = s.wanted_columns * s.itemsize;
@@ -107,7 +107,8 @@ class OneChunk {
   dataplane::ChunkRow row_{};
 };
 
-// The decoded length that `stored` declares at `offset`, or `kMaxDecodedBytes` when it declares more.
+// The decoded length that `stored` declares at `offset`, or `kMaxDecodedBytes` when it declares
+// more.
 inline std::size_t declared_bytes(std::span<const std::byte> stored, std::size_t offset) {
   std::uint32_t declared = 1;
   if (stored.size() >= offset + sizeof declared)

@@ -55,7 +55,8 @@ void for_all_blosc_options(Visit&& visit) {
     for (const auto shuffle : {BloscShuffle::none, BloscShuffle::bytes, BloscShuffle::bits})
       for (const std::size_t typesize : {1U, 2U, 3U, 4U, 8U, 16U, 20U})
         for (const std::size_t block_bytes : {0U, 1U, 512U, 4000U})
-          visit(BloscOptions{inner, shuffle, block_bytes % 3 == 0 ? 1U : 5U, typesize, block_bytes});
+          visit(
+              BloscOptions{inner, shuffle, block_bytes % 3 == 0 ? 1U : 5U, typesize, block_bytes});
 }
 
 void reads_back_with_every_option() {
@@ -203,11 +204,11 @@ void names_what_is_wrong() {
   CHECK(dataplane::check_options(options).code == Code::bad_argument);
   options.codec = Codec::blosc;
   CHECK(dataplane::check_options(options).ok());
-  for (const auto& change : {+[](BloscOptions& b) { b.level = 10; },
-                             +[](BloscOptions& b) { b.typesize = 0; },
-                             +[](BloscOptions& b) { b.typesize = 256; },
-                             +[](BloscOptions& b) { b.inner = static_cast<BloscInner>(3); },
-                             +[](BloscOptions& b) { b.shuffle = static_cast<BloscShuffle>(3); }}) {
+  for (const auto& change :
+       {+[](BloscOptions& b) { b.level = 10; }, +[](BloscOptions& b) { b.typesize = 0; },
+        +[](BloscOptions& b) { b.typesize = 256; },
+        +[](BloscOptions& b) { b.inner = static_cast<BloscInner>(3); },
+        +[](BloscOptions& b) { b.shuffle = static_cast<BloscShuffle>(3); }}) {
     EncodeOptions wrong = options;
     change(wrong.blosc);
     CHECK(dataplane::check_options(wrong).code == Code::bad_argument);
@@ -231,7 +232,8 @@ void stops_when_asked_to() {
   Bytes out(dataplane::encode_bound(in.size(), options));
   std::vector<EncodeJob> jobs(64, EncodeJob{in, out, 0});
   int asked = 0;
-  CHECK(encoder.encode(jobs, options, 1, [&asked] { return ++asked == 1; }).code == Code::cancelled);
+  CHECK(encoder.encode(jobs, options, 1, [&asked] { return ++asked == 1; }).code ==
+        Code::cancelled);
   CHECK(asked == 1 && jobs.back().encoded_bytes == 0);
 }
 

@@ -29,6 +29,45 @@ def reference(value: float, bits: int, dtype: str) -> Fraction:
     return round(exact / unit) * unit  # Python rounds halves to even.
 
 
+def numpy_twin(values: np.ndarray, bits: int) -> np.ndarray:
+    """The definition once more, with NumPy's integers."""
+    itemsize = values.dtype.itemsize // (2 if values.dtype.kind == "c" else 1)
+    mantissa = MANTISSA[f"f{itemsize}"]
+    drop = mantissa - bits
+    if drop <= 0 or values.size == 0:
+        return values
+    unsigned = np.dtype(f"u{itemsize}").type
+    raw = np.ascontiguousarray(values).reshape(-1).view(unsigned)
+    exponent = unsigned(((1 << (itemsize * 8 - 1)) - 1) & ~((1 << mantissa) - 1))
+    keep = unsigned((1 << (itemsize * 8)) - (1 << drop))
+    rounded = (raw >> unsigned(drop)) & unsigned(1)
+    rounded += raw + unsigned((1 << (drop - 1)) - 1)
+    rounded &= keep
+    special = (raw & exponent) == exponent
+    overflowed = ((rounded & exponent) == exponent) & ~special
+    rounded[overflowed] = raw[overflowed] & keep
+    rounded[special] = raw[special]
+    return rounded.view(values.dtype).reshape(values.shape)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "c16"])
+@pytest.mark.parametrize("bits", [1, 3, 7, 9, 10, 22, 23, 51, 52])
+def test_every_kind_of_bit_pattern_rounds_as_numpy_does(dtype: str, bits: int) -> None:
+    raw = np.random.default_rng(bits).integers(0, 256, 80_016, np.uint8)
+    raw[:64] = 0xFF
+    values = raw.view(dtype)[1:-2].copy()
+    expected = numpy_twin(values, bits)
+    assert round_mantissa(values, bits).tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7, 5, 3)])
+def test_the_shape_is_kept_and_strides_do_not_matter(shape: tuple[int, ...]) -> None:
+    values = np.asarray(np.random.default_rng(1).standard_normal(shape))
+    rounded = round_mantissa(np.array(values, order="F"), 6)
+    assert rounded.shape == shape
+    np.testing.assert_array_equal(rounded, numpy_twin(values, 6))
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
 @given(data=st.data())
 def test_it_equals_exact_arithmetic(dtype: str, data: st.DataObject) -> None:
