@@ -2,8 +2,9 @@
 
 A chunk of an array is stored as the inner codec chain of a Zarr v3 array says: `parse_pipeline`
 turns that metadata into a `Pipeline`, `encode_chunk` and `encode_chunks` make the stored bytes,
-`ChunkTable` lists the chunks of whole arrays or boxes of them with NumPy, and `decode` has the native module
-decode all rows of a table in one call, without the GIL, into memory that the caller owns.
+`ChunkTable` lists the chunks of whole arrays or boxes of them with NumPy, and `decode` has the
+native module decode all rows of a table in one call, without the GIL, into memory that the caller
+owns.
 `dataplane.codecs.reference` is the slow twin that tests compare against.
 
 Nothing here reads files or knows samples: offsets, lengths and buffers come from

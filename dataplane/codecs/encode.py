@@ -60,13 +60,12 @@ def encode_chunks(
 
     Example:
         >>> from dataplane.codecs import parse_pipeline
-        >>> chunks = [np.full(1000, n, "u2") for n in range(3)]
-        >>> encoded = encode_chunks(chunks, parse_pipeline([
-        ...     {"name": "bytes", "configuration": {"endian": "little"}}, "crc32c"], "u2"), threads=2)
+        >>> chunks = [np.full(1000, n, "u1") for n in range(3)]
+        >>> encoded = encode_chunks(chunks, parse_pipeline(["bytes", "crc32c"], "u1"), threads=2)
         >>> [len(chunk) for chunk in encoded]
-        [2004, 2004, 2004]
+        [1004, 1004, 1004]
     """
-    flat = [_stored_elements(array, pipeline) for array in arrays]
+    flat = [_stored_elements(array, pipeline).data for array in arrays]
     settings: dict[str, Any] = {}
     if isinstance(pipeline.settings, BloscSettings):
         blosc = pipeline.settings

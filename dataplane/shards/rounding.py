@@ -2,7 +2,8 @@
 
 `round_mantissa` keeps the first `bits` explicit mantissa bits and rounds to nearest, ties to even.
 The native module does it, without the GIL, by integer arithmetic on the bit patterns. NaNs and
-infinities keep their bits; a finite value that would round to infinity is cut instead. The relative error is at most 2^-(bits+1). Signed zeros and the sign of every value stay.
+infinities keep their bits; a finite value that would round to infinity is cut instead. The relative
+error is at most 2^-(bits+1). Signed zeros and the sign of every value stay.
 """
 
 from __future__ import annotations
@@ -38,5 +39,5 @@ def round_mantissa(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
         return values
     contiguous = np.ascontiguousarray(values).reshape(values.shape)
     result = np.empty_like(contiguous)
-    _native.round_mantissa(contiguous, result, width=width, bits=bits)
+    _native.round_mantissa(contiguous.data, result.data, width=width, bits=bits)
     return result
