@@ -42,6 +42,7 @@ def setting(
     env: str | None = None,
     parse: Callable[[str], object] | None = None,
     doc: str = "",
+    repr: bool = True,  # noqa: A002 - the name that dataclasses give it
 ) -> Any:
     """Declare a configuration field.
 
@@ -51,11 +52,12 @@ def setting(
         env: the environment variable that sets it.
         parse: turns text (from the environment or TOML) into the value.
         doc: one line for help texts and printed configurations.
+        repr: whether the value may be shown.
     """
     metadata = {"env": env, "parse": parse, "doc": doc}
     if default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=default_factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        return dataclasses.field(default_factory=default_factory, repr=repr, metadata=metadata)
+    return dataclasses.field(default=default, repr=repr, metadata=metadata)
 
 
 def parse_flag(text: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.cache import CacheConfig
 from dataplane.config import assemble, load_toml, parse_flag, setting
 from dataplane.errors import ConfigError
 from dataplane.stores.base import StoreConfig
@@ -162,3 +163,12 @@ def test_a_store_configuration_comes_from_the_usual_variables() -> None:
     environ = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000", "DATAPLANE_ANONYMOUS": "1"}
     config = assemble(StoreConfig, "store", environ=environ).value
     assert (config.endpoint_url, config.anonymous) == ("http://127.0.0.1:9000", True)
+
+
+def test_options_that_may_hold_secrets_are_not_shown() -> None:
+    config = StoreConfig(storage_options={"secret": "HIDDEN"})
+    assert "HIDDEN" not in repr(config)
+
+
+def test_a_directory_may_be_text() -> None:
+    assert CacheConfig(dir="~/x").dir == Path("~/x").expanduser()

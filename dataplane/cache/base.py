@@ -84,6 +84,7 @@ class CacheConfig:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dir", Path(self.dir).expanduser())
         if not MIN_BLOCK_BYTES <= self.block_bytes <= MAX_BLOCK_BYTES or self.block_bytes % 4096:
             raise ConfigError(
                 f"cache.block_bytes must be a multiple of 4096 from {MIN_BLOCK_BYTES} to "

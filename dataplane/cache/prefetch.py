@@ -127,7 +127,7 @@ class Prefetch:
         self._last_step: dict[BlockKey, int] = {}  # blocks in the window
         self._lengths: dict[BlockKey, int] = {}
         self._by_step: dict[int, list[BlockKey]] = {}
-        self._jobs: set[Job] = set()
+        self._jobs: dict[BlockKey, Job] = {}
         self._thread = threading.Thread(
             target=self._walk, args=(reads,), name="dp-prefetch", daemon=True
         )
@@ -166,7 +166,7 @@ class Prefetch:
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-            jobs = list(self._jobs)
+            jobs = list(self._jobs.values())
         self._cache.cancel(jobs)
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
@@ -182,7 +182,7 @@ class Prefetch:
         """Become closed in a forked child, which has neither the thread nor the jobs."""
         self._condition = threading.Condition()
         self._closed = True
-        self._jobs = set()
+        self._jobs = {}
         self._last_step = {}
         self._by_step = {}
         self._lengths = {}
@@ -256,15 +256,17 @@ class Prefetch:
             return
         job = self._cache.submit(source, entry, key[1], demand=False)
         with self._condition:
-            if job in self._jobs:
+            if self._jobs.get(key) is job:
                 return
-            self._jobs.add(job)
+            self._jobs[key] = job
         self._cache.counters.add("cache_prefetch_blocks")
-        job.future.add_done_callback(lambda future: self._on_done(job, future))
+        # By key: a callback that knew the job would keep both, and the block, alive in a cycle.
+        job.future.add_done_callback(lambda future: self._on_done(key, future))
 
-    def _on_done(self, job: Job, future: Future[Buffer | None]) -> None:
+    def _on_done(self, key: BlockKey, future: Future[Buffer | None]) -> None:
         with self._condition:
-            self._jobs.discard(job)
+            if key in self._jobs and self._jobs[key].future is future:
+                del self._jobs[key]
             self._condition.notify_all()
         if not future.cancelled() and future.exception() is not None:
             self._cache.counters.add("cache_prefetch_errors")

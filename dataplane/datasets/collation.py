@@ -25,7 +25,8 @@ def collate(
 
     Dicts are collated by name: tensors of one shape are stacked, tensors named in `ragged` are
     concatenated with `<name>.offsets`, int64[B + 1], beside them, and everything else is left to
-    `torch.utils.data.default_collate`, as are samples that are no dicts.
+    `torch.utils.data.default_collate`, as are samples that are no dicts. A sample that lacks a
+    name of `ragged` has no elements of it, one that lacks a name of `listed` has None.
 
     Args:
         samples: at least one.
@@ -41,19 +42,11 @@ def collate(
         >>> batch["points"].shape, batch["points.offsets"].tolist()
         (torch.Size([3, 3]), [0, 2, 3])
     """
-    first = samples[0]
-    if not isinstance(first, dict):
+    if not all(isinstance(sample, dict) for sample in samples):
         return _default(samples, "samples")
-    for sample in samples:
-        if sample.keys() != first.keys():
-            raise LoaderError(
-                f"samples of one batch have different names: {sorted(map(str, first))} "
-                f"and {sorted(map(str, sample))}",
-                hint="let the transform return the same names for every sample",
-            )
     batch: dict[Any, Any] = {}
-    for name in first:
-        values = [sample[name] for sample in samples]
+    for name in dict.fromkeys(name for sample in samples for name in sample):
+        values = _values(name, samples, ragged or (), listed)
         if name in listed:
             batch[name] = values
         elif _is_ragged(name, values, ragged):
@@ -63,6 +56,24 @@ def collate(
         else:
             batch[name] = _default(values, repr(name))
     return batch
+
+
+def _values(
+    name: Any, samples: Sequence[Any], ragged: Collection[str], listed: Collection[str]
+) -> list[Any]:
+    """The values of one name, and what stands for those that are not there."""
+    having = [sample for sample in samples if name in sample]
+    if len(having) == len(samples) or name in listed:
+        return [sample.get(name) for sample in samples]
+    known = having[0][name]
+    if name not in ragged or not isinstance(known, torch.Tensor) or not known.ndim:
+        lacking = next(sample for sample in samples if name not in sample)
+        raise LoaderError(
+            f"samples of one batch have different names: {sorted(map(str, having[0]))} "
+            f"and {sorted(map(str, lacking))}",
+            hint="let the transform return the same names for every sample",
+        )
+    return [sample.get(name, known[:0]) for sample in samples]
 
 
 def _is_ragged(name: Any, values: Sequence[Any], ragged: Collection[str] | None) -> bool:

@@ -38,6 +38,8 @@ __all__ = ["DataLoader"]
 T_co = TypeVar("T_co", covariant=True)
 
 DEFAULT_PREFETCH_FACTOR = 2
+MAX_WORKERS = 256
+"""As many threads as the native decoder takes."""
 
 
 class DataLoader(torch.utils.data.DataLoader[T_co]):
@@ -113,6 +115,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"seed, rank and world_size are for a dataplane.Dataset, "
                 f"this is a {type(dataset).__name__}",
                 hint="use generator= and torch.utils.data.DistributedSampler",
+            )
+        if self._plane is not None and num_workers > MAX_WORKERS:
+            raise ConfigError(
+                f"num_workers={num_workers}: at most {MAX_WORKERS} threads can decode",
+                hint="as many as the process has cores is enough",
             )
         self._user_collate = collate_fn
         self._own_order = sampler is None and batch_sampler is None
@@ -281,7 +288,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if (
             self._user_collate is not None
             or self._plane.transform is None
-            or self.batch_size is None
+            or (self.batch_size is None and self.batch_sampler is None)
         ):
             return self._user_collate
         layouts = self._plane.layouts

@@ -11,6 +11,7 @@ the consumer. `close` ends both iterations, also while they wait.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import queue
 from collections.abc import Iterable, Iterator, Sequence
@@ -160,7 +161,8 @@ class SamplerFeed:
 
     def ahead(self) -> Iterator[Indices]:
         """Yield the same batches again, for the prefetch."""
-        return _drain(self._queues[1])
+        with contextlib.suppress(Exception):  # of the sampler: `batches` raises it to the user
+            yield from _drain(self._queues[1])
 
     def advance(self) -> None:
         """Draw one more batch from the sampler."""

@@ -275,6 +275,7 @@ def _planned(reader: SampleReader, feed: Feed) -> Iterator[PlannedRead]:
         for index in indices:
             try:
                 yield from reader.planned(index, step)
-            except DataplaneError:
-                # Whatever is wrong belongs to the step that needs the sample, which will meet it.
+            except (DataplaneError, IndexError, TypeError):
+                # Whatever is wrong, with a sample or with an index that a sampler made up, belongs
+                # to the step that needs it, which will meet it.
                 continue

@@ -165,6 +165,7 @@ class StoreConfig:
     storage_options: Mapping[str, object] = setting(
         default_factory=dict,
         doc="passed to fsspec for protocols that it serves",
+        repr=False,  # it may hold secrets
     )
 
     def __post_init__(self) -> None:

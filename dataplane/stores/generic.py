@@ -45,6 +45,7 @@ from dataplane.stores.keys import (
     join_key,
 )
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
+from dataplane.stores.versions import new_tag, same_version
 
 __all__ = ["FsspecStore", "check_protocol"]
 
@@ -174,7 +175,7 @@ class FsspecStore:
             raise failure
         if if_match is not None and (failure is None or not failure.retryable):
             actual = self.head(key).etag
-            if actual != if_match:
+            if not same_version(actual, if_match):
                 raise ObjectChanged(
                     f"{self.url}/{key} was replaced: expected etag {if_match}, it is now {actual}"
                 )
@@ -256,8 +257,11 @@ class FsspecStore:
         modified = next((_seconds(info[f]) for f in _TIME_FIELDS if info.get(f)), None)
         tag = next((str(info[f]) for f in _TAG_FIELDS if info.get(f)), "")
         if not tag:
-            stamp = "unknown" if modified is None else f"{modified:.6f}"
-            tag = f"modified-{stamp}-inode-{info.get('ino', 0)}-size-{size}"
+            tag = (
+                new_tag(self.url, size)
+                if modified is None
+                else f"modified-{modified:.6f}-inode-{info.get('ino', 0)}-size-{size}"
+            )
         return ObjectInfo(key, size, tag, modified)
 
     def _failure(self, err: Exception, key: str, action: str) -> DataplaneError:

@@ -48,6 +48,7 @@ from dataplane.stores.keys import (
     join_key,
 )
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
+from dataplane.stores.versions import new_tag, same_version
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
@@ -100,7 +101,7 @@ class RemoteStore:
             # "name/" arrives as "name": a zero-length object that the next key lies below.
             if waiting and (waiting.size_bytes or not path.startswith(f"{waiting.key}/")):
                 yield self._relative(waiting)
-            waiting = _described(meta)
+            waiting = _described(meta, self.url)
         if waiting:
             yield self._relative(waiting)
 
@@ -112,7 +113,7 @@ class RemoteStore:
             level = obstore.list_with_delimiter(self._client, below.rstrip("/") or None)
         except _CLIENT_ERRORS as err:
             raise self._failure(err, prefix, "list") from err
-        objects = [_described(meta) for meta in level["objects"]]
+        objects = [_described(meta, self.url) for meta in level["objects"]]
         found = [self._relative(info) for info in objects if info.key.startswith(below)]
         cut = len(join_key(self._prefix, ""))
         prefixes = sorted(f"{path[cut:]}/" for path in level["common_prefixes"])
@@ -121,7 +122,7 @@ class RemoteStore:
     def head(self, key: str) -> ObjectInfo:
         full = self.full_key(check_key(key))
         try:
-            return self._relative(_described(obstore.head(self._client, full)))
+            return self._relative(_described(obstore.head(self._client, full), self.url))
         except _CLIENT_ERRORS as err:
             raise self._explained(self._failure(err, key, "describe"), key) from err
 
@@ -135,8 +136,8 @@ class RemoteStore:
             options["if_match"] = if_match
         try:
             result = obstore.get(self._client, full, options=options)
-            actual = _described(result.meta)
-            if if_match is not None and actual.etag != if_match:
+            actual = _described(result.meta, self.url)
+            if if_match is not None and not same_version(actual.etag, if_match):
                 self._raise_changed(key, if_match, actual.etag)
             content = memoryview(result.bytes())
         except _CLIENT_ERRORS as err:
@@ -221,7 +222,7 @@ class RemoteStore:
 
     def _etag_now(self, key: str) -> str | None:
         try:
-            return _described(obstore.head(self._client, self.full_key(key))).etag
+            return _described(obstore.head(self._client, self.full_key(key)), self.url).etag
         except _CLIENT_ERRORS:
             return None
 
@@ -241,11 +242,14 @@ class RemoteStore:
             )
 
 
-def _described(meta: ObjectMeta) -> ObjectInfo:
+def _described(meta: ObjectMeta, where: str) -> ObjectInfo:
     modified = meta["last_modified"]
     known = modified > _EPOCH
     etag = meta["e_tag"]
     if not etag:
-        stamp = f"{modified.timestamp():.0f}" if known else "unknown"
-        etag = f"modified-{stamp}-size-{meta['size']}"
+        etag = (
+            f"modified-{modified.timestamp():.0f}-size-{meta['size']}"
+            if known
+            else new_tag(where, meta["size"])
+        )
     return ObjectInfo(meta["path"], meta["size"], etag, modified.timestamp() if known else None)

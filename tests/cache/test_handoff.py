@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.cache.entries import EntryTable
+from dataplane.cache.fetch import Job
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
 
 
@@ -130,3 +132,26 @@ def test_blocks_are_written_whole_with_and_without_direct_io(
         assert read_all(cache.open(store, info)) == content
         assert cache.counters["cache_blocks_corrupt"] == 0
     assert len(store.gets()) == gets
+
+
+def test_nothing_of_a_finished_plan_lives_on_without_the_garbage_collector(
+    tmp_path, store, content
+):
+    gc.collect()
+    gc.disable()
+    try:
+        config = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, prefetch_memory_bytes=0)
+        with Cache(config) as cache:
+            blob = cache.open(store, store.put("a", content))
+            with cache.prefetch(_plan(blob, range(20))):
+                wait_until(lambda: blob.resident_bytes() == 20 * BLOCK)
+            # The last job's thread may still be on its way out of it.
+            wait_until(lambda: not [one for one in gc.get_objects() if type(one) is Job])
+        files = {str(path) for path in (tmp_path / "c").rglob("*")}
+        assert not files & {os.path.realpath(f"/proc/self/fd/{fd}") for fd in _descriptors()}
+    finally:
+        gc.enable()
+
+
+def _descriptors() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/fd")]

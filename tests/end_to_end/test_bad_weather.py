@@ -19,7 +19,12 @@ from dataplane.testing.s3 import Faults, S3Endpoint
 
 URL = "s3://data/ds"
 STALL_S = 6.0
-WEATHER = {"slow_down_rate": 0.10, "reset_body_rate": 0.05, "truncate_rate": 0.05, "retry_after_s": 0}
+WEATHER = {
+    "slow_down_rate": 0.10,
+    "reset_body_rate": 0.05,
+    "truncate_rate": 0.05,
+    "retry_after_s": 0,
+}
 
 
 @pytest.fixture(scope="module")

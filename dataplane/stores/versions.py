@@ -1,0 +1,36 @@
+"""Tags for objects whose store names no version: neither an etag nor a time of change.
+
+Equal tags must mean equal bytes, and of such an object nothing is known but its size. So each look
+at it gets a tag of its own: what is cached under it is never taken for a later look's. Within one
+look only the size can be compared, which the user is told once. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from dataplane.telemetry import logger
+
+__all__ = ["new_tag", "same_version"]
+
+_PREFIX = "unversioned-"
+_told: set[str] = set()
+
+
+def new_tag(where: str, size_bytes: int) -> str:
+    """Make a tag for one look at an object of the store at `where`."""
+    if where not in _told:
+        _told.add(where)
+        logger.warning(
+            "%s names no versions (no ETag, no Last-Modified): a replaced object of the same size "
+            "goes unnoticed while it is read, and nothing is reused from the cache later",
+            where,
+        )
+    return f"{_PREFIX}{uuid.uuid4().hex}-size-{size_bytes}"
+
+
+def same_version(tag: str, other: str) -> bool:
+    """Whether two tags are of one version, as far as can be told."""
+    if tag.startswith(_PREFIX) and other.startswith(_PREFIX):
+        return tag.rpartition("-")[2] == other.rpartition("-")[2]
+    return tag == other
