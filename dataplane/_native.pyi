@@ -13,11 +13,16 @@ max_chunk_bytes: int
 chunk_row_bytes: int
 chunk_row_layout: Mapping[str, tuple[int, int]]
 codec_numbers: Mapping[str, int]
+conversion_numbers: Mapping[str, int]
 status_codes: Mapping[str, int]
 
 def crc32c(bytes: Buffer, seed: int = 0) -> int: ...  # noqa: A002
 def decode(
-    table: Buffer, sources: Sequence[Buffer], destinations: Sequence[object], threads: int = 1
+    table: Buffer,
+    sources: Sequence[Buffer],
+    destinations: Sequence[object],
+    threads: int = 1,
+    cancel: CancelFlag | None = None,
 ) -> None: ...
 def encode(
     chunks: Sequence[Buffer],
@@ -37,7 +42,17 @@ def inflate_only(table: Buffer, sources: Sequence[Buffer], threads: int = 1) -> 
 def round_mantissa(values: Buffer, out: Buffer, *, width: int, bits: int) -> None: ...
 
 class DecodeFailure(Exception):
-    """A row could not be decoded; args are (code, row, offset, expected, got, what)."""
+    """A row could not be decoded.
+
+    Its args are (code, row, offset, expected, got, what, failures).
+    """
+
+class CancelFlag:
+    """Stops calls of `decode` that were given it. Thread-safe."""
+
+    def __init__(self) -> None: ...
+    def set(self) -> None: ...
+    def is_set(self) -> bool: ...
 
 class BlockMap:
     """The block map of one cache entry. See native/core/blockmap.hpp.

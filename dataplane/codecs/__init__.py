@@ -11,16 +11,18 @@ Nothing here reads files or knows samples: offsets, lengths and buffers come fro
 `dataplane.shards` and the cache.
 """
 
-from dataplane.codecs.decode import NativeInfo, codec_alone, decode, native_info
+from dataplane.codecs.decode import CancelFlag, NativeInfo, codec_alone, decode, native_info
 from dataplane.codecs.encode import encode_chunk, encode_chunks
 from dataplane.codecs.pipeline import Codec, Pipeline, parse_pipeline
-from dataplane.codecs.table import CHUNK_DTYPE, MAX_DIMS, ChunkTable, join_rows
+from dataplane.codecs.table import CHUNK_DTYPE, MAX_DIMS, ChunkTable, Convert, join_rows
 
 __all__ = [
     "CHUNK_DTYPE",
     "MAX_DIMS",
+    "CancelFlag",
     "ChunkTable",
     "Codec",
+    "Convert",
     "NativeInfo",
     "Pipeline",
     "codec_alone",

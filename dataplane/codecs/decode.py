@@ -16,7 +16,9 @@ from dataplane.codecs.table import ChunkTable
 from dataplane.stores import Buffer
 from dataplane.telemetry import logger
 
-__all__ = ["NativeInfo", "codec_alone", "decode", "native_info"]
+__all__ = ["CancelFlag", "NativeInfo", "codec_alone", "decode", "native_info"]
+
+CancelFlag = _native.CancelFlag
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class NativeInfo:
     Attributes:
         build_type: `Release` or `RelWithDebInfo` when optimised.
         sanitizers: such as `address,undefined`; empty in a build that is meant to be fast.
-        simd: `avx2` or `scalar`.
+        simd: `avx512`, `avx2`, `neon` or `scalar`.
         zstd_version: of the library that decodes.
         lz4_version: of the library that decodes.
     """
@@ -47,7 +49,7 @@ def native_info() -> NativeInfo:
     """Return how the native module was built.
 
     Example:
-        >>> native_info().simd in {"avx2", "scalar"}
+        >>> native_info().simd in {"avx512", "avx2", "neon", "scalar"}
         True
     """
     return NativeInfo(
@@ -65,6 +67,7 @@ def decode(
     destinations: Sequence[object],
     *,
     threads: int = 1,
+    cancel: CancelFlag | None = None,
     describe: Callable[[int], str] | None = None,
 ) -> None:
     """Decode every row of `table` from `sources` into `destinations`.
@@ -75,19 +78,26 @@ def decode(
         destinations: writable CPU arrays (NumPy, torch, anything with DLPack or the buffer
             protocol), contiguous or strided, pinned or not. Two of them must not share elements.
         threads: how many threads may decode, the calling one included; 1 stays in it.
+        cancel: set by another thread to stop the call within a block of a chunk.
         describe: text for a row in error messages: which sample, array and chunk it is.
 
     Raises:
         Truncated: a chunk, or the buffer that should hold it, ends early.
         ChecksumMismatch: a chunk's bytes do not match their checksum.
         TooLarge: a chunk holds more than its place.
-        DecodeError: a chunk contradicts itself.
+        DecodeError: a chunk contradicts itself, or the call was cancelled.
+        KeyboardInterrupt: or what else a signal handler raised meanwhile, in the main thread.
         FormatError: a chunk uses a codec that this build does not know.
         ConfigError: the table does not fit the destinations, or two rows overlap; nothing was
             written.
 
-    After any other error the boxes of the table hold unspecified elements; nothing outside them was
-    written. The error is that of the first row that fails, however many threads were at work.
+    A bad chunk does not spoil the others: all other rows are decoded, and the error is that of
+    the first bad row, however many threads were at work. The box of a bad row holds unspecified
+    elements; after an interruption that may be true of any box. Nothing outside the boxes is ever
+    written.
+
+    Large results are written past the processor's cache, since they would not stay in it. That is
+    fastest when the rows of a destination begin at multiples of 64 bytes.
 
     Example:
         >>> import numpy as np
@@ -103,7 +113,7 @@ def decode(
         [0.0, 1.0, 2.0, 3.0]
     """
     try:
-        _native.decode(table.rows.data, sources, destinations, threads)
+        _native.decode(table.rows.data, sources, destinations, threads, cancel)
     except _native.DecodeFailure as failure:
         raise failure_to_error(failure, describe or _describe_row(table)) from None
 

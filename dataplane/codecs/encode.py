@@ -90,7 +90,7 @@ def encode_chunks(
 
 
 def _stored_elements(array: npt.NDArray[Any], pipeline: Pipeline) -> npt.NDArray[Any]:
-    """Return a chunk's elements in C order and in the byte order in which they are stored."""
+    """Return a chunk's elements as the compressor gets them: C order, stored byte order, shuffle."""
     if array.dtype.newbyteorder("=") != pipeline.dtype:
         raise ConfigError(f"a chunk of {array.dtype} cannot be encoded as {pipeline.dtype}")
     if array.nbytes > _native.max_chunk_bytes:
@@ -99,4 +99,12 @@ def _stored_elements(array: npt.NDArray[Any], pipeline: Pipeline) -> npt.NDArray
             hint="choose smaller chunks",
         )
     stored = pipeline.dtype.newbyteorder(">" if pipeline.big_endian else "<")
-    return np.ascontiguousarray(array, dtype=stored)
+    elements = np.ascontiguousarray(array, dtype=stored)
+    if not pipeline.shuffle:
+        return elements
+    if elements.nbytes % pipeline.shuffle:
+        raise ConfigError(
+            f"a chunk of {elements.nbytes} bytes cannot be shuffled by {pipeline.shuffle} bytes"
+        )
+    planes = elements.reshape(-1).view(np.uint8).reshape(-1, pipeline.shuffle).T
+    return np.ascontiguousarray(planes).reshape(-1)

@@ -61,11 +61,13 @@ def failure_to_error(failure: Exception, describe: Callable[[int], str]) -> Data
     """Return the error for a `DecodeFailure` of the native module.
 
     Args:
-        failure: its args are (code, row, offset, expected, got, what).
+        failure: its args are (code, row, offset, expected, got, what, failures).
         describe: text for a row: sample, array, chunk and where it is stored.
     """
-    number, row, offset, expected, got, what = failure.args
+    number, row, offset, expected, got, what, failures = failure.args
     code = Code(number)
+    if code is Code.CANCELLED:
+        return ERROR_OF[code]("decoding was cancelled; its destinations hold unspecified elements")
     where = f" at encoded byte {offset}" if offset else ""
     if code is Code.CHECKSUM_MISMATCH and what == "crc32c":
         numbers = f": expected {expected:#010x}, got {got:#010x}"
@@ -74,4 +76,6 @@ def failure_to_error(failure: Exception, describe: Callable[[int], str]) -> Data
     else:
         numbers = ""
     message = f"{describe(row)}: {code.name.lower().replace('_', ' ')}: {what}{where}{numbers}"
+    if failures > 1:
+        message += f"; {failures} chunks of this call are bad, and this is the first"
     return ERROR_OF[code](message, hint=_HINTS.get(code))

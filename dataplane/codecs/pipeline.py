@@ -1,7 +1,8 @@
 """What the inner codec chain of a Zarr v3 array means here: parsing and validation, no bytes.
 
-Read and written: an optional `bytes` codec (either byte order), at most one compressor out of
-`blosc` (lz4, lz4hc, zstd), `zstd` and `numcodecs.lz4`, and an optional `crc32c` at the end.
+Read and written: an optional `bytes` codec (either byte order), an optional `numcodecs.shuffle`, at
+most one compressor out of `blosc` (lz4, lz4hc, zstd), `zstd` and `numcodecs.lz4`, and an optional
+`crc32c` at the end.
 Anything else is a `FormatError` that names the codec. The metadata may come from anywhere, so
 every value is checked.
 
@@ -80,6 +81,8 @@ class Pipeline:
         codec: the compressor.
         big_endian: whether elements are stored with their most significant byte first.
         crc32c: whether four bytes of CRC-32C end each chunk.
+        shuffle: element size of a byte shuffle before the compressor, 0 for none. The shuffle
+            within Blosc frames is not meant: a frame says so itself.
         settings: how to write; None for compressors that have no settings.
     """
 
@@ -88,6 +91,7 @@ class Pipeline:
     big_endian: bool = False
     crc32c: bool = False
     settings: BloscSettings | ZstdSettings | None = None
+    shuffle: int = 0
 
     @property
     def swap_bytes(self) -> int:
@@ -124,18 +128,25 @@ def parse_pipeline(
     crc32c = bool(steps) and steps[-1][0] == "crc32c"
     if crc32c:
         steps.pop()
+    shuffle = 0
+    if steps and steps[0][0] == "numcodecs.shuffle":
+        shuffle = _parse_shuffle(steps.pop(0)[1], element)
     if not steps:
-        return Pipeline(element, Codec.RAW, big_endian, crc32c)
+        return Pipeline(element, Codec.RAW, big_endian, crc32c, shuffle=shuffle)
     name, configuration = steps.pop(0)
     if name not in _COMPRESSORS:
         raise FormatError(
             f"codec {name!r} cannot be read here",
-            hint="supported: bytes, then one of " + ", ".join(_COMPRESSORS) + ", then crc32c",
+            hint="supported: bytes, then numcodecs.shuffle, then one of "
+            + ", ".join(_COMPRESSORS)
+            + ", then crc32c",
         )
     if steps:
         raise FormatError(f"codec {steps[0][0]!r} cannot follow {name!r} in a codec chain")
     codec, settings = _COMPRESSORS[name](configuration, element)
-    return Pipeline(element, codec, big_endian, crc32c, settings)
+    if shuffle and codec is Codec.BLOSC:
+        raise FormatError("codec 'blosc' cannot follow 'numcodecs.shuffle': it shuffles itself")
+    return Pipeline(element, codec, big_endian, crc32c, settings, shuffle)
 
 
 def _check_dtype(dtype: np.dtype[Any] | type | str) -> np.dtype[Any]:
@@ -175,6 +186,17 @@ def _parse_bytes(configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> bool
     if endian not in ("little", "big"):
         raise FormatError(f"codec 'bytes': endian must be 'little' or 'big', got {endian!r}")
     return bool(endian == "big")
+
+
+def _parse_shuffle(configuration: Mapping[str, Any], dtype: np.dtype[Any]) -> int:
+    """Return the element size of the shuffle, 0 where it changes nothing."""
+    limit = range(_MAX_TYPESIZE + 1)
+    size = _integer("numcodecs.shuffle", configuration, "elementsize", limit, 4)
+    if size % dtype.itemsize != 0 and size > 1:
+        raise FormatError(
+            f"codec 'numcodecs.shuffle': elementsize {size} is no multiple of {dtype} elements"
+        )
+    return size if size > 1 else 0
 
 
 def _integer(

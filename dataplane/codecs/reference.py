@@ -16,14 +16,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import zstandard
-from numcodecs import blosc, lz4
+from numcodecs import Shuffle, blosc, lz4
 
 from dataplane.codecs.pipeline import Codec
-from dataplane.codecs.table import FLAG_CRC32C, ChunkTable
+from dataplane.codecs.table import FLAG_CRC32C, ChunkTable, Convert
 from dataplane.errors import ChecksumMismatch, ConfigError, DecodeError, Truncated
 from dataplane.stores import Buffer
 
 __all__ = ["crc32c", "decode"]
+
+_STORED_AS: Final = {
+    Convert.F64_TO_F32: np.dtype(np.float64),
+    Convert.F16_TO_F32: np.dtype(np.float16),
+    Convert.BF16_TO_F32: np.dtype(np.uint16),
+}
 
 _POLYNOMIAL: Final = 0x82F63B78
 """CRC-32C, reflected. Source: RFC 3720, section 12.1."""
@@ -52,12 +58,17 @@ def decode(
             target[...] = np.frombuffer(element, destination.dtype)[0]
             continue
         shape = tuple(int(n) for n in row["chunk_shape"][:ndim])
-        elements = np.frombuffer(_bytes_of(row, sources, shape), destination.dtype)
+        convert = Convert(row["convert"])
+        stored = _STORED_AS.get(convert, destination.dtype)
+        elements = np.frombuffer(_bytes_of(row, sources, shape), stored)
         if row["swap_bytes"]:
             elements = elements.byteswap()
+        if convert is Convert.BF16_TO_F32:
+            elements = (elements.astype(np.uint32) << 16).view(np.float32)
         begin = row["chunk_start"][:ndim].astype(np.intp)
         wanted = tuple(slice(b, b + n) for b, n in zip(begin, extent, strict=True))
-        target[...] = elements.reshape(shape)[wanted]
+        with np.errstate(over="ignore"):
+            target[...] = elements.reshape(shape)[wanted]
 
 
 def _bytes_of(row: Any, sources: Sequence[Buffer], shape: tuple[int, ...]) -> bytes:
@@ -79,6 +90,8 @@ def _bytes_of(row: Any, sources: Sequence[Buffer], shape: tuple[int, ...]) -> by
         raise DecodeError(f"{Codec(row['codec']).name}: {error}") from error
     if len(decoded) != expected:
         raise DecodeError(f"expected {expected} bytes, got {len(decoded)}")
+    if row["shuffle"]:
+        return bytes(Shuffle(int(row["shuffle"])).decode(decoded))
     return decoded
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,15 @@ import numpy.typing as npt
 from dataplane.codecs.pipeline import Codec, Pipeline
 from dataplane.errors import ConfigError, FormatError
 
-__all__ = ["CHUNK_DTYPE", "FLAG_CRC32C", "MAX_DIMS", "ChunkTable", "fill_bytes"]
+__all__ = [
+    "CHUNK_DTYPE",
+    "FLAG_CRC32C",
+    "MAX_DIMS",
+    "ChunkTable",
+    "Convert",
+    "fill_bytes",
+    "join_rows",
+]
 
 MAX_DIMS: Final = 8
 FLAG_CRC32C: Final = 1
@@ -42,7 +51,9 @@ CHUNK_DTYPE: Final = np.dtype(
         ("ndim", np.uint8),
         ("itemsize", np.uint8),
         ("swap_bytes", np.uint8),
-        ("reserved", np.uint8, (3,)),
+        ("convert", np.uint8),
+        ("shuffle", np.uint8),
+        ("reserved", np.uint8),
         ("chunk_shape", np.uint32, (MAX_DIMS,)),
         ("chunk_start", np.uint32, (MAX_DIMS,)),
         ("extent", np.uint32, (MAX_DIMS,)),
@@ -50,6 +61,25 @@ CHUNK_DTYPE: Final = np.dtype(
     ]
 )
 """One row. Source: struct ChunkRow in native/core/chunk.hpp, which a test compares with this."""
+
+
+class Convert(IntEnum):
+    """What elements become on their way; the numbers are those of native/core/chunk.hpp."""
+
+    NONE = 0
+    F64_TO_F32 = 1
+    """float64 rounded to the nearest float32; what is too large becomes infinite."""
+    F16_TO_F32 = 2
+    """float16 widened, exactly."""
+    BF16_TO_F32 = 3
+    """bfloat16, which NumPy does not have and which is stored as uint16, widened exactly."""
+
+
+_CONVERTED_FROM: Final = {
+    Convert.F64_TO_F32: np.dtype(np.float64),
+    Convert.F16_TO_F32: np.dtype(np.float16),
+    Convert.BF16_TO_F32: np.dtype(np.uint16),
+}
 
 
 def join_rows(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
@@ -104,13 +134,14 @@ class ChunkTable:
         source_start: int = 0,
         destination: int = 0,
         destination_start: Sequence[int] | None = None,
+        convert: Convert = Convert.NONE,
     ) -> ChunkTable:
         """List the chunks of an array, or of a box of it, that touch at least one wanted element.
 
         Args:
             shape: elements per dimension; () for a scalar; at most MAX_DIMS dimensions.
             chunk_shape: elements per dimension of a chunk.
-            dtype: element type.
+            dtype: element type, as stored.
             pipeline: how chunks are encoded.
             offsets: uint64[chunks of the whole array], absolute, in C order over the chunk grid.
             nbytes: uint64[same]; a chunk whose offset and length are both 2**64 - 1 is not stored.
@@ -120,10 +151,13 @@ class ChunkTable:
             source_start: absolute offset of that buffer's first byte.
             destination: which of the arrays passed to `decode` receives the elements.
             destination_start: where the box's first element goes in it; None for its origin.
+            convert: what the elements become while they are copied; the destination then holds
+                float32. It costs no second pass.
 
         Raises:
             FormatError: the metadata contradicts itself.
-            ConfigError: the box is not within the array, or there are too many dimensions.
+            ConfigError: the box is not within the array, there are too many dimensions, or the
+                conversion is not one of this element type.
 
         Example:
             >>> from dataplane.codecs import parse_pipeline
@@ -137,6 +171,11 @@ class ChunkTable:
         element = np.dtype(dtype).newbyteorder("=")
         if element != pipeline.dtype:
             raise FormatError(f"an array of {element} has a codec chain for {pipeline.dtype}")
+        if convert is not Convert.NONE and element != _CONVERTED_FROM[convert]:
+            raise ConfigError(
+                f"{convert.name} converts elements stored as {_CONVERTED_FROM[convert]}, "
+                f"not {element}"
+            )
         grid = _check_grid(shape, chunk_shape, offsets, nbytes)
         wanted = _check_box(shape, box)
         start = (0,) * len(grid) if destination_start is None else tuple(destination_start)
@@ -167,8 +206,10 @@ class ChunkTable:
         rows["swap_bytes"] = pipeline.swap_bytes
         rows["flags"] = FLAG_CRC32C if pipeline.crc32c else 0
         rows["codec"] = pipeline.codec
+        rows["convert"] = convert
+        rows["shuffle"] = pipeline.shuffle
         _locate(rows, offsets[chunk], nbytes[chunk], source_start)
-        fill = fill_bytes(fill_value, element)
+        fill = _placed_fill(fill_value, element, convert)
         if fill.strip(b"\0"):
             rows["fill"][:, : len(fill)] = np.frombuffer(fill, np.uint8)
         return cls(rows)
@@ -257,6 +298,19 @@ def _locate(
         absent["source_offset"] = 0
         absent["source_nbytes"] = 0
         rows[missing] = absent
+
+
+def _placed_fill(fill_value: object, dtype: np.dtype[Any], convert: Convert) -> bytes:
+    """Return a fill value as one element of the destination."""
+    if convert is Convert.NONE:
+        return fill_bytes(fill_value, dtype)
+    if convert is Convert.BF16_TO_F32:
+        if isinstance(fill_value, str) and fill_value.startswith("0x"):
+            return b"\0\0" + fill_bytes(fill_value, dtype)
+        return fill_bytes(fill_value, np.dtype(np.float32))
+    stored = np.frombuffer(fill_bytes(fill_value, dtype), dtype)
+    with np.errstate(over="ignore"):
+        return stored.astype(np.float32).tobytes()
 
 
 def fill_bytes(fill_value: object, dtype: np.dtype[Any]) -> bytes:

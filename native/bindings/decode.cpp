@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -25,19 +26,18 @@ namespace dataplane::bindings {
 namespace {
 
 // The process's decoder: made at first use, and left behind by a forked child, whose copy has locks in
-// an unknown state and no threads. It is never destroyed, so that no thread is joined at exit.
+// an unknown state and no threads. It is never destroyed, so that no thread is joined at exit. Two
+// threads of a free-threaded interpreter may both make one; the first to store its own wins.
 std::atomic<Decoder*>& decoder_slot() {
   static std::atomic<Decoder*> slot{nullptr};
   return slot;
 }
 
-Decoder& decoder() {  // with the GIL held
+Decoder& decoder() {
   Decoder* current = decoder_slot().load();
-  if (current == nullptr) {
-    current = new Decoder();
-    decoder_slot().store(current);
-  }
-  return *current;
+  if (current != nullptr) return *current;
+  auto made = std::make_unique<Decoder>();
+  return decoder_slot().compare_exchange_strong(current, made.get()) ? *made.release() : *current;
 }
 
 void forget_decoder() { decoder_slot().store(nullptr); }
@@ -48,7 +48,7 @@ bool is_main_thread() { return syscall(SYS_gettid) == getpid(); }
 [[noreturn]] void raise_failure(nb::handle type, const TableStatus& failure) {
   const Status& s = failure.status;
   const nb::tuple fields = nb::make_tuple(static_cast<int>(s.code), failure.row, s.offset,
-                                          s.expected, s.got, s.what);
+                                          s.expected, s.got, s.what, failure.failures);
   PyErr_SetObject(type.ptr(), fields.ptr());
   throw nb::python_error();
 }
@@ -96,28 +96,41 @@ class HeldSources {
   std::vector<Source> spans_;
 };
 
-// Runs `work(interrupted)` without the GIL; its failure, or the exception of a signal handler that ran
+// What Python sets to stop a call from another thread.
+class CancelFlag {
+ public:
+  void set() noexcept { set_.store(true, std::memory_order_relaxed); }
+  [[nodiscard]] bool is_set() const noexcept { return set_.load(std::memory_order_relaxed); }
+  [[nodiscard]] const std::atomic<bool>& value() const noexcept { return set_; }
+
+ private:
+  std::atomic<bool> set_{false};
+};
+
+// Runs `work(cancel)` without the GIL; its failure, or the exception of a signal handler that ran
 // meanwhile, becomes a Python exception.
 template <typename Work>
-void run_unlocked(nb::handle failure_type, const Work& work) {
-  const bool main_thread = is_main_thread();
+void run_unlocked(nb::handle failure_type, const CancelFlag* flag, const Work& work) {
   bool signalled = false;
+  const std::function<bool()> interrupted = [&signalled] {
+    const nb::gil_scoped_acquire locked;
+    signalled = PyErr_CheckSignals() != 0;
+    return signalled;
+  };
+  CancelPolicy cancel;
+  if (is_main_thread()) cancel.interrupted = &interrupted;
+  if (flag != nullptr) cancel.flag = &flag->value();
   TableStatus result;
   {
     const nb::gil_scoped_release unlocked;
-    result = work([main_thread, &signalled] {
-      if (!main_thread) return false;
-      const nb::gil_scoped_acquire locked;
-      signalled = PyErr_CheckSignals() != 0;
-      return signalled;
-    });
+    result = work(cancel);
   }
   if (signalled) throw nb::python_error();
   if (!result.status.ok()) raise_failure(failure_type, result);
 }
 
 void decode(nb::handle failure_type, nb::handle table, nb::sequence sources,
-            nb::sequence destinations, unsigned threads) {
+            nb::sequence destinations, unsigned threads, const CancelFlag* flag) {
   const HeldBuffer held_table(table);
   const std::span<const ChunkRow> rows = rows_of(held_table);
   const HeldSources held_sources(sources);
@@ -131,12 +144,12 @@ void decode(nb::handle failure_type, nb::handle table, nb::sequence sources,
                           "destination is not a writable CPU array of at most 8 dimensions in "
                           "native byte order",
                           0, 0, i),
-                     0});
+                     0, 0});
     ++i;
   }
   Decoder& decoder = bindings::decoder();
-  run_unlocked(failure_type, [&](const std::function<bool()>& interrupted) {
-    return decoder.decode(rows, held_sources.spans(), arrays, threads, interrupted);
+  run_unlocked(failure_type, flag, [&](const CancelPolicy& cancel) {
+    return decoder.decode(rows, held_sources.spans(), arrays, threads, cancel);
   });
 }
 
@@ -146,8 +159,8 @@ void inflate_only(nb::handle failure_type, nb::handle table, nb::sequence source
   const std::span<const ChunkRow> rows = rows_of(held_table);
   const HeldSources held_sources(sources);
   Decoder& decoder = bindings::decoder();
-  run_unlocked(failure_type, [&](const std::function<bool()>& interrupted) {
-    return decoder.inflate_only(rows, held_sources.spans(), threads, interrupted);
+  run_unlocked(failure_type, nullptr, [&](const CancelPolicy& cancel) {
+    return decoder.inflate_only(rows, held_sources.spans(), threads, cancel);
   });
 }
 
@@ -166,6 +179,8 @@ nb::dict row_layout() {
   DATAPLANE_FIELD(ndim);
   DATAPLANE_FIELD(itemsize);
   DATAPLANE_FIELD(swap_bytes);
+  DATAPLANE_FIELD(convert);
+  DATAPLANE_FIELD(shuffle);
   DATAPLANE_FIELD(reserved);
   DATAPLANE_FIELD(chunk_shape);
   DATAPLANE_FIELD(chunk_start);
@@ -182,6 +197,15 @@ nb::dict codec_numbers() {
   numbers["lz4"] = static_cast<int>(Codec::lz4);
   numbers["blosc"] = static_cast<int>(Codec::blosc);
   numbers["fill"] = static_cast<int>(Codec::fill);
+  return numbers;
+}
+
+nb::dict conversion_numbers() {
+  nb::dict numbers;
+  numbers["none"] = static_cast<int>(Convert::none);
+  numbers["f64_to_f32"] = static_cast<int>(Convert::f64_to_f32);
+  numbers["f16_to_f32"] = static_cast<int>(Convert::f16_to_f32);
+  numbers["bf16_to_f32"] = static_cast<int>(Convert::bf16_to_f32);
   return numbers;
 }
 
@@ -204,23 +228,31 @@ void bind_decode(nb::module_& module) {
   pthread_atfork(nullptr, nullptr, forget_decoder);
   nb::object failure = nb::steal(PyErr_NewExceptionWithDoc(
       "dataplane._native.DecodeFailure",
-      "A row could not be decoded; args are (code, row, offset, expected, got, what).", nullptr,
-      nullptr));
+      "A row could not be decoded; args are (code, row, offset, expected, got, what, failures).",
+      nullptr, nullptr));
   if (!failure.is_valid()) throw nb::python_error();
   module.attr("DecodeFailure") = failure;
   module.attr("chunk_row_bytes") = sizeof(ChunkRow);
   module.attr("chunk_row_layout") = row_layout();
   module.attr("codec_numbers") = codec_numbers();
+  module.attr("conversion_numbers") = conversion_numbers();
   module.attr("status_codes") = status_codes();
   module.attr("max_chunk_bytes") = kMaxChunkBytes;
   module.attr("simd") = simd_path();
   module.attr("zstd_version") = ZSTD_versionString();
   module.attr("lz4_version") = LZ4_versionString();
+  nb::class_<CancelFlag>(module, "CancelFlag", "Stops calls of `decode` that were given it.")
+      .def(nb::init<>())
+      .def("set", &CancelFlag::set)
+      .def("is_set", &CancelFlag::is_set);
   module.def(
       "decode",
-      [failure](nb::handle table, nb::sequence sources, nb::sequence destinations,
-                unsigned threads) { decode(failure, table, sources, destinations, threads); },
+      [failure](nb::handle table, nb::sequence sources, nb::sequence destinations, unsigned threads,
+                const CancelFlag* cancel) {
+        decode(failure, table, sources, destinations, threads, cancel);
+      },
       nb::arg("table"), nb::arg("sources"), nb::arg("destinations"), nb::arg("threads") = 1,
+      nb::arg("cancel") = nb::none(),
       "Decode every row of a chunk table from `sources` into `destinations`.");
   module.def(
       "inflate_only",

@@ -15,7 +15,6 @@ namespace {
 constexpr std::size_t kHeaderBytes = 16;
 constexpr std::uint8_t kFormatVersion = 2;
 constexpr std::uint8_t kCodecVersion = 1;  // of both the LZ4 and the zstd format
-constexpr std::size_t kMaxTypesize = 255;  // the header gives it one byte
 
 constexpr unsigned kShuffle = 0x01;
 constexpr unsigned kPlainCopy = 0x02;
@@ -24,10 +23,6 @@ constexpr unsigned kReserved = 0x08;
 constexpr unsigned kNotSplit = 0x10;
 constexpr unsigned kLz4 = 1;
 constexpr unsigned kZstd = 4;
-
-// Elements that begin in the middle of a run's element are un-shuffled into a tile and copied; it stays
-// in the first-level cache between its writing and its reading.
-constexpr std::size_t kTileBytes = std::size_t{8} << 10;
 
 struct Frame {
   std::span<const std::byte> bytes;
@@ -103,9 +98,20 @@ Status read_header(std::span<const std::byte> bytes, std::size_t chunk_bytes,
   return read_codec(frame);
 }
 
-// Finds the streams of a block and decompresses those that are not stored into `out`. With `gather`
-// the stored ones are copied there too, so that the block lies in one piece.
-Status read_streams(const Frame& frame, std::size_t index, bool gather, std::byte* out,
+// What to do with the streams of a block.
+struct Wanted {
+  bool gather = false;     // copy stored ones too, so that the block lies in one piece
+  std::size_t prefix = 0;  // how many bytes of each stream are needed, from its start
+};
+
+Status read_stream(const Frame& frame, std::span<const std::byte> encoded, std::size_t prefix,
+                   std::span<std::byte> out, Workspace& workspace) {
+  if (frame.codec == kZstd) return inflate_zstd(encoded, out, workspace);
+  return prefix < out.size() ? inflate_lz4_prefix(encoded, out, prefix) : inflate_lz4(encoded, out);
+}
+
+// Finds the streams of a block and decompresses those that are not stored into `out`.
+Status read_streams(const Frame& frame, std::size_t index, Wanted wanted, std::byte* out,
                     Block& block, Workspace& workspace) {
   const std::span<const std::byte> bytes = frame.bytes;
   const std::size_t entry = kHeaderBytes + 4 * index;
@@ -125,14 +131,13 @@ Status read_streams(const Frame& frame, std::size_t index, bool gather, std::byt
     block.stream[s] = place;
     const std::span<const std::byte> encoded = bytes.subspan(at, length);
     if (length == block.stream_bytes) {
-      if (gather)
+      if (wanted.gather)
         std::memcpy(place, encoded.data(), length);
       else
         block.stream[s] = encoded.data();
     } else {
-      const std::span<std::byte> decoded(place, block.stream_bytes);
-      Status status = frame.codec == kLz4 ? inflate_lz4(encoded, decoded)
-                                          : inflate_zstd(encoded, decoded, workspace);
+      Status status =
+          read_stream(frame, encoded, wanted.prefix, {place, block.stream_bytes}, workspace);
       if (!status.ok()) {
         status.offset += at;
         return status;
@@ -143,63 +148,8 @@ Status read_streams(const Frame& frame, std::size_t index, bool gather, std::byt
   return {};
 }
 
-// Elements held as byte planes; together they are the chunk's bytes from `begin`.
-struct Planes {
-  const std::byte* const* plane;
-  std::size_t typesize;
-  std::size_t elements;
-  std::size_t begin;
-};
-
-// Un-shuffles the runs that come next straight to their place; false when they do not consist of whole
-// elements, and then nothing was written.
-bool place_runs(const Planes& planes, BoxCursor& box) noexcept {
-  const std::size_t size = planes.typesize;
-  const std::size_t end = planes.begin + planes.elements * size;
-  const std::size_t at = box.next() - planes.begin;
-  if (at % size != 0) return false;
-  const BoxPlan& plan = box.plan();
-  ElementRuns runs{at / size, plan.run / size, box.runs_before(end), 0, box.to(), 0};
-  if (runs.runs > 0 && plan.run % size == 0) {
-    if (plan.ndim > 0) {
-      if (plan.dims[0].chunk_step % size != 0) return false;
-      runs.plane_step = plan.dims[0].chunk_step / size;
-      runs.out_step = plan.dims[0].to_step;
-    }
-    unshuffle(planes.plane, size, runs);
-    box.advance_runs(runs.runs);
-    return true;
-  }
-  runs.count = std::min(box.left(), end - box.next()) / size;
-  runs.runs = 1;
-  if (runs.count == 0) return false;
-  unshuffle(planes.plane, size, runs);
-  box.advance(runs.count * size);
-  return true;
-}
-
-void place_planes(const Planes& planes, BoxCursor& box, Workspace& workspace) {
-  const std::size_t size = planes.typesize;
-  const std::size_t end = planes.begin + planes.elements * size;
-  const std::size_t tile_elements = std::max<std::size_t>(1, kTileBytes / size);
-  while (box.next() < end) {
-    if (place_runs(planes, box)) continue;
-    const std::size_t first = (box.next() - planes.begin) / size;
-    const std::size_t count = std::min(tile_elements, planes.elements - first);
-    const std::span<std::byte> tile = workspace.tile.get(count * size);
-    unshuffle(planes.plane, size, ElementRuns{first, count, 1, 0, tile.data(), 0});
-    box.copy(planes.begin + first * size, tile);
-  }
-}
-
-// Places a block whose streams are the bytes as they are.
-void place_plain(const Block& block, BoxCursor& box) noexcept {
-  for (std::size_t s = 0; s < block.streams; ++s)
-    box.copy(block.begin + s * block.stream_bytes, {block.stream[s], block.stream_bytes});
-}
-
 // Un-shuffles a block on its way to its place. What does not fill an element is at the end as it is.
-void place_shuffled(const Frame& frame, const Block& block, bool bits, BoxCursor& box,
+void place_shuffled(const Frame& frame, const Block& block, bool bits, Placement& placement,
                     Workspace& workspace) {
   const std::size_t typesize = frame.typesize;
   const std::size_t elements = block.size / typesize;
@@ -213,10 +163,10 @@ void place_shuffled(const Frame& frame, const Block& block, bool bits, BoxCursor
       planes[t] = out + t * elements;
     }
   }
-  place_planes({planes.data(), typesize, elements, block.begin}, box, workspace);
+  placement.put({planes.data(), typesize, elements, block.begin});
   const std::size_t whole = elements * typesize;
   if (whole != block.size)
-    box.copy(block.begin + whole, {block.stream[0] + whole, block.size - whole});
+    placement.put(block.begin + whole, {block.stream[0] + whole, block.size - whole});
 }
 
 void lay_out(const Frame& frame, std::size_t index, Block& block) noexcept {
@@ -227,43 +177,84 @@ void lay_out(const Frame& frame, std::size_t index, Block& block) noexcept {
   block.stream_bytes = block.size / block.streams;
 }
 
+// How many bytes of each of the block's streams hold something that is wanted. The end of the last
+// block that the box touches often is not.
+std::size_t wanted_prefix(const Frame& frame, const Block& block, bool bytes, bool bits,
+                          std::size_t end) noexcept {
+  if (bits || end >= block.begin + block.size) return block.stream_bytes;
+  const std::size_t size = end - block.begin;
+  if (!bytes) return block.streams == 1 ? size : block.stream_bytes;
+  return block.streams == 1 ? block.stream_bytes : (size - 1) / frame.typesize + 1;
+}
+
 // Decodes the block that holds the next wanted byte.
-Status decode_block(const Frame& frame, BoxCursor& box, Workspace& workspace) {
-  const std::size_t index = box.next() / frame.blocksize;
+Status decode_block(const Frame& frame, Placement& placement, Workspace& workspace) {
+  const std::size_t index = placement.next() / frame.blocksize;
   Block block;
   lay_out(frame, index, block);
   const bool bytes = (frame.flags & kShuffle) != 0 && frame.typesize > 1;
   // c-blosc leaves a block as it is when its elements do not come in eights.
   const std::size_t elements = block.size / frame.typesize;
   const bool bits = (frame.flags & kBitShuffle) != 0 && elements != 0 && elements % 8 == 0;
-  if (!bytes && !bits && box.next() == block.begin && box.left() >= block.size) {
-    const Status status = read_streams(frame, index, true, box.to(), block, workspace);
-    if (status.ok()) box.advance(block.size);
-    return status;
+  const bool plain = !bytes && !bits;
+  if (plain && placement.next() == block.begin) {
+    const std::span<std::byte> place = placement.direct(block.size);
+    if (!place.empty()) {
+      const Status status = read_streams(frame, index, {true, block.stream_bytes}, place.data(),
+                                         block, workspace);
+      if (status.ok()) placement.written(block.size);
+      return status;
+    }
   }
+  const std::size_t prefix = wanted_prefix(frame, block, bytes, bits, placement.end());
+  const bool gather = plain && block.streams > 1;
   std::byte* const scratch = workspace.block.get(block.size).data();
-  const Status status = read_streams(frame, index, false, scratch, block, workspace);
+  const Status status =
+      read_streams(frame, index, {gather, prefix}, scratch, block, workspace);
   if (!status.ok()) return status;
-  if (bytes || bits)
-    place_shuffled(frame, block, bits, box, workspace);
+  if (plain)
+    placement.put(block.begin, {block.stream[0], block.size});
   else
-    place_plain(block, box);
+    place_shuffled(frame, block, bits, placement, workspace);
   return {};
+}
+
+// Whether blocks, and the elements that their shuffle knows, hold whole elements of the array. They do
+// unless somebody chose the type size by hand.
+bool holds_whole_elements(const Frame& frame, std::size_t element) noexcept {
+  const bool shuffled = (frame.flags & (kShuffle | kBitShuffle)) != 0;
+  return frame.blocksize % element == 0 && (!shuffled || frame.typesize % element == 0);
+}
+
+Status decode_blocks(const Frame& frame, Placement& placement, Workspace& workspace) {
+  Status status;
+  while (status.ok() && placement.next() < frame.decoded) {
+    if (workspace.stopped()) return fail(Code::cancelled, "interrupted");
+    status = decode_block(frame, placement, workspace);
+  }
+  return status;
 }
 
 }  // namespace
 
 Status decode_blosc(std::span<const std::byte> frame_bytes, std::size_t chunk_bytes,
-                    BoxCursor& box, Workspace& workspace) {
+                    Placement& placement, Workspace& workspace) {
   Frame frame;
   Status status = read_header(frame_bytes, chunk_bytes, frame);
   if (!status.ok()) return status;
   if ((frame.flags & kPlainCopy) != 0) {
-    box.copy(0, frame_bytes.subspan(kHeaderBytes));
+    placement.put(0, frame_bytes.subspan(kHeaderBytes));
     return {};
   }
-  while (status.ok() && box.next() < chunk_bytes)
-    status = decode_block(frame, box, workspace);
+  if (holds_whole_elements(frame, placement.element()))
+    return decode_blocks(frame, placement, workspace);
+  const std::span<std::byte> whole = workspace.chunk.get(chunk_bytes);
+  const BoxPlan plan = plan_whole(whole.data(), chunk_bytes);
+  BoxCursor box(plan);
+  const Transform none;
+  Placement as_stored(box, none, workspace);
+  status = decode_blocks(frame, as_stored, workspace);
+  if (status.ok()) placement.put(0, whole);
   return status;
 }
 
@@ -277,7 +268,7 @@ Status inflate_blosc(std::span<const std::byte> frame_bytes, std::size_t chunk_b
   for (std::size_t i = 0; status.ok() && i < frame.blocks; ++i) {
     Block block;
     lay_out(frame, i, block);
-    status = read_streams(frame, i, false, scratch, block, workspace);
+    status = read_streams(frame, i, {false, block.stream_bytes}, scratch, block, workspace);
   }
   return status;
 }

@@ -8,22 +8,31 @@
 // Source: c-blosc README_CHUNK_FORMAT.rst (format version 2), blosc.c of 1.21.
 //
 // Checked: every length against what is left, the decoded size of every stream, and that the frame is
-// as long and decodes to as much as its row says. Blocks that the box does not touch are not looked at.
+// as long and decodes to as much as its row says. Blocks that the box does not touch are not looked at,
+// and of the last one that it touches LZ4 streams are decompressed only as far as something is wanted.
 #pragma once
 
 #include <cstddef>
 #include <span>
 
-#include "core/place.hpp"
+#include "core/placement.hpp"
 #include "core/status.hpp"
 #include "core/workspace.hpp"
 
 namespace dataplane {
 
-// Decodes a frame of `chunk_bytes` decoded bytes and places what `box` wants of it.
-// May throw std::bad_alloc when scratch must grow.
+// Decodes a frame of `chunk_bytes` decoded bytes, a whole number of elements, and places what is wanted
+// of it. May throw std::bad_alloc when scratch must grow. `cancelled` when `workspace.stop` says so.
 [[nodiscard]] Status decode_blosc(std::span<const std::byte> frame, std::size_t chunk_bytes,
-                                  BoxCursor& box, Workspace& workspace);
+                                  Placement& placement, Workspace& workspace);
+
+// The same for elements that are placed as they are stored.
+[[nodiscard]] inline Status decode_blosc(std::span<const std::byte> frame, std::size_t chunk_bytes,
+                                         BoxCursor& box, Workspace& workspace) {
+  const Transform none;
+  Placement placement(box, none, workspace);
+  return decode_blosc(frame, chunk_bytes, placement, workspace);
+}
 
 // Decompresses every stream of a frame that is not stored, into scratch that stays in the cache, and
 // does nothing with it: what the codec alone costs.

@@ -27,19 +27,29 @@ enum class Codec : std::uint8_t {
 
 inline constexpr std::uint8_t kFlagCrc32c = 1;  // the last four bytes are a CRC-32C of the others
 
+// What becomes of elements on the way to their destination, besides their byte order.
+enum class Convert : std::uint8_t {
+  none = 0,
+  f64_to_f32 = 1,   // rounded to nearest; what is too large becomes infinite
+  f16_to_f32 = 2,   // exact
+  bf16_to_f32 = 3,  // exact
+};
+
 struct ChunkRow {
   std::uint64_t source_offset;  // first encoded byte, in the source buffer
   std::uint64_t source_nbytes;  // encoded length, checksum included
   std::uint64_t chunk;          // which chunk of its array, for messages only
-  std::array<std::byte, kMaxItemBytes> fill;
+  std::array<std::byte, kMaxItemBytes> fill;  // one element as the destination holds it
   std::uint32_t source;       // index into the sources
   std::uint32_t destination;  // index into the destinations
   Codec codec;
   std::uint8_t flags;
   std::uint8_t ndim;
-  std::uint8_t itemsize;
-  std::uint8_t swap_bytes;  // width of the integers to byte-swap after decoding, 0 for none
-  std::array<std::uint8_t, 3> reserved;
+  std::uint8_t itemsize;    // bytes of an element as it is stored
+  std::uint8_t swap_bytes;  // width of the numbers that are stored with their bytes reversed, or 0
+  Convert convert;
+  std::uint8_t shuffle;  // element size of a byte shuffle beneath the compressor, 0 for none
+  std::uint8_t reserved;
   std::array<std::uint32_t, kMaxDims> chunk_shape;
   std::array<std::uint32_t, kMaxDims> chunk_start;        // first wanted element in the chunk
   std::array<std::uint32_t, kMaxDims> extent;             // how many are wanted, at least one
@@ -59,7 +69,12 @@ struct Destination {
   std::size_t itemsize = 0;
 };
 
-// Decoded size of a row's chunk. Only for rows that check_table has accepted.
+// Bytes of an element in its destination.
+[[nodiscard]] inline std::size_t placed_itemsize(const ChunkRow& row) noexcept {
+  return row.convert == Convert::none ? row.itemsize : sizeof(float);
+}
+
+// Decoded size of a row's chunk, as stored. Only for rows that check_table has accepted.
 [[nodiscard]] inline std::size_t chunk_bytes(const ChunkRow& row) noexcept {
   std::size_t bytes = row.itemsize;
   for (std::size_t d = 0; d < row.ndim; ++d) bytes *= row.chunk_shape[d];

@@ -1,18 +1,22 @@
 #include "core/chunk_decode.hpp"
 
+#include <array>
 #include <new>
 
 #include "core/blosc.hpp"
 #include "core/bytes.hpp"
 #include "core/crc32c.hpp"
 #include "core/inflate.hpp"
-#include "core/place.hpp"
+#include "core/placement.hpp"
+#include "core/shuffle.hpp"
 
 namespace dataplane {
 namespace {
 
-// Below this, placing a chunk run by run as it is decoded costs more than a pass over the whole chunk.
-constexpr std::size_t kMinStreamRun = 64;
+// A chunk of which no more than this part is wanted, from its start, is decompressed only so far. The
+// interface of zstd for that copies what it decompresses, so that it must save more than it costs.
+constexpr std::size_t kPrefixNumerator = 3;
+constexpr std::size_t kPrefixDenominator = 4;
 
 // Checks the checksum at the end of `encoded`, where the row has one, and takes it off.
 Status check_crc32c(const ChunkRow& row, std::span<const std::byte>& encoded) noexcept {
@@ -32,39 +36,43 @@ Status check_length(const char* what, std::size_t expected, std::size_t got) noe
   return {};
 }
 
+// Decompresses `out`, or at least its first `prefix` bytes.
 Status inflate(Codec codec, std::span<const std::byte> encoded, std::span<std::byte> out,
-               Workspace& workspace) {
-  if (codec == Codec::zstd) return inflate_zstd(encoded, out, workspace);
+               std::size_t prefix, Workspace& workspace) {
+  const bool part = prefix < out.size() &&
+                    prefix / kPrefixNumerator <= out.size() / kPrefixDenominator;
+  if (codec == Codec::zstd)
+    return part ? inflate_zstd_prefix(encoded, out, prefix, workspace)
+                : inflate_zstd(encoded, out, workspace);
   if (encoded.size() < 4) return fail(Code::truncated, "LZ4 length", 0, 4, encoded.size());
   const Status status =
       check_length("LZ4 decoded length", out.size(), load_le<std::uint32_t>(encoded.data()));
-  return status.ok() ? inflate_lz4(encoded.subspan(4), out) : status;
+  if (!status.ok()) return status;
+  return part ? inflate_lz4_prefix(encoded.subspan(4), out, prefix)
+              : inflate_lz4(encoded.subspan(4), out);
 }
 
-// Decodes a chunk of `bytes` bytes and places what `plan` wants of it.
-Status decode_to(const BoxPlan& plan, Codec codec, std::span<const std::byte> encoded,
-                 std::size_t bytes, Workspace& workspace) {
-  switch (codec) {
-    case Codec::raw: {
-      const Status status = check_length("raw chunk", bytes, encoded.size());
-      if (status.ok()) copy_box(plan, encoded.data());
-      return status;
-    }
-    case Codec::blosc: {
-      BoxCursor box(plan);
-      return decode_blosc(encoded, bytes, box, workspace);
-    }
-    case Codec::zstd:
-    case Codec::lz4: {
-      if (plan.is_whole(bytes)) return inflate(codec, encoded, {plan.to, bytes}, workspace);
-      const std::span<std::byte> whole = workspace.chunk.get(bytes);
-      const Status status = inflate(codec, encoded, whole, workspace);
-      if (status.ok()) copy_box(plan, whole.data());
-      return status;
-    }
-    case Codec::fill: break;
+// Places a chunk that lies whole in memory, as stored; byte planes when the row says so.
+void place_chunk(const ChunkRow& row, std::span<const std::byte> chunk, Placement& placement) {
+  if (row.shuffle < 2) return placement.put(0, chunk);
+  const std::size_t size = row.shuffle;
+  const std::size_t elements = chunk.size() / size;
+  std::array<const std::byte*, kMaxTypesize> planes;
+  for (std::size_t t = 0; t < size; ++t) planes[t] = chunk.data() + t * elements;
+  placement.put({planes.data(), size, elements, 0});
+}
+
+Status decode_compressed(const ChunkRow& row, std::span<const std::byte> encoded,
+                         std::size_t bytes, Placement& placement, Workspace& workspace) {
+  if (row.shuffle < 2) {
+    const std::span<std::byte> place = placement.direct(bytes);
+    if (!place.empty()) return inflate(row.codec, encoded, place, bytes, workspace);
   }
-  return fail(Code::bad_argument, "codec");
+  const std::span<std::byte> whole = workspace.chunk.get(bytes);
+  const std::size_t prefix = row.shuffle < 2 ? placement.end() : bytes;
+  const Status status = inflate(row.codec, encoded, whole, prefix, workspace);
+  if (status.ok()) place_chunk(row, whole, placement);
+  return status;
 }
 
 Status inflate_row(const ChunkRow& row, Source source, Workspace& workspace) {
@@ -76,39 +84,46 @@ Status inflate_row(const ChunkRow& row, Source source, Workspace& workspace) {
   }
   const std::size_t bytes = chunk_bytes(row);
   if (row.codec == Codec::blosc) return inflate_blosc(encoded, bytes, workspace);
-  return inflate(row.codec, encoded, workspace.chunk.get(bytes), workspace);
+  return inflate(row.codec, encoded, workspace.chunk.get(bytes), bytes, workspace);
 }
 
-Status decode_row(const ChunkRow& row, Source source, const Destination& destination,
+Status decode_row(const ChunkRow& row, Source source, const Destination& destination, bool stream,
                   Workspace& workspace) {
-  const BoxPlan plan = plan_box(row, destination);
+  BoxPlan plan = plan_box(row, destination);
+  plan.stream = stream;
   if (row.codec == Codec::fill) {
-    fill_box(plan, row.fill.data(), row.itemsize);
+    fill_box(plan, row.fill.data(), placed_itemsize(row));
     return {};
   }
   std::span<const std::byte> encoded = source.subspan(row.source_offset, row.source_nbytes);
   Status status = check_crc32c(row, encoded);
   if (!status.ok()) return status;
   const std::size_t bytes = chunk_bytes(row);
-  const bool short_runs = plan.ndim != 0 && plan.run < kMinStreamRun && row.codec == Codec::blosc;
-  if (row.swap_bytes == 0 && !short_runs)
-    return decode_to(plan, row.codec, encoded, bytes, workspace);
-
-  // A scratch of its own: decode_to may use workspace.chunk, but never for a whole plan.
-  const std::span<std::byte> whole = workspace.chunk.get(bytes);
-  status = decode_to(plan_whole(whole.data(), bytes), row.codec, encoded, bytes, workspace);
-  if (!status.ok()) return status;
-  swap_bytes(whole, row.swap_bytes);
-  copy_box(plan, whole.data());
-  return {};
+  const Transform transform(row);
+  BoxCursor box(plan);
+  Placement placement(box, transform, workspace);
+  switch (row.codec) {
+    case Codec::raw:
+      status = check_length("raw chunk", bytes, encoded.size());
+      if (status.ok()) place_chunk(row, encoded, placement);
+      break;
+    case Codec::blosc: status = decode_blosc(encoded, bytes, placement, workspace); break;
+    case Codec::zstd:
+    case Codec::lz4:
+      status = decode_compressed(row, encoded, bytes, placement, workspace);
+      break;
+    case Codec::fill: break;
+  }
+  if (stream) end_streaming();
+  return status;
 }
 
 }  // namespace
 
-Status decode_chunk(const ChunkRow& row, Source source, const Destination& destination,
+Status decode_chunk(const ChunkRow& row, Source source, const Destination& destination, bool stream,
                     Workspace& workspace) noexcept {
   try {
-    return decode_row(row, source, destination, workspace);
+    return decode_row(row, source, destination, stream, workspace);
   } catch (const std::bad_alloc&) {
     return fail(Code::io_error, "not enough memory to decode", 0, chunk_bytes(row));
   }

@@ -50,4 +50,36 @@ Status inflate_lz4(std::span<const std::byte> encoded, std::span<std::byte> out)
   return {};
 }
 
+Status inflate_lz4_prefix(std::span<const std::byte> encoded, std::span<std::byte> out,
+                          std::size_t prefix) noexcept {
+  constexpr std::size_t kLimit = std::numeric_limits<int>::max();
+  if (encoded.size() > kLimit || out.size() > kLimit)
+    return fail(Code::too_large, "LZ4 block", 0, kLimit, encoded.size());
+  const int result = LZ4_decompress_safe_partial(
+      reinterpret_cast<const char*>(encoded.data()), reinterpret_cast<char*>(out.data()),
+      static_cast<int>(encoded.size()), static_cast<int>(prefix), static_cast<int>(out.size()));
+  if (result < 0) return fail(Code::malformed, "LZ4 block", 0, prefix);
+  const auto produced = static_cast<std::size_t>(result);
+  if (produced < prefix)
+    return fail(Code::truncated, "LZ4 block holds less than its place", 0, prefix, produced);
+  return {};
+}
+
+Status inflate_zstd_prefix(std::span<const std::byte> encoded, std::span<std::byte> out,
+                           std::size_t prefix, Workspace& workspace) {
+  ZSTD_DCtx* const context = workspace.zstd();
+  ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
+  ZSTD_inBuffer input{encoded.data(), encoded.size(), 0};
+  ZSTD_outBuffer output{out.data(), prefix, 0};
+  while (output.pos < prefix) {
+    const std::size_t read = input.pos;
+    const std::size_t written = output.pos;
+    const std::size_t result = ZSTD_decompressStream(context, &output, &input);
+    if (ZSTD_isError(result) != 0) return zstd_failure(result, prefix);
+    if (input.pos == read && output.pos == written)
+      return fail(Code::truncated, "zstd frame holds less than its chunk", 0, prefix, written);
+  }
+  return {};
+}
+
 }  // namespace dataplane

@@ -17,4 +17,12 @@ namespace dataplane {
 [[nodiscard]] Status inflate_lz4(std::span<const std::byte> encoded,
                                  std::span<std::byte> out) noexcept;
 
+// The first `prefix` bytes of what fills `out`; those after it are undefined, and nothing is said about
+// the rest of the input. Of a zstd frame, up to the next 128 KiB are decompressed beyond it.
+[[nodiscard]] Status inflate_lz4_prefix(std::span<const std::byte> encoded, std::span<std::byte> out,
+                                        std::size_t prefix) noexcept;
+[[nodiscard]] Status inflate_zstd_prefix(std::span<const std::byte> encoded,
+                                         std::span<std::byte> out, std::size_t prefix,
+                                         Workspace& workspace);
+
 }  // namespace dataplane

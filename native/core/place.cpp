@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/shuffle.hpp"
+
 namespace dataplane {
 namespace {
 
@@ -39,8 +41,18 @@ void copy_loop(const BoxDim& dim, const std::byte* from, std::byte* to, std::siz
 
 using CopyLoop = void (*)(const BoxDim&, const std::byte*, std::byte*, std::size_t) noexcept;
 
-CopyLoop copy_loop_for(std::size_t run) noexcept {
-  switch (run) {
+// Runs shorter than this hold too few whole lines for streaming to gain anything.
+constexpr std::size_t kMinStreamBytes = 192;
+
+void copy_loop_streaming(const BoxDim& dim, const std::byte* from, std::byte* to,
+                         std::size_t run) noexcept {
+  for (std::size_t i = 0; i < dim.count; ++i, from += dim.chunk_step, to += dim.to_step)
+    copy_streaming(to, from, run);
+}
+
+CopyLoop copy_loop_for(const BoxPlan& plan) noexcept {
+  if (plan.stream && plan.run >= kMinStreamBytes) return copy_loop_streaming;
+  switch (plan.run) {
     case 1: return copy_loop<1>;
     case 2: return copy_loop<2>;
     case 4: return copy_loop<4>;
@@ -65,30 +77,13 @@ void fill_run(std::byte* to, std::size_t run, const std::byte* value,
   for (std::size_t i = 0; i < run; i += itemsize) std::memcpy(to + i, value, itemsize);
 }
 
-template <typename T>
-T swapped(T value) noexcept {
-  if constexpr (sizeof(T) == 2) return __builtin_bswap16(value);
-  if constexpr (sizeof(T) == 4) return __builtin_bswap32(value);
-  if constexpr (sizeof(T) == 8) return __builtin_bswap64(value);
-}
-
-template <typename T>
-void swap_all(std::span<std::byte> bytes) noexcept {
-  for (std::size_t i = 0; i + sizeof(T) <= bytes.size(); i += sizeof(T)) {
-    T value;
-    std::memcpy(&value, bytes.data() + i, sizeof value);
-    value = swapped(value);
-    std::memcpy(bytes.data() + i, &value, sizeof value);
-  }
-}
-
 }  // namespace
 
 BoxPlan plan_box(const ChunkRow& row, const Destination& destination) noexcept {
   BoxPlan plan;
   plan.to = destination.base;
-  plan.run = row.itemsize;
-  std::size_t unit = row.itemsize;  // bytes of the chunk per step of the dimension at hand
+  plan.run = placed_itemsize(row);
+  std::size_t unit = plan.run;  // bytes of the chunk per step of the dimension at hand
   for (std::size_t d = row.ndim; d-- > 0; unit *= row.chunk_shape[d]) {
     const std::size_t extent = row.extent[d];
     const std::ptrdiff_t stride = destination.stride[d];
@@ -133,21 +128,21 @@ void BoxCursor::step() noexcept {
 void BoxCursor::copy(std::size_t from, std::span<const std::byte> bytes) noexcept {
   const std::size_t end = from + bytes.size();
   while (next_ < end) {
+    const std::byte* const at = bytes.data() + (next_ - from);
+    const std::size_t runs = plan_.ndim == 0 ? 0 : runs_before(end);
+    if (runs > 1) {
+      const BoxDim loop{runs, plan_.dims[0].chunk_step, plan_.dims[0].to_step};
+      copy_loop_for(plan_)(loop, at, to_, plan_.run);
+      advance_runs(runs);
+      continue;
+    }
     const std::size_t count = std::min(left_, end - next_);
-    std::memcpy(to_, bytes.data() + (next_ - from), count);
+    if (plan_.stream && count >= kMinStreamBytes)
+      copy_streaming(to_, at, count);
+    else
+      std::memcpy(to_, at, count);
     advance(count);
   }
-}
-
-void copy_box(const BoxPlan& plan, const std::byte* chunk) noexcept {
-  if (plan.ndim == 0) {
-    std::memcpy(plan.to, chunk + plan.begin, plan.run);
-    return;
-  }
-  const CopyLoop loop = copy_loop_for(plan.run);
-  for_each_loop(plan, [&](std::size_t from, std::byte* to) {
-    loop(plan.dims[0], chunk + from, to, plan.run);
-  });
 }
 
 void fill_box(const BoxPlan& plan, const std::byte* value, std::size_t itemsize) noexcept {
@@ -156,15 +151,6 @@ void fill_box(const BoxPlan& plan, const std::byte* value, std::size_t itemsize)
     for (std::size_t i = 0; i < plan.dims[0].count; ++i, to += plan.dims[0].to_step)
       fill_run(to, plan.run, value, itemsize);
   });
-}
-
-void swap_bytes(std::span<std::byte> bytes, std::size_t width) noexcept {
-  switch (width) {
-    case 2: return swap_all<std::uint16_t>(bytes);
-    case 4: return swap_all<std::uint32_t>(bytes);
-    case 8: return swap_all<std::uint64_t>(bytes);
-    default: return;
-  }
 }
 
 }  // namespace dataplane

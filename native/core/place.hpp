@@ -3,8 +3,9 @@
 // `plan_box` joins dimensions that are contiguous on both sides, so that what is left is a run of bytes
 // and a few loops. A chunk whose box is contiguous in its destination becomes a single run, and codecs
 // write straight into it. `BoxCursor` walks the runs in the order of the chunk's bytes, for codecs that
-// produce a chunk piece by piece; it also tells which pieces nobody wants. `copy_box` places a chunk
-// that lies whole in memory. Nothing here checks bounds: check_table has done so.
+// produce a chunk piece by piece; it also tells which pieces nobody wants. Offsets in the chunk count
+// the bytes of elements as the destination holds them; Placement (placement.hpp) feeds a cursor from
+// bytes as they are stored. Nothing here checks bounds: check_table has done so.
 #pragma once
 
 #include <algorithm>
@@ -30,6 +31,14 @@ struct BoxPlan {
   std::size_t run = 0;      // bytes that are contiguous on both sides
   std::size_t ndim = 0;
   std::array<BoxDim, kMaxDims> dims{};  // innermost first
+  bool stream = false;  // write past the cache where runs are long enough
+
+  // Offset in the chunk of the first byte after the last that is wanted.
+  [[nodiscard]] std::size_t end() const noexcept {
+    std::size_t last = begin + run;
+    for (std::size_t d = 0; d < ndim; ++d) last += (dims[d].count - 1) * dims[d].chunk_step;
+    return last;
+  }
 
   // Whether the plan is the whole chunk in one piece.
   [[nodiscard]] bool is_whole(std::size_t bytes) const noexcept {
@@ -41,7 +50,7 @@ struct BoxPlan {
 
 // The plan that puts a whole chunk into one piece of memory.
 [[nodiscard]] inline BoxPlan plan_whole(std::byte* to, std::size_t bytes) noexcept {
-  return BoxPlan{to, 0, bytes, 0, {}};
+  return BoxPlan{to, 0, bytes, 0, {}, false};
 }
 
 class BoxCursor {
@@ -100,13 +109,7 @@ class BoxCursor {
   std::array<std::size_t, kMaxDims> index_{};
 };
 
-// Places the box of a chunk that lies whole at `chunk`.
-void copy_box(const BoxPlan& plan, const std::byte* chunk) noexcept;
-
 // Writes one value, `itemsize` bytes at `value`, over the whole box.
 void fill_box(const BoxPlan& plan, const std::byte* value, std::size_t itemsize) noexcept;
-
-// Reverses the bytes of every `width`-byte integer, in place. Widths are 2, 4 and 8.
-void swap_bytes(std::span<std::byte> bytes, std::size_t width) noexcept;
 
 }  // namespace dataplane

@@ -45,7 +45,7 @@ void Pool::run(unsigned helpers, const std::function<void()>& work) {
     grow_locked(helpers);
     requests_.push_back(&request);
   }
-  wanted_.notify_all();
+  for (unsigned i = 0; i < helpers; ++i) wanted_.notify_one();
   work();
   std::unique_lock lock(mutex_);
   std::erase(requests_, &request);

@@ -55,6 +55,17 @@ Status check_format(const ChunkRow& row) noexcept {
   const unsigned swap = row.swap_bytes;
   if (swap != 0 && swap != 2 && swap != 4 && swap != 8) return bad("byte order width", 0, swap);
   if (swap > row.itemsize) return bad("byte order width", row.itemsize, swap);
+  if (row.convert > Convert::bf16_to_f32)
+    return bad("conversion", 0, static_cast<std::uint64_t>(row.convert));
+  if (row.convert != Convert::none) {
+    const unsigned stored = row.convert == Convert::f64_to_f32 ? 8 : 2;
+    if (row.itemsize != stored) return bad("element size of a conversion", stored, row.itemsize);
+    if (swap != 0 && swap != stored) return bad("byte order width", stored, swap);
+  }
+  const bool transformed = swap != 0 || row.convert != Convert::none;
+  if (row.shuffle > 1 && transformed && row.shuffle % row.itemsize != 0)
+    return bad("element size of a shuffle", row.itemsize, row.shuffle);
+  if (row.shuffle > 1 && row.codec == Codec::blosc) return bad("shuffle beneath blosc", 0, row.shuffle);
   if (row.codec > Codec::fill) return bad("codec", 0, static_cast<std::uint64_t>(row.codec));
   if ((row.flags & ~unsigned{kFlagCrc32c}) != 0) return bad("flags", kFlagCrc32c, row.flags);
   return {};
@@ -71,6 +82,8 @@ Status check_chunk(const ChunkRow& row) noexcept {
     if (!multiply(bytes, chunk) || bytes > kMaxChunkBytes)
       return fail(Code::too_large, "chunk", 0, kMaxChunkBytes, bytes);
   }
+  if (row.shuffle > 1 && bytes % row.shuffle != 0)
+    return bad("chunk is not a whole number of shuffled elements", row.shuffle, bytes);
   return {};
 }
 
@@ -80,8 +93,8 @@ Status check_place(const ChunkRow& row, std::span<const Destination> destination
   const Destination& destination = destinations[row.destination];
   if (destination.ndim != row.ndim)
     return bad("destination dimensions differ from the chunk's", row.ndim, destination.ndim);
-  if (destination.itemsize != row.itemsize)
-    return bad("destination element size", row.itemsize, destination.itemsize);
+  if (destination.itemsize != placed_itemsize(row))
+    return bad("destination element size", placed_itemsize(row), destination.itemsize);
   for (std::size_t d = 0; d < row.ndim; ++d) {
     const std::uint64_t room = destination.shape[d];
     if (row.extent[d] > room || row.destination_start[d] > room - row.extent[d])
@@ -180,7 +193,7 @@ TableStatus check_disjoint(std::span<const ChunkRow> rows, std::vector<std::uint
     if (i < order.size() && rows[order[i]].destination == rows[order[start]].destination) continue;
     const std::uint64_t found = check.find(std::span(order).subspan(start, i - start), 0, 0);
     if (found != OverlapCheck::kNone)
-      return {bad("box overlaps that of an earlier row"), found};
+      return {bad("box overlaps that of an earlier row"), found, 0};
     start = i;
   }
   return {};
@@ -193,17 +206,17 @@ TableStatus check_table(std::span<const ChunkRow> rows, std::span<const Source> 
                         std::vector<std::uint32_t>& order) {
   if (rows.empty()) return {};
   if (rows.size() > std::numeric_limits<std::uint32_t>::max())
-    return {bad("rows", std::numeric_limits<std::uint32_t>::max(), rows.size()), 0};
+    return {bad("rows", std::numeric_limits<std::uint32_t>::max(), rows.size()), 0, 0};
   for (std::size_t i = 0; i < rows.size(); ++i) {
     Status status = check_source(rows[i], sources);
     if (status.ok()) status = check_place(rows[i], destinations);
-    if (!status.ok()) return {status, i};
+    if (!status.ok()) return {status, i, 0};
   }
   for (const ChunkRow& row : rows) {
     // Destinations that no row names are not looked at; those that several name are cheap to repeat.
     if (&row != rows.data() && row.destination == (&row - 1)->destination) continue;
     const Status status = check_destination(destinations[row.destination]);
-    if (!status.ok()) return {status, static_cast<std::uint64_t>(&row - rows.data())};
+    if (!status.ok()) return {status, static_cast<std::uint64_t>(&row - rows.data()), 0};
   }
   return check_disjoint(rows, order);
 }
@@ -211,7 +224,7 @@ TableStatus check_table(std::span<const ChunkRow> rows, std::span<const Source> 
 TableStatus check_sources(std::span<const ChunkRow> rows, std::span<const Source> sources) {
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const Status status = check_source(rows[i], sources);
-    if (!status.ok()) return {status, i};
+    if (!status.ok()) return {status, i, 0};
   }
   return {};
 }

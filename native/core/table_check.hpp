@@ -12,7 +12,8 @@ namespace dataplane {
 
 struct TableStatus {
   Status status;
-  std::uint64_t row = 0;  // which row failed
+  std::uint64_t row = 0;  // which row failed, the first if there are several
+  std::uint64_t failures = 0;  // how many could not be decoded; 0 when nothing was written
 };
 
 // Checks that every row is well formed, that its encoded bytes lie in its source and its box in its

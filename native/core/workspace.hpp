@@ -6,8 +6,11 @@
 
 #include <zstd.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdlib>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 #include <span>
@@ -28,6 +31,7 @@ class ScratchBuffer {
     }
     return {memory_.get(), bytes};
   }
+  [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
   void trim(std::size_t keep_bytes) noexcept {
     if (capacity_ <= keep_bytes) return;
     memory_.reset();
@@ -49,6 +53,22 @@ class Workspace {
   ScratchBuffer block;   // the decompressed streams of one Blosc block
   ScratchBuffer planes;  // its byte planes, made of bit planes
   ScratchBuffer tile;    // a few un-shuffled elements on their way to short runs
+  ScratchBuffer placed;  // a few elements as the destination will hold them
+
+  // Asked between the blocks of a chunk: whether the call has been cancelled.
+  const std::function<bool()>* stop = nullptr;
+  [[nodiscard]] bool stopped() const { return stop != nullptr && (*stop)(); }
+
+  // `bytes` bytes that are zero and stay so.
+  [[nodiscard]] const std::byte* zeros(std::size_t bytes) {
+    if (bytes > zero_bytes_) {
+      zero_bytes_ = 0;
+      const std::span<std::byte> memory = zeros_.get(bytes);
+      std::memset(memory.data(), 0, bytes);
+      zero_bytes_ = bytes;
+    }
+    return zeros_.get(bytes).data();
+  }
 
   [[nodiscard]] ZSTD_DCtx* zstd() {
     if (zstd_ == nullptr) zstd_.reset(ZSTD_createDCtx());
@@ -56,7 +76,9 @@ class Workspace {
     return zstd_.get();
   }
   void trim() noexcept {
-    for (ScratchBuffer* buffer : {&chunk, &block, &planes, &tile}) buffer->trim(kKeepBytes);
+    for (ScratchBuffer* buffer : {&chunk, &block, &planes, &tile, &placed, &zeros_})
+      buffer->trim(kKeepBytes);
+    zero_bytes_ = std::min(zero_bytes_, zeros_.capacity());
   }
 
  private:
@@ -64,6 +86,8 @@ class Workspace {
   struct Free {
     void operator()(ZSTD_DCtx* context) const noexcept { ZSTD_freeDCtx(context); }
   };
+  ScratchBuffer zeros_;
+  std::size_t zero_bytes_ = 0;
   std::unique_ptr<ZSTD_DCtx, Free> zstd_;
 };
 

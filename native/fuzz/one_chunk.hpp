@@ -75,7 +75,7 @@ class OneChunk {
     const dataplane::Source source(encoded_);
     static dataplane::Decoder decoder;
     const dataplane::TableStatus found =
-        decoder.decode({&row_, 1}, {&source, 1}, {&to, 1}, 1, [] { return false; });
+        decoder.decode({&row_, 1}, {&source, 1}, {&to, 1}, 1, {});
     require(found.status.code != dataplane::Code::bad_argument, "the row is well formed");
     for (std::size_t r = 0; r < rows; ++r)
       for (std::size_t i = columns * shape_.itemsize; i < width; ++i)

@@ -66,7 +66,8 @@ void places_any_rows_of_a_chunk() {
     for (std::size_t r = 0; r < rows; ++r)
       std::memcpy(&expected[r * (run + 3)], &in[r * width + skip], run);
     const BoxPlan plan{out.data(), skip, run, 1,
-                       {dataplane::BoxDim{rows, width, static_cast<std::ptrdiff_t>(run + 3)}}};
+                       {dataplane::BoxDim{rows, width, static_cast<std::ptrdiff_t>(run + 3)}},
+                       false};
     BoxCursor box(plan);
     CHECK(dataplane::decode_blosc(frame, in.size(), box, workspace).ok());
     CHECK(out == expected);
@@ -170,7 +171,7 @@ void skips_blocks_that_nobody_wants() {
   const std::uint32_t nowhere = 0xFFFFFFFF;
   std::memcpy(&frame[16], &nowhere, 4);  // block 0 cannot be read
   Bytes out(512);
-  const BoxPlan plan{out.data(), 512, 512, 0, {}};
+  const BoxPlan plan{out.data(), 512, 512, 0, {}, false};
   BoxCursor box(plan);
   CHECK(dataplane::decode_blosc(frame, in.size(), box, workspace).ok());
   CHECK(std::memcmp(out.data(), &in[512], 512) == 0);

@@ -1,7 +1,10 @@
 #include "core/decoder.hpp"
 
+#include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <string_view>
 #include <thread>
 
@@ -19,9 +22,24 @@ using frames::Bytes;
 
 namespace {
 
+std::atomic<std::size_t> allocations{0};
+
+}  // namespace
+
+// Every allocation of the program is counted; scratch memory asks for aligned memory, which is not.
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* const memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace {
+
 constexpr std::size_t kChunk = 600;  // int32 elements
 
-const std::function<bool()> kNever = [] { return false; };
+const dataplane::CancelPolicy kNever;
 
 // A 1-D array in chunks of every codec, and the table that decodes it.
 struct Array {
@@ -62,10 +80,10 @@ struct Array {
   }
 
   TableStatus decode(Decoder& decoder, unsigned threads,
-                     const std::function<bool()>& interrupted = kNever) {
+                     const dataplane::CancelPolicy& cancel = kNever) {
     const Source span(source);
     const Destination destination{out.data(), {out.size() / 4}, {4}, 1, 4};
-    return decoder.decode(rows, {&span, 1}, {&destination, 1}, threads, interrupted);
+    return decoder.decode(rows, {&span, 1}, {&destination, 1}, threads, cancel);
   }
 
   Bytes expected;
@@ -111,8 +129,13 @@ void reports_the_first_bad_row() {
     CHECK(found.status.code == Code::checksum_mismatch);
     CHECK(found.row == 11);
     CHECK(found.status.offset == array.rows[11].source_nbytes - 4);
-    // Rows before it are whole.
-    CHECK(std::memcmp(array.out.data(), array.expected.data(), 11 * kChunk * 4) == 0);
+    CHECK(found.failures == 3);
+    // All other rows are whole.
+    for (std::size_t row = 0; row < 40; ++row) {
+      const bool whole = std::memcmp(&array.out[row * kChunk * 4],
+                                     &array.expected[row * kChunk * 4], kChunk * 4) == 0;
+      CHECK(whole == (row != 11 && row != 12 && row != 30));
+    }
   }
 }
 
@@ -127,17 +150,83 @@ void writes_nothing_when_the_table_is_wrong() {
   CHECK(array.out == before);
 }
 
-void stops_when_asked_to() {
-  Decoder decoder;
-  Array array(20'000);
-  for (ChunkRow& row : array.rows) {  // slow enough to be asked: the same zstd chunk again and again
+// Slow enough to be asked: the same zstd chunk again and again.
+Array slow_array(std::size_t rows) {
+  Array array(rows);
+  for (ChunkRow& row : array.rows) {
     const std::uint64_t start = row.destination_start[0];
     row = array.rows[1];
     row.destination_start[0] = start;
   }
+  return array;
+}
+
+void stops_when_asked_to() {
+  Decoder decoder;
+  Array array = slow_array(20'000);
   int asked = 0;
-  const TableStatus found = array.decode(decoder, 2, [&asked] { return ++asked == 1; });
+  const std::function<bool()> interrupted = [&asked] { return ++asked == 1; };
+  const TableStatus found = array.decode(decoder, 2, {&interrupted, nullptr});
   CHECK(found.status.code == Code::cancelled || (asked == 0 && found.status.ok()));
+}
+
+void stops_when_a_flag_is_set() {
+  Decoder decoder;
+  Array array = slow_array(200);
+  std::atomic<bool> flag{true};
+  CHECK(array.decode(decoder, 2, {nullptr, &flag}).status.code == Code::cancelled);
+  // Nothing was begun.
+  CHECK(std::count(array.out.begin(), array.out.end(), std::byte{0xEE}) ==
+        static_cast<std::ptrdiff_t>(array.out.size()));
+  flag = false;
+  CHECK(array.decode(decoder, 2, {nullptr, &flag}).status.ok());
+}
+
+void stops_between_the_blocks_of_a_chunk() {
+  Decoder decoder;
+  Bytes in = frames::sample(std::size_t{4} << 20, 1);
+  frames::Options options;
+  options.blocksize = 4096;
+  const Bytes frame = frames::blosc(in, options);
+  ChunkRow row{};
+  row.codec = Codec::blosc;
+  row.source_nbytes = frame.size();
+  row.ndim = 1;
+  row.itemsize = 1;
+  row.chunk_shape[0] = static_cast<std::uint32_t>(in.size());
+  row.extent[0] = row.chunk_shape[0];
+  Bytes out(in.size());
+  const Source source(frame);
+  const Destination destination{out.data(), {out.size()}, {1}, 1, 1};
+  std::atomic<bool> flag{false};
+  // The flag goes up while the only chunk is being decoded, from the outside.
+  std::thread other([&flag] {
+    std::this_thread::yield();
+    flag = true;
+  });
+  const TableStatus found =
+      decoder.decode({&row, 1}, {&source, 1}, {&destination, 1}, 1, {nullptr, &flag});
+  other.join();
+  CHECK(found.status.code == Code::cancelled || (found.status.ok() && out == in));
+}
+
+void writes_past_the_cache_when_told_to() {
+  Decoder streaming(0);
+  Array array(37);
+  CHECK(array.decode(streaming, 3).status.ok());
+  CHECK(array.out == array.expected);
+}
+
+void allocates_nothing_per_chunk_once_warm() {
+  Decoder decoder;
+  Array few(8);
+  Array many(800);
+  for (int round = 0; round < 2; ++round) CHECK(many.decode(decoder, 1).status.ok());
+  const std::size_t before = allocations;
+  CHECK(few.decode(decoder, 1).status.ok());
+  const std::size_t of_few = allocations - before;
+  CHECK(many.decode(decoder, 1).status.ok());
+  CHECK(allocations - before - of_few == of_few);
 }
 
 void truncated_rows_are_refused_for_every_codec() {
@@ -192,6 +281,10 @@ int main() {
   reports_the_first_bad_row();
   writes_nothing_when_the_table_is_wrong();
   stops_when_asked_to();
+  stops_when_a_flag_is_set();
+  stops_between_the_blocks_of_a_chunk();
+  writes_past_the_cache_when_told_to();
+  allocates_nothing_per_chunk_once_warm();
   truncated_rows_are_refused_for_every_codec();
   longer_chunks_are_refused_for_every_codec();
   inflates_without_a_destination();

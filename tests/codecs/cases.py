@@ -22,6 +22,7 @@ def blosc(cname: str = "lz4", shuffle: str = "shuffle", **more: Any) -> dict[str
 
 ZSTD = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
 LZ4 = {"name": "numcodecs.lz4"}
+SHUFFLE = {"name": "numcodecs.shuffle", "configuration": {"elementsize": "as the array's"}}
 
 CHAINS: dict[str, list[Mapping[str, Any]]] = {
     "raw": [BYTES],
@@ -41,8 +42,19 @@ CHAINS: dict[str, list[Mapping[str, Any]]] = {
     "blosc-stored": [BYTES, blosc("lz4", "shuffle", clevel=0)],
     "blosc-small-blocks": [BYTES, blosc("lz4", "shuffle", blocksize=512)],
     "blosc-odd-typesize": [BYTES, blosc("zstd", "shuffle", typesize=3)],
+    "shuffle-zstd": [BYTES, SHUFFLE, ZSTD],
+    "shuffle-lz4-big-endian-crc32c": [BIG, SHUFFLE, LZ4, CRC],
+    "blosc-bitshuffle-big-endian": [BIG, blosc("zstd", "bitshuffle")],
+    "blosc-odd-typesize-big-endian": [BIG, blosc("lz4", "shuffle", typesize=3)],
+    "blosc-noshuffle-big-endian": [BIG, blosc("lz4", "noshuffle")],
     "blosc-big-endian": [BIG, blosc("zstd", "shuffle"), CRC],
 }
+
+
+def chain_for(chain: list[Mapping[str, Any]], dtype: np.dtype[Any]) -> list[Mapping[str, Any]]:
+    """A chain with the element size of its shuffle filled in."""
+    sized = {"name": SHUFFLE["name"], "configuration": {"elementsize": dtype.itemsize}}
+    return [sized if step is SHUFFLE else step for step in chain]
 
 
 def values(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> np.ndarray:
@@ -79,7 +91,7 @@ class Stored:
         self.array = array.copy()
         self.chunk_shape = chunk_shape
         self.fill_value = fill_value
-        self.pipeline: Pipeline = parse_pipeline(chain, array.dtype)
+        self.pipeline: Pipeline = parse_pipeline(chain_for(chain, array.dtype), array.dtype)
         grid = [range(-(-n // c)) for n, c in zip(array.shape, chunk_shape, strict=True)]
         source = bytearray()
         offsets, nbytes = [], []

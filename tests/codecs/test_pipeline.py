@@ -12,6 +12,17 @@ from dataplane.errors import FormatError
 from tests.codecs.cases import BIG, BYTES, CRC, LZ4, ZSTD, blosc
 
 
+def shuffle(size: int) -> dict[str, Any]:
+    return {"name": "numcodecs.shuffle", "configuration": {"elementsize": size}}
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0, 0), (1, 0), (4, 4), (8, 8), (252, 252)])
+def test_a_shuffle_before_the_compressor_is_understood(size: int, expected: int) -> None:
+    pipeline = parse_pipeline([BYTES, shuffle(size), ZSTD, CRC], "f4")
+    assert (pipeline.codec, pipeline.shuffle) == (Codec.ZSTD, expected)
+    assert parse_pipeline([BYTES, shuffle(size)], "f4").shuffle == expected
+
+
 @pytest.mark.parametrize(
     ("chain", "codec", "crc32c", "big_endian"),
     [
@@ -54,6 +65,10 @@ def test_blosc_settings_default_to_the_element_size() -> None:
         ([{"name": "gzip", "configuration": {"level": 5}}], "'gzip' cannot be read"),
         ([BYTES, {"name": "transpose"}], "'transpose'"),
         ([{"name": "sharding_indexed"}], "'sharding_indexed'"),
+        ([BYTES, shuffle(3), ZSTD], "elementsize 3 is no multiple"),
+        ([BYTES, shuffle(256), ZSTD], "elementsize must be"),
+        ([BYTES, shuffle(4), blosc()], "shuffles itself"),
+        ([BYTES, ZSTD, shuffle(4)], "cannot follow"),
         ([BYTES, ZSTD, LZ4], "'numcodecs.lz4' cannot follow 'zstd'"),
         ([BYTES, CRC, ZSTD], "'crc32c' cannot be read"),
         ([BYTES, CRC, CRC], "'crc32c'"),

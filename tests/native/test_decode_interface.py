@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dataplane import _native
-from dataplane.codecs import CHUNK_DTYPE, Codec, native_info
+from dataplane.codecs import CHUNK_DTYPE, Codec, Convert, native_info
 from dataplane.codecs.errors import ERROR_OF, Code, failure_to_error
 from dataplane.errors import DataplaneError, TooLarge
 
@@ -26,11 +26,15 @@ def test_codecs_have_one_set_of_numbers() -> None:
     assert {codec.name.lower(): codec.value for codec in Codec} == dict(_native.codec_numbers)
 
 
+def test_conversions_have_one_set_of_numbers() -> None:
+    assert {c.name.lower(): c.value for c in Convert} == dict(_native.conversion_numbers)
+
+
 def test_every_native_code_has_an_error_class() -> None:
     assert {code.name.lower(): code.value for code in Code} == dict(_native.status_codes)
     assert set(ERROR_OF) == set(Code)
-    for code in Code:
-        failure = _native.DecodeFailure(code.value, 3, 10, 1, 2, "the check")
+    for code in set(Code) - {Code.CANCELLED}:
+        failure = _native.DecodeFailure(code.value, 3, 10, 1, 2, "the check", 1)
         error = failure_to_error(failure, lambda row: f"row {row}")
         assert isinstance(error, DataplaneError)
         assert str(error).startswith("row 3: ")
@@ -38,7 +42,7 @@ def test_every_native_code_has_an_error_class() -> None:
 
 
 def test_numbers_that_say_nothing_are_left_out() -> None:
-    failure = _native.DecodeFailure(Code.TOO_LARGE.value, 0, 0, 0, 0, "chunk")
+    failure = _native.DecodeFailure(Code.TOO_LARGE.value, 0, 0, 0, 0, "chunk", 1)
     assert str(failure_to_error(failure, str)) == "0: too large: chunk"
     assert isinstance(failure_to_error(failure, str), TooLarge)
 
@@ -53,7 +57,7 @@ def test_the_table_must_be_whole_aligned_rows() -> None:
 
 def test_the_build_says_what_it_is() -> None:
     info = native_info()
-    assert info.simd in {"avx2", "scalar"}
+    assert info.simd in {"avx512", "avx2", "neon", "scalar"}
     assert info.optimised == (
         info.build_type in {"Release", "RelWithDebInfo"} and not info.sanitizers
     )
