@@ -90,7 +90,7 @@ def encode_chunks(
 
 
 def _stored_elements(array: npt.NDArray[Any], pipeline: Pipeline) -> npt.NDArray[Any]:
-    """Return a chunk's elements as the compressor gets them: C order, stored byte order, shuffle."""
+    """Return a chunk's elements as the compressor gets them: order, byte order and shuffle."""
     if array.dtype.newbyteorder("=") != pipeline.dtype:
         raise ConfigError(f"a chunk of {array.dtype} cannot be encoded as {pipeline.dtype}")
     if array.nbytes > _native.max_chunk_bytes:

@@ -25,7 +25,7 @@ from dataplane.stores import Buffer
 
 __all__ = ["crc32c", "decode"]
 
-_STORED_AS: Final = {
+_STORED_AS: Final[dict[Convert, np.dtype[Any]]] = {
     Convert.F64_TO_F32: np.dtype(np.float64),
     Convert.F16_TO_F32: np.dtype(np.float16),
     Convert.BF16_TO_F32: np.dtype(np.uint16),
@@ -59,7 +59,7 @@ def decode(
             continue
         shape = tuple(int(n) for n in row["chunk_shape"][:ndim])
         convert = Convert(row["convert"])
-        stored = _STORED_AS.get(convert, destination.dtype)
+        stored: np.dtype[Any] = _STORED_AS.get(convert, destination.dtype)
         elements = np.frombuffer(_bytes_of(row, sources, shape), stored)
         if row["swap_bytes"]:
             elements = elements.byteswap()

@@ -4,6 +4,8 @@
 #include <zstd.h>
 #include <zstd_errors.h>
 
+#include <algorithm>
+#include <bit>
 #include <limits>
 
 namespace dataplane {
@@ -69,13 +71,21 @@ Status inflate_zstd_prefix(std::span<const std::byte> encoded, std::span<std::by
                            std::size_t prefix, Workspace& workspace) {
   ZSTD_DCtx* const context = workspace.zstd();
   ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
+  // The window is memory that the frame asks for: no more than its chunk can use.
+  const int window_log = std::clamp(static_cast<int>(std::bit_width(out.size())), 10, 30);
+  ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, window_log);
   ZSTD_inBuffer input{encoded.data(), encoded.size(), 0};
   ZSTD_outBuffer output{out.data(), prefix, 0};
   while (output.pos < prefix) {
     const std::size_t read = input.pos;
     const std::size_t written = output.pos;
     const std::size_t result = ZSTD_decompressStream(context, &output, &input);
-    if (ZSTD_isError(result) != 0) return zstd_failure(result, prefix);
+    if (ZSTD_isError(result) != 0) {
+      ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
+      if (ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge)
+        return inflate_zstd(encoded, out, workspace);
+      return zstd_failure(result, prefix);
+    }
     if (input.pos == read && output.pos == written)
       return fail(Code::truncated, "zstd frame holds less than its chunk", 0, prefix, written);
   }

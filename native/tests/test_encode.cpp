@@ -45,7 +45,7 @@ Bytes decode(const Bytes& encoded, Codec codec, bool crc32c, std::size_t size) {
   Bytes out(size, std::byte{0xEE});
   const dataplane::Source source(encoded);
   const dataplane::Destination to{out.data(), {size}, {1}, 1, 1};
-  CHECK(decoder.decode({&row, 1}, {&source, 1}, {&to, 1}, 1, kNever).status.ok());
+  CHECK(decoder.decode({&row, 1}, {&source, 1}, {&to, 1}, 1, {}).status.ok());
   return out;
 }
 

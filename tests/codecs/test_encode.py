@@ -13,7 +13,7 @@ from numcodecs import blosc as numcodecs_blosc
 
 from dataplane.codecs import encode_chunk, encode_chunks, parse_pipeline, reference
 from dataplane.errors import ConfigError
-from tests.codecs.cases import BIG, BYTES, CHAINS, CRC, ZSTD, blosc, values
+from tests.codecs.cases import BIG, BYTES, CHAINS, CRC, ZSTD, blosc, chain_for, values
 
 
 def test_blosc_frames_carry_the_settings() -> None:
@@ -52,7 +52,7 @@ def test_strided_chunks_are_written_in_c_order() -> None:
 
 @pytest.mark.parametrize("name", ["zstd-crc32c", "blosc-lz4-shuffle", "blosc-zstd-shuffle"])
 def test_threads_encode_the_same_bytes(name: str) -> None:
-    pipeline = parse_pipeline(CHAINS[name], "f4")
+    pipeline = parse_pipeline(chain_for(CHAINS[name], np.dtype("f4")), "f4")
     chunks = [values((5000,), "f4", seed) for seed in range(12)]
     alone = [encode_chunk(chunk, pipeline) for chunk in chunks]
     with ThreadPoolExecutor(4) as pool:
@@ -62,7 +62,7 @@ def test_threads_encode_the_same_bytes(name: str) -> None:
 @pytest.mark.parametrize("name", CHAINS)
 def test_any_number_of_native_threads_encodes_the_same_bytes(name: str) -> None:
     dtype = "f4"
-    pipeline = parse_pipeline(CHAINS[name], dtype)
+    pipeline = parse_pipeline(chain_for(CHAINS[name], np.dtype(dtype)), dtype)
     chunks = [values((4000 + 100 * seed,), dtype, seed) for seed in range(9)]
     alone = [encode_chunk(chunk, pipeline) for chunk in chunks]
     for threads in (1, 2, 5):
