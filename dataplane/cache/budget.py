@@ -7,7 +7,8 @@ the budget holds across them. Without a budget, the cache leaves a tenth of the 
 Eviction is done by one process at a time, under the eviction lock: it empties the least recently
 used blocks of all entries (`recency.py`) until a slack below the budget is reached. It passes over
 entries that are pinned (`pins.py`), and over blocks that are being filled (somebody else holds
-their claim), that were used since the look, or that a plan of this process is about to read.
+their claim), that were used since the look, or that a plan of this process is about to read, and
+for a planned download over what has to stay of its dataset (`rotation.py`).
 Entries that a process holds open go when nothing else can.
 Readers need no warning: their sequence check turns a block that goes away under them into a miss.
 
@@ -26,6 +27,7 @@ from collections.abc import Callable
 
 from dataplane.cache import locks
 from dataplane.cache.recency import Candidate, Recency
+from dataplane.cache.rotation import Rotation
 from dataplane.cache.session import Session
 from dataplane.cache.spec import page_rounded
 from dataplane.telemetry import Counters
@@ -72,13 +74,23 @@ class Budget:
         """Bytes of disk space that the cache takes, of all processes."""
         return max(0, self._session.usage.used)
 
-    def reserve(self, length: int) -> bool:
-        """Take `length` bytes, evicting others if need be; False when there is no room."""
+    def reserve(self, length: int, rotation: Rotation | None = None) -> bool:
+        """Take `length` bytes, evicting others if need be; False when there is no room.
+
+        Args:
+            length: of the block.
+            rotation: what the block is read with, again and again; that is not evicted for it.
+        """
         wanted = page_rounded(length)
         usage = self._session.usage
         usage.add_used(wanted)
-        if self._excess(wanted) <= 0 or self._make_room(wanted):
+        if self._excess(wanted) <= 0:
             return True
+        if not (rotation is not None and rotation.is_full):
+            if self._make_room(wanted, rotation):
+                return True
+            if rotation is not None:
+                rotation.mark_full()
         usage.add_used(-wanted)
         return False
 
@@ -109,7 +121,7 @@ class Budget:
         free = status.f_bavail * status.f_frsize - unwritten
         return status.f_blocks * status.f_frsize // _FREE_SHARE - free
 
-    def _make_room(self, wanted: int) -> bool:
+    def _make_room(self, wanted: int, rotation: Rotation | None) -> bool:
         size = self._size_bytes
         if size is not None and wanted > size:
             return False
@@ -124,46 +136,61 @@ class Budget:
                 # Emptying the cache would not do, or it is full of what may not go.
                 if excess > self.used_bytes or now < self._hopeless_until_s:
                     return False
-                if held and not self._evict(excess, slack):
-                    self._hopeless_until_s = time.monotonic() + _HOPELESS_S
+                if held and not self._evict(excess, slack, rotation):
+                    if rotation is None:
+                        self._hopeless_until_s = time.monotonic() + _HOPELESS_S
                     return self._excess(wanted) <= 0
             if not held:
                 time.sleep(_EVICT_POLL_S)
         return False
 
-    def _evict(self, goal: int, slack: int = 0) -> int:
+    def _evict(self, goal: int, slack: int = 0, rotation: Rotation | None = None) -> int:
         """Empty the least recently used blocks; the caller holds the eviction lock.
 
         Args:
             goal: bytes to free, also at the cost of entries that are held.
             slack: bytes to free on top of that, if those that are not held have them.
+            rotation: what must stay.
         """
         total = self._recency.refresh()
         if total is not None:
             self._correct(total)
         protection, files = self._session.protection, self._session.files
+        keeps = self._is_planned_block if rotation is None else self._keeps(rotation)
         freed = self._remove_empty()
         freed += self._evict_blocks(
-            goal + slack - freed, lambda name: protection.covers(name, files)
+            goal + slack - freed, lambda name: protection.covers(name, files), keeps
         )
         # The listing was of a while ago: what came since may be all there is.
         if freed < goal and self._recency.refresh(at_once=True) is None:
-            freed += self._evict_blocks(goal - freed, lambda name: protection.covers(name, files))
+            freed += self._evict_blocks(
+                goal - freed, lambda name: protection.covers(name, files), keeps
+            )
         # A file that is open must not fill the cache with itself and then be read past it.
         if freed < goal:
             freed += self._evict_blocks(
-                goal - freed, lambda name: protection.is_pinned(name, files)
+                goal - freed, lambda name: protection.is_pinned(name, files), keeps
             )
         return freed + self._remove_empty()
 
-    def _evict_blocks(self, goal: int, skip: Callable[[str], bool]) -> int:
+    def _is_planned_block(self, candidate: Candidate) -> bool:
+        return self._is_planned(candidate.name, candidate.block)
+
+    def _keeps(self, rotation: Rotation) -> Callable[[Candidate], bool]:
+        return lambda candidate: (
+            rotation.keeps(candidate.name, candidate.tick) or self._is_planned_block(candidate)
+        )
+
+    def _evict_blocks(
+        self, goal: int, skip: Callable[[str], bool], keeps: Callable[[Candidate], bool]
+    ) -> int:
         evicted = blocks = 0
         with contextlib.closing(self._recency.candidates(skip)) as candidates:
             for candidate in candidates:
                 # Only now, so that the candidate that is looked at is the one not yet decided.
                 if evicted >= goal:
                     break
-                if not self._is_planned(candidate.name, candidate.block):
+                if not keeps(candidate):
                     freed = self._empty(candidate)
                     evicted += freed
                     blocks += freed > 0

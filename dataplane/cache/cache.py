@@ -41,6 +41,7 @@ from dataplane.cache.fill import Filler
 from dataplane.cache.live import Hold
 from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
 from dataplane.cache.reader import CachedObject
+from dataplane.cache.rotation import Rotations
 from dataplane.cache.session import Session
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -87,10 +88,12 @@ class Cache:
         self._attachment: _Attachment | None = None
         self._suspended_until_s = 0.0
         self._refused: dict[str, float] = {}
+        self.rotations = Rotations()
         self._pins = Pins(self.config.prefetch_memory_bytes)
         self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
         filler = Filler(
             self.counters,
+            self.rotations.of,
             self._pins.hold,
             self._on_disk_error,
             self._on_no_room,

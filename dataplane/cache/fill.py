@@ -19,6 +19,7 @@ import numpy as np
 
 from dataplane.buffers import shared_pool
 from dataplane.cache.fetch import BlockKey, Job, TryLater
+from dataplane.cache.rotation import Rotation
 from dataplane.errors import StoreError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import Counters
@@ -37,6 +38,7 @@ class Filler:
 
     Args:
         counters: where downloads are counted.
+        rotation_of: the rotation of an entry, by its name.
         hold: offered each downloaded block; says whether it keeps it in memory for a reader.
         on_disk_error: told when the disk refuses a block that had room in the budget.
         on_no_room: told when the budget has no room and nothing could be evicted.
@@ -46,6 +48,7 @@ class Filler:
     def __init__(
         self,
         counters: Counters,
+        rotation_of: Callable[[str], Rotation | None],
         hold: Callable[[BlockKey, Buffer], bool],
         on_disk_error: Callable[[OSError], None],
         on_no_room: Callable[[], None],
@@ -53,6 +56,7 @@ class Filler:
         direct_io: bool,
     ) -> None:
         self._counters = counters
+        self._rotation_of = rotation_of
         self._hold = hold
         self._direct_io = direct_io
         self._on_disk_error = on_disk_error
@@ -87,8 +91,9 @@ class Filler:
         """Download a claimed block, and keep it if there is room for it."""
         length = _stop(job) - _start(job)
         try:
-            room = job.entry.budget.reserve(length)
-            if not room:
+            rotation = self._rotation_of(job.key[0])
+            room = job.entry.budget.reserve(length, rotation)
+            if not room and rotation is None:
                 self._on_no_room()
         except OSError as err:
             self._on_disk_error(err)

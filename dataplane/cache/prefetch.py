@@ -13,6 +13,7 @@ the block. Thread-safe; one lock, held for bookkeeping only, and none while the 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Self
 
 from dataplane.cache.fetch import BlockKey, Job
 from dataplane.cache.reader import CachedObject
+from dataplane.cache.rotation import Rotation
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
@@ -128,6 +130,9 @@ class Prefetch:
         self._lengths: dict[BlockKey, int] = {}
         self._by_step: dict[int, list[BlockKey]] = {}
         self._jobs: dict[BlockKey, Job] = {}
+        self._began_tick = time.time_ns()
+        self._rotation: Rotation | None = None
+        self._names: set[str] = set()
         self._thread = threading.Thread(
             target=self._walk, args=(reads,), name="dp-prefetch", daemon=True
         )
@@ -214,6 +219,11 @@ class Prefetch:
     def _plan_read(self, read: PlannedRead) -> bool:
         """Bring the blocks of one read into the window; False when the plan is over."""
         block_bytes = self._cache.config.block_bytes
+        if read.source.name not in self._names:
+            self._names.add(read.source.name)
+            self._rotation = self._cache.rotations.join(
+                read.source.name, self._rotation, self._began_tick
+            )
         if read.start >= read.stop:
             return not self._closed
         for block in range(read.start // block_bytes, -(-read.stop // block_bytes)):
@@ -227,7 +237,7 @@ class Prefetch:
     def _enter_window(self, key: BlockKey, length: int, step: int) -> bool:
         with self._condition:
             while not self._closed and step >= self._step:
-                fits = self._ahead_bytes + length <= self._window_bytes or not self._last_step
+                fits = self._ahead_bytes + length <= self._window() or not self._last_step
                 if key in self._last_step or (fits and len(self._jobs) < self._max_jobs):
                     break
                 self._condition.wait()
@@ -246,6 +256,12 @@ class Prefetch:
                 # Inside the lock, so that advance() cannot take the pin before it is there.
                 self._pins.add(key)
             return True
+
+    def _window(self) -> int:
+        """How far ahead to be: blocks that the cache has no room for must fit into memory."""
+        if self._rotation is not None and self._rotation.is_full:
+            return min(self._window_bytes, self._cache.config.prefetch_memory_bytes)
+        return self._window_bytes
 
     def _request(self, source: CachedObject, key: BlockKey) -> None:
         with self._condition:

@@ -72,7 +72,7 @@ def test_planned_blocks_stay_while_their_reader_has_not_had_them(small, store):
 def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog):
     content = os.urandom(4 * BLOCK)
     monkeypatch.setattr(
-        "dataplane.cache.budget.Budget.reserve", lambda self, length: length != BLOCK
+        "dataplane.cache.budget.Budget.reserve", lambda self, length, rotation=None: length != BLOCK
     )
     with Cache(small) as cache:
         blob = cache.open(store, store.put("a", content))
