@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         Truncated,
     )
     from dataplane.loader import DataLoader
+    from dataplane.metrics import serve_metrics, stats
     from dataplane.stores import StoreConfig
 
 __all__ = [
@@ -64,6 +65,8 @@ __all__ = [
     "__version__",
     "collate",
     "permutation",
+    "serve_metrics",
+    "stats",
     "whole",
 ]
 
@@ -91,6 +94,7 @@ _ROOMS = {
         "Truncated",
     ),
     "dataplane.loader": ("DataLoader",),
+    "dataplane.metrics": ("serve_metrics", "stats"),
     "dataplane.stores": ("StoreConfig",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -1,8 +1,13 @@
-"""Counters and logging: what happened, in numbers, for tests, the command line and metrics.
+"""Counters, gauges and logging: what happened and how things stand, in numbers.
 
 `Counters` is a flat mapping from a name to a count that only grows. Names are snake case and end in
-their unit (`store_get_bytes`, `cache_wait_s`). Thread-safe; one lock, held for one addition. A
-forked child goes on from its parent's counts.
+their unit (`store_get_bytes`, `cache_wait_s`). `totals` adds up all counters that this process ever
+had, those that are gone included, so it never goes back. A gauge is a number of the moment (a
+queue, bytes in use); objects offer theirs with `offer_gauges`, and `gauges` adds up those of all
+that are alive. Every name is explained in `dataplane.metrics`.
+
+Thread-safe; one lock per `Counters`, held for one addition. A forked child goes on from its
+parent's counts in each `Counters`, but its totals begin at zero.
 """
 
 from __future__ import annotations
@@ -11,9 +16,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-__all__ = ["Counters", "logger"]
+__all__ = ["Counters", "gauges", "logger", "offer_gauges", "totals"]
+
+OwnerT = TypeVar("OwnerT")
 
 logger = logging.getLogger("dataplane")
 """The project's logger. Libraries below `dataplane.cli` never configure it."""
@@ -35,6 +44,8 @@ class Counters:
         self._lock = threading.Lock()
         self._values: dict[str, float] = {}
         _live.add(self)
+        # Not a lock in sight: a finalizer runs wherever the garbage collector happens to.
+        weakref.finalize(self, _retired.append, self._values).atexit = False
 
     def add(self, name: str, amount: float = 1) -> None:
         """Add `amount` to the count `name`."""
@@ -57,13 +68,76 @@ class Counters:
             return dict(sorted(self._values.items()))
 
 
+def totals() -> dict[str, float]:
+    """Add up the counts of this process, sorted by name; none of them ever goes back."""
+    with _totals_lock:
+        while _retired:
+            _add(_past, _retired.popleft())
+        summed = dict(_past)
+        # A `Counters` that goes away just now is in neither sum until the next call.
+        for counters in list(_live):
+            _add(summed, counters.snapshot())
+        for name, value in summed.items():
+            _highest[name] = max(value, _highest.get(name, 0.0))
+        return dict(sorted(_highest.items()))
+
+
+def offer_gauges(owner: OwnerT, read: Callable[[OwnerT], Mapping[str, float]]) -> None:
+    """Let `gauges` ask `read(owner)` for numbers of the moment, for as long as the owner lives.
+
+    Args:
+        owner: kept by a weak reference.
+        read: quick, takes no lock that is held for long, and must not refer to the owner itself.
+    """
+    with _totals_lock:
+        _gauges[weakref.ref(owner)] = read
+        for dead in [reference for reference in _gauges if reference() is None]:
+            del _gauges[dead]
+
+
+def gauges() -> dict[str, float]:
+    """Add up the gauges of everything that is alive in this process, sorted by name."""
+    with _totals_lock:
+        readers = list(_gauges.items())
+    summed: dict[str, float] = {}
+    for reference, read in readers:
+        owner = reference()
+        if owner is None:
+            continue
+        try:
+            _add(summed, read(owner))
+        except (
+            Exception
+        ):  # the boundary to whoever measures: it must not fail with what it measures
+            logger.debug("a gauge of %r cannot be read", owner, exc_info=True)
+    return dict(sorted(summed.items()))
+
+
+def _add(summed: dict[str, float], amounts: Mapping[str, float]) -> None:
+    for name, amount in amounts.items():
+        summed[name] = summed.get(name, 0) + amount
+
+
 _live: weakref.WeakSet[Counters] = weakref.WeakSet()
+_retired: deque[dict[str, float]] = deque()
+_totals_lock = threading.Lock()
+_past: dict[str, float] = {}  # of counters that are gone
+_highest: dict[str, float] = {}  # what `totals` returned last
+_gauges: dict[weakref.ref[object], Callable[..., Mapping[str, float]]] = {}
 
 
 def _after_fork_in_child() -> None:
     """Replace the locks: a thread that held one in the parent is not here to release it."""
+    global _totals_lock  # noqa: PLW0603 - the parent's
+    _totals_lock = threading.Lock()
     for counters in list(_live):
         counters._lock = threading.Lock()
+    # What the parent counted is not this process's: it is taken off for as long as it is counted.
+    _highest.clear()
+    inherited: dict[str, float] = {}
+    for values in [*_retired, _past, *(counters.snapshot() for counters in list(_live))]:
+        _add(inherited, values)
+    _add(_past, {name: -amount for name, amount in inherited.items()})
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -40,12 +40,13 @@ from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
 from dataplane.cache.live import Hold
 from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
+from dataplane.cache.publish import Publisher
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotations
 from dataplane.cache.session import Session
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
-from dataplane.telemetry import Counters, logger
+from dataplane.telemetry import Counters, logger, offer_gauges
 
 __all__ = ["Cache"]
 
@@ -60,6 +61,13 @@ class _Attachment:
     session: Session
     budget: Budget
     entries: EntryTable
+    publisher: Publisher
+
+    def close(self) -> None:
+        """Leave the directory."""
+        self.publisher.close()
+        self.entries.close()
+        self.session.close()
 
 
 class Cache:
@@ -82,6 +90,7 @@ class Cache:
         self._warned = False
         self._start()
         _live.add(self)
+        offer_gauges(self, Cache._gauges)
 
     def _start(self) -> None:
         self._attach_lock = threading.Lock()
@@ -173,8 +182,7 @@ class Cache:
         with self._attach_lock:
             attachment, self._attachment = self._attachment, None
         if attachment is not None:
-            attachment.entries.close()
-            attachment.session.close()
+            attachment.close()
 
     # For the rooms of this package.
 
@@ -231,6 +239,17 @@ class Cache:
         """Drop planned downloads that have not begun and that no reader waits for."""
         self._fetcher.cancel(jobs)
 
+    def _gauges(self) -> dict[str, float]:
+        attachment = self._attachment
+        if attachment is None:
+            return {}
+        return {
+            "cache_used_bytes": attachment.budget.used_bytes,
+            "cache_jobs": len(self._fetcher._jobs),
+            "cache_plan_bytes": sum(ahead.ahead_bytes for ahead in list(self._prefetches)),
+            "cache_memory_bytes": self._pins.held_bytes,
+        }
+
     def _attached(self) -> _Attachment | None:
         attachment = self._attachment
         if attachment is not None and not self._suspended_until_s:
@@ -251,14 +270,19 @@ class Cache:
         old = self._attachment
         try:
             if old is not None and not old.session.directory.is_current():
-                old.session.close()
+                old.close()
                 old = None
             if old is None:
                 session = Session(self.config.dir)
                 budget = Budget(
                     session, self.config.size_bytes, self._pins.is_pinned, self.counters
                 )
-                old = _Attachment(session, budget, EntryTable(session, budget, self.counters))
+                old = _Attachment(
+                    session,
+                    budget,
+                    EntryTable(session, budget, self.counters),
+                    Publisher(session, self.config.size_bytes),
+                )
         except (OSError, CacheError) as err:
             self._attachment = None
             self._suspend(err)

@@ -84,7 +84,7 @@ class Directory:
                     os.fchmod(self.fd, 0o700)
                 if not self._has_version():
                     self.write_file("version", VERSION_TEXT)
-                self.entries_fd = self._open_folder("entries", self.fd)
+                self.entries_fd = self.open_folder("entries")
         except BaseException:
             self.close()
             raise
@@ -209,6 +209,14 @@ class Directory:
             finally:
                 locks.close_descriptor(fd)
         raise AssertionError
+
+    def open_folder(self, name: str) -> int:
+        """Open a folder of the directory, made if it is not there; never through a link.
+
+        Raises:
+            OSError: the file system refused, or something else is in its place.
+        """
+        return self._open_folder(name, self.fd)
 
     def shards(self) -> Iterator[tuple[str, int]]:
         """Open the subfolders of `entries/` one after the other; closes each in turn."""

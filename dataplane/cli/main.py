@@ -26,6 +26,7 @@ _BUILT_IN = {
     "cache": ("dataplane.cli.cache", "cache", "Look into the cache, check it, empty it."),
     "demo": ("dataplane.cli.demo", "demo", "Run the whole data plane on generated data."),
     "info": ("dataplane.cli.info", "info", "Describe a packed dataset."),
+    "stats": ("dataplane.cli.stats", "stats", "Watch the processes that use the cache."),
     "warm": ("dataplane.cli.warm", "warm", "Bring objects into the cache ahead of their readers."),
     "pack": ("dataplane.cli.pack", "pack", "Convert simulation files to a packed dataset."),
 }

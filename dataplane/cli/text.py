@@ -48,7 +48,9 @@ def plural(noun: str, count: int) -> str:
     """Write a noun for a count."""
     if count == 1:
         return noun
-    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def ago(when_s: float | None) -> str:

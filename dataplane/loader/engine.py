@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dataplane.errors import LoaderError
-from dataplane.telemetry import logger
+from dataplane.telemetry import logger, offer_gauges
 
 __all__ = ["Cancelled", "Channel", "EndOfStream", "Pipeline", "Stage", "StageStats"]
 
@@ -236,6 +236,7 @@ class Pipeline:
                 )
         self.close = weakref.finalize(self, stop)
         """Cancel what is under way and join the threads. Idempotent."""
+        offer_gauges(self, Pipeline._depths)
         for thread in stop.threads:
             thread.start()
 
@@ -258,6 +259,10 @@ class Pipeline:
         if isinstance(item, Failure):
             raise item.error
         return number, item
+
+    def _depths(self) -> dict[str, float]:
+        channels = zip(self.stats, self._channels, strict=True)
+        return {f"loader_queue_{stage.name}": len(channel) for stage, channel in channels}
 
     @property
     def consumer_wait_s(self) -> float:

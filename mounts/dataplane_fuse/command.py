@@ -61,6 +61,19 @@ _EXIT_TIMEOUT_S = 30.0
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where the daemon logs; by default in ~/.local/state/dataplane/logs.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    help="Answer Prometheus at this port; 0 takes a free one, which the log names.",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Answer Prometheus at this address.",
+)
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_context
 def mount(
@@ -79,6 +92,8 @@ def mount(
     no_samples: bool,
     page_cache: bool,
     log_file: Path | None,
+    metrics_port: int | None,
+    metrics_host: str,
     ready_fd: int | None,
 ) -> None:
     """Mount a bucket, a prefix or a packed dataset as read-only files.
@@ -109,6 +124,8 @@ def mount(
             filesystem=options,
             allow_other=allow_other,
             page_cache=page_cache,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
         )
         _serve(request, ready_fd, debug=debug)
         return
@@ -120,6 +137,8 @@ def mount(
     arguments += ["--cache-size", str(cache.size_bytes)] if cache.size_bytes is not None else []
     arguments += ["--endpoint-url", endpoint_url] if endpoint_url else []
     arguments += ["--region", region] if region else []
+    if metrics_port is not None:
+        arguments += ["--metrics-port", str(metrics_port), "--metrics-host", metrics_host]
     flags = {
         "--anonymous": anonymous,
         "--allow-other": allow_other,

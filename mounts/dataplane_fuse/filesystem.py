@@ -28,7 +28,7 @@ from typing import Protocol
 
 from dataplane.errors import ConfigError, DataplaneError, NotFound, ObjectChanged
 from dataplane.stores.base import Buffer, ObjectInfo, Store
-from dataplane.telemetry import Counters, logger
+from dataplane.telemetry import Counters, logger, offer_gauges
 from dataplane_fuse.errnos import errno_of, os_error
 from dataplane_fuse.handles import DEFAULT_MAX_HANDLES, Handle, HandleTable, OpenFile, Reader
 from dataplane_fuse.levels import DEFAULT_MAX_ENTRIES
@@ -148,6 +148,7 @@ class Filesystem:
             clock=clock,
         )
         self._handles = HandleTable(self.options.max_handles)
+        offer_gauges(self._handles, lambda handles: {"mount_open_files": len(handles)})
         self._mounted_ns = time.time_ns()
         self._logged: set[tuple[str, int, str]] = set()
         self._log_lock = Lock()

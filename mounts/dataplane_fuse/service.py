@@ -10,13 +10,14 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.cache import Cache
 from dataplane.cache.base import CacheConfig
 from dataplane.errors import ConfigError, DataplaneError, MountError, NotFound, StoreError
+from dataplane.metrics import serve_metrics
 from dataplane.stores import open_store, split_url
 from dataplane.stores.base import Store, StoreConfig
 from dataplane.telemetry import Counters, logger
@@ -41,6 +42,8 @@ class MountRequest:
         filesystem: how the filesystem behaves.
         allow_other: whether other users may look.
         page_cache: open files with the kernel's page cache, for programs that map them shared.
+        metrics_port: where to answer Prometheus, if anywhere.
+        metrics_host: the address to do that at.
     """
 
     url: str
@@ -50,6 +53,8 @@ class MountRequest:
     filesystem: FilesystemOptions
     allow_other: bool = False
     page_cache: bool = False
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
 
 
 class Ready:
@@ -118,7 +123,7 @@ def run(request: MountRequest, ready: Ready) -> None:
     """
     counters = Counters()
     try:
-        with _parts(request, counters) as (store, filesystem):
+        with _metrics(request), _parts(request, counters) as (store, filesystem):
             options = FrontEndOptions(
                 source=store.url,
                 allow_other=request.allow_other,
@@ -130,6 +135,14 @@ def run(request: MountRequest, ready: Ready) -> None:
         ready.fail(err)
         raise
     logger.info("unmounted %s: %s", request.mountpoint, counters.snapshot())
+
+
+def _metrics(request: MountRequest) -> AbstractContextManager[object]:
+    if request.metrics_port is None:
+        return nullcontext()
+    server = serve_metrics(request.metrics_port, host=request.metrics_host)
+    logger.info("metrics at http://%s:%d/metrics", request.metrics_host, server.port)
+    return server
 
 
 @contextmanager

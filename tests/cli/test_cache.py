@@ -273,3 +273,20 @@ def test_ctrl_c_ends_warming_with_130_and_keeps_what_came(tmp_path, cache_dir):
     assert err.strip() == "dataplane: interrupted"
     data = next(iter(cache_dir.glob("entries/*/*.data")))
     assert 0 < data.stat().st_blocks * 512 < 8 << 30
+
+
+def test_stats_show_running_processes(run, folder, cache_dir):
+    run("warm", folder / "a.bin")
+    assert run("stats", "--once", "--json").document["processes"] == []
+    store = open_store(folder)
+    with Cache(CacheConfig(dir=cache_dir)) as reading:
+        blob = reading.open(store, store.head("b.bin"))
+        blob.read(0, 1)
+        document = run("stats", "--once", "--json").document
+        [process] = document["processes"]
+        assert process["pid"] == os.getpid()
+        assert document["used_bytes"] == reading.usage_bytes()
+        shown = run("stats", "--once")
+        assert str(os.getpid()) in shown.out
+        assert "1 process\n" in shown.out
+    assert "0 processes" in run("stats", "--once").out

@@ -30,6 +30,7 @@ COMMANDS = [
     "info",
     "mount",
     "pack",
+    "stats",
     "umount",
     "warm",
 ]
