@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format type native native-test fuzz-smoke bench-smoke check clean
+.PHONY: help setup system demo test lint format type native native-test fuzz-smoke bench-smoke stress check clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ demo: setup ## Run the whole data plane on generated data and print what it did
 
 test: setup ## Run every test that needs no GPU
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+stress: setup ## Run the tests of tests/stress in full: kills, damage, power cuts, bad weather
+	DATAPLANE_STRESS=full $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
 
 lint: setup ## Check format, style and the direction of imports
 	$(BIN)/ruff format --check .

@@ -84,13 +84,18 @@ def disk_usage(directory: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in directory.glob("entries/*/*"))
 
 
-def assert_counted(directory: Path, used_bytes: int) -> None:
-    """The cache's own count is what is on the disk.
+def is_counted(directory: Path, used_bytes: int) -> bool:
+    """Whether the cache's own count is what is on the disk.
 
     ext4 puts the extents of a file with many holes into a block of its own, at some later time.
     """
     on_disk = disk_usage(directory)
-    assert used_bytes <= on_disk <= used_bytes + 4096 * len(data_files(directory))
+    return used_bytes <= on_disk <= used_bytes + 4096 * len(data_files(directory))
+
+
+def assert_counted(directory: Path, used_bytes: int) -> None:
+    """The cache's own count is what is on the disk."""
+    assert is_counted(directory, used_bytes), (used_bytes, disk_usage(directory))
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
