@@ -3,16 +3,15 @@
 Two datasets are generated, packed and stored (volumes of one shape, meshes of many), streamed twice
 through the DataLoader (cold, then warm from the SSD cache), and one sample is read through a real
 mount and compared byte for byte. All of it lives in a temporary folder and an embedded S3 endpoint,
-unless `--store` names a bucket. The steps are in `demo_steps`.
+unless `--store` names a bucket. What a killed demo leaves in temporary folders, the next one
+removes. The steps are in `demo_steps`.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import ExitStack, closing
 from typing import Any
 
 import click
@@ -22,6 +21,7 @@ from rich.table import Table
 from dataplane.cli.options import BYTES, store_config, store_options
 from dataplane.errors import ConfigError
 from dataplane.shards.options import CodecName
+from dataplane.shards.scratch import ScratchFolder
 from dataplane.units import format_bytes, format_duration
 
 __all__ = ["demo"]
@@ -68,9 +68,9 @@ def demo(
         raise ConfigError(f"--size must be at least {format_bytes(_MIN_SIZE_BYTES)}")
     console = Console(stderr=as_json)
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dataplane-demo-"))
+        folder = stack.enter_context(closing(ScratchFolder())).path
         given = steps.Demo(
-            console, Path(folder), store_config(**store_arguments), codec, batch_size, seed
+            console, folder, store_config(**store_arguments), codec, batch_size, seed
         )
         base_url = stack.enter_context(steps.place(given, store_url))
         stack.enter_context(steps.removed_at_end(given, base_url))

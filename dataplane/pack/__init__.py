@@ -4,7 +4,7 @@
 The formats, names and keys are described in docs/packing.md. How the rooms fit together:
 
     plan (formats, references, names) -> SourceFile
-    convert (vtk_*, plot3d, numpy_files, archives) -> SourceSample
+    convert (apart -> vtk_*, plot3d, numpy_files, archives) -> SourceSample
     engine -> dataplane.shards.DatasetWriter
 """
 

@@ -7,8 +7,10 @@ no member may exceed the size that it declares. Thread-safe: no state.
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,13 +18,18 @@ from pathlib import Path
 from dataplane.errors import FormatError
 from dataplane.shards.names import check_member_name
 
-__all__ = ["unpack"]
+__all__ = ["UNSOUND_ZIP", "unpack"]
 
 MAX_MEMBERS = 100_000
 _MAX_COMPRESSION = 1100  # deflate reaches 1032
 _KEEP_FREE_BYTES = 256 << 20
 _COPY_BYTES = 1 << 20
 _ENCRYPTED = 0x1
+UNSOUND_ZIP = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError),
+)
+"""What zipfile raises over damaged archives; ValueError for names that are not UTF-8, too."""
 
 
 def unpack(archive: Path, folder: Path, label: str) -> None:
@@ -37,7 +44,7 @@ def unpack(archive: Path, folder: Path, label: str) -> None:
             _check(members, archive, folder, label)
             for member in members:
                 _write(opened, member, folder, label)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as err:
+    except UNSOUND_ZIP as err:
         raise FormatError(f"{label}: it is not a sound zip archive: {err}") from err
 
 

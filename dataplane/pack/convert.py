@@ -1,9 +1,10 @@
 """Samples from sources: finds a format's converter, unpacks archives, goes on after errors.
 
-`convert` never raises for a source that cannot be read: it yields an `Unreadable` in its place, so
-that one bad member of an archive does not hide the good ones. `open_source` is the same for one
-path, and raises. Both read as they are iterated; archives live in a temporary folder until the
-iterator is finished or closed. Thread-safe: iterators are independent, each for one thread.
+`convert` never raises for a source that cannot be read: it yields an `Unreadable` in its place,
+whatever the converter raised over it, so that one bad member of an archive does not hide the good
+ones. `open_source` is the same for one path, and raises. Both read as they are iterated; archives
+live in a temporary folder until the iterator is finished or closed. Thread-safe: iterators are
+independent, each for one thread.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from dataplane.errors import FormatError
+from dataplane.errors import ConfigError, FormatError
+from dataplane.pack.apart import convert_apart
 from dataplane.pack.archives import unpack
 from dataplane.pack.formats import ARCHIVE
 from dataplane.pack.numpy_files import convert_npy, convert_npz
 from dataplane.pack.plan import plan_archive, plan_sources
 from dataplane.pack.plot3d import convert_plot3d
 from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
-from dataplane.pack.vtk_convert import convert_legacy, convert_xml
+from dataplane.pack.vtk_convert import VTK_CONVERTERS
 from dataplane.shards import SourceSample
 from dataplane.shards.scratch import ScratchFolder
 
@@ -36,12 +38,7 @@ _CONVERTERS: dict[str, Converter] = {
     "npy": convert_npy,
     "npz": convert_npz,
     "plot3d": convert_plot3d,
-    "vtk": convert_legacy,
-    **{
-        f"{parallel}{name}": convert_xml
-        for name in ("vti", "vtp", "vtr", "vts", "vtu")
-        for parallel in ("", "p")
-    },
+    **dict.fromkeys(VTK_CONVERTERS, convert_apart),
 }
 """Recipe for another format: a converter here, its recognition in formats.py."""
 
@@ -82,14 +79,19 @@ def convert(source: SourceFile) -> Generator[Outcome, None, None]:
             yield from _convert_archive(source)
             return
         for sample in _CONVERTERS[source.format](source):
-            sample.check()
+            _check(sample, source.label)
             yield sample
-    except FormatError as err:
-        yield Unreadable.from_error(source.label, err)
-    except OSError as err:
-        yield Unreadable(source.label, f"it cannot be read: {err.strerror or err}")
-    except MemoryError:
-        yield Unreadable(source.label, "it does not fit into this machine's memory")
+    except ConfigError:
+        raise
+    except Exception as err:  # whatever a library makes of a damaged file; see from_exception
+        yield Unreadable.from_exception(source.label, err)
+
+
+def _check(sample: SourceSample, label: str) -> None:
+    try:
+        sample.check()
+    except ConfigError as err:  # its key, which came from names in the file
+        raise FormatError(f"{label}: {err.message}") from err
 
 
 def _convert_archive(source: SourceFile) -> Iterator[Outcome]:

@@ -3,8 +3,9 @@
 The order of samples is that of the plan, whatever the number of threads: a few sources are being
 read at a time, each into a queue of its own that holds one sample, and the queues are emptied in
 order. Sources are started only while the files under way are below a limit, so memory holds at
-most two samples per thread, and a very large file is read alone. VTK and NumPy release the GIL
-while they read, so threads are enough; encoding has threads of its own, in the writer.
+most two samples per thread, and a very large file is read alone. VTK reads in
+processes apart and NumPy without the GIL, so threads are enough; encoding has threads of its own,
+in the writer.
 
 The dataset exists once its index does, and the writer puts that last. An error or an interruption
 stops the readers, waits for the file that each is in, and removes temporary files.

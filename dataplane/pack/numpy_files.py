@@ -10,6 +10,7 @@ not back is refused before memory is allocated. Thread-safe: no state.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.errors import FormatError
+from dataplane.pack.archives import UNSOUND_ZIP
 from dataplane.pack.names import array_segment, unique_name
-from dataplane.pack.source import Converted, SourceFile, describe_source
+from dataplane.pack.source import Converted, SourceFile, describe_source, one_line
 from dataplane.shards import SourceArray, SourceSample
 
 __all__ = ["convert_npy", "convert_npz"]
@@ -29,14 +31,16 @@ MAX_MEMBERS = 100_000
 _MAX_COMPRESSION = 1100  # deflate reaches 1032
 _NUMERIC_KINDS = "biufc"
 _TEXT_KINDS = "US"
+_UNSOUND_NPY = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, tokenize.TokenError)
+"""What NumPy raises over damaged headers, which it parses as Python literals."""
 
 
 def convert_npy(source: SourceFile) -> Iterator[SourceSample]:
     """Convert an `.npy` file: the array `values`, mapped and not loaded."""
     try:
         values = np.load(source.path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as err:
-        raise FormatError(f"{source.label}: {err}") from err
+    except (*_UNSOUND_NPY, OSError) as err:
+        raise _unsound(source, err) from err
     converted = Converted()
     _add(converted, "values", values, source.label)
     yield _sample(source, converted)
@@ -53,9 +57,16 @@ def convert_npz(source: SourceFile) -> Iterator[SourceSample]:
                 with archive.open(member) as stream:
                     values = _read_member(cast(BinaryIO, stream), member, source.label)
                 _add(converted, member.filename.removesuffix(".npy"), values, source.label)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, SyntaxError, RuntimeError) as err:
-        raise FormatError(f"{source.label}: {err}") from err
+    except (*UNSOUND_ZIP, *_UNSOUND_NPY, OSError) as err:
+        raise _unsound(source, err) from err
     yield _sample(source, converted)
+
+
+def _unsound(source: SourceFile, err: Exception) -> FormatError:
+    kind = type(err).__name__
+    return FormatError(
+        f"{source.label}: it is not a sound .{source.format} file: {one_line(f'{kind}: {err}')}"
+    )
 
 
 def _check_members(members: list[zipfile.ZipInfo], path: Path, label: str) -> None:

@@ -111,8 +111,8 @@ class _Planner:
                 recognised.append((item, recognise(item.path)))
             except FormatError as err:
                 self._planned.append(Unreadable(item.label, str(err), asked_for=item.asked_for))
-            except OSError as err:
-                self._planned.append(Unreadable(item.label, _os_reason(err)))
+            except Exception as err:  # of the system, or of a library; see from_exception
+                self._planned.append(Unreadable.from_exception(item.label, err))
         # What refers to others goes first, and series before the parallel files that they list.
         for formats in ({SERIES}, PARALLEL, {PLOT3D}):
             for item, kind in recognised:
@@ -132,10 +132,8 @@ class _Planner:
                 self._planned.append(self._plot3d(item))
             else:
                 self._planned.append(self._parallel(item, kind, item.key(), {}))
-        except FormatError as err:
-            self._planned.append(Unreadable.from_error(item.label, err))
-        except OSError as err:
-            self._planned.append(Unreadable(item.label, _os_reason(err)))
+        except Exception as err:  # the file's, the system's or a library's; see from_exception
+            self._planned.append(Unreadable.from_exception(item.label, err))
 
     def _source(self, item: _Found, kind: str) -> SourceFile:
         return SourceFile(item.path, item.label, item.name, item.key(), kind)
@@ -181,10 +179,8 @@ class _Planner:
                 return Unreadable(found.label, f"a .{kind} cannot be a step of a series")
             if kind in PARALLEL:
                 return self._parallel(found, kind, key, attributes)
-        except FormatError as err:
-            return Unreadable.from_error(found.label, err)
-        except OSError as err:
-            return Unreadable(found.label, _os_reason(err))
+        except Exception as err:  # the file's, the system's or a library's; see from_exception
+            return Unreadable.from_exception(found.label, err)
         return SourceFile(found.path, found.label, found.name, key, kind, attributes=attributes)
 
     def _plot3d(self, item: _Found) -> Planned:
@@ -219,7 +215,3 @@ def _sibling(path: Path, stem: str, role: str) -> Path | None:
 
 def _order(item: Planned) -> str:
     return item.label
-
-
-def _os_reason(err: OSError) -> str:
-    return f"it cannot be read: {err.strerror or err}"

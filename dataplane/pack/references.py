@@ -91,7 +91,7 @@ def _parse(path: Path, label: str) -> ElementTree.Element:
         raise FormatError(f"{label}: {size_bytes} bytes; at most {MAX_XML_BYTES} are read")
     try:
         document = ElementTree.parse(path).getroot()  # noqa: S314  # expat limits expansion
-    except ElementTree.ParseError as err:
+    except (ElementTree.ParseError, LookupError, ValueError) as err:  # of an encoding
         raise FormatError(f"{label}: it is not valid XML: {err}") from err
     if document.tag != "VTKFile":
         raise FormatError(f"{label}: it is not a VTK XML file but <{document.tag}>")

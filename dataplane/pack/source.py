@@ -7,6 +7,7 @@ A converter is a function from a `SourceFile` to samples; it reads when it is it
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,21 @@ from typing import Any, TypeAlias
 from dataplane.errors import FormatError
 from dataplane.shards import SourceArray, SourceSample
 
-__all__ = ["Converted", "Converter", "SourceFile", "Unreadable", "describe_source", "sha256_of"]
+__all__ = [
+    "Converted",
+    "Converter",
+    "SourceFile",
+    "Unreadable",
+    "describe_source",
+    "one_line",
+    "sha256_of",
+]
 
+_log = logging.getLogger(__name__)
 
 MAX_TEXT_CHARS = 64 << 10
 """Text of one sample that its attributes hold; they travel in every index row of the sample."""
+_MAX_REASON_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,22 @@ class Unreadable:
         """Make one from an error, whose message may begin with the label."""
         return cls(label, error.message.removeprefix(f"{label}: "), hint=error.hint)
 
+    @classmethod
+    def from_exception(cls, label: str, error: Exception) -> Unreadable:
+        """Make one from whatever a converter raised.
+
+        Libraries raise more kinds of errors over damaged files than anyone can list. What was not
+        foreseen is named by its type, and its traceback goes to the log (`--debug`).
+        """
+        if isinstance(error, FormatError):
+            return cls.from_error(label, error)
+        if isinstance(error, OSError):
+            return cls(label, f"it cannot be read: {error.strerror or one_line(str(error))}")
+        if isinstance(error, MemoryError):
+            return cls(label, "it does not fit into this machine's memory")
+        _log.debug("reading %s failed", label, exc_info=error)
+        return cls(label, f"reading it failed: {one_line(f'{type(error).__name__}: {error}')}")
+
     def error(self) -> FormatError:
         """The error to raise for it."""
         return FormatError(f"{self.label}: {self.reason}", hint=self.hint)
@@ -102,6 +129,12 @@ class Converted:
 
 Converter: TypeAlias = Callable[[SourceFile], Iterator[SourceSample]]
 """Reads a source; raises FormatError naming the label when it cannot be read."""
+
+
+def one_line(text: str) -> str:
+    """A message of a library, in one line of bounded length."""
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_REASON_CHARS else f"{text[:_MAX_REASON_CHARS]}…"
 
 
 def sha256_of(path: Path) -> str:

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from dataplane.errors import FormatError
-from dataplane.pack.source import Converted, SourceFile, describe_source
+from dataplane.pack.source import Converted, Converter, SourceFile, describe_source
 from dataplane.pack.vtk_arrays import ArrayGroup, add_arrays, values_of
 from dataplane.pack.vtk_cells import add_grid_cells, add_surface_cells
 from dataplane.pack.vtk_read import read_legacy, read_xml
 from dataplane.shards import SourceArray, SourceSample
 
-__all__ = ["convert_legacy", "convert_xml"]
+__all__ = ["VTK_CONVERTERS"]
 
 _AXES = ("x", "y", "z")
 _POINT_AXES = ("z", "y", "x")
@@ -34,14 +34,25 @@ _TIME_ARRAY = "TimeValue"
 """Field data in which ParaView's writers put the time of a file."""
 
 
-def convert_xml(source: SourceFile) -> Iterator[SourceSample]:
+def _convert_xml(source: SourceFile) -> Iterator[SourceSample]:
     """Convert a VTK XML file (`.vtu .vtp .vti .vtr .vts`, and the parallel `.pvtu`, …)."""
     yield _sample(source, read_xml(source.path, source.label, source.companions))
 
 
-def convert_legacy(source: SourceFile) -> Iterator[SourceSample]:
+def _convert_legacy(source: SourceFile) -> Iterator[SourceSample]:
     """Convert a legacy VTK file (`.vtk`)."""
     yield _sample(source, read_legacy(source.path, source.label))
+
+
+VTK_CONVERTERS: dict[str, Converter] = {
+    "vtk": _convert_legacy,
+    **{
+        f"{parallel}{name}": _convert_xml
+        for name in ("vti", "vtp", "vtr", "vts", "vtu")
+        for parallel in ("", "p")
+    },
+}
+"""By format. VTK can crash over a damaged file, so these run in a process apart (`apart`)."""
 
 
 def _sample(source: SourceFile, dataset: Any) -> SourceSample:

@@ -111,10 +111,11 @@ class _Walk:
     def _attribute(self, keyword: str, words: list[str]) -> None:
         if keyword == "scalars":
             components = self._count(words, 2) if len(words) > 2 else 1
-            self._skip_space()
+            if not self._skip_space():
+                raise self._error("ends where LOOKUP_TABLE belongs; it was cut")
             table = self._words()
             if table[0].lower() != "lookup_table":
-                raise self._error(f"has {table[0]!r} where LOOKUP_TABLE belongs")
+                raise self._error(f"has {table[0][:40]!r} where LOOKUP_TABLE belongs")
             self._values(components * self._tuples, self._word(words, 1))
         elif keyword == "color_scalars":
             self._values(self._count(words, 1) * self._tuples, "unsigned_char")
@@ -191,7 +192,8 @@ class _Walk:
         return found is not None
 
     def _words(self) -> list[str]:
-        return self._line().decode("latin-1").split()
+        # Split as bytes: as text, 0x85 and 0xA0 would be spaces, and the line might have no words.
+        return [word.decode("latin-1") for word in self._line().split()]
 
     def _line(self) -> bytes:
         stop = self._text.find(b"\n", self._at, self._at + _MAX_LINE_BYTES)

@@ -11,12 +11,10 @@ an empty or half-filled mesh. So a read counts as good only when
 3. the reader's error code is zero, and it gave a dataset.
 
 Messages are caught at VTK's output window, because parsers inside a reader report there and not at
-the reader. The window is one per process, so a message is attributed to the thread that it comes
-from; one from a thread of VTK's own counts against every read under way. While any read runs, the
-window is ours and VTK's log to stderr is off; afterwards both are as before. Warnings go to this
-module's logger.
+the reader. Warnings go to this module's logger.
 
-Thread-safe. VTK releases the GIL while a reader runs.
+This runs in a process of its own, one read at a time (`apart`): VTK trusts what it reads, and over
+some damaged files it crashes. The window and VTK's log to stderr are taken over and not given back.
 """
 
 from __future__ import annotations
@@ -24,25 +22,24 @@ from __future__ import annotations
 import logging
 import mmap
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from dataplane.errors import ConfigError, FormatError
+from dataplane.pack.source import one_line
 from dataplane.pack.vtk_legacy import check_legacy
 
-__all__ = ["read_legacy", "read_xml", "require_vtk", "xml_type"]
+__all__ = ["MAX_COMPRESSION", "import_vtk", "read_legacy", "read_xml", "xml_type"]
 
 _log = logging.getLogger(__name__)
 
 _HEAD_BYTES = 16 << 10
 _TAIL_BYTES = 4 << 10
-_MAX_COMPRESSION = 1100
+MAX_COMPRESSION = 1100
 """Decoded bytes that one stored byte can stand for: deflate reaches 1032, LZ4 and LZMA less on
 VTK's blocks of at most some megabytes."""
-_MAX_MESSAGE_CHARS = 500
 _XML_READERS = {
     name: f"vtkXML{name}Reader"
     for kind in ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
@@ -51,21 +48,25 @@ _XML_READERS = {
 _TYPE = re.compile(rb"<VTKFile[^>]*?\btype\s*=\s*[\"']([^\"']{1,64})[\"']", re.DOTALL)
 _PIECE = re.compile(rb"<(?:Piece|DataArray)\b[^>]{0,4096}>", re.DOTALL)
 _COUNT = re.compile(rb"\b(?:NumberOf\w+)\s*=\s*[\"']\s*(-?\d{1,40})\s*[\"']")
+_INTEGER = re.compile(rb"-?\d{1,40}")
 _PIECE_EXTENT = re.compile(rb"\bExtent\s*=\s*[\"']([-\d\s]{1,200})[\"']")
+_ADDRESS = re.compile(r" ?\(0x[0-9a-fA-F]+\)| ?\b0x[0-9a-fA-F]{5,}")
 _LOCATION = re.compile(r"^(?:ERROR|Warning): In (\S+), line (\d+)\s*\n\S+ \(0x[0-9a-f]+\): ")
 
 
-def require_vtk() -> None:
-    """Check that VTK is there.
+def import_vtk() -> None:
+    """Import what reading needs.
 
     Raises:
         ConfigError: it is not installed.
     """
     try:
-        import vtkmodules.vtkCommonCore  # noqa: F401  # only whether it can be imported
+        import vtkmodules.util.numpy_support
+        import vtkmodules.vtkIOLegacy
+        import vtkmodules.vtkIOXML  # noqa: F401  # imported for those who read
     except ImportError as err:
         raise ConfigError(
-            "VTK files need the vtk package, which is not installed",
+            f"VTK files need the vtk package, which cannot be imported: {err}",
             hint="pip install 'dataplane[vtk]'",
         ) from err
 
@@ -89,7 +90,7 @@ def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> Any:
         ConfigError: VTK is not installed.
         FormatError: the file is damaged, or holds something other than one dataset.
     """
-    require_vtk()
+    import_vtk()
     from vtkmodules import vtkIOXML
 
     kind = xml_type(path)
@@ -118,7 +119,7 @@ def read_legacy(path: Path, label: str) -> Any:
         ConfigError: VTK is not installed.
         FormatError: the file is damaged, or holds something other than one dataset.
     """
-    require_vtk()
+    import_vtk()
     from vtkmodules.vtkIOLegacy import vtkDataSetReader
 
     check_legacy(path, label)
@@ -156,9 +157,9 @@ def _check_xml(path: Path, label: str) -> None:
             )
         appended = text.find(b"<AppendedData")
         header_stop = size_bytes if appended < 0 else appended
-        limit = size_bytes * _MAX_COMPRESSION
+        limit = size_bytes * MAX_COMPRESSION
         for piece in _PIECE.finditer(text, 0, header_stop):
-            for declared in _declared_elements(piece.group()):
+            for declared in _declared_elements(piece.group(), label):
                 if not 0 <= declared <= limit:
                     raise FormatError(
                         f"{label}: its header declares {declared} elements, which cannot be in "
@@ -166,86 +167,45 @@ def _check_xml(path: Path, label: str) -> None:
                     )
 
 
-def _declared_elements(tag: bytes) -> Iterator[int]:
+def _declared_elements(tag: bytes, label: str) -> Iterator[int]:
     for found in _COUNT.finditer(tag):
         yield int(found.group(1))
     for found in _PIECE_EXTENT.finditer(tag):
-        bounds = [int(text) for text in found.group(1).split()[:6]]
+        words = found.group(1).split()
+        if len(words) != 6 or not all(map(_INTEGER.fullmatch, words)):
+            raise FormatError(f"{label}: it has the extent {found.group(1)[:80].decode()!r}")
+        bounds = [int(word) for word in words]
         elements = 1
-        for low, high in zip(bounds[::2], bounds[1::2], strict=False):
+        for low, high in zip(bounds[::2], bounds[1::2], strict=True):
             elements *= max(0, high - low + 1)
         yield elements
 
 
 def _tidied(message: str) -> str:
     """VTK's message in one line, without addresses and source lines."""
-    text = " ".join(_LOCATION.sub("", message).split())
-    return text if len(text) <= _MAX_MESSAGE_CHARS else f"{text[:_MAX_MESSAGE_CHARS]}…"
-
-
-class _Window:
-    """Catches what VTK says while at least one read is under way.
-
-    Lock: `_lock` guards `_reads` and the installation; nothing of VTK's readers runs under it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reads: dict[int, list[str]] = {}
-        self._before: tuple[int, Any] = (0, None)
-
-    def enter(self) -> list[str]:
-        errors: list[str] = []
-        with self._lock:
-            if not self._reads:
-                self._install_locked()
-            self._reads[threading.get_ident()] = errors
-        return errors
-
-    def leave(self) -> None:
-        with self._lock:
-            del self._reads[threading.get_ident()]
-            if not self._reads:
-                self._remove_locked()
-
-    def _install_locked(self) -> None:
-        from vtkmodules.vtkCommonCore import VTK_STRING, vtkLogger, vtkOutputWindow
-
-        def on_error(_object: Any, _event: str, message: str | None = None) -> None:
-            reads = self._reads
-            mine = reads.get(threading.get_ident())
-            for errors in [*reads.values()] if mine is None else [mine]:
-                errors.append(message or "VTK reported an error without a message")
-
-        def on_warning(_object: Any, _event: str, message: str | None = None) -> None:
-            _log.info("VTK: %s", _tidied(message or ""))
-
-        for callback in (on_error, on_warning):
-            callback.CallDataType = VTK_STRING  # type: ignore[attr-defined]  # how VTK is told
-        self._before = (vtkLogger.GetCurrentVerbosityCutoff(), vtkOutputWindow.GetInstance())
-        vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
-        window: Any = vtkOutputWindow()
-        window.SetDisplayMode(window.NEVER)
-        window.AddObserver("ErrorEvent", on_error)
-        window.AddObserver("WarningEvent", on_warning)
-        vtkOutputWindow.SetInstance(window)
-
-    def _remove_locked(self) -> None:
-        from vtkmodules.vtkCommonCore import vtkLogger, vtkOutputWindow
-
-        verbosity, window = self._before
-        vtkLogger.SetStderrVerbosity(vtkLogger.ConvertToVerbosity(verbosity))
-        vtkOutputWindow.SetInstance(window)
-
-
-_window = _Window()
+    return one_line(_ADDRESS.sub("", _LOCATION.sub("", message)))
 
 
 @contextmanager
 def _messages() -> Iterator[list[str]]:
-    """Yield the list that errors of this thread's VTK objects are appended to."""
-    errors = _window.enter()
-    try:
-        yield errors
-    finally:
-        _window.leave()
+    """Yield the list that errors of VTK's objects are appended to."""
+    from vtkmodules.vtkCommonCore import VTK_STRING, vtkLogger, vtkOutputWindow
+
+    errors: list[str] = []
+
+    def on_error(_object: Any, _event: str, message: str | None = None) -> None:
+        errors.append(message or "VTK reported an error without a message")
+
+    def on_warning(_object: Any, _event: str, message: str | None = None) -> None:
+        _log.info("VTK: %s", _tidied(message or ""))
+
+    for callback in (on_error, on_warning):
+        callback.CallDataType = VTK_STRING  # type: ignore[attr-defined]  # how VTK is told
+    vtkLogger.SetStderrVerbosity(vtkLogger.VERBOSITY_OFF)
+    window: Any = vtkOutputWindow()
+    window.SetDisplayMode(window.NEVER)
+    window.AddObserver("ErrorEvent", on_error)
+    window.AddObserver("WarningEvent", on_warning)
+    vtkOutputWindow.SetInstance(window)
+    yield errors
+    window.RemoveAllObservers()

@@ -1,9 +1,9 @@
 """A temporary folder that does not outlive its process, not even one that is killed.
 
 `tempfile` removes its folders when the interpreter ends in order; a killed process leaves gigabytes
-of half-made shards. So each folder is locked (flock on the folder itself) by the process that made
-it, and the kernel releases the lock when that process dies, however it dies. Who makes a folder
-first removes those of the same user and prefix whose lock is free.
+of half-made shards, unpacked archives or a demo's data. So each folder is locked (flock on the
+folder itself) by the process that made it, and the kernel releases the lock when that process dies,
+however it dies. Who makes a folder first removes those of the same user whose lock is free.
 
 A folder may be found in the moment between its making and its locking; its maker notices and makes
 another. Where locks do not work (some network file systems), leftovers stay. Thread-safe.
@@ -64,7 +64,7 @@ def _remove_abandoned(base: Path) -> None:
     for path in found:
         lock = _lock(path)
         if lock is not None:
-            logger.info("removing %s, left by a pack that was killed", path)
+            logger.info("removing %s, left by a process that was killed", path)
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 

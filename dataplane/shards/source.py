@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.codecs import MAX_DIMS
 from dataplane.errors import FormatError
 from dataplane.shards.names import check_array_name, check_key
 
@@ -29,8 +30,6 @@ SUPPORTED_DTYPES = frozenset(
     )
 )
 """Element types (little endian) that every Zarr v3 reader shares."""
-
-_MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,8 +94,12 @@ def _check_array(name: str, array: SourceArray, where: str) -> None:
             f"{where}: array {name!r} has the type {values.dtype}, which cannot be packed",
             hint=hint or "convert it to bool, an integer, float16-64 or complex64/128",
         )
-    if values.ndim > _MAX_DIMENSIONS:
-        raise FormatError(f"{where}: array {name!r} has {values.ndim} dimensions")
+    if values.ndim > MAX_DIMS:
+        raise FormatError(
+            f"{where}: array {name!r} has {values.ndim} dimensions; "
+            f"arrays of at most {MAX_DIMS} can be read",
+            hint="reshape it, so that dimensions that are used together become one",
+        )
     names = array.dimension_names
     if names is not None and len(names) != values.ndim:
         raise FormatError(

@@ -175,3 +175,11 @@ def test_an_archive_cut_or_damaged_anywhere_is_refused(tmp_path, temp_folder, me
     path.write_bytes(damaged)
     with pytest.raises(FormatError, match=r"all\.zip"):
         list(open_source(path))
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path, temp_folder):
+    _zip(tmp_path / "all.zip", [("ä.npy", _npy(1))])
+    content = (tmp_path / "all.zip").read_bytes().replace("ä".encode(), b"\xe4\x9b")
+    (tmp_path / "all.zip").write_bytes(content)
+    with pytest.raises(FormatError, match=r"all\.zip: it is not a sound zip archive: 'utf-8'"):
+        list(open_source(tmp_path / "all.zip"))

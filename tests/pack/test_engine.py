@@ -1,5 +1,6 @@
 """Packing: order, errors, what is left when it is stopped."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from dataplane.errors import ConfigError, FormatError
+from dataplane.pack import convert as convert_room
 from dataplane.pack import engine, pack
 from dataplane.shards import DatasetIndex, WriteOptions
 from dataplane.stores import open_store
@@ -171,6 +173,42 @@ def test_an_unexpected_error_in_a_reader_reaches_the_caller(
     with pytest.raises(ZeroDivisionError):
         pack([sources], _url(tmp_path))
     assert list((tmp_path / "dataset").glob("*")) == []
+
+
+def test_an_unforeseen_error_of_a_converter_costs_its_source_only(
+    tmp_path, temp_folder, sources, monkeypatch, caplog
+):
+    real = convert_room._CONVERTERS["npy"]
+
+    def broken(source):
+        if source.key == "case03":
+            raise ZeroDivisionError("division\nby zero")
+        yield from real(source)
+
+    monkeypatch.setitem(convert_room._CONVERTERS, "npy", broken)
+    caplog.set_level(logging.DEBUG, "dataplane")
+    summary = pack([sources], _url(tmp_path))
+    assert summary.samples == 11
+    ((label, reason),) = summary.skipped
+    assert label.endswith("case03.npy")
+    assert reason == "reading it failed: ZeroDivisionError: division by zero"
+    assert "Traceback" in caplog.text
+    with pytest.raises(FormatError, match=r"case03\.npy: reading it failed: ZeroDivisionError"):
+        pack([sources], (tmp_path / "strict").as_uri(), on_error="fail")
+
+
+def test_an_unforeseen_error_over_a_file_of_references_costs_that_file_only(tmp_path, sources):
+    document = '<?xml version="1.0" encoding="utf-7"?><VTKFile type="Collection"></VTKFile>'
+    (sources / "series.pvd").write_text(document)
+    steps = "".join(f'<DataSet timestep="{n}" part="{"9" * 3000}" file="x.vtu"/>' for n in (0, 0))
+    whole = f'<VTKFile type="Collection"><Collection>{steps}</Collection></VTKFile>'
+    (sources / "parts.pvd").write_text(whole)
+    np.save(sources / "x.npy", np.zeros(2))
+    (sources / "x.npy").rename(sources / "x.vtu")
+    summary = pack([sources], _url(tmp_path))
+    assert summary.samples == 12
+    assert "series.pvd" in str(summary.skipped)
+    assert "parts.pvd" in str(summary.skipped)
 
 
 _SLOW_PACK = """

@@ -115,3 +115,28 @@ def test_a_flipped_byte_in_the_data_is_noticed(tmp_path):
     (tmp_path / "case.npz").write_bytes(content)
     with pytest.raises(FormatError, match="CRC"):
         list(open_source(tmp_path / "case.npz"))
+
+
+def test_damaged_deflate_is_refused(tmp_path):
+    np.savez_compressed(tmp_path / "case.npz", p=np.random.default_rng(0).random(500))
+    content = bytearray((tmp_path / "case.npz").read_bytes())
+    content[45:] = bytes(byte ^ 0xFF for byte in content[45:90]) + content[90:]
+    (tmp_path / "case.npz").write_bytes(content)
+    with pytest.raises(FormatError, match=r"case\.npz: it is not a sound \.npz file"):
+        list(open_source(tmp_path / "case.npz"))
+
+
+@pytest.mark.parametrize("brackets", [b"((", b"[[", b"(}"])
+def test_a_header_that_is_no_literal_is_refused(tmp_path, brackets):
+    content = _npy(np.zeros(4)).replace(b"(4,), }", brackets + b",), }"[: 7 - len(brackets)], 1)
+    (tmp_path / "case.npy").write_bytes(content)
+    with pytest.raises(FormatError, match=r"case\.npy: it is not a sound \.npy file"):
+        list(open_source(tmp_path / "case.npy"))
+
+
+def test_more_dimensions_than_can_be_read_are_refused(tmp_path):
+    np.save(tmp_path / "eight.npy", np.zeros((1,) * 7 + (2,)))
+    np.save(tmp_path / "nine.npy", np.zeros((1,) * 8 + (2,)))
+    assert len(list(open_source(tmp_path / "eight.npy"))) == 1
+    with pytest.raises(FormatError, match="has 9 dimensions; arrays of at most 8 can be read"):
+        list(open_source(tmp_path / "nine.npy"))
