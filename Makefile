@@ -28,7 +28,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(shell find native -name '*.
 
 native: ## Rebuild the native module in place
 	@flock .build.lock $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
-	@touch $(VENV)/.installed
 
 demo: setup ## Run the whole data plane on generated data and print what it did
 	$(BIN)/dataplane demo $(DEMO_ARGS)

@@ -2,7 +2,8 @@
 
 `Budget.reserve` is asked before a block is written and answers whether there is room, after
 evicting if need be. The bytes in use are one number shared by all processes (the usage file), so
-the budget holds across them. Without a budget, the cache leaves a tenth of the file system free.
+the budget holds across them. Without a budget, the cache leaves a tenth of the file system free;
+with one, a hundredth, of its space and of its files.
 
 Eviction is done by one process at a time, under the eviction lock: it empties the least recently
 used blocks of all entries (`recency.py`) until a slack below the budget is reached. It passes over
@@ -35,9 +36,11 @@ from dataplane.telemetry import Counters
 __all__ = ["Budget"]
 
 _FREE_SHARE = 10  # without a budget, 1/10 of the file system stays free
+_FLOOR_SHARE = 100  # with a budget, 1/100, whatever the budget is
 _SLACK_SHARE = 20  # an eviction goes on to 1/20 below the budget, so that not every fill evicts
 _MAX_SLACK_BYTES = 4 << 30
 _DRIFT_BYTES = 64 << 20  # smaller differences may be fills under way
+_FILES_PER_ENTRY = 4  # with the folder that it may be the first in
 _EVICT_WAIT_S = 5.0  # for another process's eviction
 _EVICT_POLL_S = 0.005
 _HOPELESS_S = 0.1  # after an eviction that found nothing to evict
@@ -94,6 +97,13 @@ class Budget:
         usage.add_used(-wanted)
         return False
 
+    def has_files(self) -> bool:
+        """Whether the file system has files left for an entry, but for the hundredth of others."""
+        status = os.fstatvfs(self._session.directory.fd)
+        # Some file systems (btrfs) make them as needed and say 0.
+        floor = max(status.f_files // _FLOOR_SHARE, _FILES_PER_ENTRY)
+        return status.f_files == 0 or status.f_favail > floor
+
     def release(self, length: int) -> None:
         """Give back what `reserve` took and nobody wrote."""
         self._session.usage.add_used(-page_rounded(length))
@@ -115,11 +125,13 @@ class Budget:
 
     def _excess(self, unwritten: int) -> int:
         """Bytes over the budget, given `unwritten` bytes that are reserved but not on the disk."""
-        if self._size_bytes is not None:
-            return self._session.usage.used - self._size_bytes
         status = os.fstatvfs(self._session.directory.fd)
         free = status.f_bavail * status.f_frsize - unwritten
-        return status.f_blocks * status.f_frsize // _FREE_SHARE - free
+        share = _FREE_SHARE if self._size_bytes is None else _FLOOR_SHARE
+        excess = status.f_blocks * status.f_frsize // share - free
+        if self._size_bytes is None:
+            return excess
+        return max(excess, self._session.usage.used - self._size_bytes)
 
     def _make_room(self, wanted: int, rotation: Rotation | None) -> bool:
         size = self._size_bytes

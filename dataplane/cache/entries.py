@@ -104,6 +104,8 @@ class EntryTable:
             raise CacheError(f"{spec.key!r} has {spec.blocks} blocks, {MAX_BLOCKS} are allowed")
         reserved = 0
         if not self._session.files.exists(name):
+            if not self._budget.has_files():
+                raise CacheError("the file system has hardly any files left")
             reserved = map_disk_bytes(spec.blocks)
             if not self._budget.reserve(reserved):
                 raise CacheError(f"no room for the {reserved} bytes of a block map")
