@@ -49,34 +49,54 @@ def _shared_options(command: CommandT) -> CommandT:
 
 
 @bench.command("decode")
+@click.option("--data", multiple=True, help="Arrays read whole; repeatable (turbulence).")
+@click.option("--selection", "selections", multiple=True, help="whole, crop or run (all three).")
 @click.option(
-    "--codec", "codecs", multiple=True, help="blosc-zstd or blosc-lz4; repeatable (default both)."
+    "--codec", "codecs", multiple=True, help="Repeatable (blosc-zstd and blosc-lz4); see --full."
 )
 @click.option(
     "--chunk-bytes", type=BYTES, multiple=True, help="Inner chunk size; repeatable (64k, 512k)."
 )
 @click.option("--threads", type=click.IntRange(1, 256), multiple=True, help="Repeatable (1).")
-@click.option("--edge", type=click.IntRange(16, 1024), help="Cube edge in elements (128).")
+@click.option("--full", is_flag=True, help="All data, codecs, chunk sizes, 1 and 2 threads: hours.")
+@click.option(
+    "--callgrind", "count_instructions", is_flag=True, help="Count instructions with valgrind, too."
+)
 @_shared_options
 def decode_command(
     *,
+    data: Sequence[str],
+    selections: Sequence[str],
     codecs: Sequence[str],
     chunk_bytes: Sequence[int],
     threads: Sequence[int],
-    edge: int | None,
+    full: bool,
+    count_instructions: bool,
     **shared: Any,
 ) -> None:
-    """Decode one Zarr array with every reader that is installed."""
+    """Decode Zarr arrays, crops and runs with every reader that is installed."""
     from dataplane_bench.cases import decode
 
-    small = {"edge": 32, "chunk_bytes": (16 << 10,), "rounds": 1} if shared["smoke"] else {}
+    preset: dict[str, Any] = {}
+    if full:
+        preset = {
+            "data": decode.WHOLE_ARRAYS, "codecs": decode.CODECS,
+            "chunk_bytes": decode.CHUNK_BYTES, "threads": (1, 2),
+        }  # fmt: skip
+    if shared["smoke"]:
+        preset |= {
+            "sizes": decode.Sizes.small(), "codecs": ("blosc-zstd",),
+            "chunk_bytes": (16 << 10,), "rounds": 1,
+        }  # fmt: skip
     given = {
+        "data": tuple(data),
+        "selections": tuple(selections),
         "codecs": tuple(codecs),
         "chunk_bytes": tuple(chunk_bytes),
         "threads": tuple(threads),
-        "edge": edge,
+        "count_instructions": count_instructions,
     }
-    options = _options(decode.DecodeOptions, small, given, shared)
+    options = _options(decode.DecodeOptions, preset, given, shared)
     _run(lambda progress: decode.run(options, progress), shared)
 
 

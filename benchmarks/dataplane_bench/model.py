@@ -78,7 +78,8 @@ class Row:
     """One line of a report: the median over rounds, and the spread.
 
     Fields that do not apply are None. `ratio_to_ceiling` is this row's rate over the rate of
-    `ceiling`, both medians of the same rounds.
+    `ceiling`, both medians of the same rounds. `instructions_per_byte` is counted by callgrind,
+    where that was asked for.
     """
 
     case: str
@@ -99,6 +100,7 @@ class Row:
     rounds: int
     gb_per_s_min: float
     gb_per_s_max: float
+    instructions_per_byte: float | None = None
 
 
 def summarise(

@@ -57,6 +57,7 @@ def _table(rows: Sequence[Row]) -> Table:
     with_samples = first.case != "decode"
     with_first = any(row.first_batch_s is not None for row in rows)
     with_fetched = any(row.bytes_fetched is not None for row in rows)
+    with_instructions = any(row.instructions_per_byte is not None for row in rows)
     table = Table(title=_title(first), title_justify="left", title_style="bold")
     table.add_column("system", no_wrap=True)
     table.add_column("threads", justify="right")
@@ -69,6 +70,8 @@ def _table(rows: Sequence[Row]) -> Table:
         table.add_column("first batch", justify="right")
     if with_fetched:
         table.add_column("from store", justify="right")
+    if with_instructions:
+        table.add_column("instr/byte", justify="right")
     ceiling = next((row.ceiling for row in rows if row.ceiling), None)
     table.add_column(f"of {ceiling}" if ceiling else "of ceiling", justify="right")
     for row in rows:
@@ -86,6 +89,9 @@ def _table(rows: Sequence[Row]) -> Table:
             cells.append(format_duration(row.first_batch_s) if row.first_batch_s else "")
         if with_fetched:
             cells.append(format_bytes(row.bytes_fetched) if row.bytes_fetched is not None else "")
+        if with_instructions:
+            counted = row.instructions_per_byte
+            cells.append(f"{counted:.3f}" if counted is not None else "")
         cells.append(f"{row.ratio_to_ceiling:.2f}" if row.ratio_to_ceiling is not None else "")
         table.add_row(*cells, style=_style(row))
     return table

@@ -1,38 +1,45 @@
-"""How fast one Zarr v3 array decodes, beside other readers of the same files and two ceilings.
+"""How fast Zarr v3 arrays decode, beside other readers of the same files and measured ceilings.
 
-The input is a turbulent float32 field that zarr-python writes as one shard per codec and inner
-chunk size. Every system finds the files in the page cache: ours, blosc2 and numcodecs map them, the
-others read them through their own stores. The ceilings are the codec alone (each stream
-decompressed into scratch that stays in the cache, nothing un-shuffled or placed) and memcpy of the
-decoded array.
+`decode_data` generates and stores the arrays. Every system finds the files in the page cache: ours,
+blosc2 and numcodecs map them, the others read them through their own stores. Destinations that are
+allocated once begin at a multiple of 64 bytes for every system that has one, as tensors do.
+
+Ceilings. Of whole arrays: the codec alone (each stream decompressed into scratch that stays in the
+cache, nothing un-shuffled or placed), and memcpy of the decoded array. Of crops and runs: the cost
+of the whole array, scaled to the blocks that the selection touches.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import mmap
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from dataplane.codecs import ChunkTable, codec_alone, decode, parse_pipeline
 from dataplane.errors import ConfigError
-from dataplane.testing.generate import turbulence
-from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
+from dataplane_bench import callgrind
+from dataplane_bench.cases import decode_data, decode_systems
+from dataplane_bench.cases.decode_data import CODECS, WHOLE_ARRAYS, Box, Sizes
+from dataplane_bench.model import Case, Row, System, summarise
 from dataplane_bench.rivals import decoders
-from dataplane_bench.rounds import run_rounds, start_all, timed
+from dataplane_bench.rounds import run_rounds, start_all
 
-__all__ = ["CODECS", "DecodeOptions", "run"]
+__all__ = [
+    "CHUNK_BYTES",
+    "CODECS",
+    "SELECTIONS",
+    "WHOLE_ARRAYS",
+    "DecodeOptions",
+    "Sizes",
+    "run",
+]
 
-CODECS = ("blosc-zstd", "blosc-lz4")
-_CNAME: dict[str, Literal["zstd", "lz4"]] = {"blosc-zstd": "zstd", "blosc-lz4": "lz4"}
-_LEVEL = {"blosc-zstd": 1, "blosc-lz4": 5}
-_CEILING = f"{CEILING_PREFIX}codec"
+SELECTIONS = ("whole", "crop", "run")
+CHUNK_BYTES = (16 << 10, 64 << 10, 256 << 10, 512 << 10, 2 << 20)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,60 +47,124 @@ class DecodeOptions:
     """What to decode and how often.
 
     Attributes:
-        edge: elements per edge of the cube; the array is float32[4, edge, edge, edge].
+        data: arrays that are read whole, of `WHOLE_ARRAYS`.
+        selections: of `SELECTIONS`; crops and runs have data of their own.
         codecs: names from `CODECS`.
         chunk_bytes: decoded sizes of inner chunks.
         threads: thread counts, one comparison each.
         rounds: counted rounds; one more warms up.
-        seed: of the field and of the order of systems.
+        seed: of the data, the selections and the order of systems.
+        sizes: of data and selections.
+        count_instructions: whether to run our decoder and the codec alone under callgrind, too.
     """
 
-    edge: int = 128
-    codecs: tuple[str, ...] = CODECS
+    data: tuple[str, ...] = ("turbulence",)
+    selections: tuple[str, ...] = SELECTIONS
+    codecs: tuple[str, ...] = ("blosc-zstd", "blosc-lz4")
     chunk_bytes: tuple[int, ...] = (64 << 10, 512 << 10)
     threads: tuple[int, ...] = (1,)
     rounds: int = 7
     seed: int = 0
+    sizes: Sizes = dataclasses.field(default_factory=Sizes)
+    count_instructions: bool = False
+
+    def __post_init__(self) -> None:
+        for given, known in (
+            (self.data, WHOLE_ARRAYS),
+            (self.selections, SELECTIONS),
+            (self.codecs, CODECS),
+        ):
+            for name in given:
+                if name not in known:
+                    raise ConfigError(f"unknown name {name!r}", hint=f"one of {', '.join(known)}")
 
 
 def run(options: DecodeOptions, progress: Callable[[str], None]) -> list[Row]:
-    """Run every comparison and return its rows."""
+    """Run every comparison and return its rows.
+
+    Raises:
+        ConfigError: instructions are to be counted and valgrind is not installed.
+    """
+    if options.count_instructions:
+        callgrind.require_valgrind()
     rows: list[Row] = []
-    components = [
-        turbulence((options.edge,) * 3, seed=(options.seed, component)) for component in range(4)
-    ]
-    field = np.stack(components)
-    with tempfile.TemporaryDirectory(prefix="dataplane-bench-") as folder:
+    for dataset, array, selection, boxes in _inputs(options, progress):
         for codec in options.codecs:
             for chunk_bytes in options.chunk_bytes:
-                path = Path(folder) / f"{codec}-{chunk_bytes}"
-                _write(path, field, codec, chunk_bytes)
-                for threads in options.threads:
-                    case = Case(
-                        "decode",
-                        f"turbulence float32 4×{options.edge}³",
-                        codec=codec,
-                        chunk_bytes=chunk_bytes,
-                        selection="whole",
-                        state="page cache",
-                    )
-                    rows += _compare(case, path, threads, options, progress)
+                with tempfile.TemporaryDirectory(prefix="dataplane-bench-") as folder:
+                    progress(f"writing {dataset}, {codec}")
+                    path = Path(folder) / "array"
+                    decode_data.write(path, array, codec, chunk_bytes)
+                    case = Case("decode", dataset, codec, chunk_bytes, selection, "page cache")
+                    comparison = _Comparison(case, path, boxes)
+                    for threads in options.threads:
+                        rows += _compare(comparison, threads, options, progress)
     return rows
 
 
+def _inputs(
+    options: DecodeOptions, progress: Callable[[str], None]
+) -> Iterator[tuple[str, npt.NDArray[Any], str, tuple[Box, ...] | None]]:
+    """Make (name, array, selection, boxes), one array at a time."""
+    sizes, seed = options.sizes, options.seed
+    if "whole" in options.selections:
+        for name in options.data:
+            progress(f"generating {name}")
+            array = decode_data.generate(name, sizes, seed)
+            yield _title(name, array), array, "whole", None
+    if "crop" in options.selections:
+        progress("generating a volume")
+        array = decode_data.generate("volume", sizes, seed)
+        boxes = decode_data.crops(array.shape, sizes.crop_edge, sizes.count, seed)
+        yield _title("turbulence", array), array, f"{sizes.count} crops {sizes.crop_edge}³", boxes
+    if "run" in options.selections:
+        progress("generating points")
+        array = decode_data.generate("points", sizes, seed)
+        boxes = decode_data.runs(array.shape, sizes.run, sizes.count, seed)
+        yield _title("points", array), array, f"{sizes.count} runs of {sizes.run:,}", boxes
+
+
+def _title(name: str, array: npt.NDArray[Any]) -> str:
+    return f"{name} {array.dtype}[{','.join(map(str, array.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Comparison:
+    """One stored array and what is read of it."""
+
+    case: Case
+    path: Path
+    boxes: tuple[Box, ...] | None
+
+
 def _compare(
-    case: Case,
-    path: Path,
+    comparison: _Comparison,
     threads: int,
     options: DecodeOptions,
     progress: Callable[[str], None],
 ) -> list[Row]:
+    case, path, boxes = comparison.case, comparison.path, comparison.boxes
+    assert case.codec is not None
+    ours = decode_systems.OurDecoder
     contenders: list[tuple[str, int, Callable[[], System]]] = [
-        (OUR_SYSTEM, threads, functools.partial(OurDecoder, path, threads)),
-        *((d.name, threads, functools.partial(d, path, threads)) for d in decoders.DECODERS),
-        (_CEILING, threads, functools.partial(CodecAlone, path, threads)),
-        (Memcpy.name, 1, functools.partial(Memcpy, path, 1)),
+        (ours.name, threads, functools.partial(ours, path, threads, boxes)),
+        *(
+            (rival.name, threads, functools.partial(rival, path, threads, boxes))
+            for rival in decoders.DECODERS
+            if case.codec in rival.codecs
+        ),
     ]
+    if boxes is None:
+        codec, memcpy = decode_systems.CodecAlone, decode_systems.Memcpy
+        ceiling = codec.name
+        contenders += [
+            (codec.name, threads, functools.partial(codec, path, threads)),
+            (memcpy.name, 1, functools.partial(memcpy, path, 1)),
+        ]
+    else:
+        needed = decode_systems.NeededBytes
+        ceiling = needed.name
+        contenders.append((needed.name, threads, functools.partial(needed, path, threads, boxes)))
     alive, costs = run_rounds(
         start_all(contenders, progress),
         rounds=options.rounds,
@@ -101,140 +172,25 @@ def _compare(
         seed=options.seed,
         progress=progress,
     )
-    return summarise(case, alive, costs, ceiling=_CEILING)
+    rows = summarise(case, alive, costs, ceiling=ceiling)
+    return _with_instructions(rows, comparison, progress) if options.count_instructions else rows
 
 
-class _OurArray:
-    """The benchmark's array, ready for our decoder: bytes, chunk table, destination."""
-
-    def __init__(self, path: Path) -> None:
-        meta, shard_path, offsets, nbytes = decoders.read_shard_index(path)
-        sharding = meta["codecs"][0]["configuration"]
-        dtype = np.dtype(meta["data_type"])
-        shape = tuple(meta["shape"])
-        with shard_path.open("rb") as stream:
-            self.encoded = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-        self.out = np.empty(shape, dtype)
-        self.table = ChunkTable.for_box(
-            shape=shape,
-            chunk_shape=tuple(sharding["chunk_shape"]),
-            dtype=dtype,
-            pipeline=parse_pipeline(sharding["codecs"], dtype),
-            offsets=offsets,
-            nbytes=nbytes,
-            fill_value=meta["fill_value"],
-            box=None,
-            source=0,
-            source_start=0,
-            destination=0,
-            destination_start=None,
-        )
-
-
-class OurDecoder:
-    """`dataplane.codecs.decode`, from the mapped shard into a destination allocated once."""
-
-    name = OUR_SYSTEM
-
-    def __init__(self, path: Path, threads: int) -> None:
-        self.threads = threads
-        self._array = _OurArray(path)
-
-    def run(self) -> Cost:
-        """Decode the whole array."""
-        array = self._array
-
-        def work() -> int:
-            decode(array.table, [array.encoded], [array.out], threads=self.threads)
-            return int(array.out.nbytes)
-
-        return timed(work, samples=1)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-class CodecAlone:
-    """The ceiling: every stream decompressed into scratch, no un-shuffle, no placement."""
-
-    name = _CEILING
-
-    def __init__(self, path: Path, threads: int) -> None:
-        self.threads = threads
-        self._array = _OurArray(path)
-
-    def run(self) -> Cost:
-        """Decompress every stream once."""
-        array = self._array
-
-        def work() -> int:
-            codec_alone(array.table, [array.encoded], threads=self.threads)
-            return int(array.out.nbytes)
-
-        return timed(work, samples=1)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-class Memcpy:
-    """The ceiling of ceilings: the decoded array copied to memory that is allocated once."""
-
-    name = f"{CEILING_PREFIX}memcpy"
-
-    def __init__(self, path: Path, threads: int) -> None:
-        self.threads = threads
-        shape = _OurArray(path).out.shape
-        self._from = np.ones(shape, np.float32)
-        self._to = np.empty_like(self._from)
-
-    def run(self) -> Cost:
-        """Copy once."""
-
-        def work() -> int:
-            np.copyto(self._to, self._from)
-            return int(self._to.nbytes)
-
-        return timed(work, samples=1)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-def chunk_shape_for(shape: Sequence[int], itemsize: int, chunk_bytes: int) -> tuple[int, ...]:
-    """Halve the longest edge until a chunk of one component fits `chunk_bytes`.
-
-    Raises:
-        ConfigError: the edges cannot be halved evenly that far.
-    """
-    chunk = [1, *shape[1:]]
-    while int(np.prod(chunk)) * itemsize > chunk_bytes:
-        longest = max(range(len(chunk) - 1, 0, -1), key=lambda axis: chunk[axis])
-        longest = next(axis for axis in range(1, len(chunk)) if chunk[axis] == chunk[longest])
-        if chunk[longest] % 2:
-            raise ConfigError(f"cannot cut {tuple(shape)} into chunks of {chunk_bytes} bytes")
-        chunk[longest] //= 2
-    return tuple(chunk)
-
-
-def _write(path: Path, field: npt.NDArray[Any], codec: str, chunk_bytes: int) -> None:
-    import zarr
-    from zarr.codecs import BloscCodec
-
-    if codec not in CODECS:
-        raise ConfigError(f"unknown codec {codec!r}", hint=f"one of {', '.join(CODECS)}")
-    array = zarr.create_array(
-        store=str(path),
-        shape=field.shape,
-        dtype=field.dtype,
-        shards=field.shape,
-        chunks=chunk_shape_for(field.shape, field.itemsize, chunk_bytes),
-        compressors=BloscCodec(
-            cname=_CNAME[codec],
-            clevel=_LEVEL[codec],
-            shuffle="shuffle",
-            typesize=field.itemsize,
-        ),
-        fill_value=0,
-    )
-    array[...] = field
+def _with_instructions(
+    rows: Sequence[Row], comparison: _Comparison, progress: Callable[[str], None]
+) -> list[Row]:
+    """Add instruction counts to our row and, of whole arrays, to that of the codec alone."""
+    array = decode_systems.StoredArray(comparison.path, comparison.boxes)
+    works = {
+        decode_systems.OurDecoder.name: "decode",
+        decode_systems.CodecAlone.name: "inflate_only",
+    }
+    counted = []
+    for row in rows:
+        work = works.get(row.system)
+        if work is not None:
+            progress(f"counting instructions of {row.system}")
+            per_byte = callgrind.instructions_per_byte(work, array.table, array.encoded, array.outs)
+            row = dataclasses.replace(row, instructions_per_byte=per_byte)  # noqa: PLW2901
+        counted.append(row)
+    return counted
