@@ -52,7 +52,7 @@ class Decoder {
                                          std::span<const Source> sources, unsigned threads,
                                          const CancelPolicy& cancel);
 
-  // Half of the last-level cache.
+  // An eighth of the last-level cache.
   [[nodiscard]] static std::uint64_t default_stream_bytes() noexcept;
 
  private:
