@@ -15,6 +15,8 @@ chunk_row_layout: Mapping[str, tuple[int, int]]
 codec_numbers: Mapping[str, int]
 conversion_numbers: Mapping[str, int]
 status_codes: Mapping[str, int]
+stage_align: int
+staged_stream_layout: Mapping[str, tuple[int, int]]
 
 def crc32c(bytes: Buffer, seed: int = 0) -> int: ...  # noqa: A002
 def decode(
@@ -40,6 +42,9 @@ def encode(
 ) -> list[bytes]: ...
 def inflate_only(table: Buffer, sources: Sequence[Buffer], threads: int = 1) -> None: ...
 def round_mantissa(values: Buffer, out: Buffer, *, width: int, bits: int) -> None: ...
+def stage(
+    table: Buffer, sources: Sequence[Buffer], buffer: Buffer | None, threads: int = 1
+) -> tuple[int, bytes]: ...
 
 class DecodeFailure(Exception):
     """A row could not be decoded.

@@ -54,7 +54,7 @@ run_one() {
   mkdir -p "$build/corpus/$target"
   local known=()
   [ -d "native/fuzz/regressions/$target" ] && known=("native/fuzz/regressions/$target")
-  if "$build/$target" -max_total_time="$seconds" -max_len=8192 -timeout=20 -verbosity=0 \
+  if "$build/$target" -max_total_time="$seconds" -max_len=8192 -timeout=60 -verbosity=0 \
     -print_final_stats=1 -artifact_prefix="$build/found/$target-" \
     "$build/corpus/$target" "$build/seeds/$target" ${known[@]+"${known[@]}"} >"$log" 2>&1; then
     printf '%-16s %12s inputs in %s s, nothing found\n' "$target" \

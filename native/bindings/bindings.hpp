@@ -10,5 +10,6 @@ void bind_decode(nanobind::module_& module);
 void bind_blockmap(nanobind::module_& module);
 void bind_encode(nanobind::module_& module);
 void bind_rounding(nanobind::module_& module);
+void bind_stage(nanobind::module_& module);
 
 }  // namespace dataplane::bindings

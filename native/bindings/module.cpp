@@ -12,4 +12,5 @@ NB_MODULE(_native, module) {
   dataplane::bindings::bind_blockmap(module);
   dataplane::bindings::bind_encode(module);
   dataplane::bindings::bind_rounding(module);
+  dataplane::bindings::bind_stage(module);
 }

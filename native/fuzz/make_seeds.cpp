@@ -92,6 +92,36 @@ bool zstd(const std::filesystem::path& root) {
   return !corpus.failed();
 }
 
+// The chunks of the other corpora, for the reader that stages them.
+bool stage(const std::filesystem::path& root) {
+  Corpus corpus(root, "fuzz_stage");
+  for (const auto inner : {frames::Inner::lz4, frames::Inner::zstd})
+    for (const auto order : {frames::Order::plain, frames::Order::bytes, frames::Order::bits})
+      for (const bool split : {false, true}) {
+        const Bytes in = frames::sample(645, 4, 4);
+        corpus.add(control({0}), frames::blosc(in, {inner, order, 4, 256, split}));
+      }
+  const Bytes in = frames::sample(100, 1);
+  corpus.add(control({0}), frames::blosc_plain_copy(in, 4));
+  Bytes lz4_chunk;
+  frames::put(lz4_chunk, static_cast<std::uint32_t>(in.size()));
+  const Bytes block = frames::compress(frames::Inner::lz4, in);
+  lz4_chunk.insert(lz4_chunk.end(), block.begin(), block.end());
+  corpus.add(control({2}), lz4_chunk);
+  corpus.add(control({4}), in);
+  return !corpus.failed();
+}
+
+bool encode(const std::filesystem::path& root) {
+  Corpus corpus(root, "fuzz_encode");
+  for (unsigned kind = 0; kind < 5; ++kind)
+    for (unsigned inner = 0; inner < 3; ++inner)
+      for (unsigned shuffle = 0; shuffle < 3; ++shuffle)
+        corpus.add(control({kind, inner, shuffle, 3, 3, 40 * inner}),
+                   frames::sample(1500, kind, 4));
+  return !corpus.failed();
+}
+
 bool table(const std::filesystem::path& root) {
   Corpus corpus(root, "fuzz_table");
   for (unsigned ndim = 0; ndim < 4; ++ndim) {
@@ -148,5 +178,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   const std::filesystem::path root = argv[1];
-  return blosc(root) && lz4(root) && zstd(root) && table(root) && block_map(root) ? 0 : 1;
+  return blosc(root) && lz4(root) && zstd(root) && table(root) && block_map(root) && stage(root) &&
+                 encode(root)
+             ? 0
+             : 1;
 }
