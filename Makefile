@@ -5,11 +5,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE_BUILD := build/native-test
+TSAN_BUILD := build/native-tsan
+SANITIZED_BUILD := build/native-sanitized
+SANITIZED_TESTS ?= tests/codecs tests/native tests/cache/test_damage.py tests/shards/test_rounding.py
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format type native native-test fuzz-smoke bench-smoke stress check clean
+.PHONY: help setup system demo test lint format type native native-test sanitized-test fuzz-smoke bench-smoke stress check clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,11 +53,23 @@ format: setup ## Rewrite the Python files in the project's format
 type: setup ## Check the types
 	$(BIN)/mypy
 
-native-test: setup ## Build the native core without Python under ASan and UBSan, and run its tests
-	$(BIN)/cmake -S native -B $(NATIVE_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DDATAPLANE_BUILD_PYTHON=OFF -DDATAPLANE_BUILD_TESTS=ON -DDATAPLANE_WERROR=ON -DDATAPLANE_SANITIZE=address,undefined
+CMAKE_CORE = $(BIN)/cmake -S native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+  -DDATAPLANE_BUILD_PYTHON=OFF -DDATAPLANE_BUILD_TESTS=ON -DDATAPLANE_WERROR=ON
+native-test: setup ## Test the native core without Python: all of it under ASan and UBSan, its threads under TSan
+	$(CMAKE_CORE) -B $(NATIVE_BUILD) -DDATAPLANE_SANITIZE=address,undefined
 	$(BIN)/cmake --build $(NATIVE_BUILD)
-	$(BIN)/ctest --test-dir $(NATIVE_BUILD) --output-on-failure
+	$(BIN)/ctest --test-dir $(NATIVE_BUILD) --output-on-failure --parallel $(shell nproc)
+	$(CMAKE_CORE) -B $(TSAN_BUILD) -DDATAPLANE_SANITIZE=thread
+	$(BIN)/cmake --build $(TSAN_BUILD) --target threaded_tests
+	$(BIN)/ctest --test-dir $(TSAN_BUILD) --output-on-failure --parallel $(shell nproc) -L threads
+
+# The sanitizer's library has to be there before Python, which is built without it.
+sanitized-test: setup ## Run the Python tests of native code with a module built under ASan and UBSan
+	$(BIN)/cmake -S native -B $(SANITIZED_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DPython_EXECUTABLE=$(abspath $(BIN)/python) -DDATAPLANE_SANITIZE=address,undefined
+	$(BIN)/cmake --build $(SANITIZED_BUILD)
+	LD_PRELOAD="$$(c++ -print-file-name=libasan.so) $$(c++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(BIN)/python tools/sanitized_pytest.py $(SANITIZED_BUILD)/_native*.so -q $(SANITIZED_TESTS)
 
 fuzz-smoke: setup ## Fuzz every native parser for a minute (needs clang, and installs it where it may)
 	@PATH="$(abspath $(BIN)):$$PATH" bash tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)

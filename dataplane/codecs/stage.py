@@ -3,8 +3,8 @@
 GPUs inflate thousands of streams in one call (DALI's `decoders.inflate`, nvCOMP), but know nothing
 of Blosc's or Zarr's headers. `stage` leaves those behind: every stream begins on a 16-byte boundary
 and is plain LZ4 or zstd, also where it was stored uncompressed, and a record says what it inflates
-to. Checksums of chunks are checked on the way. Nothing is decompressed, and chunks are staged whole:
-crops are up to the receiver.
+to. Checksums of chunks are checked on the way. Nothing is decompressed, and chunks are staged
+whole: crops are up to the receiver.
 
 What a chunk's streams inflate to, laid at their `decoded_start`, is the chunk with each block still
 shuffled: in a block of `block_bytes` bytes, byte t of every element comes before byte t + 1

@@ -35,7 +35,7 @@ void forget_stager() { stager_slot().store(nullptr); }
 [[noreturn]] void raise(nb::handle type, const TableStatus& failure) {
   const Status& s = failure.status;
   const nb::tuple fields =
-      nb::make_tuple(static_cast<int>(s.code), failure.row, s.offset, s.expected, s.got, s.what);
+      nb::make_tuple(static_cast<int>(s.code), failure.row, s.offset, s.expected, s.got, s.what, failure.failures);
   PyErr_SetObject(type.ptr(), fields.ptr());
   throw nb::python_error();
 }

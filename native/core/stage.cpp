@@ -82,7 +82,15 @@ Status find_row(const ChunkRow& row, Source source, RowStreams& streams) {
   std::span<const std::byte> encoded = source.subspan(row.source_offset, row.source_nbytes);
   if (const Status status = check_crc32c(row, encoded); !status.ok()) return status;
   const std::size_t bytes = chunk_bytes(row);
-  BloscStream stream{encoded, 0, bytes, bytes, BloscShuffle::none, row.itemsize, false, false};
+  const bool shuffled = row.shuffle > 1;  // beneath the compressor; never with Blosc
+  BloscStream stream{encoded,
+                     0,
+                     bytes,
+                     bytes,
+                     shuffled ? BloscShuffle::bytes : BloscShuffle::none,
+                     shuffled ? row.shuffle : row.itemsize,
+                     false,
+                     false};
   switch (row.codec) {
     case Codec::blosc:
       return find_streams(encoded, bytes, streams);

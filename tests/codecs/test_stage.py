@@ -193,7 +193,9 @@ def test_frames_with_lying_numbers_never_stage_more_than_they_hold() -> None:
     for _ in range(2000):
         source = bytearray(stored.source)
         at = 4 * int(rng.integers(0, 24))
-        source[at : at + 4] = int(rng.integers(0, 2**32) >> rng.integers(0, 32)).to_bytes(4, "little")
+        source[at : at + 4] = int(rng.integers(0, 2**32) >> rng.integers(0, 32)).to_bytes(
+            4, "little"
+        )
         try:
             needed = staged_bytes(table, [bytes(source)])
         except (DecodeError, FormatError):
