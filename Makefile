@@ -18,7 +18,7 @@ help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 system: ## Install the system packages that are missing (needs root or sudo)
-	@bash tools/install-system-packages.sh
+	@PYTHON='$(PYTHON)' bash tools/install-system-packages.sh
 
 setup: system $(VENV)/.installed ## Create .venv, install everything, build the native module
 

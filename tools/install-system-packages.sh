@@ -1,10 +1,17 @@
 #!/usr/bin/env bash
-# Installs what the build and the mount need from the system: a C++ compiler, libzstd, liblz4, fuse3.
+# Installs what the build and the mount need from the system: a C++ compiler, libzstd, liblz4, fuse3,
+# and for a Python of the system (PYTHON, or python3) its venv module and headers.
 # Does nothing when all are there; says what to type when it may not install.
 # DATAPLANE_FUZZ=install adds clang, which nothing but `make fuzz-smoke` needs.
 set -euo pipefail
 
-packages=(g++ pkg-config libzstd-dev liblz4-dev fuse3 libfuse3-3)
+# fuse3 brings its library, whose package is called differently in every release.
+packages=(g++ pkg-config libzstd-dev liblz4-dev fuse3)
+python=$(readlink -f "$(command -v "${PYTHON:-python3}" || true)" || true)
+case "$python" in
+  /usr/bin/python3.*) packages+=("${python##*/}-venv" "${python##*/}-dev") ;;
+  "") packages+=(python3 python3-venv python3-dev) ;;
+esac
 if [ "${DATAPLANE_TEST_CEPH:-}" = install ]; then
   packages+=(ceph-mon ceph-osd radosgw curl)
 fi

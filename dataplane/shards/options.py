@@ -57,8 +57,8 @@ class WriteOptions:
             raise ConfigError(
                 f"no codec {self.codec!r}", hint=f"choose from {', '.join(DEFAULT_LEVELS)}"
             )
-        if self.level is not None and not 0 <= self.level <= _MAX_LEVEL:
-            raise ConfigError(f"the level must be 0 to {_MAX_LEVEL}, got {self.level}")
+        if self.level is not None and not 1 <= self.level <= _MAX_LEVEL:
+            raise ConfigError(f"the level must be 1 to {_MAX_LEVEL}, got {self.level}")
         if not _MIN_CHUNK_BYTES <= self.chunk_bytes <= _MAX_CHUNK_BYTES:
             raise ConfigError(f"chunk bytes must be 1 KiB to 1 GiB, got {self.chunk_bytes}")
         if self.shard_bytes < _MIN_SHARD_BYTES:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
-from dataplane.errors import MountError
+from dataplane.errors import ConfigError, MountError
 from dataplane.stores.urls import parse_url
 from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
 from dataplane_fuse.filesystem import FilesystemOptions
@@ -25,6 +25,7 @@ from dataplane_fuse.mountpoint import (
 from dataplane_fuse.mountpoint import unmount as remove_mount
 
 if TYPE_CHECKING:
+    from dataplane.cache.base import CacheConfig
     from dataplane_fuse.service import MountRequest
 
 __all__ = ["mount", "umount"]
@@ -104,7 +105,7 @@ def mount(
     file KEY.zarr.zip and a folder KEY/, which Zarr readers open in place.
     """
     store = store_config(endpoint_url, region, anonymous=anonymous)
-    cache = cache_config(cache_dir, cache_size)
+    cache = _usable(cache_config(cache_dir, cache_size))
     options = FilesystemOptions(list_ttl_s=list_ttl, show_samples=not no_samples)
     where = normal_path(mountpoint)
     debug = bool((ctx.obj or {}).get("debug"))
@@ -173,6 +174,19 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
             hint=f"kill {daemon}",
         )
     click.echo(f"{where}: unmounted")
+
+
+def _usable(cache: CacheConfig) -> CacheConfig:
+    """Refuse what cannot be a cache directory, before a daemon that nobody watches finds out.
+
+    click does the same with `--cache-dir`; this is for the environment and the settings file.
+    """
+    if cache.dir.exists() and not cache.dir.is_dir():
+        raise ConfigError(
+            f"the cache directory {cache.dir} is not a directory",
+            hint="set DATAPLANE_CACHE_DIR or --cache-dir to one, or remove what is there",
+        )
+    return cache
 
 
 def _serve(request: MountRequest, ready_fd: int | None, *, debug: bool) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dataplane.shards.scratch import ScratchFolder
 from dataplane.testing.s3 import S3Endpoint
 
 COMMANDS = [
@@ -106,6 +109,40 @@ def test_a_wrong_argument_is_one_line_and_an_exit_code(
     arguments: list[str], code: int, words: list[str]
 ) -> None:
     one_line(dataplane(*arguments), code, *words)
+
+
+def test_a_cache_directory_that_is_a_file_is_refused_before_a_daemon_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "point").mkdir()
+    (tmp_path / "data").mkdir()
+    done = dataplane(
+        *("mount", str(tmp_path / "data"), str(tmp_path / "point")),
+        **{"DATAPLANE_CACHE_DIR": str(tmp_path / "file"), "XDG_STATE_HOME": str(tmp_path / "log")},
+    )
+    one_line(done, 2, str(tmp_path / "file"), "not a directory")
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_demo_that_is_killed_leaves_nothing_that_stays(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "dataplane", "demo", "--size", "64MiB"],
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline_s = time.monotonic() + 60
+    with demo:
+        while not list(temporary.glob("*/s3")) and demo.poll() is None:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+        demo.kill()
+    assert demo.returncode == -signal.SIGKILL
+    assert list(temporary.iterdir()) != []
+    while list(temporary.iterdir()):  # its endpoint may need a moment to notice
+        assert time.monotonic() < deadline_s
+        ScratchFolder(temporary).close()
 
 
 @pytest.fixture(scope="module")

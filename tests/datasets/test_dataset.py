@@ -15,6 +15,8 @@ import torch.utils.data
 import dataplane as dp
 from dataplane.datasets import collate
 from dataplane.datasets.batch import KEY
+from dataplane.errors import FormatError
+from dataplane.shards import SourceArray, SourceSample
 from tests.datasets.packed import SAMPLES, Packed, pack, source_sample
 
 
@@ -216,3 +218,13 @@ def test_stock_loader_collates_arrays_of_one_shape(packed: Packed) -> None:
     batch = next(iter(torch.utils.data.DataLoader(dataset, batch_size=4)))
     assert batch["fields/velocity"].shape == (4, 17, 12, 10, 3)
     assert batch[KEY] == ["case-000", "case-001", "case-002", "case-003"]
+
+
+def test_arrays_of_the_most_dimensions_that_can_be_packed_are_read(tmp_path):
+    values = np.arange(768.0).reshape(2, 3, 2, 2, 2, 2, 2, 4)
+    samples = [SourceSample(f"s{n}", {"x": SourceArray(values + n)}) for n in range(2)]
+    packed = pack(tmp_path / "ds", samples)
+    dataset = dp.Dataset(packed.url, cache=False)
+    assert np.array_equal(dataset[1]["x"].numpy(), values + 1)
+    with pytest.raises(FormatError, match="has 9 dimensions"):
+        pack(tmp_path / "nine", [SourceSample("s", {"x": SourceArray(values[None])})])

@@ -414,6 +414,7 @@ def test_a_killed_writer_leaves_no_dataset_and_the_next_one_succeeds(
     ("options", "message"),
     [
         ({"codec": "gzip"}, "no codec"),
+        ({"level": 0}, "level"),
         ({"level": 10}, "level"),
         ({"chunk_bytes": 10}, "chunk bytes"),
         ({"shard_bytes": 10}, "shard bytes"),

@@ -106,6 +106,22 @@ def run(options: LoaderOptions, progress: Callable[[str], None]) -> list[Row]:
     return rows
 
 
+def case_of(options: LoaderOptions, samples: int, state: str) -> Case:
+    """Say what all systems have in common in one state of the cache."""
+    return Case(
+        "loader",
+        f"{samples} turbulent volumes float32",
+        codec=f"blosc-{options.codec}",
+        chunk_bytes=_write_options(options).chunk_bytes,
+        selection="whole",
+        state=state,
+    )
+
+
+def _write_options(options: LoaderOptions) -> WriteOptions:
+    return WriteOptions(codec=options.codec)
+
+
 def _compare(
     given: LoaderInput,
     state: str,
@@ -113,13 +129,7 @@ def _compare(
     endpoint: S3Endpoint,
     progress: Callable[[str], None],
 ) -> list[Row]:
-    case = Case(
-        "loader",
-        f"{len(given.keys)} turbulent volumes float32",
-        codec=f"blosc-{options.codec}",
-        selection="whole",
-        state=state,
-    )
+    case = case_of(options, len(given.keys), state)
     ceiling = f"{CEILING_PREFIX}raw-get" if given.cold else f"{CEILING_PREFIX}memcpy"
     builders: list[tuple[str, int, Callable[[], System]]] = [
         (OUR_SYSTEM, options.threads, functools.partial(OurLoader, given, options.threads))
@@ -281,7 +291,7 @@ def _prepare(folder: Path, options: LoaderOptions, environment: dict[str, str]) 
     tars[0].parent.mkdir()
     packed = open_store(f"s3://{_BUCKET}/packed")
     writers = [tarfile.open(path, "w") for path in tars]  # noqa: SIM115 - closed below
-    write_options = WriteOptions(codec=options.codec)
+    write_options = _write_options(options)
     with DatasetWriter(packed, write_options) as writer:
         for number, sample in enumerate(
             generate_samples(
