@@ -157,9 +157,15 @@ def loader_command(
 )
 @click.option("--size", "object_bytes", type=BYTES, help="Of the object (512MiB).")
 @click.option("--threads", "fetch_threads", type=click.IntRange(1, 256), help="Downloads (8).")
+@click.option("--encrypt", is_flag=True, default=None, help="Measure an encrypted cache.")
 @_shared_options
 def cache_command(
-    *, cache_dir: Path | None, object_bytes: int | None, fetch_threads: int | None, **shared: Any
+    *,
+    cache_dir: Path | None,
+    object_bytes: int | None,
+    fetch_threads: int | None,
+    encrypt: bool | None,
+    **shared: Any,
 ) -> None:
     """Read through the cache: warm beside pread, cold beside raw GETs."""
     from dataplane_bench.cases import cache
@@ -169,6 +175,7 @@ def cache_command(
         "cache_dir": cache_dir,
         "object_bytes": object_bytes,
         "fetch_threads": fetch_threads,
+        "encrypt": encrypt,
     }
     options = _options(cache.CacheOptions, small, given, shared)
     _run(lambda progress: cache.run(options, progress), shared)

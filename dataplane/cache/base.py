@@ -76,6 +76,18 @@ class CacheConfig:
         parse=parse_bytes,
         doc="of that, how much is handed to its reader from memory",
     )
+    encrypt: bool = setting(
+        False,
+        env="DATAPLANE_CACHE_ENCRYPT",
+        parse=parse_flag,
+        doc="seal blocks (AES-256-GCM) with DATAPLANE_CACHE_KEY, key_file or a key of this boot",
+    )
+    key_file: Path | None = setting(
+        None,
+        env="DATAPLANE_CACHE_KEY_FILE",
+        parse=_parse_dir,
+        doc="file with the key of an encrypted cache",
+    )
     direct_io: bool = setting(
         True,
         env="DATAPLANE_CACHE_DIRECT_IO",
@@ -89,6 +101,10 @@ class CacheConfig:
             raise ConfigError(
                 f"cache.block_bytes must be a multiple of 4096 from {MIN_BLOCK_BYTES} to "
                 f"{MAX_BLOCK_BYTES}, got {self.block_bytes}"
+            )
+        if self.encrypt and self.block_bytes == MAX_BLOCK_BYTES:
+            raise ConfigError(
+                f"an encrypted cache needs cache.block_bytes below {MAX_BLOCK_BYTES}: blocks grow"
             )
         if self.size_bytes is not None and self.size_bytes < self.block_bytes:
             raise ConfigError(

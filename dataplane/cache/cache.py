@@ -43,6 +43,7 @@ from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
 from dataplane.cache.publish import Publisher
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotations
+from dataplane.cache.sealed import Sealer
 from dataplane.cache.session import Session
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -97,6 +98,7 @@ class Cache:
         self._attachment: _Attachment | None = None
         self._suspended_until_s = 0.0
         self._refused: dict[str, float] = {}
+        self.sealer = Sealer.of(self.config)
         self.rotations = Rotations()
         self._pins = Pins(self.config.prefetch_memory_bytes)
         self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
@@ -280,7 +282,7 @@ class Cache:
                 old = _Attachment(
                     session,
                     budget,
-                    EntryTable(session, budget, self.counters),
+                    EntryTable(session, budget, self.counters, self.sealer),
                     Publisher(session, self.config.size_bytes),
                 )
         except (OSError, CacheError) as err:

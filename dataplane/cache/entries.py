@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from dataplane import _native
 from dataplane.cache.budget import Budget
+from dataplane.cache.sealed import Blocks, SealedBlocks, Sealer
 from dataplane.cache.session import Session
 from dataplane.cache.spec import MAX_BLOCKS, EntrySpec, map_disk_bytes
 from dataplane.errors import CacheError
@@ -33,22 +34,31 @@ class Entry:
 
     Attributes:
         name: its name in the cache directory.
-        blocks: its block map.
+        blocks: its blocks; what is on the disk may be sealed.
+        sealed_bytes: by how much a block is longer on the disk.
         budget: where room for its blocks is asked for.
     """
 
     name: str
-    blocks: _native.BlockMap
+    blocks: Blocks
     budget: Budget
+    sealed_bytes: int = 0
 
 
 class EntryTable:
     """The open entries of one stay in a cache directory."""
 
-    def __init__(self, session: Session, budget: Budget, counters: Counters) -> None:
+    def __init__(
+        self,
+        session: Session,
+        budget: Budget,
+        counters: Counters,
+        sealer: Sealer | None = None,
+    ) -> None:
         self._session = session
         self._budget = budget
         self._counters = counters
+        self._sealer = sealer
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         # A quarter of what the process may open: the rest belongs to the program around us.
@@ -74,7 +84,10 @@ class EntryTable:
         blocks, rebuilt = self._open(name, spec)
         if rebuilt:
             self._counters.add("cache_maps_rebuilt", rebuilt)
-        entry = Entry(name, blocks, self._budget)
+        shown: Blocks = blocks
+        if self._sealer is not None:
+            shown = SealedBlocks(blocks, name, self._sealer, spec.size_bytes, spec.block_bytes)
+        entry = Entry(name, shown, self._budget, spec.sealed_bytes)
         dropped: list[Entry] = []  # closed after the lock is let go
         with self._lock:
             entry = self._entries.setdefault(name, entry)

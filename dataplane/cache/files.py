@@ -161,8 +161,8 @@ class EntryFiles:
     def _matches(found: _native.BlockMap, digest: bytes, spec: EntrySpec) -> bool:
         return (
             found.key == digest
-            and found.size_bytes == spec.size_bytes
-            and found.block_bytes == spec.block_bytes
+            and found.size_bytes == spec.stored_bytes
+            and found.block_bytes == spec.stored_block_bytes
         )
 
     def _remove_pair(self, folder: int, name: str) -> int:
@@ -200,15 +200,15 @@ class EntryFiles:
         try:
             data_fd = locks.open_descriptor(f"{name}.data", create | os.O_EXCL, dir_fd=folder)
             try:
-                os.ftruncate(data_fd, spec.size_bytes)
+                os.ftruncate(data_fd, spec.stored_bytes)
             finally:
                 locks.close_descriptor(data_fd)
             map_fd = locks.open_descriptor(temporary, create | os.O_TRUNC, dir_fd=folder)
             try:
                 _native.BlockMap.create(
                     map_fd,
-                    block_bytes=spec.block_bytes,
-                    size_bytes=spec.size_bytes,
+                    block_bytes=spec.stored_block_bytes,
+                    size_bytes=spec.stored_bytes,
                     key=spec.digest(),
                     identity=spec.identity(),
                 )

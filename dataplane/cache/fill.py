@@ -90,9 +90,10 @@ class Filler:
     def _fill(self, job: Job) -> Buffer:
         """Download a claimed block, and keep it if there is room for it."""
         length = _stop(job) - _start(job)
+        on_disk = length + job.entry.sealed_bytes
         try:
             rotation = self._rotation_of(job.key[0])
-            room = job.entry.budget.reserve(length, rotation)
+            room = job.entry.budget.reserve(on_disk, rotation)
             if not room and rotation is None:
                 self._on_no_room()
         except OSError as err:
@@ -110,7 +111,7 @@ class Filler:
             kept = room and self._keep(job, content)
         finally:
             if room and not kept:
-                job.entry.budget.release(length)
+                job.entry.budget.release(on_disk)
         if not kept:
             self._counters.add("cache_uncached_blocks")
         return content

@@ -17,6 +17,7 @@ import numpy as np
 
 from dataplane.cache.entries import Entry
 from dataplane.cache.fetch import Job
+from dataplane.cache.sealed import HEADER_BYTES
 from dataplane.cache.spec import EntrySpec
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -50,6 +51,8 @@ class CachedObject:
             etag=info.etag,
             size_bytes=info.size_bytes,
             block_bytes=cache.config.block_bytes,
+            key_identity=cache.sealer.identity if cache.sealer is not None else "",
+            sealed_bytes=HEADER_BYTES if cache.sealer is not None else 0,
         )
         self.name = self.spec.digest().hex()
 

@@ -40,6 +40,8 @@ class EntrySpec:
         etag: the object's version tag.
         size_bytes: the object's length.
         block_bytes: the length of a block.
+        key_identity: of the key that blocks are sealed with; empty in the clear.
+        sealed_bytes: by how much a block is longer on the disk.
     """
 
     store: str
@@ -47,17 +49,29 @@ class EntrySpec:
     etag: str
     size_bytes: int
     block_bytes: int
+    key_identity: str = ""
+    sealed_bytes: int = 0
 
     @property
     def blocks(self) -> int:
         """How many blocks the object has."""
         return -(-self.size_bytes // self.block_bytes)
 
+    @property
+    def stored_block_bytes(self) -> int:
+        """The length of a block on the disk."""
+        return self.block_bytes + self.sealed_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """The length of the whole object on the disk."""
+        return self.size_bytes + self.blocks * self.sealed_bytes
+
     def digest(self) -> bytes:
-        """Hash every field, each preceded by its length, to 20 bytes."""
+        """Hash every field, each preceded by its length, to 20 bytes; the key if there is one."""
         state = hashlib.blake2b(digest_size=20, person=b"dataplane-cache1")
         fields = (self.store, self.key, self.etag, str(self.size_bytes), str(self.block_bytes))
-        for text in fields:
+        for text in (*fields, *([self.key_identity] if self.key_identity else [])):
             field = text.encode("utf-8", "surrogatepass")
             state.update(len(field).to_bytes(8, "little"))
             state.update(field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,9 +51,23 @@ def store_options(command: CommandT) -> CommandT:
     return command
 
 
+def _encrypt(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Hand it on in the environment, where daemons and workers find it too."""
+    del ctx, param
+    if value:
+        os.environ["DATAPLANE_CACHE_ENCRYPT"] = "1"
+
+
 def cache_options(command: CommandT) -> CommandT:
     """Add the options that say where the cache is and how large it may grow."""
     for decorate in (
+        click.option(
+            "--encrypt-cache",
+            is_flag=True,
+            expose_value=False,
+            callback=_encrypt,
+            help="Seal what is cached; the key comes from the settings, or is this boot's.",
+        ),
         click.option(
             "--cache-size",
             type=BYTES,

@@ -54,6 +54,7 @@ class CacheOptions:
         range_bytes: lengths of warm reads, one comparison each.
         reads: warm reads of 4 MiB per run; shorter ones are as many more, at most 64 times.
         fetch_threads: downloads under way at once.
+        encrypt: whether the cache is encrypted.
         rounds: counted rounds; one more warms up.
         seed: of the content, the offsets and the order of systems.
     """
@@ -63,6 +64,7 @@ class CacheOptions:
     range_bytes: tuple[int, ...] = (4 << 20, 64 << 10)
     reads: int = 256
     fetch_threads: int = 8
+    encrypt: bool = False
     rounds: int = 5
     seed: int = 0
 
@@ -76,6 +78,7 @@ class CacheInput:
     folder: Path
     ranges: tuple[tuple[int, int], ...]
     fetch_threads: int
+    encrypt: bool
     environment: dict[str, str]
 
 
@@ -95,12 +98,15 @@ def run(options: CacheOptions, progress: Callable[[str], None]) -> list[Row]:
         stack.callback(store.close)
         progress("writing the object")
         info = store.put(_KEY, np.random.default_rng(options.seed).bytes(options.object_bytes))
-        given = CacheInput(url, info, folder, (), options.fetch_threads, environment)
+        given = CacheInput(
+            url, info, folder, (), options.fetch_threads, options.encrypt, environment
+        )
+        dataset = "one object, encrypted" if options.encrypt else "one object"
         for range_bytes in options.range_bytes:
             warm = dataclasses.replace(given, ranges=_ranges(options, range_bytes))
-            case = Case("cache", "one object", chunk_bytes=range_bytes, state="warm")
+            case = Case("cache", dataset, chunk_bytes=range_bytes, state="warm")
             rows += _compare(case, warm, (WarmReads, Preads), options, progress)
-        case = Case("cache", "one object", chunk_bytes=CacheConfig().block_bytes, state="cold")
+        case = Case("cache", dataset, chunk_bytes=CacheConfig().block_bytes, state="cold")
         rows += _compare(case, given, (ColdFill, RawGets), options, progress)
     return rows
 
@@ -173,7 +179,9 @@ class WarmReads(_OneThread):
 
     def __init__(self, given: CacheInput) -> None:
         super().__init__(given)
-        self._cache = Cache(CacheConfig(dir=given.folder / f"warm-{uuid.uuid4().hex}"))
+        self._cache = Cache(
+            CacheConfig(dir=given.folder / f"warm-{uuid.uuid4().hex}", encrypt=given.encrypt)
+        )
         self._blob = self._cache.open(open_store(given.url), given.info)
         whole = memoryview(bytearray(given.info.size_bytes))
         self._blob.read_into(0, given.info.size_bytes, whole)
@@ -233,7 +241,7 @@ class ColdFill:
         """Fill a new cache directory, and remove it outside of the measured time."""
         given = self._given
         folder = given.folder / f"cold-{os.getpid()}-{next(self._numbers)}"
-        config = CacheConfig(dir=folder, fetch_threads=given.fetch_threads)
+        config = CacheConfig(dir=folder, fetch_threads=given.fetch_threads, encrypt=given.encrypt)
         with Cache(config) as cache:
             cost = timed(lambda: self._fill(cache), samples=1)
             fetched = int(cache.counters["cache_fetch_bytes"])
