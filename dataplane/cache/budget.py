@@ -24,7 +24,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dataplane.cache import locks
 from dataplane.cache.recency import Candidate, Recency
@@ -54,6 +54,7 @@ class Budget:
         size_bytes: the budget, or None to leave a tenth of the file system free.
         is_planned: whether a plan of this process will read a block (entry name, block) soon.
         counters: where evictions are counted.
+        known: lower bounds of the last uses of entries, for the order (`recency.py`).
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Budget:
         size_bytes: int | None,
         is_planned: Callable[[str, int], bool],
         counters: Counters,
+        known: Callable[[], tuple[Mapping[str, int], int] | None] = lambda: None,
     ) -> None:
         self._session = session
         self._size_bytes = size_bytes
         self._is_planned = is_planned
         self._counters = counters
-        self._recency = Recency(session, lambda: None)
+        self._recency = Recency(session, known)
         self._hopeless_until_s = 0.0
         self.on_pressure: Callable[[], None] = lambda: None
         """Called before empty entries are removed: let go of those that need not be open."""

@@ -35,9 +35,11 @@ from dataplane import _native
 from dataplane.cache import locks
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.budget import Budget
+from dataplane.cache.catalog import Catalog
 from dataplane.cache.entries import Entry, EntryTable
 from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
+from dataplane.cache.keeper import Keeper
 from dataplane.cache.live import Hold
 from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
 from dataplane.cache.publish import Publisher
@@ -63,9 +65,11 @@ class _Attachment:
     budget: Budget
     entries: EntryTable
     publisher: Publisher
+    keeper: Keeper
 
     def close(self) -> None:
         """Leave the directory."""
+        self.keeper.close()
         self.publisher.close()
         self.entries.close()
         self.session.close()
@@ -277,13 +281,19 @@ class Cache:
             if old is None:
                 session = Session(self.config.dir)
                 budget = Budget(
-                    session, self.config.size_bytes, self._pins.is_pinned, self.counters
+                    session,
+                    self.config.size_bytes,
+                    self._pins.is_pinned,
+                    self.counters,
+                    Catalog(session.directory).bounds,
                 )
                 old = _Attachment(
                     session,
                     budget,
                     EntryTable(session, budget, self.counters, self.sealer),
                     Publisher(session, self.config.size_bytes),
+                    # Twice: what is handed to its reader keeps its room until it is written.
+                    Keeper(session, 2 * self.config.fetch_threads * self.config.block_bytes),
                 )
         except (OSError, CacheError) as err:
             self._attachment = None

@@ -26,6 +26,7 @@ from typing import NewType
 from dataplane import _native
 
 __all__ = [
+    "CATALOG_BYTE",
     "EVICT_BYTE",
     "PINS_BYTE",
     "SESSION_BYTE",
@@ -48,6 +49,7 @@ SETUP_BYTE = LockByte(1024)  # exclusive while a process attaches to or leaves t
 EVICT_BYTE = LockByte(1025)  # exclusive while a process evicts
 SESSION_BYTE = LockByte(1026)  # shared by every process that uses the directory
 PINS_BYTE = LockByte(1027)  # exclusive while the list of pins is changed
+CATALOG_BYTE = LockByte(1028)  # exclusive, by the process that refreshes the catalog
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import click
 from rich.text import Text
 
 from dataplane.cache import CacheConfig
+from dataplane.cache.catalog import Catalog
 from dataplane.cache.inventory import EntryRow, Totals, add_up, disk_room, walk
 from dataplane.cache.pins import Pin
 from dataplane.cache.session import Session
@@ -18,6 +21,7 @@ from dataplane.cli.cache_directory import DIR_OPTION, JSON_OPTION, attached, sco
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
 from dataplane.cli.text import ago, grid, output, plural, printable
 from dataplane.errors import ConfigError
+from dataplane.telemetry import logger
 from dataplane.units import format_bytes, format_count
 
 __all__ = ["info", "ls", "pin", "unpin"]
@@ -36,7 +40,7 @@ def info(cache_dir: Path | None, cache_size: int | None, *, as_json: bool) -> No
     """Say how full the cache is, and of what."""
     config = cache_config(cache_dir, cache_size)
     with attached(config) as session:
-        totals = add_up(walk(session))
+        totals = _totals(session)
         document = _info_document(session, config, totals)
     if as_json:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
@@ -75,12 +79,12 @@ def ls(
     """
     scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
     with attached(cache_config(cache_dir)) as session:
-        rows = sorted(walk(session, scope), key=_SORTS[sort])
-        shown = [_entry_document(session, row) for row in rows[:limit]]
+        rows, total = _rows(session, scope, sort, limit)
+        shown = [_entry_document(session, row) for row in rows]
     if as_json:
-        click.echo(json.dumps({"entries": shown, "total": len(rows)}, indent=1, ensure_ascii=False))
+        click.echo(json.dumps({"entries": shown, "total": total}, indent=1, ensure_ascii=False))
     else:
-        _print_rows(shown, len(rows))
+        _print_rows(shown, total)
 
 
 @click.command()
@@ -110,7 +114,7 @@ def pin(
     scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous), prefix)
     with attached(cache_config(cache_dir), create=True) as session:
         added = session.pins.add(scope, _named(url, prefix))
-        covered = add_up(walk(session, scope))
+        covered = add_up(_rows(session, scope, "key", None)[0])
     what = "pinned" if added else "was pinned already"
     _report_pin(what, scope, _named(url, prefix), covered, as_json=as_json)
 
@@ -151,8 +155,38 @@ def unpin(
         scope = scope_of(url, store, prefix)
         if not session.pins.remove(scope):
             raise ConfigError(f"{_named(url, prefix)} is not pinned", hint=_known_pins(pins))
-        covered = add_up(walk(session, scope))
+        covered = add_up(_rows(session, scope, "key", None)[0])
     _report_pin("unpinned", scope, _named(url, prefix), covered, as_json=as_json)
+
+
+def _totals(session: Session) -> Totals:
+    catalog = _refreshed(session)
+    if catalog is not None:
+        with suppress(sqlite3.Error, OSError):
+            return catalog.totals()
+    return add_up(walk(session))
+
+
+def _rows(
+    session: Session, scope: Scope | None, sort: str, limit: int | None
+) -> tuple[list[EntryRow], int]:
+    catalog = _refreshed(session)
+    if catalog is not None:
+        with suppress(sqlite3.Error, OSError):
+            return catalog.rows(scope, sort=sort, limit=limit)
+    rows = sorted(walk(session, scope), key=_SORTS[sort])
+    return rows[:limit], len(rows)
+
+
+def _refreshed(session: Session) -> Catalog | None:
+    """Return the catalog, brought up to date; None when that cannot be."""
+    catalog = Catalog(session.directory)
+    try:
+        catalog.refresh(session)
+    except (sqlite3.Error, OSError) as err:  # a full disk, a link in its place, a long transaction
+        logger.debug("the catalog of %s cannot be used: %s", session.directory.path, err)
+        return None
+    return catalog
 
 
 def _named(url: str, prefix: str | None) -> str:

@@ -32,7 +32,7 @@ from dataplane.datasets.layout import (
 )
 from dataplane.datasets.plan import Planner
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader, check_policy
-from dataplane.datasets.runtime import Runtime, describe_shards
+from dataplane.datasets.runtime import Runtime, cached_reader, describe_shards
 from dataplane.errors import ConfigError
 from dataplane.shards import DatasetIndex
 from dataplane.stores import open_store
@@ -93,7 +93,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         self._store_config = store
         opened = open_store(self.url, store, counters=self.counters)
         try:
-            self.index = DatasetIndex.load(opened)
+            self.index = DatasetIndex.load(opened, cached_reader(opened, self._cache_config))
             self._shards: dict[str, ObjectInfo] = describe_shards(opened)
         finally:
             opened.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -27,7 +27,7 @@ from dataplane.stores import Store, open_store
 from dataplane.stores.base import ObjectInfo, StoreConfig
 from dataplane.telemetry import Counters, logger
 
-__all__ = ["UINT8", "Bytes", "Runtime", "describe_shards"]
+__all__ = ["UINT8", "Bytes", "Runtime", "cached_reader", "describe_shards"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 UINT8 = np.dtype(np.uint8)
@@ -46,6 +46,23 @@ def describe_shards(store: Store) -> dict[str, ObjectInfo]:
             "cannot list %s (%s): each shard is asked for at its first use", store.url, err
         )
         return {}
+
+
+def cached_reader(
+    store: Store, config: CacheConfig | None
+) -> Callable[[ObjectInfo], memoryview] | None:
+    """Return what reads whole objects through the cache, or None without a cache.
+
+    The cache is left after each: its threads must not be there when worker processes are forked.
+    """
+    if config is None:
+        return None
+
+    def read(info: ObjectInfo) -> memoryview:
+        with Cache(config) as cache:
+            return cache.open(store, info).read(0, info.size_bytes)
+
+    return read
 
 
 class Runtime:

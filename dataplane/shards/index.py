@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ from dataplane.shards.zarr_metadata import (
     parse_fill_value,
     parse_shape,
 )
-from dataplane.stores.base import Buffer, Store
+from dataplane.stores.base import Buffer, ObjectInfo, Store
 
 __all__ = ["DatasetIndex"]
 
@@ -82,8 +82,14 @@ class DatasetIndex:
         self._check_ranges()
 
     @classmethod
-    def load(cls, store: Store) -> DatasetIndex:
+    def load(
+        cls, store: Store, read: Callable[[ObjectInfo], Buffer] | None = None
+    ) -> DatasetIndex:
         """Read the index of the dataset at a store's URL.
+
+        Args:
+            store: where the dataset is.
+            read: reads the whole of an object of the store; by default straight from it.
 
         Raises:
             FormatError: there is no index, it is damaged, of another format or of a newer version.
@@ -101,6 +107,8 @@ class DatasetIndex:
             ) from err
         if info.size_bytes > _MAX_INDEX_BYTES:
             raise FormatError(f"{where}: {info.size_bytes} bytes are too many for an index")
+        if read is not None:
+            return cls.parse(read(info), where)
         data = store.get_range(INDEX_KEY, 0, info.size_bytes, if_match=info.etag)
         return cls.parse(data, where)
 
