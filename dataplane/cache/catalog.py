@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from dataplane.cache import locks
 from dataplane.cache.directory import Directory
+from dataplane.cache.files import map_name
 from dataplane.cache.inventory import EntryRow, StoreSum, Totals, describe
 from dataplane.cache.session import Session
 from dataplane.cache.spec import EntryIdentity, Scope, map_disk_bytes, page_rounded
@@ -299,8 +300,8 @@ def _stamps(directory: Directory) -> Iterator[tuple[str, str, int]]:
         with os.scandir(folder) as files:
             found = {file.name: file for file in files}
         for file, entry in found.items():
-            name = file.removesuffix(".map")
-            if name == file or len(name) != 40 or name[:2] != shard:
+            name = map_name(file, shard)
+            if name is None:
                 continue
             try:
                 data = found[f"{name}.data"].stat(follow_symlinks=False)

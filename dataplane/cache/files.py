@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 
 from dataplane import _native
@@ -26,10 +27,16 @@ from dataplane.cache.directory import Directory, names_in
 from dataplane.cache.spec import EntrySpec, map_disk_bytes, page_rounded
 from dataplane.errors import CacheError
 
-__all__ = ["EntryFiles"]
+__all__ = ["EntryFiles", "map_name"]
 
-_NAME_LENGTH = 40
+_MAP_NAME = re.compile(r"([0-9a-f]{40})\.map")
 _OPEN_BYTE = locks.LockByte(1 << 62)  # kOpenLockByte of native/core/blockmap.hpp
+
+
+def map_name(file: str, shard: str) -> str | None:
+    """Return the entry whose map a file of a subfolder is by its name; None for anything else."""
+    match = _MAP_NAME.fullmatch(file)
+    return match.group(1) if match is not None and file[:2] == shard else None
 
 
 class EntryFiles:
@@ -77,8 +84,8 @@ class EntryFiles:
         """Yield the names of all entries, in no order."""
         for shard, folder in self._directory.shards():
             for file in names_in(folder):
-                name, dot, kind = file.partition(".")
-                if dot and kind == "map" and len(name) == _NAME_LENGTH and name[:2] == shard:
+                name = map_name(file, shard)
+                if name is not None:
                     yield name
 
     def exists(self, name: str) -> bool:
@@ -122,7 +129,7 @@ class EntryFiles:
                     if self._has_blocks(folder, name):
                         return 0
                     return self._remove_pair(folder, name)
-            except (FileNotFoundError, CacheError):
+            except (OSError, CacheError):  # gone, in use, or a link or folder in its place
                 return 0
 
     def remove_debris(self) -> None:

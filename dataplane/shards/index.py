@@ -82,9 +82,7 @@ class DatasetIndex:
         self._check_ranges()
 
     @classmethod
-    def load(
-        cls, store: Store, read: Callable[[ObjectInfo], Buffer] | None = None
-    ) -> DatasetIndex:
+    def load(cls, store: Store, read: Callable[[ObjectInfo], Buffer] | None = None) -> DatasetIndex:
         """Read the index of the dataset at a store's URL.
 
         Args:

@@ -290,3 +290,21 @@ def test_stats_show_running_processes(run, folder, cache_dir):
         assert str(os.getpid()) in shown.out
         assert "1 process\n" in shown.out
     assert "0 processes" in run("stats", "--once").out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("command", [("cache", "info"), ("cache", "clear"), ("stats", "--once")])
+def test_a_directory_of_another_user_is_refused_and_left(run, cache_dir, command):
+    cache_dir.mkdir()
+    (cache_dir / "version").write_text("dataplane-cache 1\n")
+    os.chown(cache_dir, 12_345, 12_345)
+    failed(run(*command), 5, "belongs to user 12345")
+    assert [path.name for path in cache_dir.iterdir()] == ["version"]
+
+
+def test_a_warm_into_a_directory_that_is_no_cache_is_refused(run, folder, tmp_path):
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter1.tex").write_text("...")
+    failed(run("warm", folder, "--cache-dir", other), 5, "'chapter1.tex'")
+    assert [path.name for path in other.iterdir()] == ["chapter1.tex"]
