@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <limits>
+#include <new>
 #include <thread>
 
 #include "core/chunk_decode.hpp"
@@ -65,6 +65,12 @@ class Job {
     workspace.stop = nullptr;
   }
 
+  // A thread that cannot begin leaves the rows to the others; without the caller some may be left over.
+  void no_memory() {
+    if (std::this_thread::get_id() == caller_)
+      add_failure(0, fail(Code::io_error, "not enough memory to decode"));
+  }
+
   // Once no thread is at work.
   [[nodiscard]] TableStatus result() const noexcept {
     if (cancelled_.load()) return {fail(Code::cancelled, "interrupted"), 0, 0};
@@ -122,7 +128,12 @@ TableStatus Decoder::run(std::span<const ChunkRow> rows, unsigned threads,
   Job job(rows, order, cancel);
   const auto useful = static_cast<unsigned>(std::min<std::size_t>(threads, rows.size()));
   pool_.run(useful - 1, [&] {
-    std::unique_ptr<Workspace> workspace = borrow(workspaces_);
+    std::unique_ptr<Workspace> workspace;
+    try {
+      workspace = borrow(workspaces_);
+    } catch (const std::bad_alloc&) {
+      return job.no_memory();
+    }
     job.run(work, *workspace);
     workspace->trim();
     give_back(workspaces_, std::move(workspace));

@@ -15,7 +15,7 @@ from dataplane_bench import callgrind
 from dataplane_bench.cases import decode_data
 from dataplane_bench.cases.decode import DecodeOptions
 from dataplane_bench.cases.decode_systems import OurDecoder, StoredArray
-from dataplane_bench.rivals.decoders import Blosc2, Numcodecs, TensorStore, aligned_empty
+from dataplane_bench.rivals.decoders import Blosc2, Numcodecs, TensorStore, aligned_empty, batch_for
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,11 @@ def test_destinations_begin_at_a_cache_line() -> None:
         array = aligned_empty((nbytes // 4,), np.dtype("f4"))
         assert array.ctypes.data % 64 == 0
         assert array.nbytes == nbytes // 4 * 4
+    for out, width in zip(
+        batch_for([((2, 5),), ((0, 100),)], np.dtype("f4")), (3, 100), strict=True
+    ):
+        assert out.shape == (width,)
+        assert out.ctypes.data % 64 == 0
 
 
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")

@@ -33,10 +33,7 @@ class StoredArray:
         with stored.shard.open("rb") as stream:
             self.encoded = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         wanted = boxes if boxes is not None else [tuple((0, size) for size in stored.shape)]
-        self.outs = [
-            decoders.aligned_empty([stop - start for start, stop in box], stored.dtype)
-            for box in wanted
-        ]
+        self.outs = decoders.batch_for(wanted, stored.dtype)
         self.table = ChunkTable.concatenate(
             ChunkTable.for_box(
                 shape=stored.shape,

@@ -33,13 +33,15 @@ __all__ = [
     "ZarrPython",
     "Zarrs",
     "aligned_empty",
+    "batch_for",
     "read_shard_index",
 ]
 
 _EMPTY = 2**64 - 1
 _LINE_BYTES = 64
 _BLOSC = ("blosc-zstd", "blosc-zstd-5", "blosc-lz4")
-_Boxes = Sequence[tuple[tuple[int, int], ...]] | None
+Box = tuple[tuple[int, int], ...]
+_Boxes = Sequence[Box] | None
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
@@ -51,6 +53,18 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype[Any]) -> npt.NDArray[Any
     memory = np.empty(nbytes + _LINE_BYTES, np.uint8)
     start = -memory.ctypes.data % _LINE_BYTES
     return memory[start : start + nbytes].view(dtype).reshape(tuple(shape))
+
+
+def batch_for(boxes: Sequence[Box], dtype: np.dtype[Any]) -> list[npt.NDArray[Any]]:
+    """Return a destination per box, all within one piece of memory, as a batch holds them."""
+    shapes = [tuple(stop - start for start, stop in box) for box in boxes]
+    sizes = [int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape in shapes]
+    starts = np.cumsum([0, *(-(-size // _LINE_BYTES) * _LINE_BYTES for size in sizes)])
+    memory = aligned_empty([int(starts[-1])], np.dtype(np.uint8))
+    return [
+        memory[start : start + size].view(dtype).reshape(shape)
+        for start, size, shape in zip(starts, sizes, shapes, strict=False)
+    ]
 
 
 def _slices(boxes: _Boxes) -> list[tuple[slice, ...]]:
@@ -126,8 +140,8 @@ class TensorStore:
             },
         }).result()  # fmt: skip
         self._views = [self._array[box] for box in _slices(boxes)]
-        dtype = self._array.dtype.numpy_dtype
-        self._outs = [aligned_empty(view.shape, dtype) for view in self._views]
+        whole = [tuple((0, size) for size in self._array.shape)]
+        self._outs = batch_for(boxes or whole, self._array.dtype.numpy_dtype)
 
     def run(self) -> Cost:
         """Read every box into its destination."""
@@ -174,9 +188,7 @@ class _ChunkWise:
             self._shard = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         self._stored = stored
         wanted = boxes if boxes is not None else [tuple((0, size) for size in stored.shape)]
-        self._outs = [
-            aligned_empty([stop - start for start, stop in box], stored.dtype) for box in wanted
-        ]
+        self._outs = batch_for(wanted, stored.dtype)
         self._parts = [
             part
             for out, box in zip(self._outs, wanted, strict=True)
@@ -297,7 +309,7 @@ def read_shard_index(folder: Path) -> ShardIndex:
 
 
 def _parts(
-    stored: ShardIndex, box: tuple[tuple[int, int], ...], out: npt.NDArray[Any]
+    stored: ShardIndex, box: Box, out: npt.NDArray[Any]
 ) -> Iterator[tuple[int, int, tuple[slice, ...], npt.NDArray[Any]]]:
     """Say for every chunk that a box touches where it lies, what is wanted and where that goes."""
     grid = tuple(-(-n // c) for n, c in zip(stored.shape, stored.chunk_shape, strict=True))
