@@ -48,7 +48,7 @@ class BadBlock:
     Attributes:
         store: identity of its object's store.
         key: the object's full key.
-        start: the block's first byte in the object.
+        start: the block's first byte in the object; in the data file, when blocks are sealed.
         stop: one past its last.
         reason: `checksum`, `short` or what the disk said.
     """

@@ -135,12 +135,12 @@ def _settled(cache: Cache, needs: list[Need], fetched_bytes: int) -> WarmState:
     """Look again, once what was handed out before it was written has been written."""
     deadline = time.monotonic() + _SETTLE_S
     state = look(cache, needs)
-    while state.missing and any(
-        cache.is_under_way(missing.source, missing.block) for missing in state.missing
-    ):
-        if time.monotonic() > deadline:
-            break
-        time.sleep(_SETTLE_POLL_S)
+    is_busy = True
+    while state.missing and is_busy and time.monotonic() < deadline:
+        # Asked before the look: a block may be written between the two.
+        is_busy = any(cache.is_under_way(item.source, item.block) for item in state.missing)
+        if is_busy:
+            time.sleep(_SETTLE_POLL_S)
         state = look(cache, needs)
     state.fetched_bytes = fetched_bytes
     return state

@@ -9,7 +9,7 @@ import pytest
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.warm import Need, look, warm
 from dataplane.errors import NoSpace, ObjectChanged
-from tests.cache.fakes import BLOCK, map_files, read_all
+from tests.cache.fakes import BLOCK, map_files, read_all, wait_until
 
 
 @pytest.fixture
@@ -80,3 +80,27 @@ def test_an_object_that_changes_is_an_error_and_what_came_stays(cache, store, bl
     with pytest.raises(ObjectChanged):
         warm(cache, [Need(blob, 0, 1), Need(other, 0, 3 * BLOCK)])
     assert blob.is_complete()
+
+
+def test_a_block_that_is_written_while_it_is_asked_about_is_not_missing(cache, blob, monkeypatch):
+    """Its reader had the bytes before the disk; the last block is written between two looks."""
+    written = []
+
+    def finish_meanwhile(self, source, block):
+        if not written:
+            written.append(block)
+            read_all(source)
+            wait_until(source.is_complete)
+        return False
+
+    real = Cache.existing
+    looks = []
+
+    def behind(self, source):
+        looks.append(1)
+        return None if len(looks) < 3 else real(self, source)
+
+    monkeypatch.setattr(Cache, "is_under_way", finish_meanwhile)
+    monkeypatch.setattr(Cache, "existing", behind)
+    assert warm(cache, [Need(blob, 0, blob.info.size_bytes)]).missing_bytes == 0
+    assert written
