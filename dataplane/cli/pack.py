@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 
 from dataplane.cli.options import BYTES, store_config, store_options
+from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _CURRENT_CHARS = 32
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=Path)
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.argument("dest_url", metavar="DEST_URL")
 @click.option(
     "--codec",
@@ -93,7 +94,7 @@ _CURRENT_CHARS = 32
 @store_options
 def pack(  # one parameter per option is how click hands them over
     *,
-    sources: tuple[Path, ...],
+    sources: tuple[str, ...],
     dest_url: str,
     on_error: Any,
     as_json: bool,
@@ -115,6 +116,11 @@ def pack(  # one parameter per option is how click hands them over
     from dataplane.pack import pack as pack_sources
     from dataplane.shards import WriteOptions
 
+    if "://" not in dest_url and Path(dest_url).is_file():
+        raise ConfigError(
+            f"the last argument is where the dataset goes, and {dest_url} is a file",
+            hint="name a bucket or a folder after the sources",
+        )
     options = WriteOptions(**write_options)
     store = store_config(endpoint_url, region, anonymous=anonymous)
     started_s = time.monotonic()
@@ -154,6 +160,7 @@ def _shown_progress() -> Iterator[Callable[[PackProgress], None]]:
         TextColumn("{task.fields[current]}", markup=False),
         console=console,
         transient=True,
+        redirect_stderr=False,
         disable=not console.is_terminal,
     )
     task = bar.add_task("pack", total=None, sources="", current="")

@@ -15,8 +15,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from dataplane.errors import FormatError
+from dataplane.errors import FormatError, NoSpace
 from dataplane.shards.names import check_member_name
+from dataplane.units import format_bytes
 
 __all__ = ["UNSOUND_ZIP", "unpack"]
 
@@ -67,10 +68,12 @@ def _check(members: list[zipfile.ZipInfo], archive: Path, folder: Path, label: s
         raise FormatError(
             f"{label}: it declares {declared} bytes, which cannot be in {size_bytes} bytes"
         )
-    free = shutil.disk_usage(folder).free - _KEEP_FREE_BYTES
+    free = max(0, shutil.disk_usage(folder).free - _KEEP_FREE_BYTES)
     if declared > free:
-        raise FormatError(
-            f"{label}: it unpacks to {declared} bytes, but {folder.parent} has room for {free}",
+        # The disk's fault and not the archive's: the pack stops, as others would fail too.
+        raise NoSpace(
+            f"{label} unpacks to {format_bytes(declared)}, but {folder.parent} has room for "
+            f"{format_bytes(free)}",
             hint="unpack it yourself, or set TMPDIR to a larger disk",
         )
 

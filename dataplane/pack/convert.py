@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from dataplane.errors import ConfigError, FormatError
+from dataplane.errors import ConfigError, FormatError, NoSpace
 from dataplane.pack.apart import convert_apart
 from dataplane.pack.archives import unpack
 from dataplane.pack.formats import ARCHIVE
@@ -81,8 +81,8 @@ def convert(source: SourceFile) -> Generator[Outcome, None, None]:
         for sample in _CONVERTERS[source.format](source):
             _check(sample, source.label)
             yield sample
-    except ConfigError:
-        raise
+    except (ConfigError, NoSpace):
+        raise  # not the file's fault
     except Exception as err:  # whatever a library makes of a damaged file; see from_exception
         yield Unreadable.from_exception(source.label, err)
 

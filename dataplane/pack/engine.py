@@ -13,7 +13,9 @@ stops the readers, waits for the file that each is in, and removes temporary fil
 
 from __future__ import annotations
 
+import os
 import queue
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -38,6 +40,7 @@ MAX_READERS = 8
 MAX_READ_AHEAD_BYTES = 1 << 30
 """Files under way at once, except that one may always be. Decoded they take a few times that."""
 _POLL_S = 0.1
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _LISTED_REASONS = 5
 
 
@@ -68,7 +71,7 @@ Reporter: TypeAlias = Callable[[PackProgress], None]
 
 
 def pack(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path] | str | Path,
     dest_url: str,
     options: WriteOptions | None = None,
     progress: Reporter | None = None,
@@ -79,7 +82,7 @@ def pack(
     """Convert simulation files and folders to a packed dataset.
 
     Args:
-        sources: files and folders; see docs/packing.md for the formats.
+        sources: files and folders, or one of them; see docs/packing.md for the formats.
         dest_url: where the dataset goes (`file:///…`, `s3://bucket/prefix`, …).
         options: how it is written.
         progress: called after each sample and each source, in this thread.
@@ -92,7 +95,9 @@ def pack(
         What was written, and what was skipped.
 
     Raises:
-        ConfigError: no sources, a dataset at `dest_url` already, or a package is missing.
+        ConfigError: no sources, one that is not there, a dataset at `dest_url` already, or a
+            package is missing.
+        NoSpace: there is no room for what an archive unpacks to.
         FormatError: nothing could be packed, or something could not with `on_error="fail"`.
         StoreError: the store failed.
 
@@ -109,7 +114,7 @@ def pack(
     if not sources:
         raise ConfigError("no sources to pack")
     options = options or WriteOptions()
-    planned = plan_sources([Path(source) for source in sources])
+    planned = plan_sources(_paths(sources))
     if all(isinstance(item, Unreadable) for item in planned):
         # Before the destination is touched: an old dataset there is replaced by a new one only.
         raise FormatError(f"nothing was packed: {_listed(planned)}")
@@ -187,6 +192,24 @@ class _Pack:
         if self._on_error == "fail" and item.asked_for:
             raise item.error()
         return replace(self._progress, skipped=(*self._progress.skipped, item))
+
+
+def _paths(sources: Sequence[str | Path] | str | Path) -> list[Path]:
+    """Check that what the user named is there, before any work is done."""
+    named = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    for source in named:
+        if isinstance(source, str) and _URL.match(source):
+            raise ConfigError(
+                f"sources are local files and folders, not URLs: {source}",
+                hint="mount the bucket first (`dataplane mount URL FOLDER`), and pack FOLDER",
+            )
+        if not isinstance(source, str | os.PathLike):
+            raise ConfigError(f"a source is a path, got {source!r}")
+    paths = [Path(source) for source in named]
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise ConfigError(f"no such file or folder: {', '.join(missing[:_LISTED_REASONS])}")
+    return paths
 
 
 def _size_bytes(planned: Planned) -> int:

@@ -38,7 +38,7 @@ _UNSOUND_NPY = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, to
 def convert_npy(source: SourceFile) -> Iterator[SourceSample]:
     """Convert an `.npy` file: the array `values`, mapped and not loaded."""
     try:
-        values = np.load(source.path, mmap_mode="r", allow_pickle=False)
+        values = np.load(source.path, mmap_mode="c", allow_pickle=False)
     except (*_UNSOUND_NPY, OSError) as err:
         raise _unsound(source, err) from err
     converted = Converted()

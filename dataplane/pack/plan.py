@@ -1,7 +1,8 @@
 """From what the user names to the list of datasets to convert. Opens files only to recognise them.
 
-1. Folders are walked (hidden files and links to folders left out), files are taken as they are,
-   each once; then everything is sorted by name, so that the order is the same on every machine.
+1. Folders are walked (hidden files left out, links to folders named and not followed), files are
+   taken as they are, each once; then everything is sorted by name, so that the order is the same on
+   every machine.
 2. Files that another one refers to are packed through it: the steps of a `.pvd`, the pieces of a
    `.pvtu`, the two halves of a PLOT3D pair.
 3. Every dataset gets a key: the folders below the one that was named, and the file's stem.
@@ -53,18 +54,21 @@ class _Found:
 def plan_sources(paths: Sequence[Path]) -> list[Planned]:
     """List the datasets in files and folders, in the order in which they are packed."""
     found: dict[Path, _Found] = {}
-    missing: list[Unreadable] = []
+    left_out: list[Unreadable] = []
     for path in paths:
         if path.is_dir():
             for item in _walk(path, label=str(path), prefix=f"{path.resolve().name}/"):
-                found.setdefault(item.path.resolve(), item)
+                if isinstance(item, Unreadable):
+                    left_out.append(item)
+                else:
+                    found.setdefault(item.path.resolve(), item)
         elif path.is_file():
             item = _Found(path, str(path), (path.name,), "", asked_for=True)
             found[path.resolve()] = item
         else:
             reason = "it is not a regular file" if path.exists() else "no such file or folder"
-            missing.append(Unreadable(str(path), reason))
-    planned = [*missing, *_Planner(found.values(), root=None).run()]
+            left_out.append(Unreadable(str(path), reason))
+    planned = [*left_out, *_Planner(found.values(), root=None).run()]
     return sorted(planned, key=lambda item: item.label)
 
 
@@ -76,19 +80,31 @@ def plan_archive(folder: Path, label: str, name: str) -> list[Planned]:
         label: how messages call the archive.
         name: how attributes call it.
     """
-    found = [*_walk(folder, label=label, prefix=f"{name}/")]
-    return _Planner(found, root=folder).run()
+    walked = [*_walk(folder, label=label, prefix=f"{name}/")]
+    left_out = [item for item in walked if isinstance(item, Unreadable)]
+    found = [item for item in walked if isinstance(item, _Found)]
+    return [*left_out, *_Planner(found, root=folder).run()]
 
 
-def _walk(folder: Path, *, label: str, prefix: str) -> Iterator[_Found]:
-    for directory, folders, files in os.walk(folder):
+def _walk(folder: Path, *, label: str, prefix: str) -> Iterator[_Found | Unreadable]:
+    denied: list[OSError] = []
+    for directory, folders, files in os.walk(folder, onerror=denied.append):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        for name in sorted(files):
+        linked = [name for name in folders if Path(directory, name).is_symlink()]
+        for name in sorted([*files, *linked]):
             path = Path(directory, name)
-            if _is_hidden(name) or not path.is_file():
+            if _is_hidden(name):
                 continue
             parts = path.relative_to(folder).parts
-            yield _Found(path, f"{label}/{'/'.join(parts)}", parts, prefix, has_known_suffix(path))
+            shown = f"{label}/{'/'.join(parts)}"
+            if path.is_file():
+                yield _Found(path, shown, parts, prefix, has_known_suffix(path))
+            elif path.is_dir():
+                yield Unreadable(shown, "a link to a folder is not followed", asked_for=False)
+            elif path.is_symlink():
+                yield Unreadable(shown, "it links to nothing", asked_for=has_known_suffix(path))
+    for err in denied:
+        yield Unreadable(str(err.filename), f"it cannot be read: {err.strerror}")
 
 
 def _is_hidden(name: str) -> bool:

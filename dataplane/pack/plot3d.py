@@ -109,7 +109,7 @@ def convert_plot3d(source: SourceFile) -> Iterator[SourceSample]:
 def _open(path: Path, label: str) -> npt.NDArray[np.uint8]:
     if path.stat().st_size < 16:
         raise FormatError(f"{label}: {path.stat().st_size} bytes are no PLOT3D file")
-    return np.memmap(path, np.uint8, mode="r")
+    return np.memmap(path, np.uint8, mode="c")  # private: a mount may have no shared maps
 
 
 def _layouts(*, blanking: bool) -> Iterator[_Layout]:

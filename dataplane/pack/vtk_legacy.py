@@ -50,7 +50,7 @@ def check_legacy(path: Path, label: str) -> None:
     Raises:
         FormatError: it ends early, or has a section that is not known.
     """
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as text:
         _Walk(text, label).run()
 
 

@@ -149,7 +149,7 @@ def _run(reader: Any, label: str) -> Any:
 def _check_xml(path: Path, label: str) -> None:
     """Refuse a file that was cut, or whose header asks for more than its bytes could hold."""
     size_bytes = path.stat().st_size
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as text:
         if b"</VTKFile>" not in text[max(0, size_bytes - _TAIL_BYTES) :]:
             raise FormatError(
                 f"{label}: it ends before its closing tag </VTKFile>; the file was cut",

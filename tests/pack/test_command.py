@@ -60,7 +60,9 @@ def test_options_reach_the_dataset(tmp_path, sources):
     ("arguments", "code", "message"),
     [
         (["README.md"], 4, "nothing was packed"),
-        (["missing.vtu"], 4, "no such file or folder"),
+        (["missing.vtu"], 2, "no such file or folder"),
+        (["case0.npy", "missing.vtu"], 2, "no such file or folder"),
+        (["s3://bucket/raw"], 2, "sources are local files and folders, not URLs"),
         (["case0.npy", "README.md", "--on-error", "fail"], 4, "README.md: not a simulation"),
         (["case0.npy", "--chunk-bytes", "12"], 2, "chunk bytes must be"),
         (["case0.npy", "--codec", "gzip"], 2, "gzip"),
