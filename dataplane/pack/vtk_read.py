@@ -183,7 +183,7 @@ def _declared_elements(tag: bytes, label: str) -> Iterator[int]:
 
 def _tidied(message: str) -> str:
     """VTK's message in one line, without addresses and source lines."""
-    return one_line(_ADDRESS.sub("", _LOCATION.sub("", message)))
+    return one_line(_ADDRESS.sub("", " ".join(_LOCATION.sub("", message).split())))
 
 
 @contextmanager

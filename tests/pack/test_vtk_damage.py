@@ -10,6 +10,7 @@ pv = pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError  # noqa: E402
 from dataplane.pack import open_source  # noqa: E402
+from dataplane.pack.vtk_read import _tidied  # noqa: E402
 from tests.pack.oracle import assert_same_arrays, expected_arrays, values_of  # noqa: E402
 
 
@@ -144,6 +145,21 @@ def test_a_suffix_does_not_matter_when_the_content_says_what_it_is(tmp_path):
     (tmp_path / "case.vti").rename(tmp_path / "case.vtu")
     (sample,) = open_source(tmp_path / "case.vtu")
     assert sample.attributes["dataset"] == "ImageData"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "ERROR: In vtkXMLReader.cxx, line 21\nvtkXMLDataReader (0x55d0c4a1e2f0): Error 9\n\n",
+            "Error 9",
+        ),
+        ("Cannot read vtkFloatArray (0x7f3094dbef90) at\n  0x7f3094dbef90, of 12", "at, of 12"),
+    ],
+)
+def test_reasons_hold_no_addresses(said, reason):
+    assert _tidied(said).endswith(reason)
+    assert "0x" not in _tidied(said)
 
 
 def test_warnings_are_no_errors(simulation_files, capfd):
