@@ -23,6 +23,9 @@ from dataplane.units import format_bytes, format_count, format_rate
 
 __all__ = ["stats"]
 
+_WIDE = 110
+_HEADINGS = (">pid", "program", ">read", ">from store", ">cached", ">waiting", ">corrupt")
+_WIDE_HEADINGS = (">errors", ">evicted", ">jobs", ">ahead")
 _MIN_SPAN_S = 0.5  # figures are published once a second; rates over less are noise
 
 
@@ -64,7 +67,8 @@ def _print(session: Session, *, once: bool, interval_s: float, as_json: bool) ->
         if as_json:
             click.echo(json.dumps(_document(session, now), ensure_ascii=False))
         else:
-            output().print(_view(session, now, before))
+            console = output()
+            console.print(_view(session, now, before, is_wide=console.width >= _WIDE))
         if once:
             return
         before = now
@@ -77,7 +81,8 @@ def _watch(session: Session, interval_s: float) -> None:
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             now = read_published(session)
-            live.update(_view(session, now, before), refresh=True)
+            is_wide = console.width >= _WIDE
+            live.update(_view(session, now, before, is_wide=is_wide), refresh=True)
             before = _kept(before, now)
             time.sleep(interval_s)
 
@@ -116,20 +121,25 @@ def _document(session: Session, processes: list[ProcessFigures]) -> dict[str, An
     }
 
 
-def _view(session: Session, now: list[ProcessFigures], before: list[ProcessFigures]) -> Group:
+def _view(
+    session: Session,
+    now: list[ProcessFigures],
+    before: list[ProcessFigures],
+    *,
+    is_wide: bool,
+) -> Group:
     _, free_bytes = disk_room(session)
     used = max(0, session.usage.used)
     head = Text(
         f"{session.directory.path}: {format_bytes(used)} used, {format_bytes(free_bytes)} of the "
         f"disk free, {format_count(len(now))} {plural('process', len(now))}"
     )
-    table = grid(
-        ">pid", "program", ">read", ">from store", ">cached", ">waiting", ">evicted", ">corrupt",
-        ">jobs", ">ahead", ">errors",
-    )  # fmt: skip
+    headings = [*_HEADINGS, *(_WIDE_HEADINGS if is_wide else ())]
+    table = grid(*headings)
     older = {(process.pid, process.started_s): process for process in before}
     for process in now:
-        table.add_row(*_cells(process, older.get((process.pid, process.started_s))))
+        cells = _cells(process, older.get((process.pid, process.started_s)))
+        table.add_row(*cells[: len(headings)])
     return Group(head, table) if now else Group(head)
 
 
@@ -159,9 +169,9 @@ def _cells(process: ProcessFigures, before: ProcessFigures | None) -> list[Text 
         # What was fetched ahead of its reader did not come from the cache's disk.
         f"{max(0.0, 1 - fetched / read):.0%}" if read else "",
         f"{grown('cache_wait_s') / span_s:.2f} s/s",
-        format_bytes(counters.get("cache_evicted_bytes", 0)),
         format_count(int(counters.get("cache_blocks_corrupt", 0))),
+        format_count(int(errors)),
+        format_bytes(counters.get("cache_evicted_bytes", 0)),
         format_count(int(gauges.get("cache_jobs", 0))),
         format_bytes(gauges.get("cache_plan_bytes", 0)),
-        format_count(int(errors)),
     ]
