@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dataplane.cache import CacheConfig
     from dataplane.datasets import Dataset, collate, permutation, whole
     from dataplane.errors import (
+        BucketNotFound,
         CacheError,
         ChecksumMismatch,
         ConfigError,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
         Denied,
         FormatError,
         LoaderError,
+        MissingArray,
+        MissingPackage,
         MountError,
         NoSpace,
         NotFound,
@@ -34,12 +37,14 @@ if TYPE_CHECKING:
         Timeout,
         TooLarge,
         Truncated,
+        Unavailable,
     )
     from dataplane.loader import DataLoader
     from dataplane.metrics import serve_metrics, stats
     from dataplane.stores import StoreConfig
 
 __all__ = [
+    "BucketNotFound",
     "CacheConfig",
     "CacheError",
     "ChecksumMismatch",
@@ -52,6 +57,8 @@ __all__ = [
     "Denied",
     "FormatError",
     "LoaderError",
+    "MissingArray",
+    "MissingPackage",
     "MountError",
     "NoSpace",
     "NotFound",
@@ -62,6 +69,7 @@ __all__ = [
     "Timeout",
     "TooLarge",
     "Truncated",
+    "Unavailable",
     "__version__",
     "collate",
     "permutation",
@@ -74,6 +82,7 @@ _ROOMS = {
     "dataplane.cache": ("CacheConfig",),
     "dataplane.datasets": ("Dataset", "collate", "permutation", "whole"),
     "dataplane.errors": (
+        "BucketNotFound",
         "CacheError",
         "ChecksumMismatch",
         "ConfigError",
@@ -83,6 +92,8 @@ _ROOMS = {
         "Denied",
         "FormatError",
         "LoaderError",
+        "MissingArray",
+        "MissingPackage",
         "MountError",
         "NoSpace",
         "NotFound",
@@ -92,6 +103,7 @@ _ROOMS = {
         "Timeout",
         "TooLarge",
         "Truncated",
+        "Unavailable",
     ),
     "dataplane.loader": ("DataLoader",),
     "dataplane.metrics": ("serve_metrics", "stats"),

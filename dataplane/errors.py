@@ -2,12 +2,14 @@
 
     DataplaneError
     ├── ConfigError                 the caller asked for something that cannot be: change the call
+    │   └── MissingPackage          it needs an optional Python package that is not installed
     ├── StoreError                  the object store failed: look at the store, maybe try later
     │   ├── NotFound                no such key
     │   │   └── BucketNotFound      no such bucket
     │   ├── Denied                  wrong or missing credentials
     │   ├── Throttled               the store kept refusing for load
     │   ├── Timeout                 no answer within the deadline
+    │   ├── Unavailable             it broke off, or failed itself
     │   └── ObjectChanged           the object was replaced while it was read
     ├── CacheError                  the local cache failed; reads go on without it where they can
     │   ├── Corrupt                 cached bytes do not match their checksum
@@ -19,6 +21,7 @@
     │   └── TooLarge                it declares more bytes than its place holds
     ├── MountError                  a mount could not be made or removed
     └── LoaderError                 the loader could not go on
+        └── MissingArray            a sample lacks an array that was asked for
 
 Each class has a stable `kind` (for logs and `--json`), an `exit_code` (what a command returns; the
 table is docs/errors.md) and `retryable` (whether the same call may succeed later). Messages say
@@ -41,6 +44,8 @@ __all__ = [
     "Denied",
     "FormatError",
     "LoaderError",
+    "MissingArray",
+    "MissingPackage",
     "MountError",
     "NoSpace",
     "NotFound",
@@ -50,6 +55,7 @@ __all__ = [
     "Timeout",
     "TooLarge",
     "Truncated",
+    "Unavailable",
 ]
 
 
@@ -81,6 +87,13 @@ class ConfigError(DataplaneError):
 
     kind = "config"
     exit_code = 2
+
+
+class MissingPackage(ConfigError):
+    """What was asked for needs an optional Python package that is not installed."""
+
+    kind = "missing_package"
+    exit_code = 1
 
 
 class StoreError(DataplaneError):
@@ -119,6 +132,13 @@ class Timeout(StoreError):
     """The store did not answer within the deadline."""
 
     kind = "timeout"
+    retryable = True
+
+
+class Unavailable(StoreError):
+    """The store broke off or answered with a failure of its own; the same call may succeed."""
+
+    kind = "unavailable"
     retryable = True
 
 
@@ -191,3 +211,9 @@ class LoaderError(DataplaneError):
 
     kind = "loader"
     exit_code = 7
+
+
+class MissingArray(LoaderError):
+    """A sample lacks an array that was asked for."""
+
+    kind = "missing_array"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dataplane.cache.counters import CACHE_COUNTERS
 from dataplane.errors import ConfigError
+from dataplane.extras import missing_package
 from dataplane.telemetry import gauges, totals
 
 if TYPE_CHECKING:
@@ -116,10 +117,7 @@ def serve_metrics(port: int, *, host: str = "127.0.0.1") -> MetricsServer:
     try:
         import prometheus_client
     except ImportError as err:
-        raise ConfigError(
-            "metrics need the Python package prometheus_client",
-            hint="pip install 'dataplane[metrics]'",
-        ) from err
+        raise missing_package("serving metrics", "prometheus_client") from err
     registry = prometheus_client.CollectorRegistry()
     registry.register(_Figures())
     prometheus_client.ProcessCollector(registry=registry)

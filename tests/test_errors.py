@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+import dataplane
 import dataplane.errors
-from dataplane.errors import DataplaneError, NotFound, StoreError
-from dataplane.stores.failures import Unavailable
+from dataplane.errors import DataplaneError, NotFound, StoreError, Unavailable
 
 _CLASSES = [getattr(dataplane.errors, name) for name in dataplane.errors.__all__]
 _DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
@@ -56,12 +58,23 @@ def test_every_public_error_of_the_module_is_exported() -> None:
     assert defined == set(dataplane.errors.__all__)
 
 
-def test_a_subclass_elsewhere_keeps_kind_and_exit_code() -> None:
-    # A handler need only know the classes of dataplane.errors.
-    assert Unavailable.kind == StoreError.kind
+def test_a_failure_of_the_store_itself_is_a_store_error_to_try_again() -> None:
     assert Unavailable.exit_code == StoreError.exit_code
     assert Unavailable.retryable
     assert not StoreError.retryable
+
+
+def test_no_error_that_users_see_is_defined_elsewhere() -> None:
+    for module in pkgutil.walk_packages(dataplane.__path__, "dataplane."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    everywhere, waiting = set(), [DataplaneError]
+    while waiting:
+        cls = waiting.pop()
+        everywhere.add(cls)
+        waiting += cls.__subclasses__()
+    ours = {cls for cls in everywhere if cls.__module__.startswith("dataplane.")}
+    assert ours == set(_CLASSES)
 
 
 def test_not_found_is_caught_as_a_store_error() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import dataplane as dp
 from dataplane import metrics
-from dataplane.errors import ConfigError
+from dataplane.errors import ConfigError, MissingPackage
 from dataplane.metrics import COUNTERS, GAUGES, describe, serve_metrics
 from dataplane.telemetry import Counters, offer_gauges
 
@@ -73,7 +73,7 @@ def test_an_address_that_is_not_ours_is_refused() -> None:
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(ConfigError, match=r"dataplane\[metrics\]"):
+    with pytest.raises(MissingPackage, match=r"pip install '\.\[metrics\]"):
         serve_metrics(0)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from dataplane.cli.options import BYTES
 from dataplane_bench.machine import describe_machine, require_release_build
 from dataplane_bench.model import Row
-from dataplane_bench.report import print_report, save_plot, to_json
+from dataplane_bench.report import check_plot, print_report, save_plot, to_json
 
 __all__ = ["bench"]
 
@@ -197,12 +197,14 @@ def _options(
 
 def _run(case: Callable[[Callable[[str], None]], list[Row]], shared: dict[str, Any]) -> None:
     require_release_build()
-    console = Console(stderr=shared["as_json"])
+    if shared["plot"]:
+        check_plot(shared["plot"])
+    console = Console(stderr=shared["as_json"], highlight=False)
     with console.status("preparing") as status:
         rows = case(status.update)
     machine = describe_machine()
     if shared["plot"]:
-        save_plot(shared["plot"], machine, rows)
+        save_plot(shared["plot"], machine, rows, smoke=shared["smoke"])
     if shared["as_json"]:
         sys.stdout.write(to_json(machine, rows) + "\n")
     else:

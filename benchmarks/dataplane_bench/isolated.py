@@ -1,17 +1,23 @@
 """Runs a system in a process of its own, so that contenders do not share memory, threads or GIL.
 
 The child is spawned once, builds its system, and answers `run` requests until it is closed; its
-cost is measured inside it, so that start-up and imports count for nobody.
+cost is measured inside it, so that start-up and imports count for nobody. It ignores Ctrl-C, which
+is the parent's to handle: `close` ends it.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
-from contextlib import suppress
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 
 from dataplane.errors import DataplaneError
+from dataplane.extras import install_hint
 from dataplane_bench.model import Cost, System
 
 __all__ = ["Isolated", "RivalFailed"]
@@ -19,6 +25,7 @@ __all__ = ["Isolated", "RivalFailed"]
 _START_TIMEOUT_S = 120.0
 _RUN_TIMEOUT_S = 900.0
 _STOP_TIMEOUT_S = 10.0
+_LEAVE_TIMEOUT_S = 2.0
 
 
 class RivalFailed(DataplaneError):
@@ -42,7 +49,9 @@ class Isolated:
         self._pipe, theirs = context.Pipe()
         # Not a daemon: rivals start worker processes of their own, which daemons may not.
         self._process = context.Process(target=_serve, args=(theirs, build), name=f"bench-{name}")
-        self._process.start()
+        self._busy = True
+        with _interrupts_ignored():
+            self._process.start()
         theirs.close()
         try:
             self._answer(_START_TIMEOUT_S)
@@ -66,16 +75,19 @@ class Isolated:
         Raises:
             RivalFailed: the child raised, died, or took too long.
         """
+        self._busy = True
         self._pipe.send("run")
         cost = self._answer(_RUN_TIMEOUT_S)
         assert isinstance(cost, Cost)
         return cost
 
     def close(self) -> None:
-        """Stop the child. Idempotent."""
+        """Stop the child, at once when it is in the middle of a run. Idempotent."""
+        if self._busy:
+            self._process.terminate()
         with suppress(OSError):
             self._pipe.send("stop")
-        self._process.join(_STOP_TIMEOUT_S)
+        self._process.join(_LEAVE_TIMEOUT_S if self._busy else _STOP_TIMEOUT_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -88,21 +100,53 @@ class Isolated:
             kind, value = self._pipe.recv()
         except EOFError as err:
             raise RivalFailed(f"{self._name} died (exit code {self._process.exitcode})") from err
+        self._busy = False
+        if kind == "missing":
+            raise RivalFailed(
+                f"{self._name} needs the Python package {value}, which is not installed",
+                hint=install_hint("bench,s3"),
+            )
         if kind == "error":
             raise RivalFailed(f"{self._name}: {value}")
         return value
 
 
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C in processes that are started in this block, from their first instruction on.
+
+    A terminal sends it to all of them; it is the parent's to end them, without their tracebacks.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave(_signal: int, _frame: object) -> None:
+    """Exit by way of the interpreter, which removes semaphores and files, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    sys.exit(1)
+
+
 def _serve(pipe: Connection, build: Callable[[], System]) -> None:
     """The child's main loop."""
+    signal.signal(signal.SIGTERM, _leave)
     try:
         system = build()
         pipe.send(("ready", None))
         while pipe.recv() == "run":
             pipe.send(("cost", system.run()))
         system.close()
-    except (EOFError, KeyboardInterrupt):
+    except EOFError:
         return
+    except ModuleNotFoundError as err:
+        with suppress(OSError):
+            pipe.send(("missing", err.name))
     except Exception as err:
         with suppress(OSError):
             pipe.send(("error", f"{type(err).__name__}: {err}"))

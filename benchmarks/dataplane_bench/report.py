@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
+from dataplane.cli.text import PIPED_WIDTH, Column, print_fitted
 from dataplane.errors import ConfigError
+from dataplane.extras import missing_package
 from dataplane.units import format_bytes, format_duration
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Row
 
-_FILE_WIDTH = 120
+__all__ = ["check_plot", "print_report", "save_plot", "to_json"]
 
-__all__ = ["print_report", "save_plot", "to_json"]
+_PLOT_SUFFIXES = frozenset({".pdf", ".png", ".svg"})
+_PLOT_HINT = ".png, .svg or .pdf file"
 
 
 def to_json(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
@@ -29,15 +34,17 @@ def to_json(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
 def print_report(console: Console, machine: Mapping[str, object], rows: Sequence[Row]) -> None:
     """Print one table per comparison, our row bold, ceilings dim."""
     if not console.is_terminal:
-        console.width = max(console.width, _FILE_WIDTH)  # a pipe or a file has no width of its own
+        console.width = max(console.width, PIPED_WIDTH)
     console.print(
-        f"[dim]{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, "
+        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"dataplane {machine['dataplane']} ({machine['commit'] or 'no commit'}, "
-        f"{machine['native_build']})[/dim]"
+        f"{machine['native_build']})",
+        style="dim",
+        markup=False,
     )
     for _, group in groupby(rows, key=_comparison):
-        lines = list(group)
-        console.print(_table(lines))
+        console.print()
+        _print_table(console, list(group))
 
 
 def _comparison(row: Row) -> tuple[object, ...]:
@@ -51,50 +58,53 @@ def _title(row: Row) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _print_table(console: Console, rows: Sequence[Row]) -> None:
     first = rows[0]
-    unit = "requests/s" if first.case == "store" else "samples/s"
-    with_samples = first.case != "decode"
-    with_first = any(row.first_batch_s is not None for row in rows)
-    with_fetched = any(row.bytes_fetched is not None for row in rows)
-    with_instructions = any(row.instructions_per_byte is not None for row in rows)
-    table = Table(title=_title(first), title_justify="left", title_style="bold")
-    table.add_column("system", no_wrap=True)
-    table.add_column("threads", justify="right")
-    if with_samples:
-        table.add_column(unit, justify="right")
-    table.add_column("GB/s", justify="right")
-    table.add_column("min–max", justify="right", style="dim", no_wrap=True)
-    table.add_column("CPU-s/GB", justify="right")
-    if with_first:
-        table.add_column("first batch", justify="right")
-    if with_fetched:
-        table.add_column("from store", justify="right")
-    if with_instructions:
-        table.add_column("instr/byte", justify="right")
     ceiling = next((row.ceiling for row in rows if row.ceiling), None)
-    table.add_column(f"of {ceiling}" if ceiling else "of ceiling", justify="right")
-    for row in rows:
-        cells = [row.system.removeprefix(CEILING_PREFIX), str(row.threads)]
-        if row.system.startswith(CEILING_PREFIX):
-            cells[0] = f"ceiling: {cells[0]}"
-        if with_samples:
-            cells.append(f"{row.samples_per_s:.4g}" if row.samples_per_s is not None else "")
-        cells += [
-            f"{row.gb_per_s:.3g}",
-            f"{row.gb_per_s_min:.2f}–{row.gb_per_s_max:.2f}",
-            f"{row.cpu_s_per_gb:.3g}",
-        ]
-        if with_first:
-            cells.append(format_duration(row.first_batch_s) if row.first_batch_s else "")
-        if with_fetched:
-            cells.append(format_bytes(row.bytes_fetched) if row.bytes_fetched is not None else "")
-        if with_instructions:
-            counted = row.instructions_per_byte
-            cells.append(f"{counted:.3f}" if counted is not None else "")
-        cells.append(f"{row.ratio_to_ceiling:.2f}" if row.ratio_to_ceiling is not None else "")
-        table.add_row(*cells, style=_style(row))
-    return table
+
+    def column(
+        heading: str, cells: Iterable[str], *, is_text: bool = False, drop: int | None = None
+    ) -> Column:
+        return Column(heading, list(cells), is_text=is_text, drop=drop)
+
+    rate = "requests/s" if first.case == "store" else "samples/s"
+    columns = [
+        column("system", (_name(row) for row in rows), is_text=True),
+        column("threads", (str(row.threads) for row in rows)),
+        column(rate, (_maybe(row.samples_per_s, "{:.4g}".format) for row in rows), drop=5),
+        column("GB/s", (f"{row.gb_per_s:.3g}" for row in rows)),
+        column(
+            "min–max", (f"{row.gb_per_s_min:.2f}–{row.gb_per_s_max:.2f}" for row in rows), drop=1
+        ),
+        column("CPU-s/GB", (f"{row.cpu_s_per_gb:.3g}" for row in rows), drop=6),
+        column("first batch", (_maybe(row.first_batch_s, format_duration) for row in rows), drop=2),
+        column("from store", (_maybe(row.bytes_fetched, format_bytes) for row in rows), drop=3),
+        column(
+            "instr/byte",
+            (_maybe(row.instructions_per_byte, "{:.3f}".format) for row in rows),
+            drop=4,
+        ),
+        column(
+            f"of {ceiling or 'ceiling'}",
+            (_maybe(row.ratio_to_ceiling, "{:.2f}".format) for row in rows),
+        ),
+    ]
+    # One array decoded per run has no rate of samples, and not every case has batches or a store.
+    told = [
+        one for one in columns if any(one.cells) and (one.heading != rate or first.case != "decode")
+    ]
+    print_fitted(console, told, title=_title(first), styles=[_style(row) for row in rows])
+
+
+def _name(row: Row) -> str:
+    return row.system.replace(CEILING_PREFIX, "ceiling: ")
+
+
+ValueT = TypeVar("ValueT")
+
+
+def _maybe(value: ValueT | None, render: Callable[[ValueT], str]) -> str:
+    return "" if value is None else render(value)
 
 
 def _style(row: Row) -> str:
@@ -103,22 +113,47 @@ def _style(row: Row) -> str:
     return "dim" if row.system.startswith(CEILING_PREFIX) else ""
 
 
-def save_plot(path: Path, machine: Mapping[str, object], rows: Sequence[Row]) -> None:
-    """Draw one panel of horizontal bars per comparison (median, with the spread as a whisker).
+def check_plot(path: Path) -> None:
+    """Check that a chart can be written to a file, before hours are spent on its figures.
 
     Raises:
-        ConfigError: matplotlib is not installed, or does not know the file's suffix.
+        ConfigError: the suffix or the folder cannot be used.
+        MissingPackage: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # heavy, and only this function needs it
-    except ImportError as err:
-        raise ConfigError("--plot needs matplotlib", hint="pip install 'dataplane[bench]'") from err
+    if path.suffix.lower() not in _PLOT_SUFFIXES:
+        raise ConfigError(f"cannot draw {path}: unknown suffix", hint=f"name a {_PLOT_HINT}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot draw {path}: there is no folder {path.parent}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"cannot draw {path}: it cannot be written")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise missing_package("--plot", "matplotlib")
+
+
+def save_plot(
+    path: Path, machine: Mapping[str, object], rows: Sequence[Row], *, smoke: bool = False
+) -> None:
+    """Draw one panel of horizontal bars per comparison (median, with the spread as a whisker).
+
+    Args:
+        path: where; see `check_plot`.
+        machine: that the figures are of.
+        rows: of all comparisons.
+        smoke: say in the chart that the input was tiny.
+
+    Raises:
+        ConfigError: the file cannot be drawn or written.
+        MissingPackage: matplotlib is not installed.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure  # heavy, and only this function needs it
+
     groups = [list(group) for _, group in groupby(rows, key=_comparison)]
     heights = [1 + 0.35 * len(group) for group in groups]
     figure = Figure(figsize=(9, sum(heights) + 0.8), layout="constrained")
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
-        names = [row.system.replace(CEILING_PREFIX, "ceiling: ") for row in group]
+        names = [_name(row) for row in group]
         rates = [row.gb_per_s for row in group]
         spread = [
             [row.gb_per_s - row.gb_per_s_min for row in group],
@@ -134,14 +169,15 @@ def save_plot(path: Path, machine: Mapping[str, object], rows: Sequence[Row]) ->
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.12)
     figure.suptitle(
-        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']} · "
+        ("SMOKE RUN: tiny input, one round; these are not measurements\n" if smoke else "")
+        + f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']} · "
         f"dataplane {machine['dataplane']} {machine['commit'] or ''}",
-        fontsize=8, color="#555",
+        fontsize=8, color="#b00020" if smoke else "#555",
     )  # fmt: skip
     try:
         figure.savefig(path, dpi=150)
-    except ValueError as err:
-        raise ConfigError(f"cannot draw {path}: {err}", hint="name a .png, .svg or .pdf") from err
+    except (ValueError, OSError) as err:
+        raise ConfigError(f"cannot draw {path}: {err}", hint=f"name a {_PLOT_HINT}") from err
 
 
 def _colour(row: Row) -> str:

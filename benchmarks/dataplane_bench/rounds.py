@@ -71,16 +71,19 @@ def start_all(
         RivalFailed: our own system or a ceiling could not start; those that did are stopped.
     """
     systems: list[System] = []
-    for name, threads, build in contenders:
-        progress(f"starting {name}")
-        try:
-            systems.append(Isolated(name, threads, build))
-        except RivalFailed as err:
-            if name == OUR_SYSTEM or name.startswith(CEILING_PREFIX):
-                for system in systems:
-                    system.close()
-                raise
-            logger.warning("%s cannot start and is left out: %s", name, _first_line(err))
+    try:
+        for name, threads, build in contenders:
+            progress(f"starting {name}")
+            try:
+                systems.append(Isolated(name, threads, build))
+            except RivalFailed as err:
+                if name == OUR_SYSTEM or name.startswith(CEILING_PREFIX):
+                    raise
+                logger.warning("%s cannot start and is left out: %s", name, _first_line(err))
+    except BaseException:
+        for system in systems:
+            system.close()
+        raise
     return systems
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from dataplane.cli.options import BYTES, store_config, store_options
+from dataplane.cli.text import PIPED_WIDTH, Column, print_fitted
 from dataplane.errors import ConfigError
 from dataplane.shards.options import CodecName
 from dataplane.shards.scratch import ScratchFolder
@@ -28,7 +28,6 @@ __all__ = ["demo"]
 
 _KINDS = {"volumes": "volume", "meshes": "mesh"}
 _MIN_SIZE_BYTES = 8 << 20
-_FILE_WIDTH = 120  # a pipe or a file has no width of its own
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,17 +61,23 @@ def demo(
     With --store URL the data goes to a bucket of yours, below a new prefix that is removed at the
     end.
     """
-    from dataplane.cli import demo_steps as steps
-
     if size < _MIN_SIZE_BYTES:
         raise ConfigError(f"--size must be at least {format_bytes(_MIN_SIZE_BYTES)}")
-    console = Console(stderr=as_json)
+    if store_url is None and any(value is not None for value in store_arguments.values()):
+        raise ConfigError(
+            "--endpoint-url, --region and --anonymous say how to reach your own store",
+            hint="add --store URL, or leave them out to use the embedded endpoint",
+        )
+    from dataplane.cli import demo_steps as steps  # imports torch
+
+    console = Console(stderr=as_json, highlight=False)
     with ExitStack() as stack:
         folder = stack.enter_context(closing(ScratchFolder())).path
-        given = steps.Demo(
-            console, folder, store_config(**store_arguments), codec, batch_size, seed
-        )
-        base_url = stack.enter_context(steps.place(given, store_url))
+        base_url = stack.enter_context(steps.place(console, folder, store_url))
+        # Only now: within the block the environment leads to the place.
+        store = store_config(**store_arguments)
+        steps.check_place(base_url, store)
+        given = steps.Demo(console, folder, store, codec, batch_size, seed)
         stack.enter_context(steps.removed_at_end(given, base_url))
         for name, kind in _KINDS.items():
             steps.pack(given, f"{base_url}/{name}", kind=kind, size_bytes=size // len(_KINDS))
@@ -82,25 +87,30 @@ def demo(
         click.echo(json.dumps({"rows": rows, "mount": mounted}, indent=2))
     else:
         if not console.is_terminal:
-            console.width = max(console.width, _FILE_WIDTH)
-        console.print(_table(rows, size))
-        console.print(f"mount: {mounted}")
+            console.width = max(console.width, PIPED_WIDTH)
+        _print(console, rows, size)
+        console.print(f"mount: {mounted}", markup=False, soft_wrap=True)
 
 
-def _table(rows: list[dict[str, Any]], size: int) -> Table:
-    table = Table(title=f"dataplane demo, {format_bytes(size)} decoded", title_justify="left")
-    table.add_column("epoch", no_wrap=True)
-    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("samples/s", lambda row: f"{row['samples_per_s']:.1f}"),
-        ("decoded GB/s", lambda row: f"{row['gb_per_s']:.2f}"),
-        ("CPU-s/GB", lambda row: f"{row['cpu_s_per_gb']:.2f}"),
-        ("first batch", lambda row: format_duration(row["first_batch_s"])),
-        ("from store", lambda row: format_bytes(row["bytes_from_store"])),
-        ("hit rate", lambda row: "" if row["hit_rate"] is None else f"{row['hit_rate']:.0%}"),
-        ("of ceiling", lambda row: f"{row['ratio_to_ceiling']:.2f} of {row['ceiling']}"),
+def _print(console: Console, rows: list[dict[str, Any]], size: int) -> None:
+    def column(
+        heading: str, render: Callable[[dict[str, Any]], str], *, is_text: bool = False,
+        drop: int | None = None,
+    ) -> Column:  # fmt: skip
+        return Column(heading, [render(row) for row in rows], is_text=is_text, drop=drop)
+
+    columns = [
+        column("epoch", lambda row: f"{row['dataset']}, {row['state']}", is_text=True),
+        column("samples/s", lambda row: f"{row['samples_per_s']:.1f}"),
+        column("decoded GB/s", lambda row: f"{row['gb_per_s']:.2f}"),
+        column("CPU-s/GB", lambda row: f"{row['cpu_s_per_gb']:.2f}", drop=1),
+        column("first batch", lambda row: format_duration(row["first_batch_s"]), drop=2),
+        column("from store", lambda row: format_bytes(row["bytes_from_store"]), drop=3),
+        column("hit rate", lambda row: _percent(row["hit_rate"]), drop=4),
+        column("of ceiling", lambda row: f"{row['ratio_to_ceiling']:.2f} of {row['ceiling']}"),
     ]
-    for title, _ in columns:
-        table.add_column(title, justify="right", no_wrap=title != "of ceiling")
-    for row in rows:
-        table.add_row(f"{row['dataset']}, {row['state']}", *(render(row) for _, render in columns))
-    return table
+    print_fitted(console, columns, title=f"dataplane demo, {format_bytes(size)} decoded")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"

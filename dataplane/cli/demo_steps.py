@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -30,18 +30,18 @@ from rich.progress import (
 )
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cli.text import plural
 from dataplane.datasets import Dataset
-from dataplane.errors import DataplaneError, MountError
+from dataplane.errors import BucketNotFound, DataplaneError, MountError, NotFound
 from dataplane.loader import DataLoader
 from dataplane.shards import CodecName, DatasetIndex, DatasetWriter, WriteOptions
 from dataplane.stores import StoreConfig, open_store
 from dataplane.testing.ceilings import fetch_everything, memcpy_seconds
-from dataplane.testing.environment import exported
 from dataplane.testing.generate import generate_samples
 from dataplane.testing.s3 import S3Endpoint
 from dataplane.units import format_bytes
 
-__all__ = ["Demo", "check_mount", "pack", "place", "removed_at_end", "stream"]
+__all__ = ["Demo", "check_mount", "check_place", "pack", "place", "removed_at_end", "stream"]
 
 _BUCKET = "demo"
 _COMPARE_BYTES = 8 << 20
@@ -70,21 +70,34 @@ class Demo:
 
 
 @contextmanager
-def place(demo: Demo, store_url: str | None) -> Iterator[str]:
-    """Yield the URL to work below: in the user's store, or in an embedded endpoint."""
+def place(console: Console, folder: Path, store_url: str | None) -> Iterator[str]:
+    """Yield the URL to work below: in the user's store, or in an embedded endpoint.
+
+    For the embedded one the environment leads there for the length of the block.
+    """
     if store_url is not None:
         url = f"{store_url.rstrip('/')}/dataplane-demo-{uuid.uuid4().hex[:8]}"
-        demo.console.print(f"store: {url}")
+        console.print(f"store: {url}", markup=False)
         yield url
         return
-    with (
-        S3Endpoint(root=demo.folder / "s3", buckets=(_BUCKET,)) as endpoint,
-        exported(endpoint.environment()),
-    ):
-        demo.console.print(
-            f"store: s3://{_BUCKET} at {endpoint.url} (embedded, a process of its own)"
-        )
+    with S3Endpoint(root=folder / "s3", buckets=(_BUCKET,)) as endpoint, endpoint.exported():
+        console.print(f"store: s3://{_BUCKET} at {endpoint.url} (embedded, a process of its own)")
         yield f"s3://{_BUCKET}/dataplane-demo"
+
+
+def check_place(url: str, config: StoreConfig) -> None:
+    """Check that the store can be listed, so that what is wrong shows before data is generated.
+
+    Raises:
+        StoreError: no such bucket, refused credentials, no answer.
+    """
+    with closing(open_store(url, config)) as store:
+        try:
+            store.list_level("")
+        except BucketNotFound:
+            raise
+        except NotFound:
+            pass  # a local folder that the first write makes
 
 
 @contextmanager
@@ -113,10 +126,11 @@ def pack(demo: Demo, url: str, *, kind: str, size_bytes: int) -> None:
         summary = writer.finish()
         progress.update(task, completed=size_bytes)
     store.close()
+    ratio = summary.source_bytes / summary.stored_bytes
     demo.console.print(
-        f"  {summary.samples} samples, {format_bytes(summary.source_bytes)} as "
-        f"{format_bytes(summary.stored_bytes)} in {summary.shards} shards "
-        f"(ratio {summary.source_bytes / summary.stored_bytes:.2f})"
+        f"  {summary.samples} {plural('sample', summary.samples)}, "
+        f"{format_bytes(summary.source_bytes)} as {format_bytes(summary.stored_bytes)} in "
+        f"{summary.shards} {plural('shard', summary.shards)} (ratio {ratio:.2f})"
     )
 
 

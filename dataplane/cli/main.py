@@ -12,15 +12,18 @@ import importlib
 import logging
 import os
 import sys
+import traceback
 from importlib import metadata
 
 import click
 
 from dataplane.errors import DataplaneError
+from dataplane.extras import missing_package
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_DEBUG_HINT = "dataplane --debug … shows where"
 # Name -> (module, attribute, help). The help stands here so that listing commands imports nothing.
 _BUILT_IN = {
     "cache": ("dataplane.cli.cache", "cache", "Look into the cache, check it, empty it."),
@@ -90,14 +93,8 @@ def cli(ctx: click.Context, *, debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; the entry point of the `dataplane` script."""
-    debug = "--debug" in sys.argv[1:]
     try:
         cli.main(standalone_mode=False)
-    except DataplaneError as err:
-        if debug:
-            raise
-        click.echo(f"dataplane: {err}", err=True)
-        sys.exit(err.exit_code)
     except click.ClickException as err:
         err.show()
         sys.exit(err.exit_code)
@@ -108,12 +105,30 @@ def main() -> None:
         # The reader of our output went away (`dataplane … | head`); say nothing more to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except ModuleNotFoundError as err:
-        if debug or (err.name or "").split(".")[0].startswith("dataplane"):
+    except BaseException as err:
+        told = _told(err)
+        if told is None:
             raise
-        click.echo(
-            f"dataplane: this command needs the Python package {err.name!r}, which is not "
-            f"installed (pip install 'dataplane[all]' brings everything)",
-            err=True,
-        )
-        sys.exit(1)
+        if "--debug" in sys.argv[1:]:
+            traceback.print_exception(err)
+        click.echo(f"dataplane: {told}", err=True)
+        sys.exit(told.exit_code)
+
+
+def _told(err: BaseException) -> DataplaneError | None:
+    """Return what to tell a person about an error; None for what is a bug and keeps its traceback.
+
+    What the system refuses (OSError) and what a library in Rust dies of (pyo3's PanicException,
+    which is no Exception) may come from anywhere, and a traceback helps nobody who sees it.
+    """
+    if isinstance(err, DataplaneError):
+        return err
+    if isinstance(err, ModuleNotFoundError) and not (err.name or "").startswith("dataplane"):
+        return missing_package("this command", err.name or "?")
+    if isinstance(err, OSError):
+        named = f"{err.filename}: {err.strerror}" if err.filename and err.strerror else str(err)
+        return DataplaneError(named or type(err).__name__, hint=_DEBUG_HINT)
+    if type(err).__name__ == "PanicException":
+        first = (str(err).splitlines() or [""])[0]
+        return DataplaneError(f"a library failed: {first}", hint=_DEBUG_HINT)
+    return None

@@ -1,16 +1,34 @@
-"""How commands write to a terminal or a pipe: consoles, tables, names from outside, ages."""
+"""How commands write to a terminal or a pipe: consoles, tables, names from outside, ages.
+
+A table must not lose figures in a narrow terminal. `print_fitted` therefore never cuts a cell: it
+breaks headings, moves columns closer, then leaves out whole columns in the order that they allow,
+and says which.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dataplane.units import format_duration
 
-__all__ = ["PIPED_WIDTH", "ago", "grid", "output", "plural", "printable"]
+__all__ = [
+    "PIPED_WIDTH",
+    "Column",
+    "ago",
+    "grid",
+    "output",
+    "plural",
+    "print_fitted",
+    "printable",
+]
 
 PIPED_WIDTH = 160
 """A pipe has no width; rows that stay whole are easier for grep than folded ones."""
@@ -37,6 +55,91 @@ def grid(*headings: str) -> Table:
             overflow="fold",
         )
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table that fits its terminal.
+
+    Attributes:
+        heading: above it.
+        cells: one text per row.
+        is_text: aligned to the left; numbers are to the right.
+        drop: which columns are left out first where room is short: those with the lowest number;
+            None keeps it always.
+    """
+
+    heading: str
+    cells: Sequence[str]
+    is_text: bool = False
+    drop: int | None = None
+
+    def heading_lines(self, *, is_broken: bool) -> list[str]:
+        """Return the heading in one line, or in a line per word."""
+        return self.heading.split(" ") if is_broken else [self.heading]
+
+    def width(self, *, is_broken: bool) -> int:
+        """Return how many places of a terminal it needs."""
+        texts = [*self.heading_lines(is_broken=is_broken), *self.cells]
+        return max(cell_len(text) for text in texts)
+
+
+def print_fitted(
+    console: Console,
+    columns: Sequence[Column],
+    *,
+    title: str | None = None,
+    styles: Sequence[str] = (),
+) -> None:
+    """Print a table with every cell whole, and say which columns the console has no room for.
+
+    Args:
+        console: where.
+        columns: all of one length.
+        title: above the table.
+        styles: of the rows.
+    """
+    shown = list(columns)
+    while True:
+        fits = (
+            (gap, is_broken)
+            for gap, is_broken in ((2, False), (2, True), (1, True))
+            if _width(shown, gap, is_broken=is_broken) <= console.width
+        )
+        form = next(fits, None)
+        droppable = [column for column in shown if column.drop is not None]
+        if form is not None or not droppable:
+            break
+        shown.remove(min(droppable, key=lambda column: column.drop or 0))
+    gap, is_broken = form or (1, True)
+    table = Table(
+        box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim",
+        title=title and Text(title, style="bold"), title_justify="left",
+    )  # fmt: skip
+    for column in shown:
+        table.add_column(
+            "\n".join(column.heading_lines(is_broken=is_broken)),
+            justify="left" if column.is_text else "right",
+            no_wrap=True,
+        )
+    for number, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
+        # Text, not str: names may come from outside, and rich would read markup in them.
+        style = styles[number] if styles else ""
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
+    # A terminal narrower than what must be shown wraps its lines, which loses nothing.
+    width = max(console.width, _width(shown, gap, is_broken=is_broken))
+    console.print(table, width=width, crop=False, no_wrap=True, overflow="ignore")
+    missing = [column.heading for column in columns if column not in shown]
+    if missing:
+        console.print(
+            f"no room for: {', '.join(missing)} (a wider terminal or --json shows them)",
+            style="dim", markup=False,
+        )  # fmt: skip
+
+
+def _width(columns: Sequence[Column], gap: int, *, is_broken: bool) -> int:
+    widths = [column.width(is_broken=is_broken) for column in columns]
+    return sum(widths) + gap * (len(widths) - 1)
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dataplane.datasets.order import global_order, permutation, rank_count, rank_positions
 from dataplane.datasets.selections import Selection, Whole, whole
-from dataplane.errors import ConfigError
+from dataplane.extras import missing_package
 
 if TYPE_CHECKING:
     from dataplane.datasets.collation import collate
@@ -41,8 +41,5 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as err:
         if err.name != "torch":
             raise
-        raise ConfigError(
-            f"dataplane.{name} needs torch, which is not installed",
-            hint="pip install 'dataplane[torch]'",
-        ) from err
+        raise missing_package(f"dataplane.{name}", "torch") from err
     return getattr(module, name)

@@ -25,22 +25,18 @@ import numpy.typing as npt
 
 from dataplane.codecs import ChunkTable, Codec, Pipeline, join_rows, parse_pipeline
 from dataplane.datasets.selections import Selection, box_shape
-from dataplane.errors import FormatError, LoaderError
+from dataplane.errors import FormatError, MissingArray
 from dataplane.shards import DatasetIndex
 from dataplane.shards.model import ArrayEntry, SampleEntry
 from dataplane.stores.base import ObjectInfo
 
-__all__ = ["MERGE_GAP_BYTES", "MissingArray", "Part", "Planner", "SamplePlan"]
+__all__ = ["MERGE_GAP_BYTES", "Part", "Planner", "SamplePlan"]
 
 MERGE_GAP_BYTES = 128 << 10
 """Chunks this close are read in one go: less than a round trip costs on any object store."""
 
 MAX_KEPT_BYTES = 64 << 20
 _PLAN_OVERHEAD_BYTES = 4096
-
-
-class MissingArray(LoaderError):
-    """A sample lacks an array that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from dataplane.buffers import shared_pool
 from dataplane.cache import PlannedRead
 from dataplane.datasets.batch import FetchedSample, separate
 from dataplane.datasets.layout import ArrayLayout
-from dataplane.datasets.plan import MissingArray, Planner, SamplePlan
+from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
 from dataplane.errors import (
     ConfigError,
@@ -34,6 +34,7 @@ from dataplane.errors import (
     DecodeError,
     FormatError,
     LoaderError,
+    MissingArray,
     NotFound,
 )
 from dataplane.telemetry import Counters, logger

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dataplane.errors import ConfigError
+from dataplane.extras import missing_package
 
 if TYPE_CHECKING:
     from dataplane.loader.dataloader import DataLoader
@@ -28,8 +28,5 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as err:
         if err.name != "torch":
             raise
-        raise ConfigError(
-            f"dataplane.{name} needs torch, which is not installed",
-            hint="pip install 'dataplane[torch]'",
-        ) from err
+        raise missing_package(f"dataplane.{name}", "torch") from err
     return getattr(module, name)

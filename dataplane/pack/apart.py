@@ -37,7 +37,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from dataplane.errors import ConfigError, FormatError
+from dataplane.errors import ConfigError, FormatError, MissingPackage
 from dataplane.pack.crossing import Crossed, read_outcome, write_request
 from dataplane.pack.source import SourceFile, one_line
 from dataplane.shards import SourceSample
@@ -53,6 +53,7 @@ _MIN_READ_BYTES_PER_S = 1 << 20
 _STATUS_BYTES = 4
 _SAID_BYTES = 2000
 _CLOSE_S = 5.0
+_ERRORS = {cls.kind: cls for cls in (ConfigError, FormatError, MissingPackage)}
 
 
 def convert_apart(source: SourceFile) -> Iterator[SourceSample]:
@@ -60,15 +61,14 @@ def convert_apart(source: SourceFile) -> Iterator[SourceSample]:
 
     Raises:
         FormatError: it cannot be read; that includes crashes of VTK.
-        ConfigError: VTK is not installed.
+        MissingPackage: VTK is not installed.
     """
     crossed = _read(source)
     for level, text in crossed.document.get("log", ()):
         _log.log(int(level), "%s", text)
     failed = crossed.document.get("failed")
     if failed is not None:
-        error = ConfigError if failed["is_config"] else FormatError
-        raise error(str(failed["message"]), hint=failed["hint"])
+        raise _ERRORS.get(failed["kind"], FormatError)(str(failed["message"]), hint=failed["hint"])
     yield from crossed.samples
 
 

@@ -27,7 +27,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dataplane.errors import ConfigError, FormatError
+from dataplane.errors import FormatError, MissingPackage
+from dataplane.extras import install_hint
 from dataplane.pack.source import one_line
 from dataplane.pack.vtk_legacy import check_legacy
 
@@ -58,16 +59,16 @@ def import_vtk() -> None:
     """Import what reading needs.
 
     Raises:
-        ConfigError: it is not installed.
+        MissingPackage: it is not installed.
     """
     try:
         import vtkmodules.util.numpy_support
         import vtkmodules.vtkIOLegacy
         import vtkmodules.vtkIOXML  # noqa: F401  # imported for those who read
     except ImportError as err:
-        raise ConfigError(
+        raise MissingPackage(
             f"VTK files need the vtk package, which cannot be imported: {err}",
-            hint="pip install 'dataplane[vtk]'",
+            hint=install_hint("vtk"),
         ) from err
 
 
@@ -87,7 +88,7 @@ def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> Any:
         pieces: for a parallel file, the files that it refers to; its reader merges them.
 
     Raises:
-        ConfigError: VTK is not installed.
+        MissingPackage: VTK is not installed.
         FormatError: the file is damaged, or holds something other than one dataset.
     """
     import_vtk()
@@ -116,7 +117,7 @@ def read_legacy(path: Path, label: str) -> Any:
     """Read a legacy VTK file into a vtkDataSet, with all its arrays.
 
     Raises:
-        ConfigError: VTK is not installed.
+        MissingPackage: VTK is not installed.
         FormatError: the file is damaged, or holds something other than one dataset.
     """
     import_vtk()

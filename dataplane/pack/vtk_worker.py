@@ -117,10 +117,10 @@ def _convert(source: SourceFile, result: int) -> None:
         write_outcome(result, VTK_CONVERTERS[source.format](source), document)
     except Exception as err:
         if isinstance(err, ConfigError):
-            failed = {"is_config": True, "message": err.message, "hint": err.hint}
+            failed = {"kind": err.kind, "message": err.message, "hint": err.hint}
         else:
             error = Unreadable.from_exception(source.label, err).error()
-            failed = {"is_config": False, "message": error.message, "hint": error.hint}
+            failed = {"kind": error.kind, "message": error.message, "hint": error.hint}
         write_outcome(result, (), {**document, "failed": failed})
 
 

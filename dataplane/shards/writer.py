@@ -25,7 +25,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
-from dataplane.errors import ConfigError, DataplaneError, NotFound
+from dataplane.errors import BucketNotFound, ConfigError, DataplaneError, NotFound
 from dataplane.shards.archive import Archive, write_archive
 from dataplane.shards.index_schema import INDEX_KEY, IndexBuilder
 from dataplane.shards.options import PackSummary, WriteOptions
@@ -261,6 +261,8 @@ class DatasetWriter:
     def _delete_quietly(self, key: str) -> None:
         try:
             self._store.delete(key)
+        except BucketNotFound:
+            pass  # nothing is left where there is no bucket
         except DataplaneError as err:
             logger.warning("cannot remove %s from %s: %s", key, self._store.url, err)
 
@@ -273,11 +275,14 @@ def _make_room(store: Store, *, overwrite: bool) -> None:
     """Refuse to write over a dataset, or stop the old one from being one."""
     try:
         store.head(INDEX_KEY)
+    except BucketNotFound:
+        raise  # before anything is packed, and not at the first shard
     except NotFound:
         return
     if not overwrite:
         raise ConfigError(
-            f"{store.url} holds a dataset already", hint="choose another URL, or allow overwriting"
+            f"{store.url} holds a dataset already",
+            hint="choose another URL, or replace it: --overwrite, WriteOptions(overwrite=True)",
         )
     # First the index: its chunk tables must not point into shards that are being replaced.
     store.delete(INDEX_KEY)

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dataplane.errors import ConfigError, Denied
+from dataplane.errors import ConfigError, Denied, MissingPackage
+from dataplane.extras import install_hint
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.urls import s3_endpoint
 
@@ -45,7 +46,8 @@ def s3_options(
         environ: the environment.
 
     Raises:
-        ConfigError: a profile is asked for and botocore is missing, or the profile does not exist.
+        ConfigError: the profile that is asked for does not exist.
+        MissingPackage: a profile is asked for and botocore is missing.
         Denied: there are no credentials, and `anonymous` is not set.
     """
     environ = os.environ if environ is None else environ
@@ -76,9 +78,9 @@ def _profile_credentials(
         import botocore.session
     except ModuleNotFoundError as err:
         if profile:
-            raise ConfigError(
+            raise MissingPackage(
                 f"AWS_PROFILE is {profile!r}, and reading profiles needs botocore",
-                hint="pip install 'dataplane[s3]', or set AWS_ACCESS_KEY_ID",
+                hint=f"{install_hint('s3')}, or set AWS_ACCESS_KEY_ID",
             ) from err
         return None, None  # obstore goes on to ask the instance's metadata service.
     session = botocore.session.Session(profile=profile or None)
@@ -93,7 +95,7 @@ def _profile_credentials(
         raise Denied(
             f"no AWS credentials were found for {url}",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; "
-            "for a public bucket ask for anonymous access",
+            "for a public bucket: --anonymous, or StoreConfig(anonymous=True)",
         )
 
     def provide() -> dict[str, Any]:

@@ -34,15 +34,10 @@ from dataplane.errors import (
     StoreError,
     Throttled,
     Timeout,
+    Unavailable,
 )
 
-__all__ = ["Reply", "Unavailable", "from_obstore", "from_python", "retry_after_s"]
-
-
-class Unavailable(StoreError):
-    """The store broke off or answered with a failure of its own; the same call may succeed."""
-
-    retryable = True
+__all__ = ["Reply", "from_obstore", "from_python", "retry_after_s"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ HTTP_SCHEMES = frozenset({"http", "https"})
 OBSTORE_SCHEMES = frozenset({"s3", "gs", "az", "abfs"}) | HTTP_SCHEMES
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
+_ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.%]+\]|[^\s/:?#\[\]]+)(:\d{1,5})?(/[^\s?#]*)?")
+_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/?(?!/)(.+)", re.DOTALL)
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az", "abfss": "abfs"}
 
 
@@ -64,6 +66,7 @@ def parse_url(url: str | os.PathLike[str]) -> Location:
     if not text:
         raise ConfigError("an empty URL names no store", hint="give s3://bucket/prefix or a path")
     if match is None:
+        _refuse_lost_slash(text)
         root = os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - links stay as written
         return Location("file", "", root, "file://" + root.replace("%", "%25"))
     scheme = match.group(1).lower()
@@ -167,11 +170,26 @@ def s3_endpoint(config: StoreConfig, environ: Mapping[str, str] | None = None) -
         return None
     if "@" in endpoint:
         raise ConfigError("the endpoint URL holds credentials", hint="leave them out of it")
-    if not endpoint.startswith(("http://", "https://")):
+    if not _ENDPOINT.fullmatch(endpoint):
         raise ConfigError(
             f"not an endpoint URL: {endpoint!r}", hint="write https://host or http://host:port"
         )
     return endpoint.rstrip("/")
+
+
+def _refuse_lost_slash(text: str) -> None:
+    """Refuse `s3:/bucket`, which a `Path` or a typing error makes of `s3://bucket`."""
+    match = _ONE_SLASH.fullmatch(text)
+    scheme = match.group(1).lower() if match else ""
+    if match is None or not (scheme in OBSTORE_SCHEMES | _ALIASES.keys() or scheme == "file"):
+        return
+    if "@" in text:
+        raise ConfigError(f"not a URL: it lacks slashes after {scheme}:")  # it may hold a secret
+    meant = f"{scheme}://{'/' if scheme == 'file' else ''}{match.group(2)}"
+    raise ConfigError(
+        f"not a URL: {text!r} lacks slashes after {scheme}:",
+        hint=f"did you mean {meant}? A local path of that name is written ./{text}",
+    )
 
 
 def _refuse_secrets(scheme: str, netloc: str) -> None:

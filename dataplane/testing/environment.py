@@ -10,12 +10,19 @@ __all__ = ["exported"]
 
 
 @contextmanager
-def exported(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process, and put back what was there before.
+def exported(variables: Mapping[str, str], *, without: tuple[str, ...] = ()) -> Iterator[None]:
+    """Set variables of this process and remove others; at the end all is as it was before.
 
     Not for threads that read the environment meanwhile.
+
+    Args:
+        variables: to set.
+        without: beginnings of the names of variables to remove, where `variables` has them not.
     """
-    before = {name: os.environ.get(name) for name in variables}
+    removed = [name for name in os.environ if name.startswith(without)] if without else []
+    before = {name: os.environ.get(name) for name in {*variables, *removed}}
+    for name in removed:
+        del os.environ[name]
     os.environ.update(variables)
     try:
         yield

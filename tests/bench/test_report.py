@@ -12,7 +12,7 @@ from rich.console import Console
 from dataplane.errors import ConfigError
 from dataplane_bench import machine
 from dataplane_bench.model import Case, Cost, Row, summarise
-from dataplane_bench.report import print_report, save_plot, to_json
+from dataplane_bench.report import check_plot, print_report, save_plot, to_json
 
 _MACHINE = {
     "cpu": "a processor", "cores": 2, "kernel": "6.18", "dataplane": "0", "commit": "abc",
@@ -80,6 +80,21 @@ def test_the_table_names_every_system_and_the_ceiling() -> None:
         assert piece in text
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_no_table_loses_a_digit_however_narrow_the_terminal(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    print_report(console, _MACHINE, _rows())
+    text = console.file.getvalue()
+    table = text[text.index("loader · volumes") :]
+    assert "…" not in text
+    for piece in ("dataplane", "webdataset", "ceiling: raw-get", "0.5", "0.125", "0.12"):
+        assert piece in table
+    longest = max(len(line.rstrip()) for line in table.splitlines())
+    assert longest <= max(width, 60)
+    left_out = "min–max" in table.partition("no room for: ")[2]
+    assert left_out == (width <= 60)
+
+
 def test_a_plot_is_drawn_to_a_file(tmp_path: Path) -> None:
     save_plot(tmp_path / "rows.png", _MACHINE, _rows())
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
@@ -88,6 +103,24 @@ def test_a_plot_is_drawn_to_a_file(tmp_path: Path) -> None:
 def test_a_plot_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"name a \.png"):
         save_plot(tmp_path / "rows.xyz", _MACHINE, _rows())
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("rows.xyz", "unknown suffix"), ("rows", "unknown suffix"), ("no/rows.png", "no folder")],
+)
+def test_a_plot_that_cannot_be_drawn_is_refused_before_the_benchmark(
+    tmp_path: Path, name: str, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        check_plot(tmp_path / name)
+
+
+def test_a_plot_of_a_smoke_run_says_so(tmp_path: Path) -> None:
+    save_plot(tmp_path / "rows.svg", _MACHINE, _rows(), smoke=True)
+    save_plot(tmp_path / "real.svg", _MACHINE, _rows())
+    assert "SMOKE RUN" in (tmp_path / "rows.svg").read_text()
+    assert "SMOKE RUN" not in (tmp_path / "real.svg").read_text()
 
 
 def test_a_debug_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

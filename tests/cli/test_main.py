@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataplane.cli import main
 from dataplane.shards.scratch import ScratchFolder
 from dataplane.testing.s3 import S3Endpoint
 
@@ -98,6 +100,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     ("arguments", "code", "words"),
     [
         (["info", "nonsense://bucket/x"], 2, ["nonsense"]),
+        (["info", "s3:/bucket/cars"], 2, ["did you mean s3://bucket/cars?"]),
         (["info", "s3://"], 2, ["bucket"]),
         (["info", "file:///does/not/exist"], 4, ["/does/not/exist", "index.parquet"]),
         (["mount", "memory://x", "/does/not/exist"], 6, ["/does/not/exist"]),
@@ -201,10 +204,106 @@ def test_packing_onto_a_full_disk_says_so_and_leaves_no_dataset(tmp_path: Path) 
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_debug_shows_the_traceback() -> None:
-    done = dataplane("--debug", "info", "nonsense://bucket/x")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["info", "nonsense://bucket/x"], 2),
+        (["mount", "memory://x", "/does/not/exist"], 6),
+    ],
+)
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(arguments: list[str], code: int) -> None:
+    done = dataplane("--debug", *arguments)
+    assert done.returncode == code
     assert "Traceback" in done.stderr
-    assert "ConfigError" in done.stderr
+    assert "Error" in done.stderr
+
+
+class PanicException(BaseException):
+    """As pyo3 names what a panic of Rust becomes."""
+
+
+@pytest.mark.parametrize(
+    ("err", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: Permission denied"),
+        (PanicException("called unwrap on None\nmore"), "called unwrap on None"),
+        (ModuleNotFoundError("No module named 'zarr'", name="zarr"), "pip install '.[bench]'"),
+        (ModuleNotFoundError("no", name="botocore.session"), "pip install '.[s3]'"),
+        (ModuleNotFoundError("no", name="unheard_of"), "pip install '.[all]'"),
+    ],
+)
+@pytest.mark.parametrize("debug", [False, True])
+def test_whatever_escapes_a_command_is_one_line(
+    err: BaseException,
+    words: str,
+    debug: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(**_: object) -> None:
+        raise err
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    monkeypatch.setattr(sys, "argv", ["dataplane", *(["--debug"] if debug else []), "info"])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith("dataplane: ")
+    assert words in last
+    assert ("Traceback" in printed or type(err).__name__ in printed) == debug
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise AssertionError("impossible")
+
+    monkeypatch.setattr(main.cli, "main", fail)
+    with pytest.raises(AssertionError, match="impossible"):
+        main.main()
+
+
+def test_a_chart_that_cannot_be_written_is_refused_before_the_benchmark() -> None:
+    done = dataplane("bench", "decode", "--plot", "/does/not/exist/x.png")
+    one_line(done, 2, "/does/not/exist")
+
+
+def test_an_endpoint_without_a_host_is_refused() -> None:
+    one_line(dataplane("info", "s3://data/ds", AWS_ENDPOINT_URL="http://"), 2, "http://")
+
+
+def test_the_demo_and_the_benchmarks_stay_with_their_own_server_in_any_environment() -> None:
+    elsewhere = "http://127.0.0.1:9"
+    hostile = {
+        "AWS_ENDPOINT_URL": elsewhere, "AWS_ENDPOINT_URL_S3": elsewhere,
+        "AWS_SKIP_SIGNATURE": "true", "AWS_PROFILE": "nobody", "AWS_SESSION_TOKEN": "old",
+        "DATAPLANE_ANONYMOUS": "1", "HTTP_PROXY": elsewhere, "http_proxy": elsewhere,
+    }  # fmt: skip
+    done = dataplane("demo", "--size", "8MiB", "--json", **hostile)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [row["hit_rate"] for row in document["rows"]] == [0, 1, 0, 1]
+    assert "127.0.0.1:9 " not in done.stderr
+
+
+def test_the_demo_refuses_to_reach_a_store_that_it_was_not_given() -> None:
+    one_line(dataplane("demo", "--endpoint-url", "http://127.0.0.1:9"), 2, "--store")
+
+
+@pytest.mark.parametrize("command", ["demo", "pack"])
+def test_a_missing_bucket_is_noticed_before_anything_is_packed(
+    endpoint: S3Endpoint, command: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(10))
+    arguments = {
+        "demo": ["--store", "s3://nobucket/x"],
+        "pack": [str(tmp_path / "a.npy"), "s3://nobucket/x"],
+    }
+    endpoint.clear_requests()
+    done = dataplane(command, *arguments[command], **endpoint.environment())
+    one_line(done, 3, "no such bucket: s3://nobucket")
+    assert {record.operation for record in endpoint.requests()} & {"PutObject"} == set()
 
 
 def test_a_local_folder_without_a_dataset_is_named(tmp_path: Path) -> None:

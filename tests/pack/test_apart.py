@@ -17,7 +17,7 @@ import pytest
 
 pv = pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
-from dataplane.errors import ConfigError, FormatError  # noqa: E402
+from dataplane.errors import FormatError, MissingPackage  # noqa: E402
 from dataplane.pack import apart, open_source, pack  # noqa: E402
 from dataplane.pack.plan import plan_sources  # noqa: E402
 from dataplane.shards import DatasetIndex, WriteOptions  # noqa: E402
@@ -154,7 +154,7 @@ def test_without_vtk_the_error_names_the_extra(tmp_path, fresh_workers, monkeypa
     (tmp_path / "shadow" / "vtkmodules").mkdir(parents=True)
     (tmp_path / "shadow" / "vtkmodules" / "__init__.py").write_text("raise ImportError('gone')")
     monkeypatch.syspath_prepend(tmp_path / "shadow")
-    with pytest.raises(ConfigError, match=r"gone.*dataplane\[vtk\]"):
+    with pytest.raises(MissingPackage, match=r"gone.*pip install '\.\[vtk\]"):
         list(open_source(good))
 
 

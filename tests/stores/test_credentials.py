@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.errors import ConfigError, Denied
+from dataplane.errors import ConfigError, Denied, MissingPackage
 from dataplane.stores import StoreConfig, open_store
 from dataplane.stores.credentials import s3_options
 
@@ -103,7 +103,7 @@ def test_no_credentials_at_all_is_denied_before_any_request() -> None:
 
 
 def test_a_profile_without_botocore_says_what_to_install(no_botocore: None) -> None:
-    with pytest.raises(ConfigError, match=r"dataplane\[s3\]"):
+    with pytest.raises(MissingPackage, match=r"pip install .\.\[s3\]"):
         _options(AWS_PROFILE="work")
 
 

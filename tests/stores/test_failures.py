@@ -16,10 +16,10 @@ from dataplane.errors import (
     StoreError,
     Throttled,
     Timeout,
+    Unavailable,
 )
 from dataplane.stores.failures import (
     Reply,
-    Unavailable,
     from_obstore,
     from_python,
     from_reply,

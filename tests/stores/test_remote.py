@@ -16,9 +16,9 @@ from dataplane.errors import (
     StoreError,
     Throttled,
     Timeout,
+    Unavailable,
 )
 from dataplane.stores import Store, StoreConfig, open_store
-from dataplane.stores.failures import Unavailable
 from tests.stores.fakes import Answer, HttpServer, Request
 
 _BODY = bytes(range(256)) * 4

@@ -13,8 +13,8 @@ from dataplane.errors import (
     StoreError,
     Throttled,
     Timeout,
+    Unavailable,
 )
-from dataplane.stores.failures import Unavailable
 from dataplane.stores.memory import MemoryStore
 from dataplane.stores.retry import BASE_PAUSE_S, MAX_PAUSE_S, RetryPolicy, RetryStore
 from dataplane.telemetry import Counters

@@ -194,3 +194,42 @@ def test_an_endpoint_with_credentials_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError) as caught:
         open_store("s3://bucket", StoreConfig(endpoint_url="http://me:topsecret@host"))
     assert "topsecret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("s3:/bucket/cars", "s3://bucket/cars"),
+        ("S3A:bucket", "s3a://bucket"),
+        ("https:/host/x", "https://host/x"),
+        ("file:/data", "file:///data"),
+        (Path("s3://bucket/cars"), "s3://bucket/cars"),
+    ],
+)
+def test_a_url_that_lost_a_slash_is_no_local_path(url: str | Path, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean {meant}"):
+        parse_url(url)
+
+
+def test_a_url_that_lost_a_slash_is_not_repeated_where_it_may_hold_a_secret() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_url("s3:/KEY:SECRET@bucket")
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["a: b", "s3", "./s3:/x", "x:y", "C:/data"])
+def test_a_colon_in_a_path_is_no_scheme(path: str) -> None:
+    assert parse_url(path).scheme == "file"
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://", "https:///x", "http://:9000", "host:9000", "http://a b"]
+)
+def test_an_endpoint_needs_a_host(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="not an endpoint URL"):
+        s3_endpoint(StoreConfig(endpoint_url=endpoint), {})
+
+
+@pytest.mark.parametrize("endpoint", ["http://host", "https://[::1]:9000", "http://h:80/base/"])
+def test_an_endpoint_may_have_a_port_and_a_path(endpoint: str) -> None:
+    assert s3_endpoint(StoreConfig(endpoint_url=endpoint), {}) == endpoint.rstrip("/")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.errors import ConfigError, StoreError
+from dataplane.stores import open_store
 from dataplane.testing.s3 import Faults, Limits, S3Endpoint
 
 
@@ -111,6 +112,34 @@ def test_the_environment_leads_sdks_to_the_endpoint(endpoint, monkeypatch):
         assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == ["data"]
     finally:
         client.close()
+
+
+def test_exported_leads_there_whatever_else_is_set_up(endpoint, monkeypatch, tmp_path):
+    import boto3
+
+    elsewhere = "http://127.0.0.1:9"
+    (tmp_path / "config").write_text(f"[default]\nendpoint_url = {elsewhere}\nregion = mars\n")
+    hostile = {
+        "AWS_ENDPOINT_URL_S3": elsewhere,
+        "AWS_SKIP_SIGNATURE": "true",
+        "AWS_PROFILE": "nobody",
+        "AWS_SESSION_TOKEN": "old",
+        "AWS_CONFIG_FILE": str(tmp_path / "config"),
+        "DATAPLANE_ANONYMOUS": "1",
+        "HTTP_PROXY": elsewhere,
+        "http_proxy": elsewhere,
+        "NO_PROXY": "example.org",
+    }
+    for name, value in hostile.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with endpoint.exported():
+        client = boto3.session.Session().client("s3")
+        assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == ["data"]
+        client.close()
+        assert open_store("s3://data").put("k", b"x").key == "k"
+        assert os.environ["NO_PROXY"] == "example.org,127.0.0.1"
+    assert dict(os.environ) == before
 
 
 def test_secrets_are_random_and_never_shown():

@@ -30,7 +30,6 @@ import numpy as np
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.stores import open_store
 from dataplane.stores.base import ObjectInfo
-from dataplane.testing.environment import exported
 from dataplane.testing.s3 import S3Endpoint
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
 from dataplane_bench.rounds import run_rounds, start_all, timed
@@ -92,7 +91,7 @@ def run(options: CacheOptions, progress: Callable[[str], None]) -> list[Row]:
             S3Endpoint(root=Path(stack.enter_context(make())), buckets=(_BUCKET,))
         )
         environment = endpoint.environment()
-        stack.enter_context(exported(environment))
+        stack.enter_context(endpoint.exported())
         url = f"s3://{_BUCKET}"
         store = open_store(url)
         stack.callback(store.close)

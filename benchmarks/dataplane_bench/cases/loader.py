@@ -34,7 +34,6 @@ from dataplane.shards import CodecName, DatasetWriter, SourceSample, WriteOption
 from dataplane.shards.chunking import inner_chunk_shape
 from dataplane.stores import Store, open_store
 from dataplane.testing.ceilings import GET_THREADS, fetch_everything
-from dataplane.testing.environment import exported
 from dataplane.testing.generate import generate_samples
 from dataplane.testing.s3 import S3Endpoint
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
@@ -89,7 +88,7 @@ def run(options: LoaderOptions, progress: Callable[[str], None]) -> list[Row]:
     with (
         tempfile.TemporaryDirectory(prefix="dataplane-bench-") as name,
         S3Endpoint(root=Path(name) / "s3", buckets=(_BUCKET,)) as endpoint,
-        exported(endpoint.environment()),
+        endpoint.exported(),
     ):
         folder = Path(name)
         progress("generating and storing the dataset")

@@ -26,7 +26,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from dataplane.stores import open_store
-from dataplane.testing.environment import exported
 from dataplane.testing.s3 import S3Endpoint
 from dataplane_bench.isolated import RivalFailed
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
@@ -85,7 +84,7 @@ def run(options: StoreOptions, progress: Callable[[str], None]) -> list[Row]:
             root = stack.enter_context(tempfile.TemporaryDirectory(prefix="dataplane-bench-"))
             endpoint = stack.enter_context(S3Endpoint(root=Path(root), buckets=(_BUCKET,)))
             environment = endpoint.environment()
-            stack.enter_context(exported(environment))
+            stack.enter_context(endpoint.exported())
             url = f"s3://{_BUCKET}"
         key = f"{_KEY}-{uuid.uuid4().hex}"
         store = open_store(url)

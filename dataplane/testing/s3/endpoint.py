@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer
+from dataplane.testing.environment import exported
 from dataplane.testing.s3.control import RemoteEngine
 from dataplane.testing.s3.engine import Engine, Settings
 from dataplane.testing.s3.faults import Faults
 from dataplane.testing.s3.model import Limits, RequestRecord
 
 __all__ = ["S3Endpoint"]
+
+_FILES = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "DATAPLANE_CONFIG")
+_LOOPBACK = "127.0.0.1"
 
 
 class S3Endpoint:
@@ -96,16 +101,37 @@ class S3Endpoint:
         return self._engine.root
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that lead SDKs, and `dataplane`, to this endpoint."""
+        """Return the variables that lead SDKs, and `dataplane`, to this endpoint.
+
+        They suffice in a clean environment; in a user's own, other variables and files may lead
+        elsewhere: see `exported`.
+        """
+        direct = _with_loopback(os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or "")
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
             "AWS_REGION": self.region,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL": self.url,
+            "AWS_ENDPOINT_URL_S3": self.url,
             "AWS_ALLOW_HTTP": "true",
             "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": direct,
+            "no_proxy": direct,
         }
+
+    @contextmanager
+    def exported(self) -> Iterator[None]:
+        """Lead this process and its children here, whatever else the user has set up.
+
+        For the length of the block the environment is that of `environment()`, without any other
+        variable that could lead to another server, to other credentials or to none, and without
+        the configuration files of AWS and of dataplane. Not for threads that read the environment
+        meanwhile.
+        """
+        nowhere = dict.fromkeys(_FILES, os.devnull)
+        with exported(self.environment() | nowhere, without=("AWS_", "DATAPLANE_ANONYMOUS")):
+            yield
 
     def put(self, bucket: str, key: str, data: Buffer | os.PathLike[str]) -> str:
         """Store an object, from memory or a local file, past the network; returns its ETag.
@@ -188,3 +214,9 @@ class S3Endpoint:
             path.unlink(missing_ok=True)
             raise
         return path
+
+
+def _with_loopback(direct: str) -> str:
+    """Add loopback to a list of hosts that are reached without a proxy."""
+    hosts = [host.strip() for host in direct.split(",") if host.strip()]
+    return ",".join(hosts if _LOOPBACK in hosts else [*hosts, _LOOPBACK])

@@ -7,6 +7,7 @@ import os
 from types import ModuleType
 
 from dataplane.errors import MountError
+from dataplane.extras import missing_package
 
 __all__ = ["library_version", "load_library"]
 
@@ -15,7 +16,8 @@ def load_library() -> ModuleType:
     """Import mfusepy on libfuse 3.
 
     Raises:
-        MountError: mfusepy or libfuse 3 is not installed.
+        MissingPackage: mfusepy is not installed.
+        MountError: libfuse 3 is not.
     """
     # Left alone, mfusepy takes libfuse 2 where both are installed.
     if not os.environ.get("FUSE_LIBRARY_PATH"):
@@ -23,9 +25,7 @@ def load_library() -> ModuleType:
     try:
         fuse = importlib.import_module("mfusepy")
     except ModuleNotFoundError as err:
-        raise MountError(
-            "mounting needs the Python package mfusepy", hint="pip install 'dataplane[fuse]'"
-        ) from err
+        raise missing_package("mounting", "mfusepy") from err
     except (OSError, AttributeError) as err:
         raise MountError(
             f"libfuse 3 cannot be loaded: {err}",
