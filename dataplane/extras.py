@@ -44,10 +44,10 @@ def extra_of(module: str) -> str:
         ('bench', 's3', 'all')
     """
     name = module.partition(".")[0]
-    name = _IMPORTED_AS.get(name, name).replace("_", "-").lower()
+    name = _normal(_IMPORTED_AS.get(name, name))
     for requirement in metadata.requires("dataplane") or ():
         match = _REQUIREMENT.match(requirement)
-        if match and match.group(1).lower() == name and match.group(2) not in _NOT_FOR_USERS:
+        if match and _normal(match.group(1)) == name and match.group(2) not in _NOT_FOR_USERS:
             return match.group(2)
     return "all"
 
@@ -65,3 +65,7 @@ def missing_package(what: str, module: str, *, extra: str | None = None) -> Miss
         f"{what} needs the Python package {name}, which is not installed",
         hint=install_hint(extra or extra_of(module)),
     )
+
+
+def _normal(distribution: str) -> str:
+    return distribution.replace("_", "-").lower()
