@@ -11,6 +11,7 @@ its own table (`[cache]`, `[store]`, …). Pure functions; the environment is re
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -19,9 +20,12 @@ from typing import Any, Generic, TypeVar, cast
 
 from dataplane.errors import ConfigError
 
-__all__ = ["Resolved", "assemble", "load_toml", "parse_flag", "setting"]
+__all__ = ["SECTIONS", "Resolved", "assemble", "load_toml", "parse_flag", "setting"]
 
 ConfigT = TypeVar("ConfigT")
+
+SECTIONS = frozenset({"cache", "store"})
+"""The tables of the user's file; the dataclass of each is beside the code that uses it."""
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -118,14 +122,17 @@ def assemble(
     values: dict[str, object] = {}
     origins = dict.fromkeys(fields, "default")
     document, path = load_toml(environ)
+    _refuse_unknown_tables(document, path, {*SECTIONS, section})
     table = document.get(section, {})
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: [{section}] must be a table")
     for name, value in table.items():
         if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1)
+            guess = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(
                 f"{path}: unknown setting {section}.{name}",
-                hint=f"known settings: {', '.join(sorted(fields))}",
+                hint=f"{guess}Known settings: {', '.join(sorted(fields))}",
             )
         values[name] = _parsed(fields[name], value, f"{path}: {section}.{name}")
         origins[name] = path
@@ -141,6 +148,18 @@ def assemble(
             values[name] = value
             origins[name] = "argument"
     return Resolved(cls(**values), origins)
+
+
+def _refuse_unknown_tables(document: Mapping[str, Any], path: str, known: set[str]) -> None:
+    """Refuse what nobody would read: a typing error must not pass as a default."""
+    for name, value in document.items():
+        if name in known:
+            continue
+        what = f"[{name}]" if isinstance(value, dict) else f"{name!r} outside of a table"
+        close = difflib.get_close_matches(name, known, n=1)
+        guess = f"did you mean [{close[0]}]? " if close else ""
+        tables = ", ".join(f"[{one}]" for one in sorted(known))
+        raise ConfigError(f"{path}: nothing reads {what}", hint=f"{guess}Its tables are {tables}")
 
 
 def _parsed(field: dataclasses.Field[Any], value: object, where: str) -> object:

@@ -62,6 +62,9 @@ class Counters:
         with self._lock:
             return self._values.get(name, 0)
 
+    def __repr__(self) -> str:
+        return f"Counters({self.snapshot()})"
+
     def snapshot(self) -> dict[str, float]:
         """Return a copy of all counts, sorted by name."""
         with self._lock:

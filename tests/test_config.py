@@ -79,8 +79,20 @@ def test_an_unknown_argument_is_refused() -> None:
 
 
 def test_tables_of_others_are_not_read(tmp_path: Path) -> None:
-    environ = _write(tmp_path, "[other]\nsize = 1\n")
+    environ = _write(tmp_path, "[store]\nsize = 1\n")
     assert assemble(Example, "example", environ=environ).value == Example()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[stor]\nregion = 'x'\n", r"\[stor\] .*did you mean \[store\]\?"),
+        ("region = 'x'\n[store]\n", r"'region' outside of a table .*\[cache\], .*\[store\]"),
+    ],
+)
+def test_what_nothing_reads_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=f"nothing reads {complaint}"):
+        assemble(StoreConfig, "store", environ=_write(tmp_path, text))
 
 
 def test_a_table_must_be_a_table(tmp_path: Path) -> None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from dataplane.cli.options import store_config, store_options
-from dataplane.cli.text import PIPED_WIDTH, plural, printable
+from dataplane.cli.text import Column, fits, output, plural, print_fitted, printable
 from dataplane.shards import FORMAT_VERSION, DatasetIndex
 from dataplane.shards.summary import ArraySummary, summarise
 from dataplane.stores import open_store
@@ -23,11 +21,20 @@ from dataplane.units import format_bytes, format_count
 
 __all__ = ["info"]
 
-_WIDE = 120
+_TEXTS = 5  # of the columns, the first ones
+_SAMPLES = 20
 
 
 @click.command()
 @click.argument("url")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    is_flag=False,
+    flag_value=_SAMPLES,
+    metavar="[N]",
+    help=f"List the keys of the first N samples, too ({_SAMPLES}).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @store_options
 def info(
@@ -36,6 +43,7 @@ def info(
     region: str | None,
     *,
     anonymous: bool | None,
+    samples: int | None,
     as_json: bool,
 ) -> None:
     """Describe the packed dataset at URL: samples, arrays, shards.
@@ -49,9 +57,12 @@ def info(
         store.close()
     arrays = summarise(index)
     if as_json:
-        click.echo(json.dumps(_document(url, index, arrays), indent=1, ensure_ascii=False))
+        document = _document(url, index, arrays)
+        if samples:
+            document["sample_keys"] = list(index.keys[:samples])
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
     else:
-        _print(url, index, arrays)
+        _print(url, index, arrays, samples=samples or 0)
 
 
 def _document(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary]) -> dict[str, Any]:
@@ -74,39 +85,66 @@ def _array_document(array: ArraySummary) -> dict[str, Any]:
     }
 
 
-def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary]) -> None:
-    # A pipe has no width; rows that stay whole are easier for grep than folded ones.
-    console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
+def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary], *, samples: int) -> None:
+    console = output()
     decoded = sum(array.decoded_bytes for array in arrays)
     stored = sum(index.shards.values())
-    console.print(Text(url, style="bold"))
+    console.print(Text(printable(url), style="bold"), soft_wrap=True)
     ratio = f", ratio {decoded / stored:.2f}" if stored else ""
     shards = len(index.shards)
     console.print(
         f"{format_count(len(index))} {plural('sample', len(index))} in "
         f"{format_count(shards)} {plural('shard', shards)}; "
         f"{format_bytes(decoded)} decoded, {format_bytes(stored)} stored{ratio}",
-        highlight=False,
+        soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    wide = console.width >= _WIDE
-    table.add_column("array", overflow="fold", min_width=12)
-    table.add_column("type", no_wrap=True)
-    table.add_column("shape", overflow="fold", min_width=10)
-    table.add_column("units", overflow="fold")
-    table.add_column("codec", no_wrap=True)
-    for heading in ("samples", "decoded", "ratio", "from", "to")[: None if wide else 3]:
-        table.add_column(heading, justify="right", no_wrap=True, min_width=len(heading))
-    for array in arrays:
-        cells = (
+    _print_arrays(console, arrays)
+    if samples:
+        _print_samples(console, index, samples)
+
+
+def _print_arrays(console: Console, arrays: Sequence[ArraySummary]) -> None:
+    """Print a row per array, or where that would not fit, the name and its figures below it."""
+    headings = [
+        *("array", "type", "shape", "units", "codec"),
+        *("samples", "decoded", "ratio", "from", "to"),
+    ]
+    rows = [
+        (
             *(array.name, ", ".join(array.dtypes), _shapes(array), ", ".join(array.units)),
-            *(_codecs(array, wide=wide), format_count(array.samples)),
+            *("; ".join(array.codecs), format_count(array.samples)),
             *(format_bytes(array.decoded_bytes), _ratio(array)),
-            *((_number(array.minimum), _number(array.maximum)) if wide else ()),
+            *(_number(array.minimum), _number(array.maximum)),
         )
-        # Text, not str: names and units come from files, and rich would read markup in them.
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console.print(table)
+        for array in arrays
+    ]
+    cells_of = zip(*rows, strict=True) if rows else ([] for _ in headings)
+    columns = [
+        Column(heading, list(cells), is_text=place < _TEXTS)
+        for place, (heading, cells) in enumerate(zip(headings, cells_of, strict=True))
+    ]
+    if fits(console, columns):
+        print_fitted(console, columns)
+        return
+    for name, kind, shape, units, codec, samples, decoded, ratio, low, high in rows:
+        what = [kind, shape, units, f"{low} to {high}" if low else ""]
+        stored = [codec, f"{samples} samples", decoded, f"ratio {ratio}" if ratio else ""]
+        _print_line(console, name)
+        _print_line(console, "    " + "  ".join(filter(None, [*what, *stored])))
+
+
+def _print_samples(console: Console, index: DatasetIndex, samples: int) -> None:
+    console.print()
+    for key in index.keys[:samples]:
+        _print_line(console, key)
+    more = len(index) - samples
+    if more > 0:
+        console.print(f"and {format_count(more)} more", style="dim")
+
+
+def _print_line(console: Console, text: str) -> None:
+    # Text, not str: names and units come from files, and rich would read markup in them.
+    console.print(Text(printable(text)), soft_wrap=True)
 
 
 def _shapes(array: ArraySummary) -> str:
@@ -119,10 +157,6 @@ def _shapes(array: ArraySummary) -> str:
         or "scalar"
         for shape in array.shapes
     )
-
-
-def _codecs(array: ArraySummary, *, wide: bool) -> str:
-    return "; ".join(codec if wide else codec.split()[0] for codec in array.codecs)
 
 
 def _ratio(array: ArraySummary) -> str:

@@ -27,6 +27,7 @@ _DEBUG_HINT = "dataplane --debug … shows where"
 # Name -> (module, attribute, help). The help stands here so that listing commands imports nothing.
 _BUILT_IN = {
     "cache": ("dataplane.cli.cache", "cache", "Look into the cache, check it, empty it."),
+    "config": ("dataplane.cli.config", "config", "Show every setting and where it came from."),
     "demo": ("dataplane.cli.demo", "demo", "Run the whole data plane on generated data."),
     "info": ("dataplane.cli.info", "info", "Describe a packed dataset."),
     "stats": ("dataplane.cli.stats", "stats", "Watch the processes that use the cache."),

@@ -23,6 +23,7 @@ __all__ = [
     "PIPED_WIDTH",
     "Column",
     "ago",
+    "fits",
     "grid",
     "output",
     "plural",
@@ -34,6 +35,7 @@ PIPED_WIDTH = 160
 """A pipe has no width; rows that stay whole are easier for grep than folded ones."""
 
 _DAY_S = 86_400
+_FORMS = ((2, False), (2, True), (1, True))
 
 
 def output() -> Console:
@@ -101,17 +103,12 @@ def print_fitted(
     """
     shown = list(columns)
     while True:
-        fits = (
-            (gap, is_broken)
-            for gap, is_broken in ((2, False), (2, True), (1, True))
-            if _width(shown, gap, is_broken=is_broken) <= console.width
-        )
-        form = next(fits, None)
+        form = _form(console, shown)
         droppable = [column for column in shown if column.drop is not None]
         if form is not None or not droppable:
             break
         shown.remove(min(droppable, key=lambda column: column.drop or 0))
-    gap, is_broken = form or (1, True)
+    gap, is_broken = form or _FORMS[-1]
     table = Table(
         box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim",
         title=title and Text(title, style="bold"), title_justify="left",
@@ -135,6 +132,19 @@ def print_fitted(
             f"no room for: {', '.join(missing)} (a wider terminal or --json shows them)",
             style="dim", markup=False,
         )  # fmt: skip
+
+
+def fits(console: Console, columns: Sequence[Column]) -> bool:
+    """Whether `print_fitted` would show all columns."""
+    return _form(console, columns) is not None
+
+
+def _form(console: Console, columns: Sequence[Column]) -> tuple[int, bool] | None:
+    """Return the widest form that fits: the gap between columns, and whether headings break."""
+    for gap, is_broken in _FORMS:
+        if _width(columns, gap, is_broken=is_broken) <= console.width:
+            return gap, is_broken
+    return None
 
 
 def _width(columns: Sequence[Column], gap: int, *, is_broken: bool) -> int:

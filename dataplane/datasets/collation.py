@@ -17,6 +17,9 @@ from dataplane.errors import LoaderError
 
 __all__ = ["collate"]
 
+_SHOWN = 3
+"""How many names and samples a message lists."""
+
 
 def collate(
     samples: Sequence[Any], ragged: Collection[str] | None = None, listed: Collection[str] = ()
@@ -67,13 +70,25 @@ def _values(
         return [sample.get(name) for sample in samples]
     known = having[0][name]
     if name not in ragged or not isinstance(known, torch.Tensor) or not known.ndim:
-        lacking = next(sample for sample in samples if name not in sample)
         raise LoaderError(
-            f"samples of one batch have different names: {sorted(map(str, having[0]))} "
-            f"and {sorted(map(str, lacking))}",
-            hint="let the transform return the same names for every sample",
+            f"samples of one batch have different names: {_difference(samples)}",
+            hint="choose arrays that all samples have with Dataset(arrays=[…]), or let the "
+            "transform return the same names for every sample",
         )
     return [sample.get(name, known[:0]) for sample in samples]
+
+
+def _difference(samples: Sequence[Any]) -> str:
+    """Say which names some of the samples have, and which samples lack them."""
+    everywhere = set.intersection(*(set(sample) for sample in samples))
+    parts = []
+    for name in dict.fromkeys(name for sample in samples for name in sample):
+        if name not in everywhere:
+            lacking = [at for at, sample in enumerate(samples) if name not in sample]
+            whose = [repr(samples[at].get("__key__", f"number {at}")) for at in lacking[:_SHOWN]]
+            more = ", …" if len(lacking) > _SHOWN else ""
+            parts.append(f"{name!r} is not in {', '.join(whose)}{more}")
+    return "; ".join(parts[:_SHOWN]) + ("; …" if len(parts) > _SHOWN else "")
 
 
 def _is_ragged(name: Any, values: Sequence[Any], ragged: Collection[str] | None) -> bool:

@@ -16,14 +16,14 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias, cast
+from types import NoneType, TracebackType
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import torch.utils.data
 
 from dataplane.cache import CacheConfig
 from dataplane.config import assemble
-from dataplane.datasets.batch import Sample, separate
+from dataplane.datasets.batch import KEY, Sample, separate
 from dataplane.datasets.layout import (
     ArrayLayout,
     ArraysArgument,
@@ -44,6 +44,9 @@ __all__ = ["CacheArgument", "Dataset", "Transform"]
 CacheArgument: TypeAlias = "CacheConfig | str | os.PathLike[str] | bool | None"
 Transform: TypeAlias = Callable[[Sample], object]
 
+T = TypeVar("T")
+
+_SHOWN_ARRAYS = 8
 MAX_DECODE_THREADS = 4
 """Native threads for samples read outside a loader; a loader says how many it wants."""
 
@@ -85,7 +88,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         store: StoreConfig | None = None,
         errors: str = "raise",
     ) -> None:
-        self.url = os.fspath(url)
+        self.url = os.fspath(_checked_argument("url", url, (str, os.PathLike), "a URL or a path"))
+        if transform is not None and not callable(transform):
+            raise ConfigError(f"transform must be callable, got {_shown(transform)}")
+        _checked_argument("store", store, (StoreConfig, NoneType), "a dataplane.StoreConfig")
         self.transform = transform
         self.errors = check_policy(errors)
         self.counters = Counters()
@@ -105,6 +111,12 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __repr__(self) -> str:
+        names = list(self.array_names)
+        shown = ", ".join(names[:_SHOWN_ARRAYS])
+        more = f", … ({len(names)})" if len(names) > _SHOWN_ARRAYS else ""
+        return f"<Dataset {self.url}: {len(self):,} samples of {shown}{more}>"
 
     @property
     def keys(self) -> Sequence[str]:
@@ -155,6 +167,16 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return several samples, decoded in one call; torch's loader asks for batches so."""
         return self._load(self.reader(), [self._checked(i) for i in indices])
+
+    def transformed(self, sample: Sample) -> object:
+        """Call the transform with a sample; what it raises says which sample that was."""
+        assert self.transform is not None
+        key = sample[KEY]
+        try:
+            return self.transform(sample)
+        except Exception as err:
+            err.add_note(f"in the transform of sample {key!r} of {self.url}")
+            raise
 
     def reader(self) -> SampleReader:
         """Return what reads samples in this process; made at the first call in each process."""
@@ -223,7 +245,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             samples = separate(fetched, reader.layouts, threads=threads)
         if self.transform is None:
             return samples
-        return [cast(Sample, self.transform(sample)) for sample in samples]
+        return [cast(Sample, self.transformed(sample)) for sample in samples]
 
     def _checked(self, i: int) -> int:
         count = len(self)
@@ -231,6 +253,22 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         if not -count <= index < count:
             raise IndexError(f"sample {index} of a dataset of {count}: {self.url}")
         return index % count
+
+
+def _checked_argument(name: str, value: T, kinds: tuple[type, ...], wanted: str) -> T:
+    """Return an argument that has one of the types.
+
+    Raises:
+        ConfigError: it has none of them.
+    """
+    if not isinstance(value, kinds):
+        raise ConfigError(f"{name} must be {wanted}, got {_shown(value)}")
+    return value
+
+
+def _shown(value: object) -> str:
+    """Name a value by its type, since it may be anything, also a dict with secrets."""
+    return f"a value of type {type(value).__name__}"
 
 
 def _cache_config(cache: CacheArgument) -> CacheConfig | None:
@@ -242,6 +280,7 @@ def _cache_config(cache: CacheArgument) -> CacheConfig | None:
         return cache
     if isinstance(cache, bool):
         raise ConfigError("cache=True says nothing", hint="leave it out for the user's cache")
+    _checked_argument("cache", cache, (str, os.PathLike), "a CacheConfig, a directory or False")
     return assemble(CacheConfig, "cache", {"dir": Path(cache).expanduser()}).value
 
 

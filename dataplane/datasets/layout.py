@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -93,6 +93,14 @@ def resolve_selections(arrays: ArraysArgument, known: Sequence[str]) -> dict[str
             f"arrays={arrays!r} is one string", hint=f"for one array write arrays=[{arrays!r}]"
         )
     chosen: dict[str, Selection]
+    if not isinstance(arrays, Iterable):
+        raise ConfigError(
+            f"arrays must be names or a selection by name, got a value of type "
+            f"{type(arrays).__name__}"
+        )
+    odd = next((name for name in list[object](arrays) if not isinstance(name, str)), None)
+    if odd is not None:
+        raise ConfigError(f"arrays must hold names, got {odd!r}", hint="see Dataset.array_names")
     if isinstance(arrays, Mapping):
         chosen = dict(arrays)
     else:

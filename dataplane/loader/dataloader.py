@@ -15,6 +15,7 @@ A loader belongs to one thread. What is here: arguments, order, epochs and state
 from __future__ import annotations
 
 import functools
+import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -109,6 +110,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
+        if isinstance(dataset, (str, os.PathLike)):
+            raise ConfigError(
+                f"DataLoader takes a dataset, got the {type(dataset).__name__} {dataset!r}",
+                hint=f"wrap it: dataplane.Dataset({os.fspath(dataset)!r})",
+            )
         self._plane: Dataset | None = dataset if isinstance(dataset, Dataset) else None
         if self._plane is None and not (seed is None and rank is None and world_size is None):
             raise ConfigError(
@@ -180,6 +186,20 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         count = self._order.count()
         size = self._order.batch_size
         return count // size if self._order.drop_last else -(-count // size)
+
+    def __repr__(self) -> str:
+        if self._plane is None:
+            return super().__repr__()
+        order = self._order
+        how = [f"batch_size={self.batch_size}"] if self.batch_size else []
+        if order is None:
+            how.append("its order from a sampler")
+        else:
+            how += [f"shuffle={order.shuffle}"] + ([f"seed={order.seed}"] if order.shuffle else [])
+            if order.world_size > 1:
+                how += [f"rank={order.rank}", f"world_size={order.world_size}"]
+        how.append(f"num_workers={self.num_workers}")
+        return f"<DataLoader of {self._plane!r}, {', '.join(how)}>"
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass reads; the ones after it follow on.
@@ -277,7 +297,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             pin=pin,
             timeout_s=self.timeout or None,
             single=self.batch_size is None and self.batch_sampler is None,
-            transform=self._plane.transform,
+            transform=None if self._plane.transform is None else self._plane.transformed,
             collate=self._collate(),
             worker_init=self.worker_init_fn,
         )

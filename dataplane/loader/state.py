@@ -52,6 +52,11 @@ class LoaderState:
         Raises:
             ConfigError: it is not a state of this version.
         """
+        if not isinstance(state, Mapping):
+            raise ConfigError(
+                f"a loader state is a dict, got a value of type {type(state).__name__}",
+                hint="pass what state_dict() of a dataplane.DataLoader returned",
+            )
         version = state.get("version")
         if version != STATE_VERSION:
             raise ConfigError(

@@ -58,6 +58,10 @@ class LoaderStats:
 
         return max(self.stages, key=load)
 
+    def __repr__(self) -> str:
+        figures = {"bottleneck": self.bottleneck, **self.as_dict()}
+        return f"LoaderStats({', '.join(f'{name}={value!r}' for name, value in figures.items())})"
+
     def as_dict(self) -> dict[str, object]:
         """Return all figures and the bottleneck as plain values."""
         return {**asdict(self), "bottleneck": self.bottleneck}

@@ -91,7 +91,8 @@ class DatasetIndex:
 
         Raises:
             FormatError: there is no index, it is damaged, of another format or of a newer version.
-            StoreError: the store failed, or has no such bucket.
+            NotFound: there is no such bucket or local folder.
+            StoreError: the store failed.
         """
         where = f"{store.url.rstrip('/')}/{INDEX_KEY}"
         try:
@@ -99,6 +100,8 @@ class DatasetIndex:
         except BucketNotFound:
             raise
         except NotFound as err:
+            if store.identity.startswith("file:"):
+                store.list_level("")  # a folder that is not there is no dataset of another format
             raise FormatError(
                 f"{store.url} is not a packed dataset: it has no {INDEX_KEY}",
                 hint="pack one with `dataplane pack`; an interrupted pack leaves no index",

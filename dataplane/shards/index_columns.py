@@ -78,6 +78,9 @@ class ListColumn:
         return result
 
 
+_SHOWN_KEYS = 5
+
+
 class Keys(Sequence[str]):
     """The key of every sample, looked up in the dictionary column."""
 
@@ -98,6 +101,11 @@ class Keys(Sequence[str]):
             return [self._values[code] for code in self._codes[i]]
         code: int = self._codes[i]
         return self._values[code]
+
+    def __repr__(self) -> str:
+        more = ", …" if len(self) > _SHOWN_KEYS else ""
+        shown = ", ".join(map(repr, self[:_SHOWN_KEYS]))
+        return f"<{len(self):,} keys: {shown}{more}>"
 
     def position(self, key: str) -> int | None:
         """Return which sample has a key, or None."""

@@ -193,7 +193,9 @@ def from_reply(
     if status in (429, 503) or code in _THROTTLED:
         return Throttled(f"cannot {action} {where}: the store asks for fewer requests ({said})")
     if status in (408, 504) or reply.connection == "timeout" or code == "RequestTimeout":
-        return Timeout(f"cannot {action} {where}: no answer in time")
+        return Timeout(
+            f"cannot {action} {where}: no answer in time", hint=_late_hint(where, server)
+        )
     if status is not None and status >= 500:
         return Unavailable(f"cannot {action} {where}: the store failed ({said})")
     if reply.connection:
@@ -202,6 +204,14 @@ def from_reply(
             what += f" to {server}" if reply.connection == "connect" else f" with {server}"
         return Unavailable(f"cannot {action} {where}: {what}", hint="check the endpoint")
     return StoreError(f"cannot {action} {where}: {said or reply.text}")
+
+
+def _late_hint(where: str, server: str) -> str | None:
+    """Say what else may be behind silence: TLS spoken to a port that has none."""
+    if (server or where).startswith("https://"):
+        option = " in --endpoint-url" if server else ""
+        return f"if the server speaks plain HTTP, write http://{option}"
+    return f"check the endpoint {server}" if server else None
 
 
 def retry_after_s(err: BaseException) -> float | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dataplane.cache.directory import Directory
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
-from dataplane.errors import ConfigError, MountError
+from dataplane.errors import CacheError, ConfigError, MountError
 from dataplane.stores.urls import parse_url
 from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
 from dataplane_fuse.filesystem import FilesystemOptions
@@ -113,6 +114,8 @@ def mount(
     check_device()
     # The daemon's parent has checked the mount point already; between the two only time passed.
     check_mountpoint(where, allow_other=allow_other)
+    if cache_dir is not None and ready_fd is None:
+        _check_cache_directory(cache.dir)
     if foreground or ready_fd is not None:
         # Imported by the process that serves: the other one only waits for it.
         from dataplane_fuse.service import MountRequest
@@ -202,6 +205,23 @@ def _serve(request: MountRequest, ready_fd: int | None, *, debug: bool) -> None:
     from dataplane_fuse.service import Ready, run
 
     run(request, Ready(ready_fd))
+
+
+def _check_cache_directory(path: Path) -> None:
+    """Check that a directory that was asked for can be one.
+
+    Without this the mount would work, and cache nothing, and say so in its log only.
+
+    Raises:
+        CacheError: it cannot.
+    """
+    try:
+        Directory(path).close()
+    except OSError as err:
+        raise CacheError(
+            f"the cache directory {path} cannot be used: {err.strerror}",
+            hint="choose another with --cache-dir",
+        ) from err
 
 
 def _absolute(url: str) -> str:

@@ -41,10 +41,15 @@ def default_log_file(mountpoint: Path) -> Path:
     That is `$XDG_STATE_HOME/dataplane/logs`, else `~/.local/state/dataplane/logs`: the cache
     directory holds the cache alone.
     """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(mountpoint)).strip("-") or "root"
+    return log_folder() / f"mount-{name[-200:]}.log"
+
+
+def log_folder() -> Path:
+    """Return the folder of logs that nobody chose a place for; no other is ever made."""
     base = os.environ.get("XDG_STATE_HOME")
     folder = (Path(base) if base else Path("~/.local/state").expanduser()) / "dataplane" / "logs"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(mountpoint)).strip("-") or "root"
-    return folder.absolute() / f"mount-{name[-200:]}.log"
+    return folder.absolute()
 
 
 def start(arguments: Callable[[int], Sequence[str]], mountpoint: Path, log_file: Path) -> int:
@@ -124,7 +129,8 @@ def is_daemon(pid: int) -> bool:
 
 def _open_log(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.parent == log_folder():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(FileNotFoundError):
             if path.stat().st_size > _MAX_LOG_BYTES:
                 path.replace(path.with_name(path.name + ".1"))

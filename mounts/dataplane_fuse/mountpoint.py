@@ -203,15 +203,26 @@ def unmount(path: Path, *, lazy: bool) -> None:
         return
     reason = result.stderr.strip() or f"{command[0]} failed with {result.returncode}"
     if "busy" in reason.lower():
-        users = ", ".join(holders(path)) or "unknown processes"
-        raise MountError(f"{path} is in use by {users}", hint="end them, or detach it with --lazy")
+        # This process may stand in the mount itself, as the shell does that must leave it.
+        users = ", ".join(holders(path, besides=os.getpid())) or "unknown processes"
+        raise MountError(
+            f"{path} is in use by {users}",
+            hint="leave it (cd) or end them, or detach it with --lazy",
+        )
     raise MountError(f"{path} could not be unmounted: {reason}")
 
 
-def holders(path: Path) -> list[str]:
-    """Return the processes that have something below `path` open, as far as /proc tells."""
+def holders(path: Path, *, besides: int | None = None) -> list[str]:
+    """Return the processes that have something below `path` open, as far as /proc tells.
+
+    Args:
+        path: the mount point.
+        besides: the number of a process to leave out.
+    """
     found: list[str] = []
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda each: int(each.name)):
+        if process.name == str(besides):
+            continue
         if len(found) < _MAX_HOLDERS and any(_is_below(link, path) for link in _links(process)):
             try:
                 name = (process / "comm").read_text().strip()

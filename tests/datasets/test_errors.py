@@ -145,3 +145,70 @@ def test_only_so_many_samples_in_a_row_are_replaced(
         dp.Dataset(copy.url, errors="replace")[0]
     monkeypatch.setattr(reader_room, "MAX_REPLACEMENTS", 6)
     assert dp.Dataset(copy.url, errors="replace")[0]["__key__"] == "case-005"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"url": 3}, "url must be a URL or a path, got a value of type int"),
+        ({"store": {"secret": "HIDDEN"}}, r"store must be a dataplane\.StoreConfig"),
+        ({"cache": 3}, "cache must be a CacheConfig, a directory or False"),
+        ({"arrays": [1]}, "arrays must hold names, got 1"),
+        ({"arrays": 3}, "arrays must be names or a selection by name"),
+        ({"transform": 3}, "transform must be callable"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named(
+    packed: Packed, arguments: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(dp.ConfigError, match=complaint) as caught:
+        dp.Dataset(**({"url": packed.url} | arguments))
+    assert "HIDDEN" not in str(caught.value)
+
+
+def test_what_a_transform_raises_says_for_which_sample(packed: Packed) -> None:
+    def transform(sample: dict) -> dict:
+        del sample["__key__"]
+        raise KeyError("pressure")
+
+    dataset = dp.Dataset(packed.url, transform=transform)
+    note = f"in the transform of sample {dataset.keys[1]!r} of {packed.url}"
+    with pytest.raises(KeyError) as caught:
+        dataset[1]
+    assert caught.value.__notes__ == [note]
+    for workers in (0, 2):
+        with pytest.raises(KeyError) as caught:
+            list(dp.DataLoader(dataset, sampler=[1], num_workers=workers))
+        assert caught.value.__notes__ == [note]
+
+
+def test_collate_names_what_differs_and_what_to_do() -> None:
+    samples = [{"__key__": "a", "p": 1, "same": 2}, {"__key__": "b", "same": 2}]
+    with pytest.raises(dp.LoaderError, match=r"'p' is not in 'b' \(.*Dataset\(arrays=") as caught:
+        dp.collate(samples)
+    assert "same" not in str(caught.value).split("(")[0]
+
+
+def test_objects_show_what_they_are(packed: Packed) -> None:
+    dataset = dp.Dataset(packed.url, ["points"])
+    assert repr(dataset) == f"<Dataset {packed.url}: {len(dataset)} samples of points>"
+    assert repr(dataset.keys).startswith(f"<{len(dataset)} keys: {dataset.keys[0]!r}, ")
+    loader = dp.DataLoader(dataset, batch_size=2, shuffle=True, seed=7)
+    assert "batch_size=2, shuffle=True, seed=7, num_workers=0" in repr(loader)
+    assert repr(dataset) in repr(loader)
+    list(loader)
+    assert repr(loader.stats()).startswith(f"LoaderStats(bottleneck={loader.stats().bottleneck!r}")
+    dataset.counters.add("n", 2)
+    assert repr(dataset.counters).startswith("Counters({")
+    assert "'n': 2" in repr(dataset.counters)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/cars", Path("cars")])
+def test_a_loader_of_a_url_says_how_to_make_a_dataset(url: str | Path) -> None:
+    with pytest.raises(dp.ConfigError, match=r"wrap it: dataplane\.Dataset\('.*cars'\)"):
+        dp.DataLoader(url)
+
+
+def test_a_state_that_is_no_dict_is_refused(packed: Packed) -> None:
+    with pytest.raises(dp.ConfigError, match="a loader state is a dict"):
+        dp.DataLoader(dp.Dataset(packed.url)).load_state_dict(None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.errors import Denied, MountError
+from dataplane.errors import Denied, MissingPackage, MountError
 from dataplane_fuse import daemon, mountpoint
 from dataplane_fuse.frontends import fusepy, library
 from dataplane_fuse.frontends.pages import PageCachePolicy
@@ -78,6 +78,7 @@ def test_a_probe_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Monk
 def test_holders_are_named(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w"):
         assert any(f"(pid {os.getpid()})" in text for text in holders(tmp_path))
+        assert holders(tmp_path, besides=os.getpid()) == []
     assert not any(f"(pid {os.getpid()})" in text for text in holders(tmp_path))
 
 
@@ -112,7 +113,7 @@ def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -
         raise OSError("Unable to find libfuse")
 
     monkeypatch.setattr(library.importlib, "import_module", missing)
-    with pytest.raises(MountError, match="mfusepy"):
+    with pytest.raises(MissingPackage, match=r"mfusepy.*\[fuse\]"):
         library.load_library()
     monkeypatch.setattr(library.importlib, "import_module", unloadable)
     with pytest.raises(MountError, match="apt install fuse3"):
@@ -153,6 +154,30 @@ def test_default_logs_of_two_mount_points_differ(monkeypatch: pytest.MonkeyPatch
     first, second = (daemon.default_log_file(Path(p)) for p in ("/mnt/a b", "/mnt/c"))
     assert first == Path("/state/dataplane/logs/mount-mnt-a-b.log")
     assert first != second
+
+
+def test_a_folder_for_the_log_is_made_only_where_nobody_chose_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    chosen = tmp_path / "nope" / "x.log"
+    with pytest.raises(MountError, match=f"{chosen} cannot be written: No such file"):
+        daemon._open_log(chosen)
+    assert not chosen.parent.exists()
+    os.close(daemon._open_log(daemon.default_log_file(tmp_path)))
+    assert list(daemon.log_folder().iterdir()) == [daemon.default_log_file(tmp_path)]
+
+
+def test_a_cache_directory_that_cannot_be_is_refused_before_anything_is_mounted(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mnt").mkdir()
+    (tmp_path / "data").mkdir()
+    command = [sys.executable, "-m", "dataplane", "mount", "--cache-dir", "/proc/x"]
+    done = run([*command, str(tmp_path / "data"), str(tmp_path / "mnt")], {})
+    assert done.status == 5, done.errors
+    assert done.errors.startswith("dataplane: the cache directory /proc/x cannot be used")
+    assert find_mount(tmp_path / "mnt") is None
 
 
 def test_waiting_for_a_process_that_is_gone_returns_at_once() -> None:

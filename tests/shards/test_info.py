@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from dataplane.cli.info import info
-from dataplane.errors import FormatError
+from dataplane.errors import FormatError, NotFound
 from dataplane.shards import DatasetIndex, SourceArray, SourceSample
 from dataplane.shards.summary import summarise
 from dataplane.stores import Store
@@ -82,3 +84,31 @@ def test_a_folder_that_is_no_dataset_is_an_error(folder: Path) -> None:
     folder.mkdir()
     with pytest.raises(FormatError, match="not a packed dataset"):
         run(f"file://{folder}")
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 300])
+def test_no_name_or_figure_is_lost_in_a_narrow_terminal(
+    pack: Callable[..., Store], folder: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["dataplane.cli.info"], "output", lambda: Console(width=width))
+    name = "point_data/a_rather_long_name_of_a_quantity"
+    values = np.linspace(-1234.5, 98765.25, 12_000, dtype=np.float32).reshape(-1, 3)
+    pack(SourceSample("s", {name: SourceArray(values, units="kg m-1 s-2")}))
+    text = run(f"file://{folder}")
+    for piece in (name, "float32", "4,000 × 3", "kg m-1 s-2", "lz4", "46.9 KiB", "9.877e+04"):
+        assert piece in text
+    assert "…" not in text
+
+
+def test_keys_of_samples_are_listed_on_request(pack: Callable[..., Store], folder: Path) -> None:
+    pack(*(make_sample(key) for key in ("first", "second", "third")))
+    url = f"file://{folder}"
+    assert "second" not in run(url)
+    assert run(url, "--samples").rstrip().endswith("first\nsecond\nthird")
+    assert run(url, "--samples", "1").rstrip().endswith("first\nand 2 more")
+    assert json.loads(run(url, "--json", "--samples", "2"))["sample_keys"] == ["first", "second"]
+
+
+def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no such folder"):
+        run(str(tmp_path / "nothing"))

@@ -1,0 +1,105 @@
+"""`dataplane config`: every setting, its value here, and where that value came from.
+
+The table in docs/configuration.md is made by `markdown` below, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dataplane.cache.base import CacheConfig
+from dataplane.cli.text import Column, output, print_fitted
+from dataplane.config import Resolved, assemble, load_toml
+from dataplane.stores.base import StoreConfig
+
+__all__ = ["config", "markdown"]
+
+_SECTIONS: dict[str, type[Any]] = {"cache": CacheConfig, "store": StoreConfig}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, as it is here.
+
+    Attributes:
+        name: `table.key` of the configuration file.
+        value: as text; of what may hold secrets only whether it is set.
+        origin: `default`, the file, or an environment variable.
+        variable: the environment variable that sets it, or empty.
+        doc: what it is.
+    """
+
+    name: str
+    value: str
+    origin: str
+    variable: str
+    doc: str
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def config(*, as_json: bool) -> None:
+    """Show every setting, its value, and where that came from.
+
+    Settings: defaults < the configuration file < environment variables < arguments.
+    """
+    resolved = {name: assemble(cls, name) for name, cls in _SECTIONS.items()}
+    settings = list(_settings(resolved))
+    _, path = load_toml()
+    if as_json:
+        document = {"file": path, "settings": [dataclasses.asdict(one) for one in settings]}
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    console = output()
+    exists = "" if Path(path).exists() else " (not there)"
+    console.print(f"file: {path}{exists}", markup=False, soft_wrap=True)
+    columns = [
+        Column("setting", [one.name for one in settings], is_text=True),
+        Column("value", [one.value for one in settings], is_text=True),
+        Column("from", [one.origin for one in settings], is_text=True, drop=3),
+        Column("variable", [one.variable for one in settings], is_text=True, drop=2),
+        Column("what it is", [one.doc for one in settings], is_text=True, drop=1),
+    ]
+    print_fitted(console, columns)
+
+
+def markdown() -> str:
+    """Return the table of docs/configuration.md."""
+    lines = ["| setting | default | variable | what it is |", "|---|---|---|---|"]
+    for section, cls in _SECTIONS.items():
+        for field in _fields(cls):
+            default = "" if field.default is dataclasses.MISSING else _text(field.default)
+            variable = field.metadata.get("env") or ""
+            lines.append(
+                f"| `{section}.{field.name}` | {f'`{default}`' if default else ''} "
+                f"| {f'`{variable}`' if variable else ''} | {field.metadata.get('doc', '')} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _settings(resolved: dict[str, Resolved[Any]]) -> Iterator[Setting]:
+    for section, one in resolved.items():
+        for field in _fields(type(one.value)):
+            value = getattr(one.value, field.name)
+            shown = _text(value) if field.repr else ("set, not shown" if value else "")
+            variable = field.metadata.get("env") or ""
+            doc = field.metadata.get("doc", "")
+            yield Setting(f"{section}.{field.name}", shown, one.origins[field.name], variable, doc)
+
+
+def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(field for field in dataclasses.fields(cls) if field.init)
+
+
+def _text(value: object) -> str:
+    """Write a value as the configuration file would have it."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

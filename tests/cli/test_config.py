@@ -1,0 +1,43 @@
+"""`dataplane config`, and the page that lists the settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dataplane.cli.config import _SECTIONS, config, markdown
+from dataplane.config import SECTIONS
+
+_PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+
+
+def test_the_page_lists_every_setting_as_it_is() -> None:
+    table = _PAGE.read_text().partition("dataplane.cli.config.markdown -->\n")[2]
+    assert table == markdown(), "print(dataplane.cli.config.markdown()) makes the table"
+
+
+def test_every_table_of_the_file_is_shown() -> None:
+    assert set(_SECTIONS) == SECTIONS
+
+
+def test_values_come_with_their_origin_and_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[store]\nregion = "mars"\nstorage_options = {secret = "HIDDEN"}\n')
+    monkeypatch.setenv("DATAPLANE_CONFIG", str(path))
+    monkeypatch.setenv("DATAPLANE_FETCH_THREADS", "5")
+    printed = CliRunner().invoke(config, ["--json"], catch_exceptions=False).output
+    settings = {one["name"]: one for one in json.loads(printed)["settings"]}
+    assert (settings["store.region"]["value"], settings["store.region"]["origin"]) == (
+        "mars",
+        str(path),
+    )
+    threads = settings["cache.fetch_threads"]
+    assert (threads["value"], threads["origin"]) == ("5", "DATAPLANE_FETCH_THREADS")
+    table = CliRunner().invoke(config, [], catch_exceptions=False).output
+    assert "store.region" in table
+    assert "HIDDEN" not in printed + table
