@@ -85,8 +85,8 @@ def decode_command(
         }  # fmt: skip
     if shared["smoke"]:
         preset |= {
-            "sizes": decode.Sizes.small(), "codecs": ("blosc-zstd",),
-            "chunk_bytes": (16 << 10,), "rounds": 1,
+            "sizes": decode.Sizes.small(), "selections": ("whole", "run"),
+            "codecs": ("blosc-zstd",), "chunk_bytes": (16 << 10,), "rounds": 1,
         }  # fmt: skip
     given = {
         "data": tuple(data),
