@@ -12,7 +12,7 @@ from dataplane.errors import ConfigError
 __all__ = ["CodecName", "PackSummary", "WriteOptions"]
 
 CodecName: TypeAlias = Literal["lz4", "zstd", "none"]
-DEFAULT_LEVELS = {"lz4": 5, "zstd": 3, "none": 0}
+DEFAULT_LEVELS = {"lz4": 5, "zstd": 1, "none": 0}
 _MAX_LEVEL = 9
 _MIN_CHUNK_BYTES = 1 << 10
 _MAX_CHUNK_BYTES = 1 << 30
