@@ -25,8 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   fuzz::Shape shape;
   shape.columns = static_cast<std::uint32_t>(bytes);
   std::vector<std::byte> whole;
-  const bool decodes =
-      fuzz::OneChunk(codec, stored, shape).decode(0, 1, 0, shape.columns, 0, whole);
+  fuzz::OneChunk chunk(codec, stored, shape);
+  const bool decodes = chunk.decode(0, 1, 0, shape.columns, 0, whole);
 
   dataplane::ChunkRow row{};
   row.source_nbytes = stored.size();
@@ -46,7 +46,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       std::aligned_alloc(dataplane::kStageAlign, room), &std::free);
   const std::span<std::byte> buffer(static_cast<std::byte*>(memory.get()), plan.total_bytes);
   fuzz::require(stager.run(plan, buffer, 1).status.ok(), "what is planned can be staged");
-  if (decodes)
+  if (decodes && !chunk.unspecified())
     fuzz::require(staged::chunk_of(plan.streams, buffer, bytes) == whole,
                   "staged streams inflate to the chunk");
   return 0;
