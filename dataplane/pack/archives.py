@@ -37,7 +37,8 @@ def unpack(archive: Path, folder: Path, label: str) -> None:
     """Write the regular files of a zip archive below `folder`, which is empty.
 
     Raises:
-        FormatError: the archive is damaged or hostile, or does not fit.
+        FormatError: the archive is damaged or hostile.
+        NoSpace: there is no room for it.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataplane.errors import FormatError
+from dataplane.errors import FormatError, NoSpace
 from dataplane.pack import archives, open_source
 from dataplane.pack.convert import convert
 from dataplane.pack.plan import plan_sources
@@ -137,7 +137,7 @@ def test_an_archive_that_does_not_fit_is_refused_before_it_fills_the_disk(
 ):
     monkeypatch.setattr(archives, "_KEEP_FREE_BYTES", 2**62)
     _zip(tmp_path / "all.zip", [("a.npy", _npy(1))])
-    with pytest.raises(FormatError, match="has room for"):
+    with pytest.raises(NoSpace, match="has room for"):
         list(open_source(tmp_path / "all.zip"))
 
 
