@@ -158,3 +158,12 @@ def test_a_circle_of_causes_ends() -> None:
     first, second = ValueError("1"), ValueError("2")
     first.__cause__, second.__cause__ = second, first
     assert retry_after_s(first) is None
+
+
+def test_silence_behind_tls_says_what_else_it_may_be() -> None:
+    late = Reply(None, "", "", "timeout")
+    plain = from_reply(late, "https://h/k", bucket="https://h", action="read")
+    chosen = from_reply(late, "s3://b/k", bucket="s3://b", action="read", server="https://h")
+    assert "write http://" in str(plain)
+    assert "http:// in --endpoint-url" in str(chosen)
+    assert from_reply(late, "s3://b/k", bucket="s3://b", action="read").hint is None
