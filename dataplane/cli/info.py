@@ -22,7 +22,6 @@ from dataplane.units import format_bytes, format_count
 __all__ = ["info"]
 
 _TEXTS = 5  # of the columns, the first ones
-_SAMPLES = 20
 
 
 @click.command()
@@ -30,10 +29,8 @@ _SAMPLES = 20
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    is_flag=False,
-    flag_value=_SAMPLES,
-    metavar="[N]",
-    help=f"List the keys of the first N samples, too ({_SAMPLES}).",
+    metavar="N",
+    help="List the keys of the first N samples, too.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @store_options

@@ -104,7 +104,7 @@ def test_keys_of_samples_are_listed_on_request(pack: Callable[..., Store], folde
     pack(*(make_sample(key) for key in ("first", "second", "third")))
     url = f"file://{folder}"
     assert "second" not in run(url)
-    assert run(url, "--samples").rstrip().endswith("first\nsecond\nthird")
+    assert run(url, "--samples", "20").rstrip().endswith("first\nsecond\nthird")
     assert run(url, "--samples", "1").rstrip().endswith("first\nand 2 more")
     assert json.loads(run(url, "--json", "--samples", "2"))["sample_keys"] == ["first", "second"]
 
