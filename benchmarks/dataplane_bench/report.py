@@ -153,7 +153,7 @@ def save_plot(
     figure = Figure(figsize=(9, sum(heights) + 0.8), layout="constrained")
     panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, group in zip(panels, groups, strict=True):
-        names = [_name(row) for row in group]
+        names = _distinct_names(group)
         rates = [row.gb_per_s for row in group]
         spread = [
             [row.gb_per_s - row.gb_per_s_min for row in group],
@@ -178,6 +178,15 @@ def save_plot(
         figure.savefig(path, dpi=150)
     except (ValueError, OSError) as err:
         raise ConfigError(f"cannot draw {path}: {err}", hint=f"name a {_PLOT_HINT}") from err
+
+
+def _distinct_names(rows: Sequence[Row]) -> list[str]:
+    """Name the bars; a system that runs more than once in a panel says with how many threads."""
+    names = [_name(row) for row in rows]
+    return [
+        name if names.count(name) == 1 else f"{name}, {row.threads}"
+        for name, row in zip(names, rows, strict=True)
+    ]
 
 
 def _colour(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from dataplane.errors import ConfigError
 from dataplane_bench import machine
 from dataplane_bench.model import Case, Cost, Row, summarise
-from dataplane_bench.report import check_plot, print_report, save_plot, to_json
+from dataplane_bench.report import _distinct_names, check_plot, print_report, save_plot, to_json
 
 _MACHINE = {
     "cpu": "a processor", "cores": 2, "kernel": "6.18", "dataplane": "0", "commit": "abc",
@@ -134,3 +135,9 @@ def test_the_machine_is_named() -> None:
     assert described["cores"]
     assert described["cpu"]
     assert described["versions"]
+
+
+def test_systems_that_run_twice_have_bars_of_their_own() -> None:
+    ours, rival, _ = _rows()
+    rows = [ours, rival, dataclasses.replace(rival, threads=0)]
+    assert _distinct_names(rows) == ["dataplane", "webdataset, 2", "webdataset, 0"]
