@@ -5,8 +5,9 @@ ranges of a plain file on the same file system with `preadv`. Both files are in 
 that the cost of our bookkeeping shows and not that of the disk.
 
 A cold fill plans one object front to back in an empty cache directory, takes each block as it comes
-and waits until the disk has all of them; the ceiling asks for the same blocks with the same client
-and as many threads, and drops them.
+and waits until the disk has all of them. One ceiling asks for the same blocks with the same client
+and as many threads, and drops them; the other writes as many blocks to the disk, past the page
+cache. A fill cannot be faster than the slower of the two.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import mmap
 import os
 import random
 import shutil
@@ -40,6 +42,7 @@ _BUCKET = "bench"
 _KEY = "object"
 _PREAD = f"{CEILING_PREFIX}pread"
 _RAW_GET = f"{CEILING_PREFIX}raw-get"
+_DISK = f"{CEILING_PREFIX}disk write"
 _POLL_S = 0.001
 
 
@@ -106,7 +109,7 @@ def run(options: CacheOptions, progress: Callable[[str], None]) -> list[Row]:
             case = Case("cache", dataset, chunk_bytes=range_bytes, state="warm")
             rows += _compare(case, warm, (WarmReads, Preads), options, progress)
         case = Case("cache", dataset, chunk_bytes=CacheConfig().block_bytes, state="cold")
-        rows += _compare(case, given, (ColdFill, RawGets), options, progress)
+        rows += _compare(case, given, (ColdFill, RawGets, DiskWrites), options, progress)
     return rows
 
 
@@ -121,7 +124,7 @@ def _ranges(options: CacheOptions, range_bytes: int) -> tuple[tuple[int, int], .
 def _compare(
     case: Case,
     given: CacheInput,
-    systems: tuple[type[WarmReads | ColdFill], type[Preads | RawGets]],
+    systems: tuple[type[WarmReads | Preads | ColdFill | RawGets | DiskWrites], ...],
     options: CacheOptions,
     progress: Callable[[str], None],
 ) -> list[Row]:
@@ -298,3 +301,52 @@ class RawGets:
         """Stop the threads."""
         self._pool.shutdown()
         self._store.close()
+
+
+class DiskWrites:
+    """A ceiling: as many blocks written by as many threads past the page cache."""
+
+    name = _DISK
+
+    def __init__(self, given: CacheInput) -> None:
+        self.threads = self.threads_for(given)
+        self._given = given
+        self._pool = ThreadPoolExecutor(self.threads)
+        self._block = mmap.mmap(-1, CacheConfig().block_bytes)  # on a page boundary
+        self._block.write(os.urandom(len(self._block)))
+
+    @staticmethod
+    def threads_for(given: CacheInput) -> int:
+        """Threads that write."""
+        return given.fetch_threads
+
+    def run(self) -> Cost:
+        """Fill a new file, and remove it outside of the measured time."""
+        path = self._given.folder / f"written-{os.getpid()}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _direct_flag(path.parent))
+        try:
+            os.ftruncate(fd, self._given.info.size_bytes)
+            starts = range(0, self._given.info.size_bytes, len(self._block))
+            return timed(
+                lambda: sum(self._pool.map(lambda at: os.pwrite(fd, self._block, at), starts)),
+                samples=1,
+            )
+        finally:
+            os.close(fd)
+            path.unlink()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+
+
+def _direct_flag(folder: Path) -> int:
+    """O_DIRECT, where the file system has it."""
+    probe = folder / f"probe-{uuid.uuid4().hex}"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        return 0
+    finally:
+        probe.unlink(missing_ok=True)
+    return os.O_DIRECT
