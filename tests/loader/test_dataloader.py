@@ -15,8 +15,7 @@ import torch.utils.data
 
 import dataplane as dp
 from dataplane.cache import Cache, CacheConfig
-from dataplane.shards import SourceArray, SourceSample
-from tests.datasets.packed import SAMPLES, Packed, pack
+from tests.datasets.packed import SAMPLES, Packed
 
 NAMES = ["points", "cells/connectivity", "point_data/pressure", "fields/velocity"]
 
@@ -415,81 +414,3 @@ def test_the_cache_fetches_whole_batches_ahead_however_large_they_are(
     while counters["cache_prefetch_blocks"] * 4096 < 4 * stored / SAMPLES:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def _same(one: object, other: object) -> bool:
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and torch.equal(one, other)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return one == other
-
-
-def test_a_transform_that_changes_nothing_changes_nothing(tmp_path: Path) -> None:
-    """Also for arrays that some samples lack, and with the batches of the user's sampler."""
-
-    def sample(number: int) -> SourceSample:
-        arrays = {
-            "x": np.full(3, number, "f4"),
-            "varies": np.arange(4 * number, dtype="i4").reshape(-1, 2),
-            "scalar": np.array(1.5 * number),
-        }
-        if number % 2:
-            del arrays["varies"]
-        if number % 3:
-            arrays["fixed"] = np.full((2, 5), number, "f8")
-            del arrays["scalar"]
-        return SourceSample(
-            key=f"s{number}",
-            arrays={name: SourceArray(values, None, None, {}) for name, values in arrays.items()},
-            attributes={},
-        )
-
-    url = pack(tmp_path / "ds", map(sample, range(8))).url
-    plain = dp.Dataset(url, cache=False)
-    same = dp.Dataset(url, cache=False, transform=lambda sample: sample)
-    batches = [[0, 1, 2], [3, 4, 5, 6, 7]]
-    for arguments in ({"batch_sampler": batches}, {"batch_size": 4}):
-        expected = list(dp.DataLoader(plain, num_workers=1, **arguments))
-        got = list(dp.DataLoader(same, num_workers=1, **arguments))
-        assert len(got) == len(expected)
-        for one, other in zip(expected, got, strict=True):
-            assert one.keys() == other.keys()
-            assert all(_same(one[name], other[name]) for name in one), (one, other)
-
-
-def test_names_that_a_transform_gives_to_some_samples_only_are_an_error(packed: Packed) -> None:
-    def transform(sample: dict) -> dict:
-        return {**sample, "extra": torch.zeros(1)} if sample["__key__"].endswith("1") else sample
-
-    dataset = dp.Dataset(packed.url, ["global_data/mach"], transform=transform)
-    with pytest.raises(dp.LoaderError, match="different names"):
-        list(dp.DataLoader(dataset, batch_size=4, num_workers=1))
-
-
-def test_more_workers_than_can_decode_are_refused(packed: Packed) -> None:
-    with pytest.raises(dp.ConfigError, match="num_workers=257"):
-        dp.DataLoader(dp.Dataset(packed.url), num_workers=257)
-
-
-def test_an_index_that_a_sampler_made_up_is_one_error(
-    packed: Packed, caplog: pytest.LogCaptureFixture
-) -> None:
-    dataset = dp.Dataset(packed.url, ["global_data/mach"])
-    loader = dp.DataLoader(dataset, sampler=[0, SAMPLES + 5], num_workers=1)
-    with pytest.raises(IndexError):
-        list(loader)
-    assert not caplog.records
-
-
-def test_an_error_of_a_sampler_is_one_error(
-    packed: Packed, caplog: pytest.LogCaptureFixture
-) -> None:
-    def sampler() -> Iterator[int]:
-        yield 0
-        raise RuntimeError("the sampler broke")
-
-    dataset = dp.Dataset(packed.url, ["global_data/mach"])
-    with pytest.raises(RuntimeError, match="the sampler broke"):
-        list(dp.DataLoader(dataset, sampler=sampler(), num_workers=1))
-    assert not caplog.records
