@@ -94,8 +94,9 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_balance(self) -> None:
         if hasattr(self, "cache"):
-            assert self.cache.usage_bytes() <= self.config.size_bytes
-            # A block that was handed over from memory may still be on its way to the disk.
+            # A block that was handed over from memory may still be on its way to the disk, and what
+            # it takes is counted before it is known whether there is room.
+            wait_until(lambda: self.cache.usage_bytes() <= self.config.size_bytes)
             wait_until(lambda: is_counted(self.config.dir, self.cache.usage_bytes()))
 
     def teardown(self) -> None:
