@@ -33,6 +33,7 @@ from typing import Self
 
 from dataplane import _native
 from dataplane.cache import locks
+from dataplane.cache.awaited import Awaited
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.budget import Budget
 from dataplane.cache.catalog import Catalog
@@ -41,7 +42,7 @@ from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
 from dataplane.cache.keeper import Keeper
 from dataplane.cache.live import Hold
-from dataplane.cache.prefetch import Pins, PlannedRead, Prefetch
+from dataplane.cache.prefetch import PlannedRead, Prefetch
 from dataplane.cache.publish import Publisher
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotations
@@ -104,12 +105,12 @@ class Cache:
         self._refused: dict[str, float] = {}
         self.sealer = Sealer.of(self.config)
         self.rotations = Rotations()
-        self._pins = Pins(self.config.prefetch_memory_bytes)
+        self._awaited = Awaited(self.config.prefetch_memory_bytes)
         self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
         filler = Filler(
             self.counters,
             self.rotations.of,
-            self._pins.hold,
+            self._awaited,
             self._on_disk_error,
             self._on_no_room,
             direct_io=self.config.direct_io,
@@ -156,7 +157,7 @@ class Cache:
         window = window_bytes if window_bytes is not None else self.config.prefetch_window_bytes
         if self.config.size_bytes is not None:
             window = min(window, self.config.size_bytes // 2)
-        ahead = Prefetch(self, self._pins, reads, window)
+        ahead = Prefetch(self, self._awaited, reads, window)
         self._prefetches.add(ahead)
         return ahead
 
@@ -216,12 +217,12 @@ class Cache:
 
     def held(self, name: str, block: int) -> Buffer | None:
         """Return a block that was just downloaded for a plan, if it is still in memory."""
-        return self._pins.held((name, block))
+        return self._awaited.held((name, block))
 
     @property
     def holds_blocks(self) -> bool:
         """Whether any block is in memory."""
-        return self._pins.held_bytes > 0
+        return self._awaited.held_bytes > 0
 
     def existing(self, source: CachedObject) -> _native.BlockMap | None:
         """Return the block map of an object that has an entry; makes none, marks none as open."""
@@ -253,7 +254,7 @@ class Cache:
             "cache_used_bytes": attachment.budget.used_bytes,
             "cache_jobs": len(self._fetcher._jobs),
             "cache_plan_bytes": sum(ahead.ahead_bytes for ahead in list(self._prefetches)),
-            "cache_memory_bytes": self._pins.held_bytes,
+            "cache_memory_bytes": self._awaited.held_bytes,
         }
 
     def _attached(self) -> _Attachment | None:
@@ -283,7 +284,7 @@ class Cache:
                 budget = Budget(
                     session,
                     self.config.size_bytes,
-                    self._pins.is_pinned,
+                    self._awaited.is_pinned,
                     self.counters,
                     Catalog(session.directory).bounds,
                 )

@@ -18,7 +18,8 @@ from collections.abc import Callable
 import numpy as np
 
 from dataplane.buffers import shared_pool
-from dataplane.cache.fetch import BlockKey, Job, TryLater
+from dataplane.cache.awaited import Awaited
+from dataplane.cache.fetch import Job, TryLater
 from dataplane.cache.rotation import Rotation
 from dataplane.errors import StoreError
 from dataplane.stores.base import Buffer
@@ -39,7 +40,7 @@ class Filler:
     Args:
         counters: where downloads are counted.
         rotation_of: the rotation of an entry, by its name.
-        hold: offered each downloaded block; says whether it keeps it in memory for a reader.
+        awaited: the blocks that plans will read soon; offered each downloaded block to hold.
         on_disk_error: told when the disk refuses a block that had room in the budget.
         on_no_room: told when the budget has no room and nothing could be evicted.
         direct_io: write blocks past the page cache where the file system can.
@@ -49,7 +50,7 @@ class Filler:
         self,
         counters: Counters,
         rotation_of: Callable[[str], Rotation | None],
-        hold: Callable[[BlockKey, Buffer], bool],
+        awaited: Awaited,
         on_disk_error: Callable[[OSError], None],
         on_no_room: Callable[[], None],
         *,
@@ -57,7 +58,7 @@ class Filler:
     ) -> None:
         self._counters = counters
         self._rotation_of = rotation_of
-        self._hold = hold
+        self._awaited = awaited
         self._direct_io = direct_io
         self._on_disk_error = on_disk_error
         self._on_no_room = on_no_room
@@ -71,6 +72,10 @@ class Filler:
         blocks, block = job.entry.blocks, job.key[1]
         if blocks.is_ready(block):
             return None
+        # A job that ended between its reader's look at what is held and the making of this one.
+        held = self._awaited.held(job.key)
+        if held is not None:
+            return held
         try:
             claimed = blocks.try_claim(block)
         except OSError as err:
@@ -106,7 +111,7 @@ class Filler:
             lent = shared_pool().array((length,), np.dtype(np.uint8))
             np.copyto(lent, np.frombuffer(self._download(job), np.uint8))
             content = lent.data
-            if self._hold(job.key, content):
+            if self._awaited.hold(job.key, content):
                 job.deliver(content)  # its readers need not wait for the disk
             kept = room and self._keep(job, content)
         finally:

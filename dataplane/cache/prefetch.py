@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from dataplane.cache.awaited import Awaited
 from dataplane.cache.fetch import BlockKey, Job
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotation
@@ -30,7 +31,7 @@ from dataplane.telemetry import logger
 if TYPE_CHECKING:
     from dataplane.cache.cache import Cache
 
-__all__ = ["Pins", "PlannedRead", "Prefetch"]
+__all__ = ["PlannedRead", "Prefetch"]
 
 _JOBS_PER_THREAD = 4  # queued behind the readers; more would only sit in the queue
 _JOIN_S = 10.0
@@ -46,65 +47,6 @@ class PlannedRead:
     step: int
 
 
-class Pins:
-    """The blocks that plans of this process will read soon. Thread-safe.
-
-    Each has a count of its plans, and its bytes may be held: a block that was just downloaded is
-    handed to its reader from memory, so that nobody waits for the disk and nothing is read back.
-
-    Args:
-        held_limit_bytes: how much may be held; what comes then is left to the disk.
-    """
-
-    def __init__(self, held_limit_bytes: int) -> None:
-        self._lock = threading.Lock()
-        self._counts: dict[BlockKey, int] = {}
-        self._held: dict[BlockKey, Buffer] = {}
-        self._held_bytes = 0
-        self._held_limit_bytes = held_limit_bytes
-
-    def add(self, key: BlockKey) -> None:
-        """Pin a block once more."""
-        with self._lock:
-            self._counts[key] = self._counts.get(key, 0) + 1
-
-    def remove(self, keys: Iterable[BlockKey]) -> None:
-        """Take one pin from each block."""
-        with self._lock:
-            for key in keys:
-                count = self._counts[key] - 1
-                if count:
-                    self._counts[key] = count
-                    continue
-                del self._counts[key]
-                content = self._held.pop(key, None)
-                if content is not None:
-                    self._held_bytes -= memoryview(content).nbytes
-
-    def is_pinned(self, name: str, block: int) -> bool:
-        """Whether a plan will read this block soon."""
-        return (name, block) in self._counts
-
-    def hold(self, key: BlockKey, content: Buffer) -> bool:
-        """Keep the bytes of a pinned block until its last pin goes; say whether they are kept."""
-        length = memoryview(content).nbytes
-        with self._lock:
-            fits = self._held_bytes + length <= self._held_limit_bytes
-            if fits and key in self._counts and key not in self._held:
-                self._held[key] = content
-                self._held_bytes += length
-            return key in self._held
-
-    def held(self, key: BlockKey) -> Buffer | None:
-        """Return the bytes of a block, if they are held."""
-        return self._held.get(key)
-
-    @property
-    def held_bytes(self) -> int:
-        """How much is held."""
-        return self._held_bytes
-
-
 class Prefetch:
     """Fetches a plan in order, ahead of its reader; made by `Cache.prefetch`.
 
@@ -116,10 +58,10 @@ class Prefetch:
     """
 
     def __init__(
-        self, cache: Cache, pins: Pins, reads: Iterable[PlannedRead], window_bytes: int
+        self, cache: Cache, awaited: Awaited, reads: Iterable[PlannedRead], window_bytes: int
     ) -> None:
         self._cache = cache
-        self._pins = pins
+        self._awaited = awaited
         self._window_bytes = window_bytes
         self._max_jobs = _JOBS_PER_THREAD * cache.config.fetch_threads
         self._condition = threading.Condition()
@@ -164,7 +106,7 @@ class Prefetch:
             done = self._leave_window_locked()
             self._condition.notify_all()
             # Inside the lock, so that a block that enters the window again keeps its new pin.
-            self._pins.remove(done)
+            self._awaited.remove(done)
 
     def close(self) -> None:
         """Cancel what is left of the plan and let go of its blocks. Idempotent."""
@@ -181,7 +123,7 @@ class Prefetch:
             self._lengths.clear()
             self._by_step.clear()
             self._ahead_bytes = 0
-        self._pins.remove(pinned)
+        self._awaited.remove(pinned)
 
     def forget_after_fork(self) -> None:
         """Become closed in a forked child, which has neither the thread nor the jobs."""
@@ -254,7 +196,7 @@ class Prefetch:
                 self._by_step.setdefault(step, []).append(key)
             if not known:
                 # Inside the lock, so that advance() cannot take the pin before it is there.
-                self._pins.add(key)
+                self._awaited.add(key)
             return True
 
     def _window(self) -> int:
@@ -264,14 +206,14 @@ class Prefetch:
         return self._window_bytes
 
     def _request(self, source: CachedObject, key: BlockKey) -> None:
-        with self._condition:
-            if key not in self._last_step:
-                return
         entry = self._cache.entry(source)
         if entry is None or entry.blocks.is_ready(key[1]):
             return
-        job = self._cache.submit(source, entry, key[1], demand=False)
         with self._condition:
+            # Inside the lock, so that nothing is downloaded that the reader is done with.
+            if key not in self._last_step:
+                return
+            job = self._cache.submit(source, entry, key[1], demand=False)
             if self._jobs.get(key) is job:
                 return
             self._jobs[key] = job

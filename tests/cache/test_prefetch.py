@@ -75,10 +75,10 @@ def test_a_block_that_two_steps_need_counts_once_and_stays_until_the_last(cache,
         assert ahead.ahead_bytes == BLOCK
         ahead.advance(1)
         assert ahead.ahead_bytes == BLOCK
-        assert cache._pins.is_pinned(blob.name, 0)
+        assert cache._awaited.is_pinned(blob.name, 0)
         ahead.advance(4)
         assert ahead.ahead_bytes == 0
-        assert not cache._pins.is_pinned(blob.name, 0)
+        assert not cache._awaited.is_pinned(blob.name, 0)
 
 
 def test_resident_blocks_are_passed_over(cache, store, blob):
@@ -122,7 +122,7 @@ def test_close_cancels_what_has_not_begun_and_lets_go_of_everything(tmp_path, st
         ahead.close()
         ahead.close()
         assert ahead.ahead_bytes == 0
-        assert cache._pins._counts == {}
+        assert cache._awaited._counts == {}
         assert not any(thread.name == "dp-prefetch" for thread in threading.enumerate())
         blob.read(63 * BLOCK, 64 * BLOCK)  # after the one that had begun
         assert len(store.gets()) <= 3

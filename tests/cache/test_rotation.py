@@ -46,7 +46,7 @@ def _epoch(cache, blobs, rng, *, planned: bool = True) -> float:
         with cache.prefetch(reads) as ahead:
             for step, (blob, block) in enumerate(order):
                 # A reader that overtakes the plan is another story.
-                wait_until(lambda: cache._pins.is_pinned(blob.name, block))  # noqa: B023
+                wait_until(lambda: cache._awaited.is_pinned(blob.name, block))  # noqa: B023
                 blob.read(block * BLOCK, (block + 1) * BLOCK)
                 ahead.advance(step + 1)
     return 1 - (_from_store(cache) - before) / (len(order) * BLOCK)

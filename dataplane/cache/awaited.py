@@ -1,0 +1,73 @@
+"""The blocks that plans of this process will read soon.
+
+They are pinned: this process does not evict them. Thread-safe; one lock, held for bookkeeping only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+from dataplane.cache.fetch import BlockKey
+from dataplane.stores.base import Buffer
+
+__all__ = ["Awaited"]
+
+
+class Awaited:
+    """The blocks that plans of this process will read soon. Thread-safe.
+
+    Each has a count of its plans, and its bytes may be held: a block that was just downloaded is
+    handed to its reader from memory, so that nobody waits for the disk and nothing is read back.
+
+    Args:
+        held_limit_bytes: how much may be held; what comes then is left to the disk.
+    """
+
+    def __init__(self, held_limit_bytes: int) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[BlockKey, int] = {}
+        self._held: dict[BlockKey, Buffer] = {}
+        self._held_bytes = 0
+        self._held_limit_bytes = held_limit_bytes
+
+    def add(self, key: BlockKey) -> None:
+        """Pin a block once more."""
+        with self._lock:
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def remove(self, keys: Iterable[BlockKey]) -> None:
+        """Take one pin from each block."""
+        with self._lock:
+            for key in keys:
+                count = self._counts[key] - 1
+                if count:
+                    self._counts[key] = count
+                    continue
+                del self._counts[key]
+                content = self._held.pop(key, None)
+                if content is not None:
+                    self._held_bytes -= memoryview(content).nbytes
+
+    def is_pinned(self, name: str, block: int) -> bool:
+        """Whether a plan will read this block soon."""
+        return (name, block) in self._counts
+
+    def hold(self, key: BlockKey, content: Buffer) -> bool:
+        """Keep the bytes of a pinned block until its last pin goes; say whether they are kept."""
+        length = memoryview(content).nbytes
+        with self._lock:
+            fits = self._held_bytes + length <= self._held_limit_bytes
+            if fits and key in self._counts and key not in self._held:
+                self._held[key] = content
+                self._held_bytes += length
+            return key in self._held
+
+    def held(self, key: BlockKey) -> Buffer | None:
+        """Return the bytes of a block, if they are held."""
+        return self._held.get(key)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much is held."""
+        return self._held_bytes
