@@ -78,7 +78,7 @@ def decode(
         destinations: writable CPU arrays (NumPy, torch, anything with DLPack or the buffer
             protocol), contiguous or strided, pinned or not. Two of them must not share elements.
         threads: how many threads may decode, the calling one included; 1 stays in it.
-        cancel: set by another thread to stop the call within a block of a chunk.
+        cancel: set by another thread to stop the call.
         describe: text for a row in error messages: which sample, array and chunk it is.
 
     Raises:
@@ -95,6 +95,11 @@ def decode(
     the first bad row, however many threads were at work. The box of a bad row holds unspecified
     elements; after an interruption that may be true of any box. Nothing outside the boxes is ever
     written.
+
+    Ctrl-C and `cancel` are seen between chunks, between the blocks of a Blosc chunk and within a
+    zstd chunk of more than 32 MiB: in tens of milliseconds. A smaller zstd chunk, an LZ4 chunk
+    that is no Blosc and the copy of a raw chunk are not interrupted: the call then lasts until
+    they are done, which for 300 MB of LZ4 is 100 ms at 3 GB/s.
 
     Large results are written past the processor's cache, since they would not stay in it. That is
     fastest when the rows of a destination begin at multiples of 64 bytes.

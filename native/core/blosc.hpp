@@ -2,14 +2,9 @@
 // from a cache-sized scratch straight to their N-D place; streams that are stored are read where they
 // lie; and blocks that hold nothing of the wanted box are not decompressed at all.
 //
-// A frame is a 16-byte header, the i32 start of every block, and the blocks. A block is one stream, or
-// one stream per byte of an element ("split"), each an i32 length and that many bytes; a stream as long
-// as its decoded form is stored. The last block, when shorter than the others, is never split.
-// Source: c-blosc README_CHUNK_FORMAT.rst (format version 2), blosc.c of 1.21.
-//
-// Checked: every length against what is left, the decoded size of every stream, and that the frame is
-// as long and decodes to as much as its row says. Blocks that the box does not touch are not looked at,
-// and of the last one that it touches LZ4 streams are decompressed only as far as something is wanted.
+// blosc_frame.hpp has the format and what is checked of it; here the decoded size of every stream is.
+// Blocks that the box does not touch are not looked at, and of the last one that it touches LZ4 streams
+// are decompressed only as far as something is wanted.
 #pragma once
 
 #include <cstddef>

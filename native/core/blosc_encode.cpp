@@ -9,16 +9,6 @@
 namespace dataplane {
 namespace {
 
-constexpr unsigned kFormatVersion = 2;
-constexpr unsigned kCodecVersion = 1;
-constexpr unsigned kFlagBytes = 0x01;
-constexpr unsigned kFlagPlainCopy = 0x02;
-constexpr unsigned kFlagBits = 0x04;
-constexpr unsigned kFlagNotSplit = 0x10;
-constexpr unsigned kCodecShift = 5;
-constexpr unsigned kLz4 = 1;
-constexpr unsigned kZstd = 4;
-
 // c-blosc neither compresses less than this nor makes streams that are shorter.
 constexpr std::size_t kMinStreamBytes = 128;
 constexpr std::size_t kMaxSplits = 16;
@@ -88,12 +78,12 @@ void put_u32(std::span<std::byte> out, std::size_t at, std::size_t value) noexce
 
 void write_header(std::span<std::byte> out, const BloscOptions& options, unsigned flags,
                   std::size_t data_bytes, std::size_t block_bytes) noexcept {
-  out[0] = static_cast<std::byte>(kFormatVersion);
-  out[1] = static_cast<std::byte>(kCodecVersion);
-  const unsigned codec = options.inner == BloscInner::zstd ? kZstd : kLz4;
-  if (options.shuffle == BloscShuffle::bytes && options.typesize > 1) flags |= kFlagBytes;
-  if (options.shuffle == BloscShuffle::bits) flags |= kFlagBits;
-  out[2] = static_cast<std::byte>(flags | codec << kCodecShift);
+  out[0] = static_cast<std::byte>(kBloscFormatVersion);
+  out[1] = static_cast<std::byte>(kBloscCodecVersion);
+  const unsigned codec = options.inner == BloscInner::zstd ? kBloscZstd : kBloscLz4;
+  if (options.shuffle == BloscShuffle::bytes && options.typesize > 1) flags |= kBloscByteShuffle;
+  if (options.shuffle == BloscShuffle::bits) flags |= kBloscBitShuffle;
+  out[2] = static_cast<std::byte>(flags | codec << kBloscCodecShift);
   out[3] = static_cast<std::byte>(options.typesize);
   put_u32(out, 4, data_bytes);
   put_u32(out, 8, block_bytes);
@@ -101,7 +91,7 @@ void write_header(std::span<std::byte> out, const BloscOptions& options, unsigne
 
 std::size_t store_plain(std::span<const std::byte> data, const BloscOptions& options,
                         std::span<std::byte> out) noexcept {
-  write_header(out, options, kFlagPlainCopy, data.size(), std::max<std::size_t>(data.size(), 1));
+  write_header(out, options, kBloscPlainCopy, data.size(), std::max<std::size_t>(data.size(), 1));
   put_u32(out, 12, blosc_bound(data.size()));
   if (!data.empty()) std::memcpy(&out[kBloscHeaderBytes], data.data(), data.size());
   return blosc_bound(data.size());
@@ -216,7 +206,7 @@ std::size_t encode_blosc(std::span<const std::byte> data, const BloscOptions& op
   const std::span<std::byte> frame = out.first(blosc_bound(data.size()));
   const std::size_t length = put_blocks(data, options, layout, frame, workspace);
   if (length == 0 || length == frame.size()) return store_plain(data, options, out);
-  write_header(out, options, layout.split ? 0 : kFlagNotSplit, data.size(), layout.block_bytes);
+  write_header(out, options, layout.split ? 0 : kBloscNotSplit, data.size(), layout.block_bytes);
   put_u32(out, 12, length);
   return length;
 }

@@ -1,4 +1,4 @@
-// Writing C-Blosc 1 frames that every Blosc reader takes; blosc.hpp has the format and reads them.
+// Writing C-Blosc 1 frames that every Blosc reader takes; blosc_frame.hpp has the format.
 //
 // Blocks are chosen so that they come out even (blosc_block_bytes), because readers neither split a
 // shorter last block nor bit-shuffle one whose elements do not come in eights; c-blosc's own choice
@@ -11,14 +11,12 @@
 #include <cstdint>
 #include <span>
 
+#include "core/blosc_frame.hpp"
 #include "core/compress.hpp"
 
 namespace dataplane {
 
 enum class BloscInner : std::uint8_t { lz4 = 0, lz4hc = 1, zstd = 2 };
-enum class BloscShuffle : std::uint8_t { none = 0, bytes = 1, bits = 2 };
-
-inline constexpr std::size_t kBloscHeaderBytes = 16;
 
 struct BloscOptions {
   BloscInner inner = BloscInner::lz4;

@@ -1,8 +1,6 @@
-// The compressed streams of a C-Blosc 1 frame, found without decompressing any. blosc.hpp has the
-// format.
-//
-// For those who pass the streams on to another decompressor, such as one on a GPU. Every length is
-// checked against what is left, as the decoder does; what the streams hold is not looked at.
+// The compressed streams of a C-Blosc 1 frame, found without decompressing any, for those who pass
+// them on to another decompressor, such as one on a GPU. blosc_frame.hpp has the format and what is
+// checked.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "core/blosc_encode.hpp"
+#include "core/blosc_frame.hpp"
 #include "core/status.hpp"
 
 namespace dataplane {

@@ -13,8 +13,9 @@
 namespace dataplane {
 namespace {
 
-// A chunk of which no more than this part is wanted, from its start, is decompressed only so far. The
-// interface of zstd for that copies what it decompresses, so that it must save more than it costs.
+// A chunk of which no more than this part is wanted, from its start, is decompressed only so far.
+// The interface of zstd for that copies what it decompresses, so that it must save more than it
+// costs.
 constexpr std::size_t kPrefixNumerator = 3;
 constexpr std::size_t kPrefixDenominator = 4;
 
@@ -36,20 +37,29 @@ Status check_length(const char* what, std::size_t expected, std::size_t got) noe
   return {};
 }
 
+// Checks what a chunk declares, before memory is reserved for its `bytes` decoded bytes, and takes
+// an LZ4 chunk's length off.
+Status check_declared(Codec codec, std::size_t bytes,
+                      std::span<const std::byte>& encoded) noexcept {
+  if (codec == Codec::lz4) {
+    if (encoded.size() < 4) return fail(Code::truncated, "LZ4 length", 0, 4, encoded.size());
+    const Status status =
+        check_length("LZ4 decoded length", bytes, load_le<std::uint32_t>(encoded.data()));
+    if (!status.ok()) return status;
+    encoded = encoded.subspan(4);
+  }
+  return check_yield(codec == Codec::zstd, encoded.size(), bytes);
+}
+
 // Decompresses `out`, or at least its first `prefix` bytes.
 Status inflate(Codec codec, std::span<const std::byte> encoded, std::span<std::byte> out,
                std::size_t prefix, Workspace& workspace) {
-  const bool part = prefix < out.size() &&
-                    prefix / kPrefixNumerator <= out.size() / kPrefixDenominator;
+  const bool part =
+      prefix < out.size() && prefix / kPrefixNumerator <= out.size() / kPrefixDenominator;
   if (codec == Codec::zstd)
     return part ? inflate_zstd_prefix(encoded, out, prefix, workspace)
                 : inflate_zstd(encoded, out, workspace);
-  if (encoded.size() < 4) return fail(Code::truncated, "LZ4 length", 0, 4, encoded.size());
-  const Status status =
-      check_length("LZ4 decoded length", out.size(), load_le<std::uint32_t>(encoded.data()));
-  if (!status.ok()) return status;
-  return part ? inflate_lz4_prefix(encoded.subspan(4), out, prefix)
-              : inflate_lz4(encoded.subspan(4), out);
+  return part ? inflate_lz4_prefix(encoded, out, prefix) : inflate_lz4(encoded, out);
 }
 
 // Places a chunk that lies whole in memory, as stored; byte planes when the row says so.
@@ -62,15 +72,17 @@ void place_chunk(const ChunkRow& row, std::span<const std::byte> chunk, Placemen
   placement.put({planes.data(), size, elements, 0});
 }
 
-Status decode_compressed(const ChunkRow& row, std::span<const std::byte> encoded,
-                         std::size_t bytes, Placement& placement, Workspace& workspace) {
+Status decode_compressed(const ChunkRow& row, std::span<const std::byte> encoded, std::size_t bytes,
+                         Placement& placement, Workspace& workspace) {
+  Status status = check_declared(row.codec, bytes, encoded);
+  if (!status.ok()) return status;
   if (row.shuffle < 2) {
     const std::span<std::byte> place = placement.direct(bytes);
     if (!place.empty()) return inflate(row.codec, encoded, place, bytes, workspace);
   }
   const std::span<std::byte> whole = workspace.chunk.get(bytes);
   const std::size_t prefix = row.shuffle < 2 ? placement.end() : bytes;
-  const Status status = inflate(row.codec, encoded, whole, prefix, workspace);
+  status = inflate(row.codec, encoded, whole, prefix, workspace);
   if (status.ok()) place_chunk(row, whole, placement);
   return status;
 }
@@ -84,6 +96,8 @@ Status inflate_row(const ChunkRow& row, Source source, Workspace& workspace) {
   }
   const std::size_t bytes = chunk_bytes(row);
   if (row.codec == Codec::blosc) return inflate_blosc(encoded, bytes, workspace);
+  const Status status = check_declared(row.codec, bytes, encoded);
+  if (!status.ok()) return status;
   return inflate(row.codec, encoded, workspace.chunk.get(bytes), bytes, workspace);
 }
 
@@ -107,12 +121,15 @@ Status decode_row(const ChunkRow& row, Source source, const Destination& destina
       status = check_length("raw chunk", bytes, encoded.size());
       if (status.ok()) place_chunk(row, encoded, placement);
       break;
-    case Codec::blosc: status = decode_blosc(encoded, bytes, placement, workspace); break;
+    case Codec::blosc:
+      status = decode_blosc(encoded, bytes, placement, workspace);
+      break;
     case Codec::zstd:
     case Codec::lz4:
       status = decode_compressed(row, encoded, bytes, placement, workspace);
       break;
-    case Codec::fill: break;
+    case Codec::fill:
+      break;
   }
   if (stream) end_streaming();
   return status;

@@ -9,11 +9,18 @@
 
 namespace dataplane {
 
-// One or more zstd frames that fill `out` exactly. May throw std::bad_alloc on first use.
+// Fails when `encoded_bytes` bytes cannot decode to `decoded_bytes` whatever they are. Asked before memory
+// is reserved for a length that a file declares.
+[[nodiscard]] Status check_yield(bool zstd, std::size_t encoded_bytes,
+                                 std::size_t decoded_bytes) noexcept;
+
+// One or more zstd frames that fill `out` exactly. May throw std::bad_alloc on first use. What takes
+// long can be cancelled: `workspace.stop` is asked every few MiB of an `out` that is larger than 32 MiB.
 [[nodiscard]] Status inflate_zstd(std::span<const std::byte> encoded, std::span<std::byte> out,
                                   Workspace& workspace);
 
-// One LZ4 block that fills `out` exactly.
+// One LZ4 block that fills `out` exactly. liblz4 takes a match at distance zero, which the format forbids,
+// and decodes it to zeros.
 [[nodiscard]] Status inflate_lz4(std::span<const std::byte> encoded,
                                  std::span<std::byte> out) noexcept;
 

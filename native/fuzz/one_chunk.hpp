@@ -1,7 +1,7 @@
 // One chunk of hostile bytes decoded whole and in part, for the targets of the chunk codecs.
 //
 // Promises: nothing is written outside the wanted box; a part of a chunk that decodes whole decodes
-// too, to the same elements, unless liblz4 leaves them unspecified (lz4_offsets.hpp).
+// too, to the same elements.
 #pragma once
 
 #include <numeric>
@@ -9,7 +9,6 @@
 
 #include "core/decoder.hpp"
 #include "fuzz/input.hpp"
-#include "fuzz/lz4_offsets.hpp"
 
 namespace fuzz {
 
@@ -114,20 +113,12 @@ class OneChunk {
         decode(s.first_row, s.wanted_rows, s.first_column, s.wanted_columns, kMargin, part);
     if (!decodes) return;
     require(part_decodes, "part of a chunk that decodes decodes too");
-    if (unspecified()) return;
     const std::size_t run = s.wanted_columns * placed_;
     for (std::size_t r = 0; r < s.wanted_rows; ++r)
       require(
           std::memcmp(&part[r * (run + kMargin * placed_)],
                       &whole[((s.first_row + r) * s.columns + s.first_column) * placed_], run) == 0,
           "a part has the elements of the whole");
-  }
-
-  // Whether the chunk decodes to bytes that nobody has specified.
-  [[nodiscard]] bool unspecified() const {
-    using dataplane::Codec;
-    if (row_.codec == Codec::blosc) return frame_has_zero_offset(encoded_, shape_.bytes());
-    return row_.codec == Codec::lz4 && encoded_.size() > 4 && has_zero_offset(encoded_.subspan(4));
   }
 
  private:
