@@ -12,13 +12,15 @@ import click
 from rich.console import Console
 
 from dataplane.cli.options import BYTES
+from dataplane.errors import ConfigError
 from dataplane_bench.machine import describe_machine, require_release_build
-from dataplane_bench.model import Row
+from dataplane_bench.model import Figure, Row
 from dataplane_bench.report import check_plot, print_report, save_plot, to_json
 
 __all__ = ["bench"]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+_Measured = list[Row] | tuple[list[Row], list[Figure]]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -158,20 +160,48 @@ def loader_command(
 @click.option("--size", "object_bytes", type=BYTES, help="Of the object (512MiB).")
 @click.option("--threads", "fetch_threads", type=click.IntRange(1, 256), help="Downloads (8).")
 @click.option("--encrypt", is_flag=True, default=None, help="Measure an encrypted cache.")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(["reads", "fill", "hit-rate", "entries"]),
+    multiple=True,
+    help="Repeatable (all).",
+)
+@click.option(
+    "--entries",
+    type=click.IntRange(50, 10_000_000),
+    multiple=True,
+    help="Of that part; repeatable (1,000 10,000 100,000).",
+)
 @_shared_options
 def cache_command(
     *,
+    parts: Sequence[str],
+    entries: Sequence[int],
     cache_dir: Path | None,
     object_bytes: int | None,
     fetch_threads: int | None,
     encrypt: bool | None,
     **shared: Any,
 ) -> None:
-    """Read through the cache: warm beside pread, cold beside raw GETs."""
+    """Read through the cache, fill it, and see what it keeps and what many entries cost.
+
+    Warm reads beside pread; a cold fill beside raw GETs; hit rates of shuffled epochs beside LRU
+    and the optimum; attaching, opening, evicting and listing by the number of entries.
+    """
     from dataplane_bench.cases import cache
 
-    small = {"object_bytes": 24 << 20, "reads": 8, "rounds": 1} if shared["smoke"] else {}
+    small: dict[str, Any] = {}
+    if shared["smoke"]:
+        small = {
+            "object_bytes": 24 << 20, "reads": 8, "rounds": 1, "shares": (0.1, 0.5),
+            "rate_blocks": 40, "entries": (50, 100),
+        }  # fmt: skip
+    if shared["plot"] and parts and not {"reads", "fill"} & set(parts):
+        raise ConfigError("--plot draws throughput: add --part reads or --part fill")
     given = {
+        "parts": tuple(parts),
+        "entries": tuple(entries),
         "cache_dir": cache_dir,
         "object_bytes": object_bytes,
         "fetch_threads": fetch_threads,
@@ -195,17 +225,18 @@ def _options(
     return cls(**(small | typed))
 
 
-def _run(case: Callable[[Callable[[str], None]], list[Row]], shared: dict[str, Any]) -> None:
+def _run(case: Callable[[Callable[[str], None]], _Measured], shared: dict[str, Any]) -> None:
     require_release_build()
     if shared["plot"]:
         check_plot(shared["plot"])
     console = Console(stderr=shared["as_json"], highlight=False)
     with console.status("preparing") as status:
-        rows = case(status.update)
+        measured = case(status.update)
+    rows, figures = measured if isinstance(measured, tuple) else (measured, [])
     machine = describe_machine()
     if shared["plot"]:
         save_plot(shared["plot"], machine, rows, smoke=shared["smoke"])
     if shared["as_json"]:
-        sys.stdout.write(to_json(machine, rows) + "\n")
+        sys.stdout.write(to_json(machine, rows, figures) + "\n")
     else:
-        print_report(console, machine, rows)
+        print_report(console, machine, rows, figures)

@@ -1,8 +1,9 @@
-"""What a benchmark measures and reports: systems, rounds and rows. Pure values and protocols.
+"""What a benchmark measures and reports: systems, rounds, rows, figures. Pure values and protocols.
 
-A *case* (decode, store, loader) compares *systems* on the same input. Each system runs once per
-*round* and says what that run cost. Rows are what a reader sees; their field names are the
-interface of `--json` and do not change without a changelog entry.
+A *case* (decode, store, loader, cache) compares *systems* on the same input. Each system runs once
+per *round* and says what that run cost. Rows are what a reader sees of throughput; figures are
+values of another kind (a hit rate, the time of one operation) over a parameter. The field names of
+both are the interface of `--json` and do not change without a changelog entry.
 """
 
 from __future__ import annotations
@@ -10,12 +11,25 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
-__all__ = ["CEILING_PREFIX", "OUR_SYSTEM", "Case", "Cost", "Row", "System", "summarise"]
+__all__ = [
+    "CEILING_PREFIX",
+    "OUR_SYSTEM",
+    "Case",
+    "Cost",
+    "Figure",
+    "Row",
+    "System",
+    "Unit",
+    "figure",
+    "summarise",
+]
 
 OUR_SYSTEM = "dataplane"
 CEILING_PREFIX = "ceiling:"
+
+Unit = Literal["s", "share"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -143,3 +157,54 @@ def summarise(
             )
         )
     return rows
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Figure:
+    """One value at one setting of a parameter: the median over rounds, and the spread.
+
+    Attributes:
+        case: the benchmark.
+        dataset: what it was measured on.
+        quantity: what is measured; figures of one quantity are one table.
+        subject: a system, or an operation: a line of that table.
+        parameter: what is varied: the columns, after this word.
+        at: the parameter's value.
+        unit: of the value: seconds, or a share of one.
+        value: the median.
+        value_min: of the rounds.
+        value_max: of the rounds.
+        rounds: how many values there were.
+    """
+
+    case: str
+    dataset: str
+    quantity: str
+    subject: str
+    parameter: str
+    at: float
+    unit: Unit
+    value: float
+    value_min: float
+    value_max: float
+    rounds: int
+
+
+def figure(
+    table: tuple[str, str, str, str], subject: str, at: float, unit: Unit, values: Sequence[float]
+) -> Figure:
+    """Turn the values of every round into a figure.
+
+    Args:
+        table: case, dataset, quantity and parameter, which the figures of a table have in common.
+        subject: the line.
+        at: the column.
+        unit: of the values.
+        values: one per round.
+    """
+    case, dataset, quantity, parameter = table
+    value = statistics.median(values)
+    low, high = min(values), max(values)
+    return Figure(
+        case, dataset, quantity, subject, parameter, at, unit, value, low, high, len(values)
+    )

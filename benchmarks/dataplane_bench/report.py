@@ -1,4 +1,4 @@
-"""Shows rows: a table for a terminal, JSON for programs, a bar chart for a page."""
+"""Shows rows and figures: tables for a terminal, JSON for programs; rows as a bar chart, too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from dataplane.cli.text import PIPED_WIDTH, Column, print_fitted
 from dataplane.errors import ConfigError
 from dataplane.extras import missing_package
 from dataplane.units import format_bytes, format_duration
-from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Row
+from dataplane_bench.figures import print_figures
+from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure, Row
 
 __all__ = ["check_plot", "print_report", "save_plot", "to_json"]
 
@@ -25,14 +26,25 @@ _PLOT_SUFFIXES = frozenset({".pdf", ".png", ".svg"})
 _PLOT_HINT = ".png, .svg or .pdf file"
 
 
-def to_json(machine: Mapping[str, object], rows: Sequence[Row]) -> str:
-    """Write the report as `{"machine": …, "rows": […]}`."""
-    document = {"machine": machine, "rows": [dataclasses.asdict(row) for row in rows]}
+def to_json(
+    machine: Mapping[str, object], rows: Sequence[Row], figures: Sequence[Figure] = ()
+) -> str:
+    """Write the report as `{"machine": …, "rows": […], "figures": […]}`."""
+    document = {
+        "machine": machine,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "figures": [dataclasses.asdict(one) for one in figures],
+    }
     return json.dumps(document, indent=2)
 
 
-def print_report(console: Console, machine: Mapping[str, object], rows: Sequence[Row]) -> None:
-    """Print one table per comparison, our row bold, ceilings dim."""
+def print_report(
+    console: Console,
+    machine: Mapping[str, object],
+    rows: Sequence[Row],
+    figures: Sequence[Figure] = (),
+) -> None:
+    """Print one table per comparison and per quantity, our row bold, ceilings dim."""
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
     console.print(
@@ -45,6 +57,7 @@ def print_report(console: Console, machine: Mapping[str, object], rows: Sequence
     for _, group in groupby(rows, key=_comparison):
         console.print()
         _print_table(console, list(group))
+    print_figures(console, figures)
 
 
 def _comparison(row: Row) -> tuple[object, ...]:

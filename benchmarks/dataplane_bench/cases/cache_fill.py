@@ -1,0 +1,175 @@
+"""What a cold fill is compared with: the systems of that part of `dataplane bench cache`.
+
+A cold fill plans one object front to back in an empty cache directory, takes each block as it comes
+and waits until the disk has all of them. One ceiling asks for the same blocks with the same client
+and as many threads, and drops them; the other writes as many blocks to the disk, past the page
+cache. A fill cannot be faster than the slower of the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import mmap
+import os
+import shutil
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dataplane.cache import Cache, CacheConfig, PlannedRead
+from dataplane.stores import open_store
+from dataplane.stores.base import ObjectInfo
+from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost
+from dataplane_bench.rounds import timed
+
+__all__ = ["KEY", "CacheInput", "ColdFill", "DiskWrites", "RawGets"]
+
+KEY = "object"
+_RAW_GET = f"{CEILING_PREFIX}raw-get"
+_DISK = f"{CEILING_PREFIX}disk write"
+_POLL_S = 0.001
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class CacheInput:
+    """One object, the folder to cache it in, and the ranges of warm reads."""
+
+    url: str
+    info: ObjectInfo
+    folder: Path
+    ranges: tuple[tuple[int, int], ...]
+    fetch_threads: int
+    encrypt: bool
+    environment: dict[str, str]
+
+
+class ColdFill:
+    """A planned pass over the object in an empty cache, until the disk has every block."""
+
+    name = OUR_SYSTEM
+
+    def __init__(self, given: CacheInput) -> None:
+        os.environ.update(given.environment)
+        self.threads = self.threads_for(given)
+        self._given = given
+        self._store = open_store(given.url)
+        self._numbers = itertools.count()
+
+    @staticmethod
+    def threads_for(given: CacheInput) -> int:
+        """Threads that download."""
+        return given.fetch_threads
+
+    def run(self) -> Cost:
+        """Fill a new cache directory, and remove it outside of the measured time."""
+        given = self._given
+        folder = given.folder / f"cold-{os.getpid()}-{next(self._numbers)}"
+        config = CacheConfig(dir=folder, fetch_threads=given.fetch_threads, encrypt=given.encrypt)
+        with Cache(config) as cache:
+            cost = timed(lambda: self._fill(cache), samples=1)
+            fetched = int(cache.counters["cache_fetch_bytes"])
+        shutil.rmtree(folder)
+        return dataclasses.replace(cost, bytes_fetched=fetched)
+
+    def close(self) -> None:
+        """Close the store."""
+        self._store.close()
+
+    def _fill(self, cache: Cache) -> int:
+        size, block_bytes = self._given.info.size_bytes, cache.config.block_bytes
+        blob = cache.open(self._store, self._given.info)
+        memory = memoryview(bytearray(block_bytes))
+        pieces = [(a, min(a + block_bytes, size)) for a in range(0, size, block_bytes)]
+        reads = [PlannedRead(blob, *piece, step) for step, piece in enumerate(pieces)]
+        with cache.prefetch(reads) as ahead:
+            for step, (start, stop) in enumerate(pieces):
+                blob.read_into(start, stop, memory[: stop - start])
+                ahead.advance(step + 1)
+            while not blob.is_complete():
+                time.sleep(_POLL_S)
+        return size
+
+
+class RawGets:
+    """The ceiling: the same blocks asked for by as many threads and dropped."""
+
+    name = _RAW_GET
+
+    def __init__(self, given: CacheInput) -> None:
+        os.environ.update(given.environment)
+        self.threads = self.threads_for(given)
+        self._given = given
+        self._store = open_store(given.url)
+        self._pool = ThreadPoolExecutor(self.threads)
+
+    @staticmethod
+    def threads_for(given: CacheInput) -> int:
+        """Threads that download."""
+        return given.fetch_threads
+
+    def run(self) -> Cost:
+        """Get every block once."""
+        size, block_bytes = self._given.info.size_bytes, CacheConfig().block_bytes
+        starts = range(0, size, block_bytes)
+
+        def get(start: int) -> int:
+            stop = min(start + block_bytes, size)
+            return len(self._store.get_range(KEY, start, stop, if_match=self._given.info.etag))
+
+        return timed(lambda: sum(self._pool.map(get, starts)), samples=1)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+        self._store.close()
+
+
+class DiskWrites:
+    """A ceiling: as many blocks written by as many threads past the page cache."""
+
+    name = _DISK
+
+    def __init__(self, given: CacheInput) -> None:
+        self.threads = self.threads_for(given)
+        self._given = given
+        self._pool = ThreadPoolExecutor(self.threads)
+        self._block = mmap.mmap(-1, CacheConfig().block_bytes)  # on a page boundary
+        self._block.write(os.urandom(len(self._block)))
+
+    @staticmethod
+    def threads_for(given: CacheInput) -> int:
+        """Threads that write."""
+        return given.fetch_threads
+
+    def run(self) -> Cost:
+        """Fill a new file, and remove it outside of the measured time."""
+        path = self._given.folder / f"written-{os.getpid()}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _direct_flag(path.parent))
+        try:
+            os.ftruncate(fd, self._given.info.size_bytes)
+            starts = range(0, self._given.info.size_bytes, len(self._block))
+            return timed(
+                lambda: sum(self._pool.map(lambda at: os.pwrite(fd, self._block, at), starts)),
+                samples=1,
+            )
+        finally:
+            os.close(fd)
+            path.unlink()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+
+
+def _direct_flag(folder: Path) -> int:
+    """O_DIRECT, where the file system has it."""
+    probe = folder / f"probe-{uuid.uuid4().hex}"
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+    except OSError:
+        return 0
+    finally:
+        probe.unlink(missing_ok=True)
+    return os.O_DIRECT

@@ -1,0 +1,70 @@
+"""Shows figures: one table per quantity, a line per subject, a column per value of the parameter.
+
+Where the values are times and the parameter a size, one more column says how the time grows: the
+last column over the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.console import Console
+
+from dataplane.cli.text import Column, print_fitted
+from dataplane.units import format_count, format_duration
+from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure
+
+__all__ = ["print_figures"]
+
+
+def print_figures(console: Console, figures: Sequence[Figure]) -> None:
+    """Print the tables of all figures, each after an empty line."""
+    for _, group in groupby(figures, key=_table):
+        console.print()
+        _print_table(console, list(group))
+
+
+def _table(one: Figure) -> tuple[str, str, str, str]:
+    return (one.case, one.dataset, one.quantity, one.parameter)
+
+
+def _print_table(console: Console, figures: Sequence[Figure]) -> None:
+    first = figures[0]
+    subjects = list(dict.fromkeys(one.subject for one in figures))
+    places = sorted({one.at for one in figures})
+    found = {(one.subject, one.at): one for one in figures}
+    lines = [[found.get((subject, at)) for at in places] for subject in subjects]
+    names = [subject.replace(CEILING_PREFIX, "ceiling: ") for subject in subjects]
+    columns = [Column(first.parameter, names, is_text=True)]
+    for at, cells in zip(places, zip(*lines, strict=True), strict=True):
+        columns.append(Column(_place(at), [_value(one) for one in cells]))
+    if len(places) > 1 and first.unit == "s":
+        growth = [_growth(line[-2], line[-1]) for line in lines]
+        columns.append(Column(f"for {places[-1] / places[-2]:g} times as many", growth))
+    print_fitted(
+        console,
+        columns,
+        title=f"{first.case} · {first.dataset} · {first.quantity}",
+        styles=[_style(subject) for subject in subjects],
+    )
+
+
+def _place(at: float) -> str:
+    return format_count(int(at)) if at == int(at) else f"{at:g}"
+
+
+def _value(one: Figure | None) -> str:
+    if one is None:
+        return ""
+    return f"{one.value:.3f}" if one.unit == "share" else format_duration(one.value)
+
+
+def _growth(before: Figure | None, last: Figure | None) -> str:
+    return f"{last.value / before.value:.1f}" if before and last and before.value else ""
+
+
+def _style(subject: str) -> str:
+    if subject == OUR_SYSTEM:
+        return "bold green"
+    return "dim" if subject.startswith(CEILING_PREFIX) else ""
