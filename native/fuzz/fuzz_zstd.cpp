@@ -1,7 +1,8 @@
 // zstd chunks: one or more frames, of which none need declare its length.
 // Input: u16 decoded length, six control bytes (one_chunk.hpp), the frames. Promise, besides those
-// of one_chunk.hpp: frames decompress in pieces to what they decompress to in one call, or in
-// neither way.
+// of one_chunk.hpp: what decompresses in one call does so in pieces, to the same bytes. The reverse
+// does not hold: in pieces, libzstd (1.5) does not hold the declared length of a frame against its
+// contents when its last block is empty.
 #include "core/inflate.hpp"
 #include "fuzz/one_chunk.hpp"
 
@@ -11,10 +12,10 @@ void check_pieces(std::span<const std::byte> encoded, std::size_t bytes) {
   static dataplane::Workspace workspace;
   std::vector<std::byte> at_once(bytes);
   std::vector<std::byte> in_pieces(bytes);
-  const bool decodes = dataplane::inflate_zstd(encoded, at_once, workspace).ok();
-  const bool also = dataplane::inflate_zstd_prefix(encoded, in_pieces, bytes, workspace).ok();
-  fuzz::require(decodes == also, "frames decompress in pieces and at once, or in neither way");
-  fuzz::require(!decodes || at_once == in_pieces, "pieces are what one call gives");
+  if (!dataplane::inflate_zstd(encoded, at_once, workspace).ok()) return;
+  fuzz::require(dataplane::inflate_zstd_prefix(encoded, in_pieces, bytes, workspace).ok(),
+                "what decompresses in one call does so in pieces");
+  fuzz::require(at_once == in_pieces, "pieces are what one call gives");
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ from dataplane.errors import ConfigError
 from dataplane_bench import callgrind
 from dataplane_bench.cases import decode_data
 from dataplane_bench.cases.decode import DecodeOptions
-from dataplane_bench.cases.decode_systems import OurDecoder, StoredArray
+from dataplane_bench.cases.decode_systems import Memcpy, OurDecoder, StoredArray
 from dataplane_bench.rivals.decoders import Blosc2, Numcodecs, TensorStore, aligned_empty, batch_for
 
 
@@ -91,6 +91,16 @@ def test_readers_of_boxes_deliver_the_same_elements(stored: tuple[Path, np.ndarr
         for out, ((start, stop), _) in zip(outs, boxes, strict=True):
             assert np.array_equal(out, array[start:stop])
         system.close()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_copy_ceiling_copies_every_byte(stored: tuple[Path, np.ndarray], threads: int) -> None:
+    path, array = stored
+    ceiling = Memcpy(path, threads)
+    assert ceiling.run().nbytes == array.nbytes
+    assert [bool((copy == 1).all()) for copy, _ in ceiling._parts] == [True] * threads
+    assert sum(copy.nbytes for copy, _ in ceiling._parts) == array.nbytes
+    ceiling.close()
 
 
 def test_destinations_begin_at_a_cache_line() -> None:

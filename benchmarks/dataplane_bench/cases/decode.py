@@ -5,8 +5,8 @@ blosc2 and numcodecs map them, the others read them through their own stores. De
 allocated once begin at a multiple of 64 bytes for every system that has one, as tensors do.
 
 Ceilings. Of whole arrays: the codec alone (each stream decompressed into scratch that stays in the
-cache, nothing un-shuffled or placed), and memcpy of the decoded array. Of crops and runs: the cost
-of the whole array, scaled to the blocks that the selection touches.
+cache, nothing un-shuffled or placed), and memcpy of the decoded array, by as many threads. Of crops
+and runs: the cost of the whole array, scaled to the blocks that the selection touches.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _compare(
         ceiling = codec.name
         contenders += [
             (codec.name, threads, functools.partial(codec, path, threads)),
-            (memcpy.name, 1, functools.partial(memcpy, path, 1)),
+            (memcpy.name, threads, functools.partial(memcpy, path, threads)),
         ]
     else:
         needed = decode_systems.NeededBytes
