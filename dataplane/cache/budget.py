@@ -14,7 +14,7 @@ Entries that a process holds open go when nothing else can.
 Readers need no warning: their sequence check turns a block that goes away under them into a miss.
 
 When each entry had to be looked at, what is really there is counted too; when the shared number has
-drifted from it (a process was killed between reserving and filling), the number is corrected.
+drifted far from it (a process was killed between reserving and filling), it is corrected.
 
 Thread-safe. No lock of this process is held while the disk works.
 """
@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 
 from dataplane.cache import locks
 from dataplane.cache.recency import Candidate, Recency
+from dataplane.cache.recount import Flows
 from dataplane.cache.rotation import Rotation
 from dataplane.cache.session import Session
 from dataplane.cache.spec import page_rounded
@@ -88,6 +89,9 @@ class Budget:
         """
         wanted = page_rounded(length)
         usage = self._session.usage
+        # Not taken and given back for every block of every epoch: a count would never be sure.
+        if rotation is not None and rotation.is_full and self._excess(wanted, wanted) > 0:
+            return False
         usage.add_used(wanted)
         if self._excess(wanted) <= 0:
             return True
@@ -125,15 +129,15 @@ class Budget:
         with locks.hold(self._session.directory.fd, locks.EVICT_BYTE, wait=False) as held:
             return self._evict(length) if held else 0
 
-    def _excess(self, unwritten: int) -> int:
-        """Bytes over the budget, given `unwritten` bytes that are reserved but not on the disk."""
+    def _excess(self, unwritten: int, unreserved: int = 0) -> int:
+        """Bytes over the budget, given bytes that are not on the disk, and of them not reserved."""
         status = os.fstatvfs(self._session.directory.fd)
         free = status.f_bavail * status.f_frsize - unwritten
         share = _FREE_SHARE if self._size_bytes is None else _FLOOR_SHARE
         excess = status.f_blocks * status.f_frsize // share - free
         if self._size_bytes is None:
             return excess
-        return max(excess, self._session.usage.used - self._size_bytes)
+        return max(excess, self._session.usage.used + unreserved - self._size_bytes)
 
     def _make_room(self, wanted: int, rotation: Rotation | None) -> bool:
         size = self._size_bytes
@@ -166,9 +170,10 @@ class Budget:
             slack: bytes to free on top of that, if those that are not held have them.
             rotation: what must stay.
         """
+        flows = Flows.of(self._session.usage)
         total = self._recency.refresh()
         if total is not None:
-            self._correct(total)
+            flows.correct(self._session.usage, total, least=_DRIFT_BYTES)
         protection, files = self._session.protection, self._session.files
         keeps = self._is_planned_block if rotation is None else self._keeps(rotation)
         freed = self._remove_empty()
@@ -232,8 +237,3 @@ class Budget:
         self._session.usage.add_used(-sum(freed))
         self._counters.add("cache_removed_entries", sum(count > 0 for count in freed))
         return sum(freed)
-
-    def _correct(self, total: int) -> None:
-        drift = self._session.usage.used - total
-        if abs(drift) > _DRIFT_BYTES:
-            self._session.usage.add_used(-drift)

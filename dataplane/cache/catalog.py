@@ -31,6 +31,7 @@ from dataplane.cache import locks
 from dataplane.cache.directory import Directory
 from dataplane.cache.files import map_name
 from dataplane.cache.inventory import EntryRow, StoreSum, Totals, describe
+from dataplane.cache.pace import Pace
 from dataplane.cache.session import Session
 from dataplane.cache.spec import EntryIdentity, Scope, map_disk_bytes, page_rounded
 
@@ -202,7 +203,7 @@ class Catalog:
                     "FROM entry"
                 )
             }
-            pace = _Pace(stopped, share)
+            pace = Pace(stopped, share)
             batch: list[tuple[object, ...]] = []
             for name, stamp, changed_ns in _stamps(self._directory):
                 if pace.is_over():
@@ -274,24 +275,6 @@ class Catalog:
                 status = os.stat(file, dir_fd=self._directory.fd, follow_symlinks=False)
                 if not stat.S_ISREG(status.st_mode):
                     raise OSError(f"{self._directory.path / file} is not a regular file")
-
-
-class _Pace:
-    """Uses a share of a core, and says when to stop."""
-
-    def __init__(self, stopped: threading.Event | None, share: float) -> None:
-        self._stopped = stopped
-        self._share = share
-        self._began_s = time.monotonic()
-
-    def is_over(self) -> bool:
-        return self._stopped is not None and self._stopped.is_set()
-
-    def rest(self) -> None:
-        worked_s = time.monotonic() - self._began_s
-        if self._share < 1 and self._stopped is not None:
-            self._stopped.wait(worked_s * (1 / self._share - 1))
-        self._began_s = time.monotonic()
 
 
 def _stamps(directory: Directory) -> Iterator[tuple[str, str, int]]:

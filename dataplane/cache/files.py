@@ -30,6 +30,7 @@ from dataplane.errors import CacheError
 __all__ = ["EntryFiles", "map_name"]
 
 _MAP_NAME = re.compile(r"([0-9a-f]{40})\.map")
+_SHARD_NAME = re.compile(r"[0-9a-f]{2}")
 _OPEN_BYTE = locks.LockByte(1 << 62)  # kOpenLockByte of native/core/blockmap.hpp
 
 
@@ -133,14 +134,17 @@ class EntryFiles:
                 return 0
 
     def remove_debris(self) -> None:
-        """Remove what killed processes left half made. The caller is the directory's only user."""
-        for _, folder in self._directory.shards():
-            files = names_in(folder)
-            for file in files:
-                orphan = file.endswith(".data") and f"{file[:-5]}.map" not in files
-                if orphan or file.endswith(".tmp"):
-                    with contextlib.suppress(OSError):
-                        os.unlink(file, dir_fd=folder)
+        """Remove what killed processes left half made."""
+        for shard, folder in self._directory.shards():
+            if not _SHARD_NAME.fullmatch(shard):
+                continue
+            with locks.hold(self._directory.fd, locks.shard_byte(shard)):
+                files = names_in(folder)
+                for file in files:
+                    orphan = file.endswith(".data") and f"{file[:-5]}.map" not in files
+                    if orphan or file.endswith(".tmp"):
+                        with contextlib.suppress(OSError):
+                            os.unlink(file, dir_fd=folder)
 
     def _has_blocks(self, folder: int, name: str) -> bool:
         try:

@@ -1,4 +1,6 @@
-"""Keeps the catalog of a large cache fresh, in the background of a process that uses it.
+"""Keeps the books of a large cache in the background of a process that uses it: count and catalog.
+
+After an unclean stop the bytes in use are counted again (`recount.py`), with half a core at most.
 
 Every ten minutes one process of the host (CATALOG_BYTE) refreshes the catalog, with a fifth of a
 core at most, while reads go on. A directory of a few thousand entries needs none: looking at all of
@@ -21,8 +23,9 @@ import time
 
 from dataplane.cache import locks
 from dataplane.cache.catalog import Catalog
-from dataplane.cache.directory import names_in
+from dataplane.cache.pace import Pace
 from dataplane.cache.publish import read_published
+from dataplane.cache.recount import MANY_ENTRIES, estimated_entries
 from dataplane.cache.session import Session
 from dataplane.telemetry import logger
 
@@ -32,7 +35,7 @@ _FIRST_S = 5.0  # a process that ends sooner has other worries
 _LOOK_S = 60.0
 _EVERY_S = 600.0
 _SHARE = 0.2  # of a core
-_MIN_ENTRIES = 2000
+_COUNT_SHARE = 0.5
 _DRIFT_BYTES = 64 << 20
 _JOIN_S = 10.0
 
@@ -65,16 +68,21 @@ class Keeper:
 
     def is_due(self) -> bool:
         """Whether the directory is large and its catalog old."""
-        folders = names_in(self._session.directory.entries_fd)
-        if not folders:
-            return False
-        # Names are hashes, so a subfolder is as full as any other.
-        with self._session.directory.shard(min(folders), create=False) as folder:
-            entries = len(folders) * len(names_in(folder)) // 2
-        if entries < _MIN_ENTRIES:
+        if estimated_entries(self._session.directory) < MANY_ENTRIES:
             return False
         listed_ns = self._catalog.listed_ns()
         return listed_ns is None or not 0 <= time.time_ns() - listed_ns < _EVERY_S * 1e9
+
+    def recount(self) -> None:
+        """Count the bytes in use again, unless another process is at it.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        session = self._session
+        with locks.hold(session.directory.fd, locks.CATALOG_BYTE, wait=False) as held:
+            if held and session.usage.uncounted:
+                session.recount(Pace(self._stopped, _COUNT_SHARE))
 
     def refresh(self) -> None:
         """Refresh the catalog and look at the count, unless another process is at it.
@@ -108,10 +116,12 @@ class Keeper:
             self._drift = None
 
     def _keep(self) -> None:
-        wait_s = _FIRST_S
+        wait_s = 0.0 if self._session.usage.uncounted else _FIRST_S
         while not self._stopped.wait(wait_s):
             wait_s = _LOOK_S
             try:
+                if self._session.usage.uncounted:
+                    self.recount()
                 if self.is_due():
                     self.refresh()
             except (OSError, sqlite3.Error) as err:

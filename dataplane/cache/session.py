@@ -2,8 +2,9 @@
 
 Everyone holds a shared lock on the session byte. Who finds nobody else there knows whether the last
 one left in order (`dirty` is 0). If not, the epoch goes up, so that every block is checked against
-its CRC at its next use, half-made files are removed, and the bytes in use are counted again. After
-a boot blocks are checked too: the verify tag is made of the boot's identity and the epoch.
+its CRC at its next use. Then half-made files are removed and the bytes in use are counted again,
+here if there are few entries, else later and in the background (`recount.py`). After a boot blocks
+are checked too: the verify tag is made of the boot's identity and the epoch.
 
 Attaching and leaving happen under the setup lock. Not thread-safe; its owner is `Cache`.
 """
@@ -20,8 +21,9 @@ from dataplane.cache import locks
 from dataplane.cache.directory import Directory
 from dataplane.cache.files import EntryFiles
 from dataplane.cache.live import LiveLocks
+from dataplane.cache.pace import Pace
 from dataplane.cache.pins import PinList, Protection
-from dataplane.cache.spec import disk_bytes, map_disk_bytes
+from dataplane.cache.recount import MANY_ENTRIES, estimated_entries, recount
 
 __all__ = ["Session", "verify_tag"]
 
@@ -63,8 +65,10 @@ class Session:
                 if alone:
                     if self.usage.dirty:
                         self.usage.bump_epoch()
-                        self.usage.used = self._recount()
+                        self.usage.uncounted = True
                     self.usage.dirty = True
+                    if self.usage.uncounted and estimated_entries(self.directory) < MANY_ENTRIES:
+                        self.recount()
                 self._lock(fcntl.F_RDLCK)
                 self.verify_tag = verify_tag(self.usage.epoch)
                 self.live = LiveLocks(self.directory)
@@ -88,21 +92,13 @@ class Session:
         locks.close_descriptor(self._fd)
         self._fd = -1
 
+    def recount(self, pace: Pace | None = None) -> bool:
+        """Count the bytes in use again and tidy up; see `recount.py`.
+
+        Raises:
+            OSError: the directory cannot be read.
+        """
+        return recount(self.directory, self.files, self.usage, pace)
+
     def _lock(self, kind: int) -> bool:
         return locks.lock_byte(self._fd, kind, locks.SESSION_BYTE, wait=False)
-
-    def _recount(self) -> int:
-        """Count the bytes in use and give back what killed processes left; nobody else is here."""
-        self.files.remove_debris()
-        total = 0
-        for name in self.files.names():
-            entry = self.files.inspect(name, 0)
-            if entry is None or not entry.resident_bytes():
-                del entry
-                self.files.remove_unused(name)
-                continue
-            resident = disk_bytes(entry)
-            if entry.data_disk_bytes() > resident:
-                entry.punch_empty()
-            total += resident + map_disk_bytes(entry.blocks)
-        return total

@@ -225,6 +225,7 @@ def _info_document(session: Session, config: CacheConfig, totals: Totals) -> dic
     return {
         "dir": str(config.dir),
         "used_bytes": max(0, session.usage.used),
+        "is_counted": not session.usage.uncounted,
         "budget_bytes": config.size_bytes,
         "disk_bytes": disk_bytes,
         "disk_free_bytes": free_bytes,
@@ -265,11 +266,12 @@ def _print_info(document: dict[str, Any]) -> None:
         if budget
         else "budget: all but a tenth of the disk"
     )
+    doubt = "" if document["is_counted"] else "; to be counted again after an unclean stop"
     table = grid("", "")
     table.show_header = False
     lines = (
         ("directory", document["dir"]),
-        ("used", f"{format_bytes(document['used_bytes'])} ({room})"),
+        ("used", f"{format_bytes(document['used_bytes'])} ({room})" + doubt),
         (
             "disk",
             f"{format_bytes(document['disk_free_bytes'])} of "

@@ -202,7 +202,10 @@ void bind_usage(nb::module_& module) {
       .def_prop_rw("used", &UsageFile::used, &UsageFile::set_used)
       .def_prop_ro("epoch", &UsageFile::epoch)
       .def("bump_epoch", &UsageFile::bump_epoch)
-      .def_prop_rw("dirty", &UsageFile::dirty, &UsageFile::set_dirty);
+      .def_prop_rw("dirty", &UsageFile::dirty, &UsageFile::set_dirty)
+      .def_prop_rw("uncounted", &UsageFile::uncounted, &UsageFile::set_uncounted)
+      .def_prop_ro("taken", &UsageFile::taken)
+      .def_prop_ro("given", &UsageFile::given);
 }
 
 }  // namespace

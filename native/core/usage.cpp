@@ -20,6 +20,9 @@ struct UsageFile::Fields {
   std::int64_t used;
   std::uint64_t epoch;
   std::uint64_t dirty;
+  std::uint64_t uncounted;
+  std::uint64_t taken;
+  std::uint64_t given;
 };
 
 namespace {
@@ -36,7 +39,7 @@ UsageFile::~UsageFile() {
 
 Status UsageFile::create(int fd) {
   // dirty: whoever finds a fresh file does not know what is in the directory, and counts.
-  const Fields fresh{kMagic, kVersion, 0, 0, 0, 1};
+  const Fields fresh{kMagic, kVersion, 0, 0, 0, 1, 1, 0, 0};
   std::array<std::byte, kFileBytes> bytes{};
   std::memcpy(bytes.data(), &fresh, sizeof fresh);
   if (const int err = allocate(fd, kFileBytes); err != 0)
@@ -70,6 +73,11 @@ Status UsageFile::open(UniqueFd fd) {
 }
 
 std::int64_t UsageFile::add_used(std::int64_t amount) noexcept {
+  // The flow first: whoever reads `used` and then the flows sees every amount that is in `used`.
+  if (amount > 0)
+    std::atomic_ref<std::uint64_t>(fields_->taken) += static_cast<std::uint64_t>(amount);
+  else
+    std::atomic_ref<std::uint64_t>(fields_->given) -= static_cast<std::uint64_t>(amount);
   return std::atomic_ref<std::int64_t>(fields_->used).fetch_add(amount) + amount;
 }
 std::int64_t UsageFile::used() const noexcept {
@@ -87,6 +95,18 @@ bool UsageFile::dirty() const noexcept {
 }
 void UsageFile::set_dirty(bool dirty) noexcept {
   std::atomic_ref<std::uint64_t>(fields_->dirty).store(dirty ? 1 : 0);
+}
+bool UsageFile::uncounted() const noexcept {
+  return std::atomic_ref<std::uint64_t>(fields_->uncounted).load() != 0;
+}
+void UsageFile::set_uncounted(bool uncounted) noexcept {
+  std::atomic_ref<std::uint64_t>(fields_->uncounted).store(uncounted ? 1 : 0);
+}
+std::uint64_t UsageFile::taken() const noexcept {
+  return std::atomic_ref<std::uint64_t>(fields_->taken).load();
+}
+std::uint64_t UsageFile::given() const noexcept {
+  return std::atomic_ref<std::uint64_t>(fields_->given).load();
 }
 
 }  // namespace dataplane

@@ -279,6 +279,9 @@ void the_usage_file_counts_and_refuses_damage() {
     CHECK(one.add_used(100) == 100 && two.add_used(-30) == 70 && one.used() == 70);
     one.bump_epoch();
     CHECK(two.epoch() == 1);
+    CHECK(one.taken() == 100 && one.given() == 30 && one.uncounted());
+    one.set_uncounted(false);
+    CHECK(!two.uncounted());
   }
   entry.flip("usage", 3, 1);
   UsageFile damaged;

@@ -36,7 +36,7 @@ def test_hit_rates_with_a_plan_are_the_share_and_better_than_without(tmp_path) -
 def test_every_operation_is_measured_at_every_number_of_entries(tmp_path) -> None:
     figures = entry_costs(tmp_path, counts=(100, 50), rounds=1, seed=0, progress=_quiet)
     operations = {one.subject for one in figures}
-    assert len(operations) == 9
+    assert len(operations) == 10
     assert len(figures) == 2 * len(operations)
     assert all(one.value > 0 for one in figures)
     assert list(tmp_path.iterdir()) == []

@@ -222,7 +222,7 @@ def test_an_interrupted_refresh_is_no_whole_listing(config, store, session, cata
 def test_a_large_cache_gets_a_catalog_in_the_background(config, store, monkeypatch):
     monkeypatch.setattr(keeper_room, "_FIRST_S", 0.01)
     monkeypatch.setattr(keeper_room, "_LOOK_S", 0.01)
-    monkeypatch.setattr(keeper_room, "_MIN_ENTRIES", 3)
+    monkeypatch.setattr(keeper_room, "MANY_ENTRIES", 3)
     with Cache(config) as cache:
         for i in range(8):
             read_all(cache.open(store, store.put(f"o{i}", b"x")))

@@ -118,6 +118,8 @@ def _attach(directory: Path, times: _Times, rounds: int) -> None:
         session.usage.dirty = True  # as a killed process leaves it
         with _timed(times, "attach after an unclean stop"):
             session = Session(directory)
+        with _timed(times, "count them all, as is done after it"):
+            assert session.recount()
         session.close()
 
 

@@ -1,0 +1,155 @@
+"""Counting again what a cache takes, and tidying up, after an unclean stop.
+
+Killed processes leave room reserved that nobody uses, blocks half written, and files half made; a
+power cut leaves a number that is older than the files. So every entry is looked at: what killed
+processes left is removed, and what is there is added up. Where there are few entries that is done
+before the first read. Else it goes on in the background (`keeper.py`) while others fill and evict:
+reads need none of it, since each block is checked at its first use.
+
+What others take and give meanwhile is counted by the usage file (`taken`, `given`). An entry may
+have been looked at before or after each of it, so the truth lies between the sum less all that was
+given and the sum plus all that was taken; what is claimed, a download under way, may turn out
+either way. The shared number is moved into these bounds and no further, and the count is over once
+they are close. On a quiet directory they are one number. (What a process does between one of its
+two steps and the other, claim and reserve, punch and subtract, may be beyond them: a block.)
+
+Thread-safe; holds no lock of this process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dataplane import _native
+from dataplane.cache import locks
+from dataplane.cache.directory import Directory, names_in
+from dataplane.cache.files import EntryFiles
+from dataplane.cache.pace import Pace
+from dataplane.cache.spec import disk_bytes, map_disk_bytes, page_rounded
+
+__all__ = ["MANY_ENTRIES", "Flows", "estimated_entries", "recount"]
+
+MANY_ENTRIES = 2000
+"""Looking at fewer takes a fraction of a second."""
+
+_CLOSE_BYTES = 64 << 20
+_BATCH = 200  # entries between two rests
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """What has been taken and given so far.
+
+    Example:
+        flows = Flows.of(usage)
+        counted = look_at_every_entry()
+        flows.correct(usage, counted)
+    """
+
+    taken: int
+    given: int
+
+    @classmethod
+    def of(cls, usage: _native.UsageFile) -> Flows:
+        """Return those of the moment."""
+        return cls(usage.taken, usage.given)
+
+    def correct(
+        self,
+        usage: _native.UsageFile,
+        counted: int,
+        *,
+        doubtful: int = 0,
+        removed: int = 0,
+        least: int = 0,
+    ) -> int:
+        """Move the bytes in use to where they may be after a count that began at these flows.
+
+        Args:
+            usage: the shared numbers.
+            counted: what the entries take, each looked at once since then.
+            doubtful: of that, what may be given back.
+            removed: what the one who counted has given since then, of what is not in `counted`.
+            least: a correction that is not larger is left out.
+
+        Returns:
+            How far apart the bounds are.
+        """
+        used = usage.used  # before the flows, which then hold all that is in it
+        now = Flows.of(usage)
+        low = counted - doubtful - (now.given - self.given - removed)
+        high = counted + (now.taken - self.taken)
+        drift = used - min(max(used, low), high)
+        if abs(drift) > least:
+            usage.add_used(-drift)
+        return high - low
+
+
+def estimated_entries(directory: Directory) -> int:
+    """Return about how many entries there are, from one of the subfolders."""
+    folders = names_in(directory.entries_fd)
+    if not folders:
+        return 0
+    # Names are hashes, so a subfolder is as full as any other.
+    with directory.shard(min(folders), create=False) as folder:
+        return len(folders) * len(names_in(folder)) // 2
+
+
+def recount(
+    directory: Directory, files: EntryFiles, usage: _native.UsageFile, pace: Pace | None = None
+) -> bool:
+    """Tidy up, count, and correct the bytes in use; they are counted then, if that was possible.
+
+    Args:
+        directory: the cache directory.
+        files: its entries.
+        usage: its shared numbers.
+        pace: how hard to work, and when to stop.
+
+    Returns:
+        Whether the bytes in use are counted: false when it was stopped, or when others did too
+        much meanwhile to tell.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    pace = pace or Pace()
+    flows = Flows.of(usage)
+    files.remove_debris()
+    counted = doubtful = removed = 0
+    for number, name in enumerate(files.names()):
+        if number % _BATCH == _BATCH - 1:
+            pace.rest()
+        if pace.is_over():
+            return False
+        taken, claimed, freed = _look(files, name)
+        usage.add_used(-freed)
+        counted += taken
+        doubtful += claimed
+        removed += freed
+    # An evictor is then not between emptying a block and taking it off.
+    with locks.hold(directory.fd, locks.EVICT_BYTE):
+        apart = flows.correct(usage, counted, doubtful=doubtful, removed=removed)
+    if apart > _CLOSE_BYTES:
+        return False
+    usage.uncounted = False
+    return True
+
+
+def _look(files: EntryFiles, name: str) -> tuple[int, int, int]:
+    """Tidy up an entry.
+
+    Returns:
+        What it takes, what of that is being filled, and what was freed by removing it.
+    """
+    entry = files.inspect(name, 0)
+    claimed = page_rounded(entry.claimed_bytes()) if entry is not None else 0
+    if entry is None or not (claimed or entry.resident_bytes()):
+        map_bytes = map_disk_bytes(entry.blocks) if entry is not None else 0
+        del entry
+        freed = files.remove_unused(name)
+        return (0, 0, freed) if freed else (map_bytes, 0, 0)  # what stays is open
+    resident = disk_bytes(entry)
+    if entry.data_disk_bytes() > resident:
+        entry.punch_empty()
+    return resident + claimed + map_disk_bytes(entry.blocks), claimed, 0
