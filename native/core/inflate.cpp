@@ -23,6 +23,9 @@ constexpr std::size_t kZstdYield = (std::size_t{128} << 10) / 4;
 // through a buffer of its own and take a tenth longer. At 0.7 GB/s, 32 MiB in one call are 50 ms.
 constexpr std::size_t kMaxOneCallBytes = std::size_t{32} << 20;
 constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+// Frames that ask for a larger window, such as those of zstd --long, are decompressed in one call,
+// which has the chunk itself for a window.
+constexpr int kMaxWindowLog = 26;
 
 // When liblz4 is to stop in the midst of a block, a match at distance zero that ends within 12
 // bytes of that place, or beyond it, leaves in the output what was there before: the bytes of
@@ -50,11 +53,12 @@ Status zstd_failure(std::size_t result, std::size_t expected) noexcept {
 }
 
 // Prepares the interface that decompresses in pieces. The window is memory that the frame asks for:
-// no more than its chunk can use.
+// no more than its chunk can use, nor than kMaxWindowLog.
 ZSTD_DCtx* begin_pieces(std::size_t chunk_bytes, Workspace& workspace) {
   ZSTD_DCtx* const context = workspace.zstd();
   ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
-  const int window_log = std::clamp(static_cast<int>(std::bit_width(chunk_bytes)), 10, 30);
+  const int window_log =
+      std::clamp(static_cast<int>(std::bit_width(chunk_bytes)), 10, kMaxWindowLog);
   ZSTD_DCtx_setParameter(context, ZSTD_d_windowLogMax, window_log);
   return context;
 }

@@ -79,6 +79,7 @@ class Workspace {
     for (ScratchBuffer* buffer : {&chunk, &block, &planes, &tile, &placed, &zeros_})
       buffer->trim(kKeepBytes);
     zero_bytes_ = std::min(zero_bytes_, zeros_.capacity());
+    if (ZSTD_sizeof_DCtx(zstd_.get()) > kKeepBytes) zstd_.reset();  // it keeps a frame's window
   }
 
  private:

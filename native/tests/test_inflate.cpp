@@ -96,6 +96,30 @@ void large_zstd_chunks_can_be_cancelled() {
   }
 }
 
+// A frame whose window is as large as its content.
+Bytes one_segment(const Bytes& in) {
+  ZSTD_CCtx* const context = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, 27);
+  Bytes out(ZSTD_compressBound(in.size()));
+  out.resize(ZSTD_compress2(context, out.data(), out.size(), in.data(), in.size()));
+  ZSTD_freeCCtx(context);
+  return out;
+}
+
+void large_windows_are_neither_kept_nor_followed() {
+  for (const std::size_t bytes : {40 * kMiB, 70 * kMiB}) {
+    const Bytes encoded = one_segment(Bytes(bytes, std::byte{7}));
+    Bytes out(bytes);
+    Workspace workspace;
+    CHECK(dataplane::inflate_zstd(encoded, out, workspace).ok());
+    CHECK(out.front() == std::byte{7} && out.back() == std::byte{7});
+    const bool followed = bytes < 64 * kMiB;
+    CHECK((ZSTD_sizeof_DCtx(workspace.zstd()) > bytes) == followed);
+    workspace.trim();
+    CHECK(ZSTD_sizeof_DCtx(workspace.zstd()) < 16 * kMiB);
+  }
+}
+
 void put_length(Bytes& block, std::size_t length) {
   for (; length >= 255; length -= 255) block.push_back(std::byte{255});
   block.push_back(static_cast<std::byte>(length));
@@ -211,6 +235,7 @@ int main() {
   zstd_in_pieces_is_zstd_at_once();
   zstd_in_pieces_refuses_what_zstd_at_once_refuses();
   large_zstd_chunks_can_be_cancelled();
+  large_windows_are_neither_kept_nor_followed();
   a_match_at_distance_zero_shows_nothing_of_another_chunk();
   no_memory_is_reserved_for_lengths_that_cannot_be();
   the_most_compressible_chunks_decode();
