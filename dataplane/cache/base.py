@@ -64,6 +64,12 @@ class CacheConfig:
     fetch_threads: int = setting(
         8, env="DATAPLANE_FETCH_THREADS", parse=int, doc="downloads under way at once"
     )
+    request_bytes: int = setting(
+        16 << 20,
+        env="DATAPLANE_REQUEST_BYTES",
+        parse=parse_bytes,
+        doc="most that one download asks for; blocks that follow each other come together",
+    )
     prefetch_window_bytes: int = setting(
         512 << 20,
         env="DATAPLANE_PREFETCH_WINDOW",
@@ -113,6 +119,11 @@ class CacheConfig:
             )
         if not 1 <= self.fetch_threads <= 256:
             raise ConfigError(f"cache.fetch_threads must be 1 to 256, got {self.fetch_threads}")
+        if self.request_bytes < self.block_bytes:
+            raise ConfigError(
+                f"cache.request_bytes ({self.request_bytes}) is smaller than one block "
+                f"({self.block_bytes})"
+            )
         if self.prefetch_window_bytes < self.block_bytes:
             raise ConfigError("cache.prefetch_window_bytes must hold at least one block")
         if self.prefetch_memory_bytes < 0:

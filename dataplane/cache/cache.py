@@ -115,7 +115,7 @@ class Cache:
             self._on_no_room,
             direct_io=self.config.direct_io,
         )
-        self._fetcher = Fetcher(self.config.fetch_threads, filler.attempt)
+        self._fetcher = Fetcher(self.config.fetch_threads, self.request_bytes, filler.attempt)
 
     @classmethod
     def shared(cls, config: CacheConfig) -> Cache:
@@ -232,14 +232,25 @@ class Cache:
         session = attachment.session
         return session.files.inspect(source.name, session.verify_tag)
 
+    @property
+    def request_bytes(self) -> int:
+        """Most that one download asks for: all under way take a quarter of the budget at most."""
+        config = self.config
+        if config.size_bytes is None:
+            return config.request_bytes
+        share = config.size_bytes // (4 * config.fetch_threads)
+        return max(config.block_bytes, min(config.request_bytes, share))
+
     def is_under_way(self, source: CachedObject, block: int) -> bool:
         """Whether this process is downloading or writing a block."""
         return self._fetcher.is_under_way((source.name, block))
 
-    def submit(self, source: CachedObject, entry: Entry, block: int, *, demand: bool) -> Job:
-        """Ask for a block of an object to be downloaded."""
+    def submit(
+        self, source: CachedObject, entry: Entry, blocks: Iterable[int], *, demand: bool
+    ) -> list[Job]:
+        """Ask for blocks of an object to be downloaded."""
         return self._fetcher.submit(
-            (source.name, block), entry, source.store, source.info, demand=demand
+            source.name, blocks, entry, source.store, source.info, demand=demand
         )
 
     def cancel(self, jobs: Iterable[Job]) -> None:

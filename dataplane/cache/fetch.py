@@ -2,9 +2,13 @@
 
 Readers and plans ask for blocks; whoever asks for a block that is already under way gets the same
 future. Jobs of readers go first, jobs of plans follow in their order, and a reader that asks for a
-planned block that is still waiting moves it to the front. What a job does is given by the owner
-(`attempt`): it returns the block, or `TryLater` because another process is downloading it; the
-thread takes other jobs meanwhile.
+planned block that is still waiting moves it to the front.
+
+A thread that takes a job may take the next ones as well, for one request, as long as they are of
+the blocks behind it: a `Run`. It leaves enough for the other threads, so that runs are single
+blocks until more are waiting than there are threads, and nothing overtakes what comes before it.
+What is done with a run is given by the owner (`attempt`): for each job the block, or `TryLater`
+because another process is downloading it (the thread takes other jobs meanwhile), or `UNWANTED`.
 
 Threads are named dp-fetch-N, start with the first job and end with `close`. After a fork the child
 calls `reset`. Thread-safe; one lock, held for bookkeeping only.
@@ -12,20 +16,21 @@ calls `reset`. Thread-safe; one lock, held for bookkeeping only.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from dataplane.cache.entries import Entry
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
-__all__ = ["BlockKey", "Fetcher", "Job", "TryLater"]
+__all__ = ["UNWANTED", "BlockKey", "Fetcher", "Job", "Outcome", "Run", "TryLater", "Unwanted"]
 
 BlockKey: TypeAlias = tuple[str, int]
 """An entry's name and the index of one of its blocks."""
@@ -75,17 +80,58 @@ class TryLater:
     delay_s: float
 
 
+class Unwanted(Enum):
+    """Nobody waits for the block any more, and it was not downloaded."""
+
+    UNWANTED = 0
+
+
+UNWANTED: Final = Unwanted.UNWANTED
+
+Outcome: TypeAlias = Buffer | TryLater | Unwanted | None
+"""What became of a job: what its future shall hold, or why it is not done."""
+
+
+class Run:
+    """A job, and the jobs of the blocks behind it as far as they are taken too."""
+
+    def __init__(self, first: Job, more: Callable[[Job, int], Job | None]) -> None:
+        self._jobs = [first]
+        self._more = more
+        self.unsettled = {first.key: first}
+
+    @property
+    def first(self) -> Job:
+        """The job that the thread took."""
+        return self._jobs[0]
+
+    def extend(self) -> Job | None:
+        """Take the job of the next block as well; None when there is none to take."""
+        job = self._more(self._jobs[-1], len(self._jobs))
+        if job is not None:
+            self._jobs.append(job)
+            self.unsettled[job.key] = job
+        return job
+
+
 class Fetcher:
     """The download threads of one cache, and the jobs that they share out.
 
     Args:
-        threads: how many downloads may be under way at once.
-        attempt: does one job. Returns what the job's future shall hold, or when to try again; what
-            it raises goes to everyone who waits for the job.
+        threads: how many requests may be under way at once.
+        request_bytes: how much one request may ask for; at least a block.
+        attempt: does a run; yields each of its jobs once with what became of it. What it raises
+            goes to everyone who waits for one of those that it has not yielded.
     """
 
-    def __init__(self, threads: int, attempt: Callable[[Job], Buffer | TryLater | None]) -> None:
+    def __init__(
+        self,
+        threads: int,
+        request_bytes: int,
+        attempt: Callable[[Run], Generator[tuple[Job, Outcome], None, None]],
+    ) -> None:
         self._thread_count = threads
+        self._request_bytes = request_bytes
         self._attempt = attempt
         self.reset()
 
@@ -102,14 +148,15 @@ class Fetcher:
 
     def submit(
         self,
-        key: BlockKey,
+        name: str,
+        blocks: Iterable[int],
         entry: Entry,
         store: Store,
         info: ObjectInfo,
         *,
         demand: bool,
-    ) -> Job:
-        """Ask for a block; joins the job that is under way for it, if any.
+    ) -> list[Job]:
+        """Ask for blocks of one entry; joins the jobs that are under way for them, if any.
 
         Raises:
             CacheError: the cache is closed.
@@ -117,19 +164,11 @@ class Fetcher:
         with self._condition:
             if self._closed:
                 raise CacheError("the cache is closed")
-            job = self._jobs.get(key)
-            if job is not None:
-                if demand and not job.demand:
-                    job.demand = True
-                    if job.state is _State.WAITING:
-                        self._queue_locked(job)
-                return job
-            job = Job(key, entry, store, info, demand=demand)
-            self._jobs[key] = job
-            self._queue_locked(job)
-            if len(self._ready) > self._idle and len(self._threads) < self._thread_count:
-                self._start_thread_locked()
-            return job
+            return [
+                self._find_locked((name, block), demand=demand)
+                or self._make_locked(Job((name, block), entry, store, info, demand=demand))
+                for block in blocks
+            ]
 
     def is_under_way(self, key: BlockKey) -> bool:
         """Whether this process has a job for the block."""
@@ -165,6 +204,21 @@ class Fetcher:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S)
 
+    def _find_locked(self, key: BlockKey, *, demand: bool) -> Job | None:
+        job = self._jobs.get(key)
+        if job is not None and demand and not job.demand:
+            job.demand = True
+            if job.state is _State.WAITING:
+                self._queue_locked(job)
+        return job
+
+    def _make_locked(self, job: Job) -> Job:
+        self._jobs[job.key] = job
+        self._queue_locked(job)
+        if len(self._ready) > self._idle and len(self._threads) < self._thread_count:
+            self._start_thread_locked()
+        return job
+
     def _queue_locked(self, job: Job) -> None:
         self._sequence += 1
         heapq.heappush(self._ready, (not job.demand, self._sequence, job))
@@ -182,15 +236,26 @@ class Fetcher:
             del job  # its buffer must not live on in an idle thread
 
     def _do(self, job: Job) -> None:
+        run = Run(job, self._take_next)
         try:
-            result = self._attempt(job)
+            with contextlib.closing(self._attempt(run)) as outcomes:
+                for done, outcome in outcomes:
+                    del run.unsettled[done.key]
+                    self._settle(done, outcome)
+                    del done, outcome  # they must not keep a block while the next one comes
+            if run.unsettled:
+                raise CacheError(f"a download ended without {len(run.unsettled)} of its blocks")
         except BaseException as err:
-            self._finish(job, None, err)
+            for left in run.unsettled.values():
+                self._finish(left, None, err)
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        if isinstance(outcome, TryLater):
+            self._put_off(job, outcome.delay_s)
+        elif isinstance(outcome, Unwanted):
+            self._drop(job)
         else:
-            if isinstance(result, TryLater):
-                self._put_off(job, result.delay_s)
-            else:
-                self._finish(job, result, None)
+            self._finish(job, outcome, None)
 
     def _take(self) -> Job | None:
         with self._condition:
@@ -199,15 +264,46 @@ class Fetcher:
                 while self._later and self._later[0][0] <= now:
                     job = heapq.heappop(self._later)[2]
                     self._queue_locked(job)
-                while self._ready:
-                    job = heapq.heappop(self._ready)[2]
-                    if job.state is _State.WAITING:
-                        job.state = _State.RUNNING
-                        return job
+                job = self._front_locked()
+                if job is not None:
+                    heapq.heappop(self._ready)
+                    job.state = _State.RUNNING
+                    return job
                 self._idle += 1
                 self._condition.wait(max(0.0, self._later[0][0] - now) if self._later else None)
                 self._idle -= 1
             return None
+
+    def _take_next(self, last: Job, taken: int) -> Job | None:
+        """Take the job behind `last`, if its turn is next and this thread may have it."""
+        name, block = last.key
+        with self._condition:
+            job = self._front_locked()
+            if job is None or job.key != (name, block + 1) or job.entry is not last.entry:
+                return None
+            share = -(-(taken + len(self._ready)) // self._thread_count)
+            if taken >= min(share, self._request_bytes // last.entry.blocks.block_bytes):
+                return None
+            heapq.heappop(self._ready)
+            job.state = _State.RUNNING
+            return job
+
+    def _front_locked(self) -> Job | None:
+        """Return the job whose turn is next."""
+        while self._ready and self._ready[0][2].state is not _State.WAITING:
+            heapq.heappop(self._ready)  # cancelled, or done under another place in the queue
+        return self._ready[0][2] if self._ready else None
+
+    def _drop(self, job: Job) -> None:
+        """Forget a job that nobody wants, unless a reader has come for it meanwhile."""
+        with self._condition:
+            if job.demand and not self._closed:
+                job.state = _State.WAITING
+                self._queue_locked(job)
+                return
+            job.state = _State.OVER
+            self._jobs.pop(job.key, None)
+        job.future.cancel()
 
     def _put_off(self, job: Job, delay_s: float) -> None:
         with self._condition:

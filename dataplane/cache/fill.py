@@ -1,10 +1,12 @@
-"""How one missing block gets from the store into the cache, once per host.
+"""How missing blocks get from the store into the cache, once per host.
 
-The block is claimed (an OFD lock on its index, dropped by the kernel if this process dies), looked
-at again, given room in the budget, downloaded with `If-Match`, written, and made ready. A block
-that a plan awaits is handed over from memory before it is written. While another process holds the
-claim, the job is put off and looked at again: the block is there then, or its downloader failed and
-this process does it.
+A run of blocks that follow each other comes with one request. Each block is claimed (an OFD lock on
+its index, dropped by the kernel if this process dies), looked at again, given room in the budget,
+and written and made ready as soon as its last byte has arrived, while the next ones are still
+coming. A block that a plan awaits is handed over from memory before it is written. While another
+process holds a claim, the job is put off and looked at again: the block is there then, or its
+downloader failed and this process does it. When nobody waits for the rest of a run, its request is
+given up.
 
 What the local disk cannot take is still handed to the readers who wait for it: a full or failing
 disk costs the cache, never the read. Thread-safe; holds no lock of this process.
@@ -12,14 +14,18 @@ disk costs the cache, never the read. Thread-safe; holds no lock of this process
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
 from dataplane.cache.awaited import Awaited
-from dataplane.cache.fetch import Job, TryLater
+from dataplane.cache.fetch import UNWANTED, Job, Outcome, Run, TryLater
 from dataplane.cache.rotation import Rotation
 from dataplane.errors import StoreError
 from dataplane.stores.base import Buffer
@@ -33,9 +39,33 @@ _LAST_DELAY_S = 0.02
 _DELAY_GROWTH = 1.5
 _BLOCKS_TO_FREE = 4  # when the disk is full although the budget is not
 
+_UINT8 = np.dtype(np.uint8)
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A block to download.
+
+    Attributes:
+        job: that asks for it.
+        is_held: whether its lock is ours; the disk may have refused it.
+        has_room: whether the budget has room for it that nothing was written to yet.
+    """
+
+    job: Job
+    is_held: bool
+    has_room: bool = False
+
+    def release(self) -> None:
+        """Give up the lock, and the room."""
+        if self.has_room:
+            self.job.entry.budget.release(_disk_bytes(self.job))
+        if self.is_held:
+            self.job.entry.blocks.release(self.job.key[1])
+
 
 class Filler:
-    """Does the jobs of a `Fetcher`.
+    """Does the runs of a `Fetcher`.
 
     Args:
         counters: where downloads are counted.
@@ -63,12 +93,37 @@ class Filler:
         self._on_disk_error = on_disk_error
         self._on_no_room = on_no_room
 
-    def attempt(self, job: Job) -> Buffer | TryLater | None:
-        """Download and keep a block, unless somebody else did or is at it.
+    def attempt(self, run: Run) -> Generator[tuple[Job, Outcome], None, None]:
+        """Download and keep a run's blocks, but for those that others did or are at.
+
+        Yields:
+            Each job of the run once, with what became of it.
 
         Raises:
             StoreError: the store's answer, `ObjectChanged` among them.
         """
+        claims: deque[_Claim] = deque()
+        try:
+            job: Job | None = run.first
+            while job is not None:
+                outcome = self._claim(job)
+                if not isinstance(outcome, _Claim):
+                    yield job, outcome
+                    break
+                if not outcome.is_held:
+                    yield from self._fill(deque([outcome]))
+                    break
+                claims.append(outcome)
+                job = run.extend()
+            yield from self._fill(claims)
+        finally:
+            while claims:
+                claims.popleft().release()
+
+    def _claim(self, job: Job) -> Outcome | _Claim:
+        """Claim a block to download, and room for it, or say why there is no need to."""
+        if not self._is_wanted(job):
+            return UNWANTED
         blocks, block = job.entry.blocks, job.key[1]
         if blocks.is_ready(block):
             return None
@@ -77,78 +132,125 @@ class Filler:
         if held is not None:
             return held
         try:
-            claimed = blocks.try_claim(block)
+            if not blocks.try_claim(block):
+                delay_s = _FIRST_DELAY_S * _DELAY_GROWTH ** min(job.tries, 30)
+                return TryLater(min(_LAST_DELAY_S, delay_s))
         except OSError as err:
             self._on_disk_error(err)
-            return self._download(job)
-        if not claimed:
-            return TryLater(
-                min(_LAST_DELAY_S, _FIRST_DELAY_S * _DELAY_GROWTH ** min(job.tries, 30))
-            )
+            return _Claim(job, is_held=False)
+        claim = _Claim(job, is_held=True)
         try:
-            if blocks.is_ready(block):
-                return None
-            return self._fill(job)
-        finally:
-            blocks.release(block)
+            if not blocks.is_ready(block):
+                claim.has_room = self._reserve(job)
+                return claim
+        except BaseException:
+            claim.release()
+            raise
+        claim.release()
+        return None
 
-    def _fill(self, job: Job) -> Buffer:
-        """Download a claimed block, and keep it if there is room for it."""
-        length = _stop(job) - _start(job)
-        on_disk = length + job.entry.sealed_bytes
+    def _reserve(self, job: Job) -> bool:
         try:
             rotation = self._rotation_of(job.key[0])
-            room = job.entry.budget.reserve(on_disk, rotation)
-            if not room and rotation is None:
-                self._on_no_room()
+            room = job.entry.budget.reserve(_disk_bytes(job), rotation)
         except OSError as err:
             self._on_disk_error(err)
-            room = False
-        kept = False
-        try:
-            # Copied, so that the client can download the next block into memory that it has used
-            # before, and so that the disk can be written to from page-aligned memory.
-            lent = shared_pool().array((length,), np.dtype(np.uint8))
-            np.copyto(lent, np.frombuffer(self._download(job), np.uint8))
-            content = lent.data
-            if self._awaited.hold(job.key, content):
-                job.deliver(content)  # its readers need not wait for the disk
-            kept = room and self._keep(job, content)
-        finally:
-            if room and not kept:
-                job.entry.budget.release(on_disk)
-        if not kept:
-            self._counters.add("cache_uncached_blocks")
-        return content
+            return False
+        if not room and rotation is None:
+            self._on_no_room()
+        return room
 
-    def _download(self, job: Job) -> Buffer:
-        start, stop = _start(job), _stop(job)
+    def _is_wanted(self, job: Job) -> bool:
+        return job.demand or self._awaited.is_pinned(*job.key)
+
+    def _fill(self, claims: deque[_Claim]) -> Generator[tuple[Job, Outcome], None, None]:
+        """Download blocks that follow each other, and keep them; what is done leaves `claims`."""
+        if not claims:
+            return
+        with contextlib.closing(self._download([claim.job for claim in claims])) as contents:
+            for content in contents:
+                job = claims[0].job
+                if self._awaited.hold(job.key, content):
+                    job.deliver(content)  # its readers need not wait for the disk
+                if not self._keep(claims[0], content):
+                    self._counters.add("cache_uncached_blocks")
+                claims.popleft().release()
+                yield job, content
+                del content
+        while claims:
+            claim = claims.popleft()
+            claim.release()
+            yield claim.job, UNWANTED
+
+    def _download(self, jobs: Sequence[Job]) -> Generator[Buffer, None, None]:
+        """Ask for a run of blocks; yield each when it is whole, until no one waits for more.
+
+        Pieces are copied into page-aligned memory that the disk can be written from, and the client
+        gets its own memory back, to receive into what it has used before.
+        """
+        first, last = jobs[0], jobs[-1]
+        start, stop = _start(first), _stop(last)
+        number = filled = 0
+        block: npt.NDArray[np.uint8] | None = None
+        pieces = first.store.stream_range(
+            first.info.key, start, stop, if_match=first.info.etag or None
+        )
         try:
-            content = job.store.get_range(job.info.key, start, stop, if_match=job.info.etag or None)
-            got = memoryview(content).nbytes
-            if got != stop - start:
+            with contextlib.closing(pieces):
+                for piece in pieces:
+                    left = np.frombuffer(piece, np.uint8)
+                    while len(left) and number < len(jobs):
+                        if block is None:
+                            block, filled = _new_block(jobs[number]), 0
+                        count = min(len(left), len(block) - filled)
+                        np.copyto(block[filled : filled + count], left[:count])
+                        filled, left = filled + count, left[count:]
+                        if filled == len(block):
+                            self._counters.add_all(
+                                {"cache_fetches": 1, "cache_fetch_bytes": filled}
+                            )
+                            content, block = block.data, None
+                            number, filled = number + 1, 0
+                            yield content
+                            del content
+                    if number < len(jobs) and not any(map(self._is_wanted, jobs[number:])):
+                        return
+            if number < len(jobs):
                 raise StoreError(
-                    f"{job.store.url}: bytes {start} to {stop} of {job.info.key!r}: "
-                    f"expected {stop - start} bytes, got {got}"
+                    f"{first.store.url}: bytes {start} to {stop} of {first.info.key!r}: expected "
+                    f"{stop - start} bytes, got {_start(jobs[number]) + filled - start}"
                 )
-        except BaseException:
-            self._counters.add("cache_fetch_errors")
+        except BaseException as err:
+            if not isinstance(err, GeneratorExit):
+                self._counters.add("cache_fetch_errors")
             raise
-        self._counters.add_all({"cache_fetches": 1, "cache_fetch_bytes": got})
-        return content
 
-    def _keep(self, job: Job, content: Buffer) -> bool:
+    def _count(self, length: int) -> None:
+        self._counters.add_all({"cache_fetches": 1, "cache_fetch_bytes": length})
+
+    def _keep(self, claim: _Claim, content: Buffer) -> bool:
+        """Write a block, if there is room for it; say whether it is on the disk."""
+        if not claim.has_room:
+            return False
+        entry = claim.job.entry
         try:
-            job.entry.blocks.publish(job.key[1], content, direct=self._direct_io)
+            entry.blocks.publish(claim.job.key[1], content, direct=self._direct_io)
         except OSError as err:
             # Others fill the disk too. If there was room to make, the next block has it.
             full = err.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not full or not job.entry.budget.free(
-                _BLOCKS_TO_FREE * job.entry.blocks.block_bytes
-            ):
+            if not full or not entry.budget.free(_BLOCKS_TO_FREE * entry.blocks.block_bytes):
                 self._on_disk_error(err)
             return False
+        claim.has_room = False  # it is the block's now
         return True
+
+
+def _new_block(job: Job) -> npt.NDArray[np.uint8]:
+    return shared_pool().array((_stop(job) - _start(job),), _UINT8)
+
+
+def _disk_bytes(job: Job) -> int:
+    return _stop(job) - _start(job) + job.entry.sealed_bytes
 
 
 def _start(job: Job) -> int:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PlannedRead", "Prefetch"]
 
-_JOBS_PER_THREAD = 4  # queued behind the readers; more would only sit in the queue
+_REQUESTS = 2  # per thread, queued behind the readers
+_MIN_JOBS = 4  # per thread
 _JOIN_S = 10.0
 
 
@@ -63,7 +64,10 @@ class Prefetch:
         self._cache = cache
         self._awaited = awaited
         self._window_bytes = window_bytes
-        self._max_jobs = _JOBS_PER_THREAD * cache.config.fetch_threads
+        config = cache.config
+        # Enough to make full requests of; more would only sit in the queue.
+        per_thread = max(_MIN_JOBS, _REQUESTS * cache.request_bytes // config.block_bytes)
+        self._max_jobs = per_thread * config.fetch_threads
         self._condition = threading.Condition()
         self._step = 0
         self._closed = False
@@ -107,14 +111,14 @@ class Prefetch:
             self._condition.notify_all()
             # Inside the lock, so that a block that enters the window again keeps its new pin.
             self._awaited.remove(done)
+            late = [self._jobs[key] for key in done if key in self._jobs]
+        self._cancel(late)
 
     def close(self) -> None:
         """Cancel what is left of the plan and let go of its blocks. Idempotent."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
-            jobs = list(self._jobs.values())
-        self._cache.cancel(jobs)
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
         with self._condition:
@@ -123,7 +127,9 @@ class Prefetch:
             self._lengths.clear()
             self._by_step.clear()
             self._ahead_bytes = 0
+            jobs = list(self._jobs.values())
         self._awaited.remove(pinned)
+        self._cancel(jobs)
 
     def forget_after_fork(self) -> None:
         """Become closed in a forked child, which has neither the thread nor the jobs."""
@@ -135,6 +141,10 @@ class Prefetch:
         self._lengths = {}
         self._ahead_bytes = 0
         self._thread = threading.current_thread()
+
+    def _cancel(self, jobs: list[Job]) -> None:
+        """Drop what no other plan awaits; a request under way sees that by itself."""
+        self._cache.cancel(job for job in jobs if not self._awaited.is_pinned(*job.key))
 
     def _leave_window_locked(self) -> list[BlockKey]:
         done = []
@@ -213,7 +223,7 @@ class Prefetch:
             # Inside the lock, so that nothing is downloaded that the reader is done with.
             if key not in self._last_step:
                 return
-            job = self._cache.submit(source, entry, key[1], demand=False)
+            (job,) = self._cache.submit(source, entry, (key[1],), demand=False)
             if self._jobs.get(key) is job:
                 return
             self._jobs[key] = job

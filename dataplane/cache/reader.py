@@ -9,6 +9,7 @@ Thread-safe. Holds no files: open entries belong to the cache, which keeps a bou
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CachedObject"]
 
-# One read keeps this many downloads per thread in its memory at most.
-_JOBS_PER_THREAD = 2
+# One read keeps this many requests' blocks per thread in its memory at most.
+_REQUESTS_PER_THREAD = 2
 
 
 class CachedObject:
@@ -169,12 +170,15 @@ class CachedObject:
         return missing
 
     def _fill(self, entry: Entry, start: int, view: memoryview, missing: list[int]) -> None:
-        limit = _JOBS_PER_THREAD * self._cache.config.fetch_threads
+        config = self._cache.config
+        per_request = self._cache.request_bytes // config.block_bytes
+        limit = _REQUESTS_PER_THREAD * per_request * config.fetch_threads
+        left = iter(missing)
         jobs: deque[Job] = deque()
-        for block in missing:
-            if len(jobs) >= limit:
+        while more := list(itertools.islice(left, limit - len(jobs))):
+            jobs += self._cache.submit(self, entry, more, demand=True)
+            for _ in range(min(per_request, len(jobs))):
                 self._copy(jobs.popleft(), start, view)
-            jobs.append(self._cache.submit(self, entry, block, demand=True))
         while jobs:
             self._copy(jobs.popleft(), start, view)
 

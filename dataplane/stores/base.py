@@ -5,8 +5,8 @@ suite in `dataplane.testing` checks each sentence against every store.
 
 - Keys are relative to the store's URL, use `/`, never start with one, and are opaque otherwise.
 - `get_range` returns exactly `stop - start` bytes or raises; a short answer is an error, never a
-  short buffer. With `if_match` it raises `ObjectChanged` when the object's etag differs, also when
-  the object is replaced between a broken answer and its resumption.
+  short buffer; `stream_range` likewise, in pieces. With `if_match` they raise `ObjectChanged` when
+  the object's etag differs, also when it is replaced between a broken answer and its resumption.
 - `put` is atomic: readers see the old object or the new one. It may be repeated.
 - A store raises only errors of `dataplane.errors`. It does no retries, metering or limiting of its
   own beyond what its client cannot switch off; those are wrappers with the same interface.
@@ -19,7 +19,7 @@ This room is not the place for caching; that is `dataplane.cache`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -109,6 +109,22 @@ class Store(Protocol):
             NotFound: no such key.
             ObjectChanged: its etag is not `if_match`.
             StoreError: fewer bytes than asked for, or any other failure.
+        """
+        ...
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        """Read bytes `[start, stop)` in pieces, in order, as they arrive.
+
+        Closing the generator gives the rest up. Without `if_match`, pieces of an object that is
+        replaced meanwhile may be of different versions.
+
+        Yields:
+            Bytes, at least one each; together exactly the range.
+
+        Raises:
+            As `get_range`, when the next piece is asked for.
         """
         ...
 

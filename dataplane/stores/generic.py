@@ -44,6 +44,7 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
+from dataplane.stores.piecewise import PiecewiseStore
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import new_tag, same_version
 
@@ -77,7 +78,7 @@ def check_protocol(location: Location) -> None:
         ) from err
 
 
-class FsspecStore:
+class FsspecStore(PiecewiseStore):
     """A store over one fsspec file system. See the module's text."""
 
     def __init__(self, location: Location, config: StoreConfig) -> None:

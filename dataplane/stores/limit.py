@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.stores.wrapper import StoreWrapper
@@ -81,6 +81,12 @@ class LimitStore(StoreWrapper):
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         with self._turn():
             return self._inner.get_range(key, start, stop, if_match=if_match)
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        with self._turn():
+            yield from self._inner.stream_range(key, start, stop, if_match=if_match)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         with self._turn():

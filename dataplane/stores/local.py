@@ -33,6 +33,7 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
+from dataplane.stores.piecewise import PiecewiseStore
 
 __all__ = ["LocalStore"]
 
@@ -45,7 +46,7 @@ def _etag(status: os.stat_result) -> str:
     return f'"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"'
 
 
-class LocalStore:
+class LocalStore(PiecewiseStore):
     """A store over one folder. See the module's text."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:

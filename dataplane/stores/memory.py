@@ -29,6 +29,7 @@ from dataplane.stores.keys import (
     join_key,
     level_of,
 )
+from dataplane.stores.piecewise import PiecewiseStore
 
 __all__ = ["MemoryStore"]
 
@@ -66,7 +67,7 @@ def _reset_locks() -> None:
 os.register_at_fork(after_in_child=_reset_locks)
 
 
-class MemoryStore:
+class MemoryStore(PiecewiseStore):
     """A store whose objects live in this process. See the module's text."""
 
     def __init__(self, name: str, prefix: str = "") -> None:

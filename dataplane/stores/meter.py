@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from dataplane.errors import DataplaneError
@@ -76,13 +76,29 @@ class MeterStore(StoreWrapper):
             raise
         finally:
             if stop > start:
-                self._counters.add_all(
-                    {
-                        "store_get_requests": 1,
-                        "store_get_bytes": arrived,
-                        "store_get_s": self._clock() - begun_s,
-                    }
-                )
+                self._count_get(arrived, self._clock() - begun_s)
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        arrived, elapsed_s = 0, 0.0
+        pieces = self._inner.stream_range(key, start, stop, if_match=if_match)
+        try:
+            while True:
+                begun_s = self._clock()
+                piece = next(pieces, None)
+                elapsed_s += self._clock() - begun_s
+                if piece is None:
+                    return
+                arrived += memoryview(piece).nbytes
+                yield piece
+        except DataplaneError as err:
+            self._count_error(err)
+            raise
+        finally:
+            pieces.close()
+            if stop > start:
+                self._count_get(arrived, elapsed_s)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         begun_s = self._clock()
@@ -110,6 +126,15 @@ class MeterStore(StoreWrapper):
         except DataplaneError as err:
             self._count_error(err)
             raise
+
+    def _count_get(self, arrived: int, elapsed_s: float) -> None:
+        self._counters.add_all(
+            {
+                "store_get_requests": 1,
+                "store_get_bytes": arrived,
+                "store_get_s": elapsed_s,
+            }
+        )
 
     def _count_error(self, err: DataplaneError) -> None:
         self._counters.add(f"store_errors_{err.kind}")

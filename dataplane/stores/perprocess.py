@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from dataplane.errors import ConfigError, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store, StoreConfig
@@ -86,6 +86,11 @@ class PerProcessStore:
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         return self._here().get_range(key, start, stop, if_match=if_match)
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        return self._here().stream_range(key, start, stop, if_match=if_match)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         return self._here().put(key, data)

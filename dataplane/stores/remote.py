@@ -19,8 +19,9 @@ Thread-safe, as the client is. Not used across fork: `perprocess.py` sees to tha
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -51,11 +52,12 @@ from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoi
 from dataplane.stores.versions import new_tag, same_version
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta
+    from obstore import GetOptions, GetResult, ObjectMeta
 
 __all__ = ["RemoteStore"]
 
 _LIST_PAGE = 1000
+_PIECE_BYTES = 1 << 20  # of a stream, at least: a piece costs some microseconds of Python
 _PART_BYTES = 8 << 20
 _MAX_PARTS = 9_000
 """S3 allows 10,000 parts of an upload; the size of a part grows so that we stay below."""
@@ -127,30 +129,38 @@ class RemoteStore:
             raise self._explained(self._failure(err, key, "describe"), key) from err
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
-        full = self.full_key(check_key(key))
+        check_key(key)
         check_range(key, start, stop)
         if start == stop:
             return b""
-        options: GetOptions = {"range": (start, stop)}
-        if if_match is not None and if_match.startswith('"'):
-            options["if_match"] = if_match
-        try:
-            result = obstore.get(self._client, full, options=options)
-            actual = _described(result.meta, self.url)
-            if if_match is not None and not same_version(actual.etag, if_match):
-                self._raise_changed(key, if_match, actual.etag)
+        with self._reading(key, if_match):
+            result = self._ask(key, start, stop, if_match)
             content = memoryview(result.bytes())
-        except _CLIENT_ERRORS as err:
-            failure = self._failure(err, key, "read")
-            if isinstance(failure, ObjectChanged) and if_match is not None:
-                self._raise_changed(key, if_match, self._etag_now(key), err)
-            raise failure from err
         if len(content) != stop - start:
-            raise StoreError(
-                f"cannot read {self.url}/{key}: bytes [{start}, {stop}) asked for, "
-                f"{len(content)} received; the object has {actual.size_bytes}"
-            )
+            raise self._wrong_length(key, (start, stop), len(content), result)
         return content
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        check_key(key)
+        check_range(key, start, stop)
+        if start == stop:
+            return
+        arrived = 0
+        with self._reading(key, if_match):
+            result = self._ask(key, start, stop, if_match)
+            is_one = stop - start <= _PIECE_BYTES
+            pieces = (result.bytes(),) if is_one else result.stream(min_chunk_size=_PIECE_BYTES)
+            for piece in pieces:
+                content = memoryview(piece)
+                arrived += len(content)
+                if arrived > stop - start:
+                    break
+                if content:
+                    yield content
+        if arrived != stop - start:
+            raise self._wrong_length(key, (start, stop), arrived, result)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         full = self.full_key(check_key(key))
@@ -185,6 +195,35 @@ class RemoteStore:
 
     def close(self) -> None:
         """Nothing to do: connections go with the client, and that with this object."""
+
+    def _ask(self, key: str, start: int, stop: int, if_match: str | None) -> GetResult:
+        """Send one ranged request; its answer is of the version asked for."""
+        options: GetOptions = {"range": (start, stop)}
+        if if_match is not None and if_match.startswith('"'):
+            options["if_match"] = if_match
+        result = obstore.get(self._client, self.full_key(key), options=options)
+        actual = _described(result.meta, self.url)
+        if if_match is not None and not same_version(actual.etag, if_match):
+            self._raise_changed(key, if_match, actual.etag)
+        return result
+
+    @contextlib.contextmanager
+    def _reading(self, key: str, if_match: str | None) -> Iterator[None]:
+        try:
+            yield
+        except _CLIENT_ERRORS as err:
+            failure = self._failure(err, key, "read")
+            if isinstance(failure, ObjectChanged) and if_match is not None:
+                self._raise_changed(key, if_match, self._etag_now(key), err)
+            raise failure from err
+
+    def _wrong_length(
+        self, key: str, asked: tuple[int, int], arrived: int, result: GetResult
+    ) -> StoreError:
+        return StoreError(
+            f"cannot read {self.url}/{key}: bytes [{asked[0]}, {asked[1]}) asked for, "
+            f"{arrived} received; the object has {result.meta['size']}"
+        )
 
     def _pages(self, level: str) -> Iterator[ObjectMeta]:
         try:

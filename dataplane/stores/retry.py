@@ -9,15 +9,17 @@ or when the pause would end after `deadline_s`; the error then says how often an
 
 All calls of a store may be repeated: reads trivially, `put` and `delete` because they replace or
 remove a whole object. A listing that breaks off is begun again and continues after the last key
-that was handed out. Adds to the counter `store_retries`. Thread-safe: no state between calls.
+that was handed out, a stream of bytes after the last byte. Adds to the counter `store_retries`.
+Thread-safe: no state between calls.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -91,6 +93,28 @@ class RetryStore(StoreWrapper):
             f"read [{start}, {stop})",
             first,
         )
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        """Read in pieces; after a failure go on behind the last byte that was handed out."""
+        position = start
+        attempts: _Attempts | None = None
+        while True:
+            pieces = self._inner.stream_range(key, position, stop, if_match=if_match)
+            try:
+                with contextlib.closing(pieces):
+                    for piece in pieces:
+                        position += memoryview(piece).nbytes
+                        if attempts is not None:
+                            attempts.reset()
+                        yield piece
+                return
+            except DataplaneError as err:
+                if if_match is None and position > start:
+                    raise  # the rest might be of another version
+                attempts = attempts or _Attempts(self._policy, self._counters)
+                attempts.failed(err, f"read [{position}, {stop}) {self.url}/{key}")
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         return self._run(lambda: self._inner.put(key, data), key, "write")

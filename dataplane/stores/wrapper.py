@@ -7,7 +7,7 @@ an attempt holds a place only while somebody waits for it, and a pause between a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
 
@@ -42,6 +42,11 @@ class StoreWrapper:
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         return self._inner.get_range(key, start, stop, if_match=if_match)
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        return self._inner.stream_range(key, start, stop, if_match=if_match)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         return self._inner.put(key, data)

@@ -7,7 +7,7 @@ below it, so `StoreBelow` shows it one prefix as if that were the root. Thread-s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,12 @@ class StoreBelow:
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         """Read bytes `[start, stop)` of an object."""
         return self._store.get_range(self._prefix + key, start, stop, if_match=if_match)
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, if_match: str | None = None
+    ) -> Generator[Buffer, None, None]:
+        """Read bytes `[start, stop)` of an object in pieces."""
+        return self._store.stream_range(self._prefix + key, start, stop, if_match=if_match)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         """Refuse: a mount is read only."""

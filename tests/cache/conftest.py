@@ -21,7 +21,10 @@ def store(tmp_path: Path) -> FolderStore:
 
 @pytest.fixture
 def config(tmp_path: Path) -> CacheConfig:
-    return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=4)
+    """One block per request; test_runs.py has more."""
+    return CacheConfig(
+        dir=tmp_path / "cache", block_bytes=BLOCK, request_bytes=BLOCK, fetch_threads=4
+    )
 
 
 @pytest.fixture

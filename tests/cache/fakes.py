@@ -12,12 +12,13 @@ from pathlib import Path
 from dataplane.cache import CachedObject
 from dataplane.errors import NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo
+from dataplane.stores.piecewise import PiecewiseStore
 
 BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class FolderStore:
+class FolderStore(PiecewiseStore):
     """Objects are files named by a hash of their key; every GET adds a line to a log.
 
     Picklable and safe in several processes. `delay_s` is slept in every GET.
@@ -63,6 +64,14 @@ class FolderStore:
         return content[start:stop]
 
     def gets(self) -> list[tuple[int, int]]:
+        """The blocks asked for so far, of `BLOCK` bytes, whichever requests they came with."""
+        return [
+            (first, min(first + BLOCK, stop))
+            for start, stop in self.requests()
+            for first in range(start, stop, BLOCK)
+        ]
+
+    def requests(self) -> list[tuple[int, int]]:
         """The ranges asked for so far."""
         try:
             lines = (self.folder / "log").read_text().splitlines()

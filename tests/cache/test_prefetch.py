@@ -31,8 +31,14 @@ def test_a_plan_is_fetched_without_its_reader(cache, store, blob):
     assert cache.counters["cache_prefetch_blocks"] == 20
 
 
+def _one_by_one(tmp_path) -> CacheConfig:
+    return CacheConfig(
+        dir=tmp_path / "cache", block_bytes=BLOCK, request_bytes=BLOCK, fetch_threads=1
+    )
+
+
 def test_blocks_are_asked_for_in_the_order_of_the_plan(tmp_path, store):
-    config = CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=1)
+    config = _one_by_one(tmp_path)
     with Cache(config) as cache:
         blob = cache.open(store, store.put("a", os.urandom(64 * BLOCK)))
         order = [5, 3, 60, 0, 17, 4]
@@ -101,7 +107,7 @@ def test_a_reader_waits_for_the_planned_download_rather_than_fetching_twice(cach
 
 
 def test_a_reader_goes_before_what_is_planned(tmp_path, store):
-    config = CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=1)
+    config = _one_by_one(tmp_path)
     slow = FolderStore(store.folder, delay_s=0.05)
     with Cache(config) as cache:
         planned = cache.open(slow, slow.put("p", os.urandom(64 * BLOCK)))
@@ -113,7 +119,7 @@ def test_a_reader_goes_before_what_is_planned(tmp_path, store):
 
 
 def test_close_cancels_what_has_not_begun_and_lets_go_of_everything(tmp_path, store):
-    config = CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=1)
+    config = _one_by_one(tmp_path)
     slow = FolderStore(store.folder, delay_s=0.05)
     with Cache(config) as cache:
         blob = cache.open(slow, slow.put("p", os.urandom(64 * BLOCK)))

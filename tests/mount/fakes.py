@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dataplane.errors import DataplaneError, FormatError, NotFound, ObjectChanged
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
+from dataplane.stores.piecewise import PiecewiseStore
 
 MODIFIED_S = 1_700_000_000.0
 
 
-class FakeStore:
+class FakeStore(PiecewiseStore):
     """Objects in a dict. Any text is a key, as in S3; every request is counted."""
 
     url = "fake://bucket/prefix"

@@ -13,7 +13,8 @@ import pytest
 
 from dataplane.errors import ObjectChanged, StoreError
 from dataplane.stores import hedge
-from dataplane.stores.hedge import HedgeStore, Latencies
+from dataplane.stores.hedge import HedgeStore
+from dataplane.stores.latencies import Latencies
 from dataplane.stores.memory import MemoryStore
 from dataplane.stores.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
@@ -149,7 +150,8 @@ def test_stalls_do_not_teach_that_stalls_are_normal() -> None:
 
 
 def test_without_free_threads_the_caller_reads_itself(store, scripted, monkeypatch) -> None:
-    monkeypatch.setattr(hedge, "_runners", type("Busy", (), {"run": lambda self, call: None})())
+    busy = type("Busy", (), {"run": lambda self, call: None})()
+    monkeypatch.setattr(hedge, "shared_runners", lambda: busy)
     assert bytes(store.get_range("a", 0, 100)) == CONTENT[:100]
 
 

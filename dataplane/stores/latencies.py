@@ -1,0 +1,60 @@
+"""After how long an answer is late: learned from those that came before.
+
+Late means: later than the 99th percentile of the last answers of its kind, and than a floor. At
+most one answer in twenty is asked for again, so that a store which is slow as a whole is not asked
+for twice as much.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+__all__ = ["Latencies"]
+
+_QUANTILE = 0.99
+_WINDOW = 512  # durations that are remembered, per kind
+_LEARNED = 64  # before so many are known, nothing is late
+_REFRESH = 32  # durations between two looks at the window
+_SHARE = 0.05  # answers that may be asked for again, of all
+_BURST = 8.0  # that many in a row
+
+
+class Latencies:
+    """How long answers of one place take, by kind, and how many may be asked for again.
+
+    A kind is any integer: `HedgeStore` has one per class of length, and two for streams.
+    Thread-safe.
+    """
+
+    def __init__(self, floor_s: float) -> None:
+        self._floor_s = floor_s
+        self._lock = threading.Lock()
+        self._seen: dict[int, deque[float]] = {}
+        self._until_refresh: dict[int, int] = {}
+        self._late_s: dict[int, float] = {}
+        self._allowed = 1.0
+
+    def late_after_s(self, kind: int) -> float | None:
+        """Return after how long an answer of that kind is late; None while that is unknown."""
+        return self._late_s.get(kind)
+
+    def add(self, kind: int, elapsed_s: float) -> None:
+        """Learn from an answer."""
+        with self._lock:
+            self._allowed = min(_BURST, self._allowed + _SHARE)
+            seen = self._seen.setdefault(kind, deque(maxlen=_WINDOW))
+            seen.append(elapsed_s)
+            left = self._until_refresh.get(kind, _LEARNED) - 1
+            self._until_refresh[kind] = left if left else _REFRESH
+            if not left:
+                ordered = sorted(seen)
+                self._late_s[kind] = max(self._floor_s, ordered[int(_QUANTILE * len(ordered))])
+
+    def allow(self) -> bool:
+        """Take leave to ask again."""
+        with self._lock:
+            if self._allowed < 1:
+                return False
+            self._allowed -= 1
+            return True

@@ -1,0 +1,163 @@
+"""One stream of bytes that is asked for again when its next piece is late.
+
+The stream runs in a thread of its own, which puts its pieces into a queue, a few ahead of the
+consumer. When a piece is late a second stream is begun behind the last piece that came; whichever
+brings its next piece first goes on, the other is closed, which ends its request. An error counts
+only when no other stream is left. Until it is known what is late (`latencies.py`), and when no
+thread is free, the consumer reads by itself.
+
+One instance per read, used by one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from queue import Empty, SimpleQueue
+from threading import Semaphore
+from typing import TypeAlias
+
+from dataplane.stores.base import Buffer
+from dataplane.stores.latencies import Latencies
+from dataplane.stores.runners import shared_runners
+from dataplane.telemetry import Counters
+
+__all__ = ["StreamRace"]
+
+_FIRST, _NEXT = -1, -2  # kinds of answers: the first piece of a stream, and those behind it
+_PIECES_AHEAD = 2
+
+_Open: TypeAlias = Callable[[int], Generator[Buffer, None, None]]
+"""Begins a stream at a position."""
+
+
+class StreamRace:
+    """Reads a range, and races a second stream against one that is late.
+
+    Args:
+        open_at: begins a stream at a position; it ends where the range does.
+        latencies: what is known of this place.
+        counters: gets `store_hedges` and `store_hedges_won`.
+    """
+
+    def __init__(self, open_at: _Open, latencies: Latencies, counters: Counters) -> None:
+        self._open_at = open_at
+        self._latencies = latencies
+        self._counters = counters
+        self._arrived: SimpleQueue[_Arrival] = SimpleQueue()
+        self._running: list[_Runner] = []
+
+    def pieces(self, start: int) -> Generator[Buffer, None, None]:
+        """Yield the bytes from `start` on.
+
+        Raises:
+            Whatever the streams raise.
+        """
+        known = self._latencies.late_after_s(_FIRST) is not None
+        if not known or not self._begin(start):
+            yield from self._read_here(start)
+            return
+        position, kind = start, _FIRST
+        try:
+            while (piece := self._next(position, kind)) is not None:
+                position += memoryview(piece).nbytes
+                kind = _NEXT
+                yield piece
+                del piece
+        finally:
+            for runner in self._running:
+                runner.abandon()
+
+    def _read_here(self, start: int) -> Generator[Buffer, None, None]:
+        """Read in the consumer's own thread, and learn."""
+        pieces, kind = self._open_at(start), _FIRST
+        try:
+            while True:
+                begun_s = time.perf_counter()
+                piece = next(pieces, None)
+                if piece is None:
+                    return
+                self._latencies.add(kind, time.perf_counter() - begun_s)
+                kind = _NEXT
+                yield piece
+        finally:
+            pieces.close()
+
+    def _begin(self, position: int) -> bool:
+        runner = _Runner(self._arrived)
+        if shared_runners().run(lambda: runner.run(self._open_at(position))) is None:
+            return False
+        self._running.append(runner)
+        return True
+
+    def _next(self, position: int, kind: int) -> Buffer | None:
+        """Return the next piece, of whichever stream; None at the end."""
+        begun_s = time.perf_counter()
+        late_s = self._latencies.late_after_s(kind)
+        while True:
+            try:
+                arrival = self._arrived.get(timeout=late_s)
+            except Empty:
+                late_s = None  # once per piece
+                if len(self._running) == 1 and self._latencies.allow() and self._begin(position):
+                    self._counters.add("store_hedges")
+                continue
+            runner, piece, err = arrival
+            if runner not in self._running:
+                continue  # it lost before
+            if err is not None:
+                self._running.remove(runner)
+                if not self._running:
+                    raise err
+                continue
+            if len(self._running) > 1:
+                self._settle(runner)
+            if piece is not None:
+                self._latencies.add(kind, time.perf_counter() - max(begun_s, runner.begun_s))
+            runner.make_room()
+            return piece
+
+    def _settle(self, winner: _Runner) -> None:
+        if winner is not self._running[0]:
+            self._counters.add("store_hedges_won")
+        for runner in self._running:
+            if runner is not winner:
+                runner.abandon()
+        self._running = [winner]
+
+
+class _Runner:
+    """One stream, read in a thread of its own."""
+
+    def __init__(self, arrived: SimpleQueue[_Arrival]) -> None:
+        self.begun_s = time.perf_counter()
+        self._arrived = arrived
+        self._room = Semaphore(_PIECES_AHEAD)
+        self._abandoned = False
+
+    def run(self, pieces: Generator[Buffer, None, None]) -> None:
+        """Hand on every piece, then None or the error."""
+        try:
+            for piece in pieces:
+                self._room.acquire()
+                if self._abandoned:
+                    return
+                self._arrived.put((self, piece, None))
+                del piece
+            self._arrived.put((self, None, None))
+        except BaseException as err:
+            self._arrived.put((self, None, err))
+        finally:
+            pieces.close()
+
+    def make_room(self) -> None:
+        """Let the stream go on: a piece of it was taken."""
+        self._room.release()
+
+    def abandon(self) -> None:
+        """End the stream at its next piece."""
+        self._abandoned = True
+        self._room.release()
+
+
+_Arrival: TypeAlias = tuple[_Runner, Buffer | None, BaseException | None]

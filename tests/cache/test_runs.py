@@ -1,0 +1,248 @@
+"""Blocks that follow each other come with one request, and each is ready as soon as it is there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from dataplane.cache import Cache, CacheConfig, PlannedRead
+from dataplane.errors import ConfigError, ObjectChanged, StoreError
+from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
+
+PIECE = 1024
+
+
+@dataclass(frozen=True)
+class StreamingStore(FolderStore):
+    """Hands its objects out in small pieces, asking `before` with each one's first byte."""
+
+    before: Callable[[int], None] = field(default=lambda position: None, compare=False)
+    closed: list[int] = field(default_factory=list, compare=False)
+
+    def stream_range(self, key, start, stop, *, if_match=None) -> Iterator[bytes]:
+        content = self.get_range(key, start, stop, if_match=if_match)
+        position = start
+        try:
+            for position in range(start, stop, PIECE):
+                self.before(position)
+                yield content[position - start : position - start + PIECE]
+            position = stop
+        finally:
+            self.closed.append(position)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=1)
+
+
+@pytest.fixture
+def content():
+    return os.urandom(20 * BLOCK + 77)
+
+
+def _plan(blob, blocks):
+    return [PlannedRead(blob, n * BLOCK, (n + 1) * BLOCK, i) for i, n in enumerate(blocks)]
+
+
+def _streaming(store, **options) -> StreamingStore:
+    return StreamingStore(store.folder, **options)
+
+
+def test_a_read_of_many_blocks_is_few_requests(config, store, content):
+    streaming = _streaming(store)
+    with Cache(config) as cache:
+        blob = cache.open(streaming, store.put("a", content))
+        assert read_all(blob) == content
+        assert blob.is_complete()
+        assert store.requests() == [(0, len(content))]
+        assert streaming.closed == [len(content)]
+
+
+def test_a_request_asks_for_no_more_than_it_may(config, store, content):
+    with Cache(replace(config, request_bytes=6 * BLOCK)) as cache:
+        assert read_all(cache.open(store, store.put("a", content))) == content
+    lengths = [stop - start for start, stop in store.requests()]
+    assert lengths == [6 * BLOCK] * 3 + [2 * BLOCK + 77]
+
+
+def test_requests_take_a_quarter_of_the_budget_at_most(config, store, content):
+    with Cache(replace(config, size_bytes=16 * BLOCK)) as cache:
+        assert read_all(cache.open(store, store.put("a", content))) == content
+    assert max(stop - start for start, stop in store.requests()) == 4 * BLOCK
+
+
+def test_a_request_smaller_than_a_block_is_refused(config):
+    with pytest.raises(ConfigError, match="smaller than one block"):
+        replace(config, request_bytes=BLOCK - 1)
+
+
+def test_no_thread_takes_what_others_could_do(config, store, content):
+    slow = FolderStore(store.folder, delay_s=0.05)
+    with Cache(replace(config, fetch_threads=8)) as cache:
+        assert read_all(cache.open(slow, store.put("a", content))) == content
+    lengths = [(stop - start) // BLOCK for start, stop in store.requests()]
+    assert len(lengths) >= 7
+    assert max(lengths) <= 3
+
+
+def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
+    gate = threading.Event()
+
+    def before(position: int) -> None:
+        if position >= 3 * BLOCK:
+            assert gate.wait(30)
+
+    streaming = _streaming(store, before=before)
+    with Cache(config) as cache:
+        blob = cache.open(streaming, store.put("a", content))
+        with cache.prefetch(_plan(blob, range(10))):
+            assert blob.read(0, 2 * BLOCK) == content[: 2 * BLOCK]
+            wait_until(lambda: blob.resident_bytes() == 3 * BLOCK)
+            gate.set()
+            wait_until(lambda: blob.resident_bytes() == 10 * BLOCK)
+        assert blob.read(0, 10 * BLOCK) == content[: 10 * BLOCK]
+
+
+def test_what_is_there_or_comes_later_in_the_plan_parts_requests(config, store, content):
+    with Cache(config) as cache:
+        blob = cache.open(store, store.put("a", content))
+        blob.read(2 * BLOCK, 3 * BLOCK)
+        read_all(blob)
+        assert store.requests() == [
+            (2 * BLOCK, 3 * BLOCK),
+            (0, 2 * BLOCK),
+            (3 * BLOCK, len(content)),
+        ]
+
+
+def test_what_another_process_is_at_parts_requests(config, store, content):
+    with Cache(config) as cache, Cache(config) as other:
+        info = store.put("a", content)
+        blob, theirs = cache.open(store, info), other.open(store, info)
+        blocks = other.entry(theirs).blocks
+        assert blocks.try_claim(4)
+        results = []
+        reader = threading.Thread(target=lambda: results.append(read_all(blob)))
+        reader.start()
+        wait_until(lambda: blob.resident_bytes() == len(content) - BLOCK)
+        assert results == []
+        blocks.release(4)
+        reader.join(20)
+        assert results == [content]
+        assert (4 * BLOCK, 5 * BLOCK) in store.requests()
+
+
+def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
+    at, gate = threading.Event(), threading.Event()
+
+    def before(position: int) -> None:
+        if position >= 5 * BLOCK:
+            at.set()
+            assert gate.wait(30)
+
+    streaming = _streaming(store, before=before)
+    with Cache(config) as cache:
+        blob = cache.open(streaming, store.put("a", content))
+        with cache.prefetch(_plan(blob, range(15))):
+            assert at.wait(20)
+        gate.set()
+        wait_until(lambda: streaming.closed and not cache._fetcher._jobs)
+        assert 5 * BLOCK <= streaming.closed[-1] <= 6 * BLOCK
+        assert blob.resident_bytes() == 5 * BLOCK
+        assert cache.counters["cache_fetch_errors"] == 0
+        streaming.closed.clear()
+        assert read_all(blob) == content
+        assert blob.is_complete()
+
+
+def test_a_request_goes_on_for_one_reader(config, store, content):
+    at, gate = threading.Event(), threading.Event()
+
+    def before(position: int) -> None:
+        if position >= 5 * BLOCK:
+            at.set()
+            assert gate.wait(30)
+
+    streaming = _streaming(store, before=before)
+    with Cache(config) as cache:
+        blob = cache.open(streaming, store.put("a", content))
+        results = []
+        with cache.prefetch(_plan(blob, range(10))):
+            assert at.wait(20)
+            reader = threading.Thread(
+                target=lambda: results.append(blob.read(8 * BLOCK, 9 * BLOCK))
+            )
+            reader.start()
+            wait_until(lambda: cache._fetcher._jobs[blob.name, 8].demand)
+        gate.set()
+        reader.join(20)
+        assert results == [content[8 * BLOCK : 9 * BLOCK]]
+        wait_until(lambda: not cache._fetcher._jobs)
+        assert blob.resident_bytes() == 9 * BLOCK  # and the tenth was given up
+
+
+def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
+    failing = [True]
+
+    def before(position: int) -> None:
+        if position >= 5 * BLOCK and failing:
+            raise StoreError("the connection broke")
+
+    streaming = _streaming(store, before=before)
+    with Cache(config) as cache:
+        blob = cache.open(streaming, store.put("a", content))
+        with pytest.raises(StoreError, match="broke"):
+            read_all(blob)
+        assert blob.resident_bytes() == 5 * BLOCK
+        failing.clear()
+        assert read_all(blob) == content
+        assert store.requests() == [(0, len(content)), (5 * BLOCK, len(content))]
+
+
+def test_a_stream_that_ends_early_is_an_error(config, store, content):
+    class Short(StreamingStore):
+        def stream_range(self, key, start, stop, *, if_match=None):
+            yield self.get_range(key, start, stop - 5, if_match=if_match)
+
+    with Cache(config) as cache:
+        blob = cache.open(Short(store.folder), store.put("a", content))
+        with pytest.raises(StoreError, match=f"expected {len(content)} bytes, got"):
+            read_all(blob)
+        assert blob.resident_bytes() == 20 * BLOCK
+
+
+def test_an_object_that_was_replaced_is_an_error_for_every_block(config, store, content):
+    info = store.put("a", content)
+    store.put("a", content, etag="v2")
+    with Cache(config) as cache:
+        blob = cache.open(store, info)
+        for _ in range(2):
+            with pytest.raises(ObjectChanged):
+                read_all(blob)
+        assert blob.resident_bytes() == 0
+        assert cache.usage_bytes() <= 2 * 4096
+
+
+def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, content):
+    with Cache(config) as cache:
+        blob = cache.open(store, store.put("a", content))
+        entry = cache.entry(blob)
+
+        class Refusing:
+            def __getattr__(self, name):
+                return getattr(entry.blocks, name)
+
+            def try_claim(self, block):
+                raise OSError(5, "Input/output error")
+
+        broken = replace(entry, blocks=Refusing())
+        jobs = cache._fetcher.submit(blob.name, [3, 4], broken, blob.store, blob.info, demand=True)
+        for job, block in zip(jobs, (3, 4), strict=True):
+            got = bytes(job.future.result(20))
+            assert got == content[block * BLOCK : (block + 1) * BLOCK]
+        assert cache.counters["cache_uncached_blocks"] == 2

@@ -1,0 +1,244 @@
+"""Streams of bytes through the wrappers: resumed, raced, metered, and given up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dataplane.errors import Denied, ObjectChanged, StoreError, Throttled
+from dataplane.stores import race
+from dataplane.stores.hedge import HedgeStore
+from dataplane.stores.limit import LimitStore
+from dataplane.stores.memory import MemoryStore
+from dataplane.stores.meter import MeterStore
+from dataplane.stores.retry import RetryPolicy, RetryStore
+from dataplane.stores.wrapper import StoreWrapper
+from dataplane.telemetry import Counters
+from tests.cache.fakes import wait_until
+
+CONTENT = bytes(range(200))
+PIECE = 20
+
+
+class Scripted(StoreWrapper):
+    """Streams in pieces; what is planned for a position happens before its piece, once."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore("streams", ""))
+        self._inner.put("a", CONTENT)
+        self.acts: dict[int, Callable[[], object]] = {}
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+        self._lock = threading.Lock()
+
+    def stream_range(self, key, start, stop, *, if_match=None) -> Iterator[bytes]:
+        self.begun.append(start)
+        position = start
+        try:
+            for position in range(start, stop, PIECE):
+                with self._lock:
+                    act = self.acts.pop(position, None)
+                if act is not None:
+                    act()
+                yield bytes(CONTENT[position : min(position + PIECE, stop)])
+            position = stop
+        finally:
+            self.ended.append(position)
+
+
+def _raise(err: Exception) -> Callable[[], None]:
+    def act() -> None:
+        raise err
+
+    return act
+
+
+def _read(store, start=0, stop=200, if_match='"e"') -> bytes:
+    return b"".join(map(bytes, store.stream_range("a", start, stop, if_match=if_match)))
+
+
+@pytest.fixture
+def counters() -> Counters:
+    return Counters()
+
+
+@pytest.fixture
+def scripted() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+def stall():
+    over = threading.Event()
+    yield lambda: over.wait(30)
+    over.set()
+
+
+def _retrying(inner, counters, attempts=3) -> RetryStore:
+    policy = RetryPolicy(attempts, 60.0, sleep=lambda _: None, uniform=lambda low, high: low)
+    return RetryStore(inner, policy, counters)
+
+
+def test_a_broken_stream_goes_on_behind_the_last_byte(scripted, counters) -> None:
+    scripted.acts = {n: _raise(Throttled("slow down")) for n in (0, 60, 140)}
+    assert _read(_retrying(scripted, counters)) == CONTENT
+    assert scripted.begun == [0, 0, 60, 140]
+    assert counters.snapshot() == {"store_retries": 3}
+
+
+def test_attempts_are_counted_from_the_last_progress(scripted, counters) -> None:
+    scripted.acts = {n: _raise(Throttled("slow down")) for n in range(0, 200, PIECE)}
+    assert _read(_retrying(scripted, counters, attempts=2)) == CONTENT
+    assert counters["store_retries"] == 10
+
+
+def test_a_stream_that_makes_no_progress_is_given_up(scripted, counters) -> None:
+    class Stuck(Scripted):
+        def stream_range(self, key, start, stop, *, if_match=None):
+            if start >= 40:
+                raise Throttled("slow down")
+            yield from super().stream_range(key, start, 40, if_match=if_match)
+            raise Throttled("slow down")
+
+    with pytest.raises(Throttled, match=r"gave up after 3 attempts.*read \[40, 200\)"):
+        _read(_retrying(Stuck(), counters))
+
+
+def test_what_cannot_be_tried_again_is_raised(scripted, counters) -> None:
+    scripted.acts = {40: _raise(ObjectChanged("replaced"))}
+    with pytest.raises(ObjectChanged):
+        _read(_retrying(scripted, counters))
+    assert counters.snapshot() == {}
+
+
+def test_without_a_version_a_broken_stream_is_not_resumed(scripted, counters) -> None:
+    scripted.acts = {0: _raise(Throttled("slow down")), 40: _raise(Throttled("slow down"))}
+    with pytest.raises(Throttled):
+        _read(_retrying(scripted, counters), if_match=None)
+    assert scripted.begun == [0, 0]
+
+
+def test_closing_reaches_the_store_and_gives_the_place_back(scripted, counters) -> None:
+    metered = MeterStore(scripted, counters)
+    store = _retrying(LimitStore(metered, 1, counters), counters)
+    for _ in range(3):
+        stream = store.stream_range("a", 0, 200, if_match='"e"')
+        next(stream)
+        stream.close()
+    assert scripted.ended == [0, 0, 0]
+    assert counters["store_get_requests"] == 3
+    assert counters["store_get_bytes"] == 3 * PIECE
+    assert _read(store) == CONTENT
+
+
+def test_the_meter_counts_what_arrived(scripted, counters) -> None:
+    scripted.acts = {60: _raise(Denied("no"))}
+    with pytest.raises(Denied):
+        _read(MeterStore(scripted, counters))
+    assert counters["store_get_bytes"] == 60
+    assert counters["store_errors_denied"] == 1
+
+
+@pytest.fixture
+def hedged(scripted, counters) -> HedgeStore:
+    """Has seen enough to know what is late."""
+    store = HedgeStore(scripted, 0.05, counters)
+    for _ in range(100):
+        assert _read(store) == CONTENT
+    scripted.begun.clear()
+    scripted.ended.clear()
+    return store
+
+
+@pytest.mark.parametrize("position", [0, 20, 100, 180])
+def test_a_stall_is_gone_around(hedged, scripted, counters, stall, position) -> None:
+    scripted.acts = {position: stall}
+    begun_s = time.perf_counter()
+    assert _read(hedged) == CONTENT
+    assert time.perf_counter() - begun_s < 5
+    assert scripted.begun == [0, position]
+    assert counters.snapshot() == {"store_hedges": 1, "store_hedges_won": 1}
+
+
+def test_a_stream_that_lost_is_closed(hedged, scripted, counters) -> None:
+    go = threading.Event()
+    scripted.acts = {100: lambda: go.wait(30)}
+    assert _read(hedged) == CONTENT
+    go.set()
+    wait_until(lambda: len(scripted.ended) == 2)
+    assert sorted(scripted.ended) == [100, 200]
+
+
+def test_the_first_stream_goes_on_when_it_is_the_faster(hedged, scripted, counters) -> None:
+    again = threading.Event()
+
+    def late() -> None:
+        scripted.acts[100] = lambda: again.wait(30)
+        time.sleep(0.3)
+
+    scripted.acts = {100: late}
+    assert _read(hedged) == CONTENT
+    again.set()
+    assert counters.snapshot() == {"store_hedges": 1}
+    wait_until(lambda: len(scripted.ended) == 2)
+
+
+def test_an_error_of_one_leaves_the_rest_to_the_other(hedged, scripted, counters) -> None:
+    def late() -> None:
+        scripted.acts[100] = _raise(StoreError("refused"))
+        time.sleep(0.3)
+
+    scripted.acts = {100: late}
+    assert _read(hedged) == CONTENT
+    assert counters.snapshot() == {"store_hedges": 1}
+
+
+def test_when_both_fail_the_last_error_is_raised(hedged, scripted) -> None:
+    def late() -> None:
+        scripted.acts[100] = _raise(StoreError("second"))
+        time.sleep(0.3)
+        raise StoreError("first")
+
+    scripted.acts = {100: late}
+    with pytest.raises(StoreError, match="first"):
+        _read(hedged)
+
+
+def test_a_consumer_that_stops_ends_the_stream(hedged, scripted) -> None:
+    stream = hedged.stream_range("a", 0, 200)
+    assert bytes(next(stream)) == CONTENT[:PIECE]
+    stream.close()
+    wait_until(lambda: scripted.ended)
+    assert scripted.ended[0] <= 4 * PIECE  # it runs a few pieces ahead
+
+
+def test_a_slow_consumer_holds_the_stream_back(hedged, scripted) -> None:
+    stream = hedged.stream_range("a", 0, 200)
+    reached: list[int] = []
+    scripted.acts = {n: lambda n=n: reached.append(n) for n in range(0, 200, PIECE)}
+    next(stream)
+    time.sleep(0.2)
+    assert max(reached) <= 4 * PIECE
+    assert sum(len(piece) for piece in stream) == 180
+
+
+def test_without_free_threads_the_consumer_reads_itself(hedged, monkeypatch) -> None:
+    busy = type("Busy", (), {"run": lambda self, call: None})()
+    monkeypatch.setattr(race, "shared_runners", lambda: busy)
+    assert _read(hedged) == CONTENT
+
+
+def test_many_streams_at_once_are_right(hedged) -> None:
+    results: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: results.extend(_read(hedged) for _ in range(50)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == [CONTENT] * 400
