@@ -39,7 +39,7 @@ test: setup ## Run every test that needs no GPU
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 stress: setup ## Run the tests of tests/stress in full: kills, damage, power cuts, bad weather
-	DATAPLANE_STRESS=full $(BIN)/python -m pytest tests/stress $(PYTEST_ARGS)
+	DATAPLANE_STRESS=full $(BIN)/python -m pytest tests/stress -o faulthandler_timeout=3600 $(PYTEST_ARGS)
 
 lint: setup ## Check format, style and the direction of imports
 	$(BIN)/ruff format --check .

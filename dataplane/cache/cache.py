@@ -7,7 +7,8 @@ crash left), `budget` (room and eviction), `entries` (open entries), `fetch` and
 one per block and host), `reader` and `prefetch` (the two ways to ask for bytes).
 
 When the directory cannot be used (missing, full, read-only, failing, another version) reads go
-straight to the store, with one warning; the directory is tried again after a while.
+straight to the store, with one warning; the directory is tried again after a while
+(`suspension.py`).
 
 Thread-safe. Locks, in the order in which they may be held: SETUP_BYTE or EVICT_BYTE of the
 directory, then a subfolder's byte, then a block's claim, then any in-process lock. In-process locks
@@ -48,13 +49,14 @@ from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotations
 from dataplane.cache.sealed import Sealer
 from dataplane.cache.session import Session
+from dataplane.cache.suspension import Suspension
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.telemetry import Counters, logger, offer_gauges
 
 __all__ = ["Cache"]
 
-_RETRY_S = 5.0  # after a failure of the directory
+_REFUSED_S = 5.0  # an entry that does not open
 _MAX_REFUSED = 1024  # entries that are known not to open
 # These say something about one entry: too large for the file system, or a link in its place.
 _ENTRY_ERRORS = frozenset({errno.EFBIG, errno.ELOOP, errno.EISDIR})
@@ -101,7 +103,7 @@ class Cache:
     def _start(self) -> None:
         self._attach_lock = threading.Lock()
         self._attachment: _Attachment | None = None
-        self._suspended_until_s = 0.0
+        self._suspension = Suspension()
         self._refused: dict[str, float] = {}
         self.sealer = Sealer.of(self.config)
         self.rotations = Rotations()
@@ -270,16 +272,16 @@ class Cache:
 
     def _attached(self) -> _Attachment | None:
         attachment = self._attachment
-        if attachment is not None and not self._suspended_until_s:
+        if attachment is not None and not self._suspension.is_on():
             return attachment
         if self._closed:
             raise CacheError("the cache is closed")
-        if time.monotonic() < self._suspended_until_s:
+        if not self._suspension.is_due():
             return None
         with self._attach_lock:
-            if self._attachment is not None and not self._suspended_until_s:
+            if self._attachment is not None and not self._suspension.is_on():
                 return self._attachment
-            if time.monotonic() < self._suspended_until_s:
+            if not self._suspension.is_due():
                 return None
             return self._attach_locked()
 
@@ -312,14 +314,14 @@ class Cache:
             self._suspend(err)
             return None
         self._attachment = old
-        self._suspended_until_s = 0.0
+        self._suspension.end()
         return old
 
     def _refuse(self, source: CachedObject, err: Exception) -> None:
         """Remember that an entry does not open; the others may."""
         if len(self._refused) >= _MAX_REFUSED:
             self._refused = {}
-        self._refused[source.name] = time.monotonic() + _RETRY_S
+        self._refused[source.name] = time.monotonic() + _REFUSED_S
         self._warn_once(f"cannot cache {source!r}: {err}")
 
     def _on_disk_error(self, err: OSError) -> None:
@@ -331,7 +333,7 @@ class Cache:
         self._warn_once(f"the cache {self.config.dir} has no room for a block: {limit}")
 
     def _suspend(self, err: Exception) -> None:
-        self._suspended_until_s = time.monotonic() + _RETRY_S
+        self._suspension.begin()
         self._warn_once(f"cannot use the cache directory {self.config.dir}: {err}")
 
     def _warn_once(self, text: str) -> None:

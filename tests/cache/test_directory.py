@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -21,7 +22,7 @@ from tests.cache.fakes import BLOCK, assert_counted, data_files, disk_usage, map
 
 @pytest.fixture
 def retry_at_once(monkeypatch):
-    monkeypatch.setattr("dataplane.cache.cache._RETRY_S", 0.0)
+    monkeypatch.setattr("dataplane.cache.suspension._FIRST_S", 0.0)
 
 
 def assert_passes_through(config, store, caplog, reason):
@@ -204,10 +205,8 @@ def test_a_file_system_without_files_left_is_not_used_up(tmp_path, store):
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-@pytest.mark.parametrize("number", [28, 5, 30], ids=["ENOSPC", "EIO", "EROFS"])
-def test_a_disk_that_refuses_writes_is_passed_by(
-    config, store, content, caplog, monkeypatch, number
-):
+@pytest.mark.parametrize("name", ["ENOSPC", "EIO", "EROFS", "EDQUOT"])
+def test_a_disk_that_refuses_writes_is_passed_by(config, store, content, caplog, monkeypatch, name):
     class Refusing:
         """A block map whose disk takes no more blocks."""
 
@@ -218,6 +217,7 @@ def test_a_disk_that_refuses_writes_is_passed_by(
             return getattr(self._blocks, name)
 
         def publish(self, block, content, *, direct):
+            number = getattr(errno, name)
             raise OSError(number, os.strerror(number))
 
     opened = Session(config.dir)
