@@ -19,6 +19,14 @@ stage_align: int
 staged_stream_layout: Mapping[str, tuple[int, int]]
 
 def crc32c(bytes: Buffer, seed: int = 0) -> int: ...  # noqa: A002
+def copy_ranges(
+    ranges: Buffer,
+    buffer: Buffer,
+    memory: Mapping[int, Buffer],
+    *,
+    block_bytes: int,
+    size_bytes: int,
+) -> tuple[bytes, int, int, int, int, int] | None: ...
 def decode(
     table: Buffer,
     sources: Sequence[Buffer],
@@ -80,12 +88,24 @@ class BlockMap:
     def key(self) -> bytes: ...
     @property
     def identity(self) -> bytes: ...
-    def read(self, start: int, stop: int, buffer: Buffer) -> tuple[list[int], int, int, int] | None:
-        """Copy a range.
+    def read(
+        self, start: int, stop: int, buffer: Buffer
+    ) -> tuple[bytes, int, int, int, int, int] | None:
+        """Copy a range. Returns what `read_ranges` does."""
+    def read_ranges(
+        self, ranges: Buffer, buffer: Buffer, memory: Mapping[int, Buffer]
+    ) -> tuple[bytes, int, int, int, int, int] | None:
+        """Copy ranges out of blocks in memory and of the disk.
+
+        Args:
+            ranges: rows of u64: start, stop, place in the buffer.
+            buffer: what is copied to.
+            memory: whole blocks by number; others are read from the disk.
 
         Returns:
-            None, or the missing blocks, how many of them were found corrupt and how many
-            unreadable just now, and the bytes of those.
+            None, or the pieces that are missing (rows as in `ranges`, each within one block), how
+            many ranges they belong to and the bytes of those, how many blocks were found corrupt
+            and how many unreadable just now, and the bytes of those.
         """
     def is_ready(self, block: int) -> bool: ...
     def missing(self, start: int, stop: int) -> list[int]: ...

@@ -27,7 +27,7 @@ class Awaited:
     def __init__(self, held_limit_bytes: int) -> None:
         self._lock = threading.Lock()
         self._counts: dict[BlockKey, int] = {}
-        self._held: dict[BlockKey, Buffer] = {}
+        self._held: dict[str, dict[int, Buffer]] = {}  # by entry, by block
         self._held_bytes = 0
         self._held_limit_bytes = held_limit_bytes
 
@@ -45,9 +45,12 @@ class Awaited:
                     self._counts[key] = count
                     continue
                 del self._counts[key]
-                content = self._held.pop(key, None)
+                blocks = self._held.get(key[0], {})
+                content = blocks.pop(key[1], None)
                 if content is not None:
                     self._held_bytes -= memoryview(content).nbytes
+                    if not blocks:
+                        del self._held[key[0]]
 
     def is_pinned(self, name: str, block: int) -> bool:
         """Whether a plan will read this block soon."""
@@ -58,14 +61,20 @@ class Awaited:
         length = memoryview(content).nbytes
         with self._lock:
             fits = self._held_bytes + length <= self._held_limit_bytes
-            if fits and key in self._counts and key not in self._held:
-                self._held[key] = content
+            if fits and key in self._counts and self.held(key) is None:
+                self._held.setdefault(key[0], {})[key[1]] = content
                 self._held_bytes += length
-            return key in self._held
+            return self.held(key) is not None
 
     def held(self, key: BlockKey) -> Buffer | None:
         """Return the bytes of a block, if they are held."""
-        return self._held.get(key)
+        blocks = self._held.get(key[0])
+        return None if blocks is None else blocks.get(key[1])
+
+    def held_of(self, name: str) -> dict[int, Buffer]:
+        """Return the blocks of an entry that are held now, by number."""
+        blocks = self._held.get(name)
+        return {} if blocks is None else blocks.copy()
 
     @property
     def held_bytes(self) -> int:

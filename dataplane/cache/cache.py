@@ -217,14 +217,9 @@ class Cache:
                 self._on_disk_error(err)
         return None
 
-    def held(self, name: str, block: int) -> Buffer | None:
-        """Return a block that was just downloaded for a plan, if it is still in memory."""
-        return self._awaited.held((name, block))
-
-    @property
-    def holds_blocks(self) -> bool:
-        """Whether any block is in memory."""
-        return self._awaited.held_bytes > 0
+    def held(self, name: str) -> dict[int, Buffer]:
+        """Return the blocks of an entry that are in memory for a plan, by number."""
+        return self._awaited.held_of(name)
 
     def existing(self, source: CachedObject) -> _native.BlockMap | None:
         """Return the block map of an object that has an entry; makes none, marks none as open."""

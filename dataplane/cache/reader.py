@@ -1,8 +1,13 @@
 """`CachedObject`: one object version read through the cache.
 
-A read first copies what is on the local disk, in the native module and without the GIL. For the
-blocks that were missing it asks the fetcher, waits, and copies them too; a block that could not be
+A read first gathers what is held in memory and what is on the local disk, in one native call
+without the GIL, for one range or for a table of thousands. What was missing comes back as a table
+of pieces: for their blocks it asks the fetcher, waits, and gathers again; a block that could not be
 kept is copied from the download itself. When the cache cannot be used, reads go to the store.
+
+Bytes are copied into memory of the caller's, except by `view`: the memory of a block that was just
+downloaded never changes and lives for as long as anybody refers to it, so it can be shown as it is.
+Cache files are never mapped: an evicted block would turn into zeros under its reader.
 
 Thread-safe. Holds no files: open entries belong to the cache, which keeps a bounded number of them.
 """
@@ -12,13 +17,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from dataplane.buffers import shared_pool
 from dataplane.cache.entries import Entry
 from dataplane.cache.fetch import Job
-from dataplane.cache.sealed import HEADER_BYTES
+from dataplane.cache.ranges import Ranges, as_ranges, by_block, check_ranges, merge_ranges
+from dataplane.cache.sealed import HEADER_BYTES, Outcome
 from dataplane.cache.spec import EntrySpec
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -30,6 +39,8 @@ __all__ = ["CachedObject"]
 
 # One read keeps this many requests' blocks per thread in its memory at most.
 _REQUESTS_PER_THREAD = 2
+# Past the cache, ranges this close are one request: less than a round trip costs.
+_MERGE_GAP_BYTES = 128 << 10
 
 
 class CachedObject:
@@ -87,8 +98,8 @@ class CachedObject:
                 replaced.
         """
         self._check_range(start, stop)
-        view = memoryview(buffer)
-        if view.nbytes != stop - start or view.readonly or not view.c_contiguous:
+        view = _writable(buffer, f"reading bytes {start} to {stop} of {self.info.key!r}")
+        if view.nbytes != stop - start:
             raise ConfigError(
                 f"reading bytes {start} to {stop} of {self.info.key!r} needs a writable contiguous "
                 f"buffer of {stop - start} bytes, got {view.nbytes}"
@@ -97,24 +108,73 @@ class CachedObject:
             return
         entry = self._cache.entry(self)
         if entry is None:
-            self._pass_through(start, stop, view.cast("B"))
+            self._pass_through(start, stop, view)
             return
-        view = view.cast("B")
-        missing = self._read_resident(entry, start, stop, view)
-        if not missing:
+        memory = self._cache.held(self.name)
+        if memory:
+            outcome = entry.blocks.read_ranges(as_ranges([(start, stop, 0)]).data, view, memory)
+        else:
+            outcome = entry.blocks.read(start, stop, view)
+        self._finish(entry, view, outcome, 1, stop - start)
+
+    def read_ranges_into(self, ranges: npt.ArrayLike, buffer: Buffer) -> None:
+        """Copy many ranges into a writable C-contiguous buffer, in one native call.
+
+        Args:
+            ranges: rows of (start, stop, place): bytes `[start, stop)` of the object go to the
+                buffer from byte `place` on. uint64[n, 3] is taken as it is; see
+                `dataplane.cache.ranges`. Ranges may be empty and may overlap; places should not.
+            buffer: what no range is copied to stays as it was, unless this raises.
+
+        Raises:
+            ConfigError: a range is outside the object, or does not fit the buffer.
+            StoreError: as `read_into`.
+
+        Example:
+            out = bytearray(300)
+            blob.read_ranges_into([(0, 100, 0), (5000, 5200, 100)], out)
+        """
+        table = as_ranges(ranges)
+        what = f"{self.info.key!r}"
+        view = _writable(buffer, f"reading {len(table)} ranges of {what}")
+        count, nbytes = check_ranges(table, self.info.size_bytes, view.nbytes, what)
+        if not count:
+            return
+        entry = self._cache.entry(self)
+        if entry is None:
+            self._pass_ranges_through(table, view)
+            return
+        outcome = entry.blocks.read_ranges(table.data, view, self._cache.held(self.name))
+        self._finish(entry, view, outcome, count, nbytes)
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Return bytes `[start, stop)`, read-only, without a copy where that is safe.
+
+        It is safe where one block that is held for a plan has them all: its memory is shown, and
+        kept from its pool for as long as the view lives. Otherwise they are read into pooled
+        memory. For bytes that are soon done with: a view of a few bytes keeps a whole block.
+
+        Raises:
+            ConfigError: the range is outside the object.
+            StoreError: as `read_into`.
+        """
+        self._check_range(start, stop)
+        block_bytes = self.spec.block_bytes
+        content = self._cache.held(self.name).get(start // block_bytes)
+        first = start - start // block_bytes * block_bytes
+        if content is not None and start < stop and first + stop - start <= block_bytes:
             self._cache.counters.add_all({"cache_hits": 1, "cache_hit_bytes": stop - start})
-            return
-        began = time.perf_counter()
-        try:
-            self._fill(entry, start, view, missing)
-        finally:
-            self._cache.counters.add_all(
-                {
-                    "cache_misses": 1,
-                    "cache_miss_bytes": stop - start,
-                    "cache_wait_s": time.perf_counter() - began,
-                }
-            )
+            return memoryview(content)[first : first + stop - start].toreadonly()
+        copied = shared_pool().array((stop - start,), np.dtype(np.uint8))
+        self.read_into(start, stop, copied.data)
+        return copied.data.toreadonly()
+
+    def held(self) -> Mapping[int, Buffer]:
+        """Return the blocks of this object that are in memory for a plan, by number.
+
+        Their bytes do not change, and live for as long as anybody refers to them.
+        """
+        return self._cache.held(self.name)
 
     def resident_bytes(self) -> int:
         """How many of the object's bytes are on the local disk."""
@@ -136,81 +196,86 @@ class CachedObject:
                 f"which has {self.info.size_bytes} bytes"
             )
 
-    def _read_resident(self, entry: Entry, start: int, stop: int, view: memoryview) -> list[int]:
-        """Copy what is in memory or on the local disk; return the missing blocks."""
-        if not self._cache.holds_blocks:
-            return self._read_disk(entry, start, stop, view)
-        missing: list[int] = []
-        block_bytes = entry.blocks.block_bytes
-        on_disk = start  # what lies between here and the next held block is looked for on the disk
-        for block in range(start // block_bytes, -(-stop // block_bytes)):
-            content = self._cache.held(self.name, block)
-            if content is None:
-                continue
-            first, last = _overlap(block, block_bytes, start, stop)
-            missing += self._read_disk(entry, on_disk, first, view[on_disk - start : first - start])
-            _copy_from_block(content, block, block_bytes, first, view[first - start : last - start])
-            on_disk = last
-        return missing + self._read_disk(entry, on_disk, stop, view[on_disk - start :])
+    def _finish(
+        self, entry: Entry, view: memoryview, outcome: Outcome | None, ranges: int, nbytes: int
+    ) -> None:
+        """Count a read of `ranges` ranges, and fetch what `outcome` says is missing of it."""
+        if outcome is None:
+            self._cache.counters.add_all({"cache_hits": ranges, "cache_hit_bytes": nbytes})
+            return
+        _, missed, missed_bytes = outcome[:3]
+        began = time.perf_counter()
+        try:
+            self._fill(entry, view, self._missing(entry, outcome))
+        finally:
+            self._cache.counters.add_all(
+                {
+                    "cache_hits": ranges - missed,
+                    "cache_hit_bytes": nbytes - missed_bytes,
+                    "cache_misses": missed,
+                    "cache_miss_bytes": missed_bytes,
+                    "cache_wait_s": time.perf_counter() - began,
+                }
+            )
 
-    def _read_disk(self, entry: Entry, start: int, stop: int, view: memoryview) -> list[int]:
-        if start == stop:
-            return []
-        outcome = entry.blocks.read(start, stop, view)
-        return [] if outcome is None else self._missing(entry, outcome)
-
-    def _missing(self, entry: Entry, outcome: tuple[list[int], int, int, int]) -> list[int]:
-        missing, corrupt, io_errors, dropped_bytes = outcome
+    def _missing(self, entry: Entry, outcome: Outcome) -> Ranges:
+        """Return the missing pieces of an outcome, and count what was wrong with their blocks."""
+        pieces, _, _, corrupt, io_errors, dropped_bytes = outcome
         if dropped_bytes:
             # Bad blocks are empty from now on; filling them again reserves their room again.
             entry.budget.release(dropped_bytes)
             self._cache.counters.add_all(
                 {"cache_blocks_corrupt": corrupt, "cache_io_errors": io_errors}
             )
-        return missing
+        return as_ranges(pieces)
 
-    def _fill(self, entry: Entry, start: int, view: memoryview, missing: list[int]) -> None:
+    def _fill(self, entry: Entry, view: memoryview, pieces: Ranges) -> None:
+        """Have the blocks of missing pieces downloaded, and copy the pieces as blocks arrive."""
         config = self._cache.config
-        per_request = self._cache.request_bytes // config.block_bytes
+        per_request = config.request_bytes // config.block_bytes
         limit = _REQUESTS_PER_THREAD * per_request * config.fetch_threads
-        left = iter(missing)
-        jobs: deque[Job] = deque()
-        while more := list(itertools.islice(left, limit - len(jobs))):
-            jobs += self._cache.submit(self, entry, more, demand=True)
-            for _ in range(min(per_request, len(jobs))):
-                self._copy(jobs.popleft(), start, view)
-        while jobs:
-            self._copy(jobs.popleft(), start, view)
+        left = by_block(pieces, entry.blocks.block_bytes)
+        waiting: deque[tuple[Job, Ranges]] = deque()
+        while more := list(itertools.islice(left, limit - len(waiting))):
+            jobs = self._cache.submit(self, entry, [block for block, _ in more], demand=True)
+            waiting += zip(jobs, (of_block for _, of_block in more), strict=True)
+            for _ in range(min(per_request, len(waiting))):
+                self._copy(*waiting.popleft(), view)
+        while waiting:
+            self._copy(*waiting.popleft(), view)
 
-    def _copy(self, job: Job, start: int, view: memoryview) -> None:
-        """Wait for a block and copy its part of the object into `view`, which begins at `start`."""
+    def _copy(self, job: Job, pieces: Ranges, view: memoryview) -> None:
+        """Wait for a block and copy its pieces into `view`."""
         content = job.future.result()
-        blocks = job.entry.blocks
-        first, last = _overlap(job.key[1], blocks.block_bytes, start, start + view.nbytes)
-        part = view[first - start : last - start]
-        if content is not None:
-            _copy_from_block(content, job.key[1], blocks.block_bytes, first, part)
-        elif self._read_disk(job.entry, first, last, part):
+        memory: dict[int, Buffer] = {} if content is None else {job.key[1]: content}
+        outcome = job.entry.blocks.read_ranges(pieces.data, view, memory)
+        if outcome is not None:
             # Another process filled the block, and it was evicted again before this copy.
-            self._pass_through(first, last, part)
+            self._pass_ranges_through(self._missing(job.entry, outcome), view)
+
+    def _pass_ranges_through(self, table: Ranges, view: memoryview) -> None:
+        """Read ranges from the store, neighbours in one request."""
+        table = table[table[:, 1] > table[:, 0]]
+        merged = merge_ranges(table[:, 0], table[:, 1], _MERGE_GAP_BYTES)
+        of_range = np.searchsorted(merged[:, 0], table[:, 0], side="right") - 1
+        for number, (first, last, _) in enumerate(merged.tolist()):
+            content = memoryview(self._get(first, last)).cast("B")
+            for start, stop, place in table[of_range == number].tolist():
+                view[place : place + stop - start] = content[start - first : stop - first]
 
     def _pass_through(self, start: int, stop: int, view: memoryview) -> None:
+        view[:] = memoryview(self._get(start, stop)).cast("B")
+
+    def _get(self, start: int, stop: int) -> Buffer:
         content = self.store.get_range(self.info.key, start, stop, if_match=self.info.etag or None)
-        view[:] = memoryview(content).cast("B")
         self._cache.counters.add_all(
             {"cache_passthrough_reads": 1, "cache_passthrough_bytes": stop - start}
         )
+        return content
 
 
-def _overlap(block: int, block_bytes: int, start: int, stop: int) -> tuple[int, int]:
-    """The part of a block that lies in `[start, stop)`."""
-    return max(start, block * block_bytes), min(stop, (block + 1) * block_bytes)
-
-
-def _copy_from_block(
-    content: Buffer, block: int, block_bytes: int, first: int, part: memoryview
-) -> None:
-    """Copy object bytes from `first` on out of a block's content; NumPy does it without the GIL."""
-    begin = first - block * block_bytes
-    source = np.frombuffer(content, np.uint8, len(part), begin)
-    np.copyto(np.frombuffer(part, np.uint8), source)
+def _writable(buffer: Buffer, doing: str) -> memoryview:
+    view = memoryview(buffer)
+    if view.readonly or not view.c_contiguous:
+        raise ConfigError(f"{doing} needs a writable contiguous buffer, got another")
+    return view.cast("B") if view.nbytes else memoryview(bytearray())

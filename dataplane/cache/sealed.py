@@ -17,7 +17,8 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,7 @@ from dataplane import _native
 from dataplane.buffers import shared_pool
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.keys import key_identity, load_key
+from dataplane.cache.ranges import Ranges, as_ranges, by_block, touching
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer
 
@@ -40,8 +42,9 @@ _TAG_BYTES = 16
 _OPENED_BYTES = 64 << 20
 _ANY_TICK = (1 << 64) - 1
 
-Outcome: TypeAlias = tuple[list[int], int, int, int]
-"""Missing blocks, how many of them were corrupt, unreadable, and the disk space of those."""
+Outcome: TypeAlias = tuple[bytes, int, int, int, int, int]
+"""Missing pieces (a table of ranges), how many ranges and bytes were not all there, how many blocks
+were found corrupt, unreadable, and the disk space of those."""
 
 
 class OpenedBlocks:
@@ -130,6 +133,15 @@ class Sealer:
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Bad:
+    """Why a block has no content: it is not there, or it was bad and is no more."""
+
+    corrupt: int = 0
+    unreadable: int = 0
+    dropped_bytes: int = 0
+
+
 class SealedBlocks:
     """The blocks of an encrypted entry, as if they were not. See the module's text.
 
@@ -158,23 +170,39 @@ class SealedBlocks:
 
     def read(self, start: int, stop: int, buffer: Any) -> Outcome | None:
         """Copy a range, as `_native.BlockMap.read` does."""
-        view = memoryview(buffer).cast("B")
-        missing: list[int] = []
+        return self.read_ranges(as_ranges([(start, stop, 0)]).data, buffer, {})
+
+    def read_ranges(
+        self, ranges: Buffer, buffer: Any, memory: Mapping[int, Buffer]
+    ) -> Outcome | None:
+        """Gather ranges, as `_native.BlockMap.read_ranges` does."""
+        table = np.frombuffer(ranges, np.uint64).reshape(-1, 3)
+        rest = self._copy(table, buffer, memory)
+        if rest is None:
+            return None
+        missing: dict[int, Ranges] = {}
         corrupt = unreadable = dropped = 0
-        for block in range(start // self.block_bytes, -(-stop // self.block_bytes)):
-            first = max(start, block * self.block_bytes)
-            last = min(stop, (block + 1) * self.block_bytes)
+        # One block after another: together they may be more than memory should hold.
+        for block, pieces in by_block(as_ranges(rest[0]), self.block_bytes):
             content = self._content(block)
-            if isinstance(content, tuple):
-                missing.append(block)
-                corrupt += content[1]
-                unreadable += content[2]
-                dropped += content[3]
-                continue
-            offset = block * self.block_bytes
-            source = np.frombuffer(content[first - offset : last - offset], np.uint8)
-            np.copyto(np.frombuffer(view[first - start : last - start], np.uint8), source)
-        return (missing, corrupt, unreadable, dropped) if missing else None
+            if isinstance(content, _Bad):
+                missing[block] = pieces
+                corrupt += content.corrupt
+                unreadable += content.unreadable
+                dropped += content.dropped_bytes
+            else:
+                self._copy(pieces, buffer, {block: content})
+        if not missing:
+            return None
+        pieces = np.concatenate(list(missing.values()))
+        missed = touching(table, list(missing), self.block_bytes)
+        missed_bytes = int((missed[:, 1] - missed[:, 0]).sum())
+        return pieces.tobytes(), len(missed), missed_bytes, corrupt, unreadable, dropped
+
+    def _copy(self, ranges: Ranges, buffer: Any, memory: Mapping[int, Buffer]) -> Outcome | None:
+        return _native.copy_ranges(
+            ranges.data, buffer, memory, block_bytes=self.block_bytes, size_bytes=self.size_bytes
+        )
 
     def resident_bytes(self) -> int:
         """How many of the object's bytes are on the local disk."""
@@ -191,10 +219,10 @@ class SealedBlocks:
     def _about(self, block: int) -> bytes:
         return f"{self._name}/{block}".encode()
 
-    def _content(self, block: int) -> memoryview | Outcome:
+    def _content(self, block: int) -> memoryview | _Bad:
         """Return the content of a block, or what is wrong with it."""
         if not self.stored.is_ready(block):
-            return [block], 0, 0, 0
+            return _Bad()
         content = self._sealer.opened.get(self._name, block)
         if content is not None:
             return content
@@ -203,10 +231,10 @@ class SealedBlocks:
         sealed = shared_pool().array((stop - start,), np.dtype(np.uint8))
         outcome = self.stored.read(start, stop, sealed.data)
         if outcome is not None:
-            return outcome
+            return _Bad(*outcome[3:])
         content = self._sealer.open(sealed.data, self._about(block))
         if content is None:
-            return [block], 1, 0, self._drop(block)
+            return _Bad(corrupt=1, dropped_bytes=self._drop(block))
         self._sealer.opened.add(self._name, block, content)
         return content
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.cache.ranges import merge_ranges
 from dataplane.codecs import ChunkTable, Codec, Pipeline, join_rows, parse_pipeline
 from dataplane.datasets.selections import Selection, box_shape
 from dataplane.errors import FormatError, MissingArray
@@ -221,15 +222,8 @@ def _pack(
             f"bytes lies outside its shard {info.key} of {info.size_bytes} bytes",
             hint="the index and the shard do not belong together; pack the dataset again",
         )
-    order = np.argsort(starts, kind="stable")
-    sorted_starts = starts[order]
-    reach = np.maximum.accumulate(sorted_starts + nbytes[order])
-    is_break = sorted_starts[1:] > reach[:-1] + np.uint64(MERGE_GAP_BYTES)
-    span_starts = sorted_starts[np.concatenate(([True], is_break))]
-    span_stops = reach[np.concatenate((is_break, [True]))]
-    lengths = span_stops - span_starts
-    positions = np.cumsum(lengths) - lengths
-    span_of = np.searchsorted(span_starts, starts, side="right") - 1
-    rows["source_offset"][stored] = starts - span_starts[span_of] + positions[span_of]
-    spans = tuple(zip(span_starts.tolist(), span_stops.tolist(), strict=True))
-    return spans, int(lengths.sum())
+    table = merge_ranges(starts, starts + nbytes, MERGE_GAP_BYTES)
+    span_of = np.searchsorted(table[:, 0], starts, side="right") - 1
+    rows["source_offset"][stored] = starts - table[span_of, 0] + table[span_of, 2]
+    spans = tuple((start, stop) for start, stop, _ in table.tolist())
+    return spans, int((table[:, 1] - table[:, 0]).sum())

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.cache import Cache, CacheConfig, CachedObject
+from dataplane.cache.ranges import pack_ranges
 from dataplane.errors import Denied, FormatError, StoreError
 from dataplane.stores import Store, open_store
 from dataplane.stores.base import ObjectInfo, StoreConfig
@@ -144,10 +145,7 @@ class Runtime:
         if source is None:
             self.read_direct(shard, spans, out)
             return
-        position = 0
-        for start, stop in spans:
-            source.read_into(start, stop, out[position : position + stop - start].data)
-            position += stop - start
+        source.read_ranges_into(pack_ranges(spans), out.data)
 
     def read_direct(self, shard: str, spans: Sequence[tuple[int, int]], out: Bytes) -> None:
         """Read byte ranges past the cache, as `read` does otherwise."""

@@ -12,6 +12,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gather.hpp"
 #include "core/usage.hpp"
 
 namespace nb = nanobind;
@@ -45,22 +46,6 @@ nb::list as_list(const std::vector<std::uint64_t>& blocks) {
   nb::list list;
   for (const std::uint64_t block : blocks) list.append(block);
   return list;
-}
-
-// None when every byte was there, else (missing blocks, corrupt, unreadable, bytes dropped).
-nb::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop, nb::handle buffer) {
-  check_range(map, start, stop);
-  const HeldBuffer held(buffer, true);
-  const auto out = held.writable_bytes();
-  if (out.size() != stop - start) throw nb::value_error("the buffer is not as long as the range");
-  ReadResult result;
-  {
-    const nb::gil_scoped_release unlocked;
-    map.read(start, out, result);
-  }
-  if (result.missing.empty()) return nb::none();
-  return nb::make_tuple(as_list(result.missing), result.corrupt, result.io_errors,
-                        result.dropped_bytes);
 }
 
 void publish(BlockMap& map, std::uint64_t block, nb::handle bytes, bool direct) {
@@ -145,6 +130,7 @@ void bind_map(nb::module_& module) {
                      return nb::bytes(map.spec().identity.data(), map.spec().identity.size());
                    })
       .def("read", &read, nb::arg("start"), nb::arg("stop"), nb::arg("buffer"))
+      .def("read_ranges", &read_ranges, nb::arg("ranges"), nb::arg("buffer"), nb::arg("memory"))
       .def(
           "is_ready",
           [](const BlockMap& map, std::uint64_t block) {

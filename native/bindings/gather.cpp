@@ -1,0 +1,102 @@
+// Tables of ranges, buffers and blocks in memory made into spans for the core.
+#include "bindings/gather.hpp"
+
+#include <nanobind/nanobind.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bindings/bindings.hpp"
+#include "bindings/buffers.hpp"
+#include "core/gather.hpp"
+
+namespace nb = nanobind;
+
+namespace dataplane::bindings {
+namespace {
+
+std::span<const RangeRow> rows_of(const HeldBuffer& buffer) {
+  const std::span<const std::byte> bytes = buffer.bytes();
+  if (bytes.size() % sizeof(RangeRow) != 0)
+    throw nb::value_error("the table is not a whole number of ranges");
+  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(RangeRow) != 0)
+    throw nb::value_error("the table is not aligned");
+  return {reinterpret_cast<const RangeRow*>(bytes.data()), bytes.size() / sizeof(RangeRow)};
+}
+
+// The blocks of a mapping from numbers to buffers, in order, held for the length of the call.
+class HeldBlocks {
+ public:
+  explicit HeldBlocks(const nb::mapping& blocks) {
+    held_.reserve(nb::len(blocks));
+    for (const nb::handle item : blocks.items()) {
+      held_.emplace_back(item[1]);
+      memory_.push_back({nb::cast<std::uint64_t>(item[0]), held_.back().bytes()});
+    }
+    std::sort(memory_.begin(), memory_.end(), [](const MemoryBlock& one, const MemoryBlock& other) {
+      return one.block < other.block;
+    });
+  }
+  [[nodiscard]] std::span<const MemoryBlock> blocks() const noexcept { return memory_; }
+
+ private:
+  std::vector<HeldBuffer> held_;
+  std::vector<MemoryBlock> memory_;
+};
+
+nb::object run(const BlockGrid& grid, std::span<const RangeRow> rows,
+               std::span<const MemoryBlock> memory, BlockMap* map, nb::handle buffer) {
+  const HeldBuffer held(buffer, true);
+  const std::span<std::byte> out = held.writable_bytes();
+  GatherResult result;
+  Status status;
+  {
+    const nb::gil_scoped_release unlocked;
+    status = check_gather(grid, rows, memory, out.size());
+    if (status.ok()) gather(grid, rows, memory, map, out, result);
+  }
+  if (!status.ok()) {
+    const std::string text = std::string(status.what) + " (number " + std::to_string(status.offset) +
+                             "): expected " + std::to_string(status.expected) + ", got " +
+                             std::to_string(status.got);
+    throw nb::value_error(text.c_str());
+  }
+  if (result.missing.empty()) return nb::none();
+  return nb::make_tuple(nb::bytes(result.missing.data(), result.missing.size() * sizeof(RangeRow)),
+                        result.missed, result.missed_bytes, result.corrupt, result.io_errors,
+                        result.dropped_bytes);
+}
+
+BlockGrid grid_of(const BlockMap& map) { return {map.spec().block_bytes, map.spec().size_bytes}; }
+
+nb::object copy_ranges(nb::handle ranges, nb::handle buffer, const nb::mapping& memory,
+                       std::uint64_t block_bytes, std::uint64_t size_bytes) {
+  const HeldBuffer table(ranges);
+  const HeldBlocks blocks(memory);
+  return run({block_bytes, size_bytes}, rows_of(table), blocks.blocks(), nullptr, buffer);
+}
+
+}  // namespace
+
+nb::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop, nb::handle buffer) {
+  const RangeRow row{start, stop, 0};
+  return run(grid_of(map), {&row, 1}, {}, &map, buffer);
+}
+
+nb::object read_ranges(BlockMap& map, nb::handle ranges, nb::handle buffer,
+                       const nb::mapping& memory) {
+  const HeldBuffer table(ranges);
+  const HeldBlocks blocks(memory);
+  return run(grid_of(map), rows_of(table), blocks.blocks(), &map, buffer);
+}
+
+void bind_gather(nb::module_& module) {
+  module.def("copy_ranges", &copy_ranges, nb::arg("ranges"), nb::arg("buffer"), nb::arg("memory"),
+             nb::kw_only(), nb::arg("block_bytes"), nb::arg("size_bytes"),
+             "Copy ranges of an object out of blocks in memory.");
+}
+
+}  // namespace dataplane::bindings

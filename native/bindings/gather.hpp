@@ -1,0 +1,19 @@
+// Reading ranges of a cache entry, as Python calls it; methods of BlockMap and one function.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <cstdint>
+
+#include "core/blockmap.hpp"
+
+namespace dataplane::bindings {
+
+// None when every byte was there, else (missing pieces as bytes of u64 triples, ranges and bytes that
+// were not all there, corrupt blocks, unreadable blocks, bytes of those).
+nanobind::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop,
+                      nanobind::handle buffer);
+nanobind::object read_ranges(BlockMap& map, nanobind::handle ranges, nanobind::handle buffer,
+                             const nanobind::mapping& memory);
+
+}  // namespace dataplane::bindings
