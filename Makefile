@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 NATIVE_BUILD := build/native-test
 TSAN_BUILD := build/native-tsan
 SANITIZED_BUILD := build/native-sanitized
-SANITIZED_TESTS ?= tests/codecs tests/native tests/cache/test_damage.py tests/shards/test_rounding.py
+SANITIZED_TESTS ?= tests/codecs tests/native tests/cache/test_damage.py tests/cache/test_ranges.py tests/shards/test_rounding.py
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 

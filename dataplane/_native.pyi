@@ -89,7 +89,7 @@ class BlockMap:
     @property
     def identity(self) -> bytes: ...
     def read(
-        self, start: int, stop: int, buffer: Buffer
+        self, start: int, stop: int, buffer: Buffer, memory: Mapping[int, Buffer] = ...
     ) -> tuple[bytes, int, int, int, int, int] | None:
         """Copy a range. Returns what `read_ranges` does."""
     def read_ranges(

@@ -24,6 +24,7 @@ __all__ = [
     "as_ranges",
     "by_block",
     "check_ranges",
+    "check_within",
     "merge_ranges",
     "pack_ranges",
     "touching",
@@ -81,13 +82,8 @@ def check_ranges(table: Ranges, size_bytes: int, buffer_bytes: int, what: str) -
         ConfigError: a range is outside the object, or has no room in the buffer.
     """
     starts, stops, places = table.T
+    check_within(starts, stops, size_bytes, what)
     lengths = stops - starts
-    outside = (starts > stops) | (stops > size_bytes)
-    if outside.any():
-        start, stop, _ = table[int(outside.argmax())].tolist()
-        raise ConfigError(
-            f"bytes {start} to {stop} are outside {what}, which has {size_bytes} bytes"
-        )
     # A place beyond the buffer must not wrap around.
     crowded = (places > buffer_bytes) | (lengths > buffer_bytes - np.minimum(places, buffer_bytes))
     if crowded.any():
@@ -97,6 +93,22 @@ def check_ranges(table: Ranges, size_bytes: int, buffer_bytes: int, what: str) -
             f"from byte {place} on"
         )
     return int(np.count_nonzero(lengths)), int(lengths.sum())
+
+
+def check_within(
+    starts: npt.NDArray[np.uint64], stops: npt.NDArray[np.uint64], size_bytes: int, what: str
+) -> None:
+    """Check that ranges lie within an object.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    outside = (starts > stops) | (stops > size_bytes)
+    if outside.any():
+        bad = int(outside.argmax())
+        raise ConfigError(
+            f"bytes {starts[bad]} to {stops[bad]} are outside {what}, which has {size_bytes} bytes"
+        )
 
 
 def merge_ranges(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,9 +26,17 @@ import numpy.typing as npt
 from dataplane.buffers import shared_pool
 from dataplane.cache.entries import Entry
 from dataplane.cache.fetch import Job
-from dataplane.cache.ranges import Ranges, as_ranges, by_block, check_ranges, merge_ranges
+from dataplane.cache.ranges import (
+    Ranges,
+    as_ranges,
+    by_block,
+    check_ranges,
+    check_within,
+    merge_ranges,
+)
 from dataplane.cache.sealed import HEADER_BYTES, Outcome
 from dataplane.cache.spec import EntrySpec
+from dataplane.cache.views import Arrangement, Views, arrange, blocks_to_show
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
@@ -112,9 +120,10 @@ class CachedObject:
             return
         memory = self._cache.held(self.name)
         if memory:
-            outcome = entry.blocks.read_ranges(as_ranges([(start, stop, 0)]).data, view, memory)
-        else:
-            outcome = entry.blocks.read(start, stop, view)
+            block_bytes = self.spec.block_bytes
+            blocks = range(start // block_bytes, -(-stop // block_bytes))
+            memory = {block: memory[block] for block in blocks if block in memory}
+        outcome = entry.blocks.read(start, stop, view, memory)
         self._finish(entry, view, outcome, 1, stop - start)
 
     def read_ranges_into(self, ranges: npt.ArrayLike, buffer: Buffer) -> None:
@@ -169,12 +178,44 @@ class CachedObject:
         self.read_into(start, stop, copied.data)
         return copied.data.toreadonly()
 
-    def held(self) -> Mapping[int, Buffer]:
-        """Return the blocks of this object that are in memory for a plan, by number.
+    def views(self, starts: npt.NDArray[np.uint64], stops: npt.NDArray[np.uint64]) -> Views:
+        """Return many ranges, without a copy where that is safe and worth it; see `view`.
 
-        Their bytes do not change, and live for as long as anybody refers to them.
+        Blocks that are not on the disk are waited for, and shown as they arrive. Of blocks on the
+        disk, of ranges that cross blocks, and where ranges ask for little of a block, copies are
+        made, in one call.
+
+        Args:
+            starts: uint64[n], first bytes.
+            stops: uint64[n], where they end, in the same order.
+
+        Raises:
+            ConfigError: a range is outside the object.
+            StoreError: as `read_into`.
         """
-        return self._cache.held(self.name)
+        check_within(starts, stops, self.info.size_bytes, repr(self.info.key))
+        block_bytes = self.spec.block_bytes
+        wanted = blocks_to_show(starts, stops, block_bytes, self.info.size_bytes)
+        held = self._cache.held(self.name)
+        contents = {block: held[block] for block in wanted if block in held}
+        began = time.perf_counter()
+        contents |= self._download([block for block in wanted if block not in held])
+        placed = arrange(starts, stops, block_bytes, contents)
+        self._count_views(placed, held, time.perf_counter() - began)
+        copied = shared_pool().array((placed.copied_bytes,), np.dtype(np.uint8))
+        self.read_ranges_into(placed.copied, copied.data)
+        sources = (copied.data, *(contents[block] for block in placed.blocks))
+        return Views(sources, placed.source, placed.offset)
+
+    def is_settled(self, start: int, stop: int) -> bool:
+        """Whether bytes `[start, stop)` are on the disk and no block of the object is in memory.
+
+        Then `views` would make copies only, and `read_into` does that for less.
+        """
+        if self._cache.held(self.name):
+            return False
+        entry = self._cache.entry(self)
+        return entry is None or not entry.blocks.missing(start, stop)
 
     def resident_bytes(self) -> int:
         """How many of the object's bytes are on the local disk."""
@@ -229,10 +270,40 @@ class CachedObject:
             )
         return as_ranges(pieces)
 
+    def _download(self, blocks: Sequence[int]) -> dict[int, Buffer]:
+        """Wait for what of `blocks` is not on the disk; return what came by way of memory."""
+        entry = self._cache.entry(self) if blocks else None
+        if entry is None:
+            return {}
+        missing = [block for block in blocks if not entry.blocks.is_ready(block)]
+        jobs = self._cache.submit(self, entry, missing, demand=True)
+        contents = [job.future.result() for job in jobs]
+        return {
+            block: content
+            for block, content in zip(missing, contents, strict=True)
+            if content is not None
+        }
+
+    def _count_views(self, placed: Arrangement, held: Mapping[int, Buffer], wait_s: float) -> None:
+        """Count each block that is shown as a read."""
+        hits = [n for b, n in zip(placed.blocks, placed.shown_bytes, strict=True) if b in held]
+        misses = [
+            n for b, n in zip(placed.blocks, placed.shown_bytes, strict=True) if b not in held
+        ]
+        self._cache.counters.add_all({"cache_hits": len(hits), "cache_hit_bytes": sum(hits)})
+        if misses:
+            self._cache.counters.add_all(
+                {
+                    "cache_misses": len(misses),
+                    "cache_miss_bytes": sum(misses),
+                    "cache_wait_s": wait_s,
+                }
+            )
+
     def _fill(self, entry: Entry, view: memoryview, pieces: Ranges) -> None:
         """Have the blocks of missing pieces downloaded, and copy the pieces as blocks arrive."""
         config = self._cache.config
-        per_request = config.request_bytes // config.block_bytes
+        per_request = self._cache.request_bytes // config.block_bytes
         limit = _REQUESTS_PER_THREAD * per_request * config.fetch_threads
         left = by_block(pieces, entry.blocks.block_bytes)
         waiting: deque[tuple[Job, Ranges]] = deque()

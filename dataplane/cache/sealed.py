@@ -168,9 +168,11 @@ class SealedBlocks:
         self._name = name
         self._sealer = sealer
 
-    def read(self, start: int, stop: int, buffer: Any) -> Outcome | None:
+    def read(
+        self, start: int, stop: int, buffer: Any, memory: Mapping[int, Buffer]
+    ) -> Outcome | None:
         """Copy a range, as `_native.BlockMap.read` does."""
-        return self.read_ranges(as_ranges([(start, stop, 0)]).data, buffer, {})
+        return self.read_ranges(as_ranges([(start, stop, 0)]).data, buffer, memory)
 
     def read_ranges(
         self, ranges: Buffer, buffer: Any, memory: Mapping[int, Buffer]
@@ -204,6 +206,11 @@ class SealedBlocks:
             ranges.data, buffer, memory, block_bytes=self.block_bytes, size_bytes=self.size_bytes
         )
 
+    def missing(self, start: int, stop: int) -> list[int]:
+        """Return the blocks of a range that are not on the disk."""
+        blocks = range(start // self.block_bytes, -(-stop // self.block_bytes))
+        return [block for block in blocks if not self.is_ready(block)] if start < stop else []
+
     def resident_bytes(self) -> int:
         """How many of the object's bytes are on the local disk."""
         if self.is_complete():
@@ -229,7 +236,7 @@ class SealedBlocks:
         start = block * (self.block_bytes + HEADER_BYTES)
         stop = min(self.stored.size_bytes, start + self.block_bytes + HEADER_BYTES)
         sealed = shared_pool().array((stop - start,), np.dtype(np.uint8))
-        outcome = self.stored.read(start, stop, sealed.data)
+        outcome = self.stored.read(start, stop, sealed.data, {})
         if outcome is not None:
             return _Bad(*outcome[3:])
         content = self._sealer.open(sealed.data, self._about(block))

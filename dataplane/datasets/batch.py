@@ -23,7 +23,7 @@ from dataplane.buffers import shared_pool
 from dataplane.codecs import ChunkTable, decode, join_rows
 from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
 from dataplane.datasets.plan import SamplePlan
-from dataplane.datasets.runtime import Bytes
+from dataplane.stores.base import Buffer
 
 __all__ = ["KEY", "Batch", "FetchedSample", "Sample", "assemble", "decoded_bytes", "separate"]
 
@@ -44,11 +44,13 @@ class FetchedSample:
 
     Attributes:
         plan: of the sample.
-        packed: uint8[plan.packed_bytes], the spans one after another.
+        sources: the memory that holds them: the packed spans, or several pieces.
+        rows: CHUNK_DTYPE[n], the plan's rows; `source` and `source_offset` refer to `sources`.
     """
 
     plan: SamplePlan
-    packed: Bytes
+    sources: Sequence[Buffer]
+    rows: npt.NDArray[Any]
 
 
 def assemble(
@@ -132,20 +134,23 @@ def _decode(
 ) -> None:
     if not samples:
         return
-    counts = [len(sample.plan.rows) for sample in samples]
-    rows = join_rows([sample.plan.rows for sample in samples])
+    counts = [len(sample.rows) for sample in samples]
+    rows = join_rows([sample.rows for sample in samples])
     sample_of = np.repeat(np.arange(len(samples), dtype=np.uint32), counts)
-    rows["source"] = sample_of
+    source_counts = np.array([len(sample.sources) for sample in samples], np.uint32)
+    rows["source"] += (np.cumsum(source_counts, dtype=np.uint32) - source_counts)[sample_of]
     rows["destination"] += sample_of * np.uint32(len(layouts))
 
     def describe(row: int) -> str:
         if row >= len(rows):
             return "decoding a batch"
-        return _describe(samples[int(sample_of[row])].plan, rows[row], layouts)
+        number = int(sample_of[row])
+        plan = samples[number].plan
+        return _describe(plan, plan.rows[row - sum(counts[:number])], layouts)
 
     decode(
         ChunkTable(rows),
-        [sample.packed.data for sample in samples],
+        [source for sample in samples for source in sample.sources],
         [array for place in places for array in place],
         threads=threads,
         describe=describe,
@@ -153,9 +158,9 @@ def _decode(
 
 
 def _describe(plan: SamplePlan, row: Any, layouts: Sequence[ArrayLayout]) -> str:
-    """Say which chunk a row of the table is: sample, array, chunk, place in the shard."""
+    """Say which chunk a row of a plan is: sample, array, chunk, place in the shard."""
     entry = plan.entry
-    layout = layouts[int(row["destination"]) % len(layouts)]
+    layout = layouts[int(row["destination"])]
     array = entry.arrays[layout.name]
     offset = plan.shard_offset(int(row["source_offset"]))
     place = np.unravel_index(int(row["chunk"]), array.meta.grid_shape or (1,))

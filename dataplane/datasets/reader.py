@@ -22,8 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
+
 from dataplane.buffers import shared_pool
-from dataplane.cache import PlannedRead
+from dataplane.cache import CachedObject, PlannedRead
+from dataplane.cache.ranges import pack_ranges
+from dataplane.codecs import Codec, join_rows
 from dataplane.datasets.batch import FetchedSample, separate
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
@@ -137,11 +141,14 @@ class SampleReader:
         return [PlannedRead(source, start, stop, step) for start, stop in plan.spans]
 
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
+        source = None if direct or not plan.spans else self.runtime.object(plan.entry.shard)
+        if source is not None and not all(source.is_settled(*span) for span in plan.spans):
+            return _viewed(plan, source)
         packed = shared_pool().array((plan.packed_bytes,), UINT8)
         if plan.spans:
             read = self.runtime.read_direct if direct else self.runtime.read
             read(plan.entry.shard, plan.spans, packed)
-        return FetchedSample(plan, packed)
+        return FetchedSample(plan, (packed.data,), plan.rows)
 
     def _sound(self, index: int) -> FetchedSample | None:
         candidate = index
@@ -185,3 +192,17 @@ class SampleReader:
         else:
             where = f"{plan.entry.key!r} in {plan.entry.shard} at byte {plan.entry.zip_start}"
         logger.warning("%s %s: %s", done, where, err)
+
+
+def _viewed(plan: SamplePlan, source: CachedObject) -> FetchedSample:
+    """Find the chunks of a sample in the memory of blocks that were just downloaded."""
+    rows = join_rows([plan.rows])
+    stored = np.flatnonzero(rows["codec"] != Codec.FILL)
+    spans = pack_ranges(plan.spans)
+    packed = rows["source_offset"][stored]
+    span = np.searchsorted(spans[:, 2], packed, side="right") - 1
+    starts = packed - spans[span, 2] + spans[span, 0]
+    views = source.views(starts, starts + rows["source_nbytes"][stored])
+    rows["source"][stored] = views.source
+    rows["source_offset"][stored] = views.offset
+    return FetchedSample(plan, views.sources, rows)

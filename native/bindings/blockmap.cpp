@@ -129,7 +129,8 @@ void bind_map(nb::module_& module) {
                    [](const BlockMap& map) {
                      return nb::bytes(map.spec().identity.data(), map.spec().identity.size());
                    })
-      .def("read", &read, nb::arg("start"), nb::arg("stop"), nb::arg("buffer"))
+      .def("read", &read, nb::arg("start"), nb::arg("stop"), nb::arg("buffer"),
+           nb::arg("memory") = nb::dict())
       .def("read_ranges", &read_ranges, nb::arg("ranges"), nb::arg("buffer"), nb::arg("memory"))
       .def(
           "is_ready",

@@ -31,7 +31,9 @@ std::span<const RangeRow> rows_of(const HeldBuffer& buffer) {
 class HeldBlocks {
  public:
   explicit HeldBlocks(const nb::mapping& blocks) {
-    held_.reserve(nb::len(blocks));
+    const std::size_t count = nb::len(blocks);
+    if (count == 0) return;
+    held_.reserve(count);
     for (const nb::handle item : blocks.items()) {
       held_.emplace_back(item[1]);
       memory_.push_back({nb::cast<std::uint64_t>(item[0]), held_.back().bytes()});
@@ -81,9 +83,11 @@ nb::object copy_ranges(nb::handle ranges, nb::handle buffer, const nb::mapping& 
 
 }  // namespace
 
-nb::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop, nb::handle buffer) {
+nb::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop, nb::handle buffer,
+                const nb::mapping& memory) {
   const RangeRow row{start, stop, 0};
-  return run(grid_of(map), {&row, 1}, {}, &map, buffer);
+  const HeldBlocks blocks(memory);
+  return run(grid_of(map), {&row, 1}, blocks.blocks(), &map, buffer);
 }
 
 nb::object read_ranges(BlockMap& map, nb::handle ranges, nb::handle buffer,

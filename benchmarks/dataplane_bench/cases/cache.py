@@ -1,52 +1,42 @@
 """What the cache costs and what it keeps: the parts of `dataplane bench cache`.
 
-`reads`: warm reads copy ranges of one fully cached object into reused memory; the ceiling reads the
-same ranges of a plain file on the same file system with `preadv`. Both files are in the page cache,
-so that the cost of our bookkeeping shows and not that of the disk.
-
-`fill`: a cold fill beside raw ranged GETs and writes to the disk (`cache_fill.py`). `hit-rate`:
-what shuffled epochs find when the dataset does not fit (`cache_hit_rate.py`). `entries`: what many
-entries cost (`cache_entries.py`).
+`reads`: warm reads beside plain `preadv` calls (`cache_reads.py`). `fill`: a cold fill beside raw
+ranged GETs and writes to the disk (`cache_fill.py`). `hit-rate`: what shuffled epochs find when the
+dataset does not fit (`cache_hit_rate.py`). `entries`: what many entries cost (`cache_entries.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 import random
-import shutil
 import tempfile
-import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from dataplane.cache import Cache, CacheConfig
+from dataplane.cache import CacheConfig
 from dataplane.stores import open_store
 from dataplane.testing.s3 import S3Endpoint
 from dataplane_bench.cases.cache_entries import entry_costs
 from dataplane_bench.cases.cache_fill import KEY, CacheInput, ColdFill, DiskWrites, RawGets
 from dataplane_bench.cases.cache_hit_rate import hit_rates
-from dataplane_bench.model import (
-    CEILING_PREFIX,
-    OUR_SYSTEM,
-    Case,
-    Cost,
-    Figure,
-    Row,
-    System,
-    summarise,
+from dataplane_bench.cases.cache_reads import (
+    BatchPreads,
+    OneThread,
+    Preads,
+    WarmBatches,
+    WarmReads,
 )
-from dataplane_bench.rounds import run_rounds, start_all, timed
+from dataplane_bench.model import Case, Figure, Row, System, summarise
+from dataplane_bench.rounds import run_rounds, start_all
 
 __all__ = ["PARTS", "CacheOptions", "run"]
 
 PARTS = ("reads", "fill", "hit-rate", "entries")
 _BUCKET = "bench"
-_PREAD = f"{CEILING_PREFIX}pread"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,6 +49,8 @@ class CacheOptions:
         object_bytes: size of the object.
         range_bytes: lengths of warm reads, one comparison each.
         reads: warm reads of 4 MiB per run; shorter ones are as many more, at most 64 times.
+        batch_range_bytes: length of the ranges of a batch.
+        batch_ranges: how many of them one call reads.
         fetch_threads: downloads under way at once.
         encrypt: whether the cache is encrypted, for reads and the fill.
         shares: of the dataset that have room, for hit rates.
@@ -73,6 +65,8 @@ class CacheOptions:
     object_bytes: int = 512 << 20
     range_bytes: tuple[int, ...] = (4 << 20, 64 << 10)
     reads: int = 256
+    batch_range_bytes: int = 4 << 10
+    batch_ranges: int = 1024
     fetch_threads: int = 8
     encrypt: bool = False
     shares: tuple[float, ...] = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -132,6 +126,14 @@ def _throughput(folder: Path, options: CacheOptions, progress: Callable[[str], N
             warm = dataclasses.replace(given, ranges=_ranges(options, range_bytes))
             case = Case("cache", dataset, chunk_bytes=range_bytes, state="warm")
             rows += _compare(case, warm, (WarmReads, Preads), options, progress)
+        if "reads" in options.parts:
+            ranges = _ranges(options, options.batch_range_bytes)
+            batches = dataclasses.replace(given, ranges=ranges, batch=options.batch_ranges)
+            case = Case(
+                "cache", dataset, chunk_bytes=options.batch_range_bytes,
+                selection=f"{options.batch_ranges} a call", state="warm",
+            )  # fmt: skip
+            rows += _compare(case, batches, (WarmBatches, BatchPreads), options, progress)
         if "fill" in options.parts:
             case = Case("cache", dataset, chunk_bytes=CacheConfig().block_bytes, state="cold")
             rows += _compare(case, given, (ColdFill, RawGets, DiskWrites), options, progress)
@@ -149,7 +151,7 @@ def _ranges(options: CacheOptions, range_bytes: int) -> tuple[tuple[int, int], .
 def _compare(
     case: Case,
     given: CacheInput,
-    systems: tuple[type[WarmReads | Preads | ColdFill | RawGets | DiskWrites], ...],
+    systems: tuple[type[OneThread | ColdFill | RawGets | DiskWrites], ...],
     options: CacheOptions,
     progress: Callable[[str], None],
 ) -> list[Row]:
@@ -165,83 +167,3 @@ def _compare(
         progress=progress,
     )
     return summarise(case, alive, costs, ceiling=systems[1].name)
-
-
-class _OneThread:
-    """Reads all ranges into the same memory."""
-
-    name = "reads"
-    threads = 1
-
-    def __init__(self, given: CacheInput) -> None:
-        os.environ.update(given.environment)
-        self.given = given
-        self._memory = memoryview(bytearray(max(stop - start for start, stop in given.ranges)))
-
-    @staticmethod
-    def threads_for(given: CacheInput) -> int:
-        """Threads that it reads with."""
-        del given
-        return 1
-
-    def run(self) -> Cost:
-        """Read every range once."""
-        return timed(
-            lambda: sum(self.read(*piece) for piece in self.given.ranges),
-            samples=len(self.given.ranges),
-        )
-
-    def read(self, start: int, stop: int) -> int:
-        """Read one range and return its length."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Nothing stays open but what ends with the process."""
-
-
-class WarmReads(_OneThread):
-    """`CachedObject.read_into` of an object that is wholly in the cache."""
-
-    name = OUR_SYSTEM
-
-    def __init__(self, given: CacheInput) -> None:
-        super().__init__(given)
-        self._cache = Cache(
-            CacheConfig(dir=given.folder / f"warm-{uuid.uuid4().hex}", encrypt=given.encrypt)
-        )
-        self._blob = self._cache.open(open_store(given.url), given.info)
-        whole = memoryview(bytearray(given.info.size_bytes))
-        self._blob.read_into(0, given.info.size_bytes, whole)
-        self._blob.read_into(0, given.info.size_bytes, whole)  # into the page cache
-        assert self._blob.is_complete()
-
-    def read(self, start: int, stop: int) -> int:
-        """Read one range."""
-        self._blob.read_into(start, stop, self._memory[: stop - start])
-        return stop - start
-
-    def close(self) -> None:
-        """Leave the cache and remove it."""
-        self._cache.close()
-        shutil.rmtree(self._cache.config.dir, ignore_errors=True)
-
-
-class Preads(_OneThread):
-    """The ceiling: `preadv` of a plain file with as many bytes."""
-
-    name = _PREAD
-
-    def __init__(self, given: CacheInput) -> None:
-        super().__init__(given)
-        self._path = given.folder / f"plain-{uuid.uuid4().hex}"
-        self._path.write_bytes(os.urandom(1 << 20) * -(-given.info.size_bytes >> 20))
-        self._fd = os.open(self._path, os.O_RDONLY)
-
-    def read(self, start: int, stop: int) -> int:
-        """Read one range."""
-        return os.preadv(self._fd, [self._memory[: stop - start]], start)
-
-    def close(self) -> None:
-        """Remove the file."""
-        os.close(self._fd)
-        self._path.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ _POLL_S = 0.001
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CacheInput:
-    """One object, the folder to cache it in, and the ranges of warm reads."""
+    """One object, the folder to cache it in, and the ranges of warm reads, `batch` at a time."""
 
     url: str
     info: ObjectInfo
@@ -43,6 +43,7 @@ class CacheInput:
     fetch_threads: int
     encrypt: bool
     environment: dict[str, str]
+    batch: int = 1
 
 
 class ColdFill:
