@@ -12,7 +12,7 @@ __all__ = ["CACHE_COUNTERS"]
 
 CACHE_COUNTERS: Mapping[str, str] = MappingProxyType(
     {
-        "cache_hits": "reads answered wholly from the local disk",
+        "cache_hits": "reads (ranges of a table, blocks shown) answered wholly from memory or disk",
         "cache_hit_bytes": "bytes of those reads",
         "cache_misses": "reads that had to wait for at least one block",
         "cache_miss_bytes": "bytes of those reads",

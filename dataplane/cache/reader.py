@@ -5,8 +5,9 @@ without the GIL, for one range or for a table of thousands. What was missing com
 of pieces: for their blocks it asks the fetcher, waits, and gathers again; a block that could not be
 kept is copied from the download itself. When the cache cannot be used, reads go to the store.
 
-Bytes are copied into memory of the caller's, except by `view`: the memory of a block that was just
-downloaded never changes and lives for as long as anybody refers to it, so it can be shown as it is.
+Bytes are copied into memory of the caller's, except by `view` and `views`: the memory of a block
+that was just downloaded never changes and lives for as long as anybody refers to it, so that it can
+be shown as it is (`views.py` says when that is worth it).
 Cache files are never mapped: an evicted block would turn into zeros under its reader.
 
 Thread-safe. Holds no files: open entries belong to the cache, which keeps a bounded number of them.
@@ -83,7 +84,7 @@ class CachedObject:
         return f"CachedObject({self.store.url!r}, {self.info.key!r})"
 
     def read(self, start: int, stop: int) -> memoryview:
-        """Return bytes `[start, stop)` in fresh memory.
+        """Return bytes `[start, stop)` in memory of their own, which is the caller's.
 
         Raises:
             ConfigError: the range is outside the object.
@@ -91,7 +92,7 @@ class CachedObject:
                 replaced.
         """
         self._check_range(start, stop)
-        content = memoryview(bytearray(stop - start))
+        content = _pooled(stop - start)
         self.read_into(start, stop, content)
         return content
 
@@ -174,9 +175,7 @@ class CachedObject:
         if content is not None and start < stop and first + stop - start <= block_bytes:
             self._cache.counters.add_all({"cache_hits": 1, "cache_hit_bytes": stop - start})
             return memoryview(content)[first : first + stop - start].toreadonly()
-        copied = shared_pool().array((stop - start,), np.dtype(np.uint8))
-        self.read_into(start, stop, copied.data)
-        return copied.data.toreadonly()
+        return self.read(start, stop).toreadonly()
 
     def views(self, starts: npt.NDArray[np.uint64], stops: npt.NDArray[np.uint64]) -> Views:
         """Return many ranges, without a copy where that is safe and worth it; see `view`.
@@ -202,9 +201,9 @@ class CachedObject:
         contents |= self._download([block for block in wanted if block not in held])
         placed = arrange(starts, stops, block_bytes, contents)
         self._count_views(placed, held, time.perf_counter() - began)
-        copied = shared_pool().array((placed.copied_bytes,), np.dtype(np.uint8))
-        self.read_ranges_into(placed.copied, copied.data)
-        sources = (copied.data, *(contents[block] for block in placed.blocks))
+        copied = _pooled(placed.copied_bytes)
+        self.read_ranges_into(placed.copied, copied)
+        sources = (copied, *(contents[block] for block in placed.blocks))
         return Views(sources, placed.source, placed.offset)
 
     def is_settled(self, start: int, stop: int) -> bool:
@@ -343,6 +342,10 @@ class CachedObject:
             {"cache_passthrough_reads": 1, "cache_passthrough_bytes": stop - start}
         )
         return content
+
+
+def _pooled(nbytes: int) -> memoryview:
+    return shared_pool().array((nbytes,), np.dtype(np.uint8)).data
 
 
 def _writable(buffer: Buffer, doing: str) -> memoryview:

@@ -61,8 +61,9 @@ nb::object run(const BlockGrid& grid, std::span<const RangeRow> rows,
     if (status.ok()) gather(grid, rows, memory, map, out, result);
   }
   if (!status.ok()) {
-    const std::string text = std::string(status.what) + " (number " + std::to_string(status.offset) +
-                             "): expected " + std::to_string(status.expected) + ", got " +
+    const std::string text = std::string(status.what) + " (number " +
+                             std::to_string(status.offset) + "): expected " +
+                             std::to_string(status.expected) + ", got " +
                              std::to_string(status.got);
     throw nb::value_error(text.c_str());
   }

@@ -1,12 +1,12 @@
 // Reading a table of ranges of one object version into one buffer.
 //
-// Ranges are cut where blocks begin. A piece is copied from the block's bytes in memory, if the caller
-// has them, else read from the local disk; what is in neither place is listed, for the caller to fetch
-// and gather again. So one call serves thousands of ranges, and only blocks that must be downloaded are
-// anybody else's affair.
+// Ranges are cut where blocks begin. A piece is copied from the block's bytes in memory, if the
+// caller has them, else read from the local disk; what is in neither place is listed, for the
+// caller to fetch and gather again. So one call serves thousands of ranges, and only blocks that
+// must be downloaded are anybody else's affair.
 //
-// The order is that of the table. Ranges may be empty, overlap each other, and share a block. Knows no
-// Python and downloads nothing. Thread-safe, as far as callers do not share an output.
+// The order is that of the table. Ranges may be empty, overlap each other, and share a block. Knows
+// no Python and downloads nothing. Thread-safe, as far as callers do not share an output.
 #pragma once
 
 #include <cstddef>
@@ -19,8 +19,8 @@
 
 namespace dataplane {
 
-// Bytes [start, stop) of the object go to bytes [place, place + stop - start) of the output. The rows of
-// a table are part of the interface: dataplane.cache.ranges makes them as uint64[n, 3].
+// Bytes [start, stop) of the object go to bytes [place, place + stop - start) of the output. The
+// rows of a table are part of the interface: dataplane.cache.ranges makes them as uint64[n, 3].
 struct RangeRow {
   std::uint64_t start;
   std::uint64_t stop;

@@ -174,7 +174,8 @@ void lying_tables_are_refused() {
     const std::vector<MemoryBlock> memory = {{3, std::span(bytes).first(length)}};
     CHECK(dataplane::check_gather(kGrid, good, memory, 100).code == Code::bad_argument);
   }
-  for (const std::uint64_t block : {std::uint64_t{10}, ~std::uint64_t{0}, ~std::uint64_t{0} / kBlock}) {
+  constexpr std::uint64_t kMax = ~std::uint64_t{0};
+  for (const std::uint64_t block : {std::uint64_t{10}, kMax, kMax / kBlock}) {
     const std::vector<MemoryBlock> memory = {{block, std::span(bytes).first(kBlock)}};
     CHECK(dataplane::check_gather(kGrid, good, memory, 100).code == Code::bad_argument);
   }
