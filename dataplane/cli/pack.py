@@ -201,6 +201,7 @@ def _print_summary(
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     rate = format_rate(summary.source_bytes / duration_s)
+    skipped = len(summary.skipped)
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("samples", format_count(summary.samples)),
@@ -210,11 +211,9 @@ def _print_summary(
         ("ratio", f"{summary.ratio:.2f}"),
         ("shards", format_count(summary.shards)),
         ("time", f"{format_duration(duration_s)} ({rate})"),
-        ("skipped", format_count(len(summary.skipped))),
+        ("skipped", f"{format_count(skipped)}{', named above' if skipped else ''}"),
     ):
         table.add_row(name, value)
     console = Console(highlight=False)
     console.print(f"packed to {dest_url}", markup=False, soft_wrap=True)
     console.print(table)
-    for label, reason in summary.skipped:
-        console.print(f"  {label}: {reason}", markup=False, soft_wrap=True)

@@ -27,14 +27,14 @@ def sources(tmp_path):
     return folder
 
 
-def test_a_summary_is_printed_and_skipped_sources_are_named(tmp_path, sources):
+def test_a_summary_is_printed_and_skipped_sources_are_named_once(tmp_path, sources):
     done = _run(sources, (tmp_path / "ds").as_uri())
     assert done.returncode == 0
     lines = dict(line.split(None, 1) for line in done.stdout.splitlines() if line[:1] != " ")
     assert lines["samples"].strip() == "3"
     assert lines["arrays"].strip() == "3"
-    assert lines["skipped"].strip() == "1"
-    assert "README.md: not a simulation format that pack knows" in done.stdout
+    assert lines["skipped"].strip() == "1, named above"
+    assert "README.md" not in done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"skipped {sources}/README.md: not a simulation format")
 
