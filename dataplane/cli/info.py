@@ -14,6 +14,7 @@ from rich.text import Text
 
 from dataplane.cli.options import store_config, store_options
 from dataplane.cli.text import Column, fits, output, plural, print_fitted, printable
+from dataplane.cli.waiting import said_when_late
 from dataplane.shards import FORMAT_VERSION, DatasetIndex
 from dataplane.shards.summary import ArraySummary, summarise
 from dataplane.stores import open_store
@@ -49,7 +50,8 @@ def info(
     """
     store = open_store(url, store_config(endpoint_url, region, anonymous=anonymous))
     try:
-        index = DatasetIndex.load(store)
+        with said_when_late(url):
+            index = DatasetIndex.load(store)
     finally:
         store.close()
     arrays = summarise(index)
