@@ -6,6 +6,7 @@ at the end whatever happened: a test that fails must not leave a mount that hang
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -168,3 +169,26 @@ def write_dataset(folder: Path, rng: np.random.Generator) -> None:
                 )
             )
         writer.finish()
+
+
+@pytest.fixture
+def mounted(source: Path, make_mount: MakeMount) -> Mounted:
+    """The source folder, mounted."""
+    mount = make_mount(source)
+    done = mount.mount()
+    assert done.status == 0, done.errors
+    return mount
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def mountinfo(point: Path) -> list[str]:
+    return [
+        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(point) in line
+    ]

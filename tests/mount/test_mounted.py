@@ -1,61 +1,18 @@
-"""Real mounts: programs open files in place, nothing can be written, mounts come and go cleanly."""
+"""Real mounts: programs open files in place, see the right bytes, and can write nothing."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import signal
-import stat
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.mount.conftest import MakeMount, Mounted, run
+from tests.mount.conftest import MakeMount, Mounted, checksums, mountinfo
 
 pytestmark = pytest.mark.fuse
-
-
-@pytest.fixture
-def mounted(source: Path, make_mount: MakeMount) -> Mounted:
-    """The source folder, mounted."""
-    mount = make_mount(source)
-    done = mount.mount()
-    assert done.status == 0, done.errors
-    return mount
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def mountinfo(point: Path) -> list[str]:
-    return [
-        line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(point) in line
-    ]
-
-
-def is_at(link: Path, target: str) -> bool:
-    try:
-        return str(link.readlink()) == target
-    except OSError:
-        return False
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_every_object_has_the_checksum_of_its_source(source: Path, readonly: Mounted) -> None:
@@ -331,135 +288,6 @@ print(os.pread(again, len(new), 0) == new, os.pread(file, 4096, 0) == first)
     # The kernel reports a failed page-cache read as EIO; direct I/O passes the errno on.
     assert lines[0] in {str(errno.ESTALE), str(errno.EIO)} if options else {str(errno.ESTALE)}
     assert lines[1] == "True True"
-
-
-def test_a_killed_daemon_is_recovered_by_the_next_mount(source: Path, mounted: Mounted) -> None:
-    assert mounted.shell("cat large.bin | head -c 5000000 >/dev/null").status == 0
-    os.kill(mounted.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while is_alive(mounted.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    # "not connected", or "connection abort" for whoever asks while the kernel clears up.
-    assert "connect" in run(["ls", str(mounted.point)], {}).errors
-    again = mounted.mount()
-    assert again.status == 0, again.errors
-    assert len(mountinfo(mounted.point)) == 1
-    assert mounted.shell("sha256sum <large.bin").output[:64] == checksums(source)["large.bin"]
-
-
-def test_a_killed_daemons_mount_can_be_unmounted(mounted: Mounted) -> None:
-    os.kill(mounted.pid, signal.SIGKILL)
-    done = mounted.umount()
-    assert done.status == 0, done.errors
-    assert mountinfo(mounted.point) == []
-
-
-def test_umount_leaves_no_process_and_no_mount(mounted: Mounted) -> None:
-    assert is_alive(mounted.pid)
-    done = mounted.umount()
-    assert done.status == 0, done.errors
-    assert not is_alive(mounted.pid)
-    assert mountinfo(mounted.point) == []
-    assert list(mounted.point.iterdir()) == []
-
-
-def test_umount_of_a_mount_in_use_names_who_uses_it_and_lazy_detaches_it(mounted: Mounted) -> None:
-    with subprocess.Popen(
-        ["tail", "-f", "--", f"{mounted.point}/empty"], stdout=subprocess.DEVNULL
-    ) as holder:
-        try:
-            descriptors = Path(f"/proc/{holder.pid}/fd")
-            while not any(is_at(link, f"{mounted.point}/empty") for link in descriptors.iterdir()):
-                time.sleep(0.01)
-            done = mounted.umount()
-            assert done.status == 6
-            assert f"tail (pid {holder.pid})" in done.errors
-            assert "--lazy" in done.errors
-            assert mounted.umount("--lazy").status == 0
-            assert mountinfo(mounted.point) == []
-        finally:
-            holder.kill()
-
-
-def test_umount_where_nothing_is_mounted_says_so(make_mount: MakeMount) -> None:
-    done = make_mount("/nowhere").umount()
-    assert done.status == 6
-    assert done.errors.count("\n") == 1
-    assert "nothing is mounted on" in done.errors
-
-
-def test_the_log_is_the_owners_and_tells_of_the_end(mounted: Mounted) -> None:
-    assert stat.S_IMODE(mounted.log.stat().st_mode) == 0o600
-    mounted.umount()
-    assert f"unmounted {mounted.point}" in mounted.log.read_text()
-
-
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_a_mount_in_the_foreground_ends_cleanly_on_a_signal(
-    source: Path, make_mount: MakeMount, ending: signal.Signals
-) -> None:
-    mount = make_mount(source)
-    command = [sys.executable, "-m", "dataplane", "mount", "-f", str(source), str(mount.point)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        mount.pid = process.pid
-        deadline = time.monotonic() + 20
-        while not mountinfo(mount.point) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert mount.shell("ls").output.split()[0] == "dataset"
-        process.send_signal(ending)
-        assert process.wait(timeout=20) == 0
-    assert mountinfo(mount.point) == []
-
-
-class TestRefusals:
-    """What cannot be mounted is said in one line, with the exit code of the error."""
-
-    @staticmethod
-    def refuse(mount: Mounted, status: int, *words: str) -> None:
-        done = mount.mount()
-        assert done.status == status, done.errors
-        assert done.errors.count("\n") == 1, done.errors
-        assert all(word in done.errors for word in words), done.errors
-        assert mountinfo(mount.point) == []
-
-    def test_a_mount_point_that_is_not_there(self, source: Path, make_mount: MakeMount) -> None:
-        mount = make_mount(source)
-        mount.point.rmdir()
-        self.refuse(mount, 6, "does not exist", "mkdir")
-
-    def test_a_mount_point_that_is_a_file(self, source: Path, make_mount: MakeMount) -> None:
-        mount = make_mount(source)
-        mount.point.rmdir()
-        mount.point.touch()
-        self.refuse(mount, 6, "not a directory")
-
-    def test_a_mount_point_that_is_not_empty(self, source: Path, make_mount: MakeMount) -> None:
-        mount = make_mount(source)
-        (mount.point / "x").touch()
-        self.refuse(mount, 6, "not empty")
-
-    def test_a_mount_point_that_is_in_use(self, mounted: Mounted) -> None:
-        done = mounted.mount()
-        assert done.status == 6
-        assert "already mounted" in done.errors
-        assert f"dataplane umount {mounted.point}" in done.errors
-        assert len(mountinfo(mounted.point)) == 1
-
-    def test_a_folder_that_is_not_there(self, tmp_path: Path, make_mount: MakeMount) -> None:
-        self.refuse(make_mount(tmp_path / "nope"), 3, "nope")
-
-    def test_a_url_of_one_object(self, source: Path, make_mount: MakeMount) -> None:
-        self.refuse(make_mount(source / "large.bin"), 6, "one object", f"mount file://{source}")
-
-    def test_a_url_that_is_no_url(self, make_mount: MakeMount) -> None:
-        self.refuse(make_mount("s3://"), 2, "bucket")
-
-    def test_a_log_that_cannot_be_written(self, source: Path, make_mount: MakeMount) -> None:
-        mount = make_mount(source)
-        mount.log.mkdir()
-        done = mount.mount()
-        assert done.status in {2, 6}
-        assert "mount.log" in done.errors
 
 
 def test_twenty_thousand_entries_are_listed_with_attributes_in_one_pass(
