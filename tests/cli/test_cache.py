@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.session import Session
 from dataplane.cli import main as command_line
 from dataplane.stores import open_store
 
@@ -181,6 +182,20 @@ def test_info_and_ls_tell_what_is_there(run, folder, cache_dir):
         "b.bin",
     ]
     assert "2 of 3 shown" in listed.out
+
+
+def test_info_says_when_bytes_in_use_are_to_be_counted_again(run, folder, cache_dir, monkeypatch):
+    run("warm", folder)
+    assert run("cache", "info", "--json").document["is_counted"]
+    assert "counted" not in run("cache", "info").out
+    monkeypatch.setattr("dataplane.cache.session.MANY_ENTRIES", 0)
+    session = Session(cache_dir)
+    session.close()
+    session.usage.dirty = True  # as a killed process leaves it
+    assert not run("cache", "info", "--json").document["is_counted"]
+    assert "to be counted again after an unclean stop" in run("cache", "info").out
+    run("cache", "gc")
+    assert run("cache", "info", "--json").document["is_counted"]
 
 
 def test_a_flipped_byte_is_found_and_fetched_again(run, folder, cache_dir):
