@@ -262,10 +262,8 @@ class Fetcher:
             while not self._closed:
                 now = time.monotonic()
                 while self._later and self._later[0][0] <= now:
-                    job = heapq.heappop(self._later)[2]
-                    self._queue_locked(job)
-                job = self._front_locked()
-                if job is not None:
+                    self._queue_locked(heapq.heappop(self._later)[2])
+                if (job := self._front_locked()) is not None:
                     heapq.heappop(self._ready)
                     job.state = _State.RUNNING
                     return job

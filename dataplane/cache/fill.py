@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
 from dataplane.cache.awaited import Awaited
@@ -38,8 +38,6 @@ _FIRST_DELAY_S = 0.0005
 _LAST_DELAY_S = 0.02
 _DELAY_GROWTH = 1.5
 _BLOCKS_TO_FREE = 4  # when the disk is full although the budget is not
-
-_UINT8 = np.dtype(np.uint8)
 
 
 @dataclass(slots=True)
@@ -183,50 +181,42 @@ class Filler:
             yield claim.job, UNWANTED
 
     def _download(self, jobs: Sequence[Job]) -> Generator[Buffer, None, None]:
-        """Ask for a run of blocks; yield each when it is whole, until no one waits for more.
-
-        Pieces are copied into page-aligned memory that the disk can be written from, and the client
-        gets its own memory back, to receive into what it has used before.
-        """
-        first, last = jobs[0], jobs[-1]
-        start, stop = _start(first), _stop(last)
-        number = filled = 0
-        block: npt.NDArray[np.uint8] | None = None
+        """Ask for a run of blocks; yield each when it is whole, until no one waits for more."""
+        first = jobs[0]
+        number, block_bytes = 0, first.entry.blocks.block_bytes
+        start, stop = _start(first), _stop(jobs[-1])
         pieces = first.store.stream_range(
-            first.info.key, start, stop, if_match=first.info.etag or None
+            first.info.key,
+            start,
+            stop,
+            piece_bytes=block_bytes,
+            if_match=first.info.etag or None,
         )
         try:
             with contextlib.closing(pieces):
-                for piece in pieces:
-                    left = np.frombuffer(piece, np.uint8)
-                    while len(left) and number < len(jobs):
-                        if block is None:
-                            block, filled = _new_block(jobs[number]), 0
-                        count = min(len(left), len(block) - filled)
-                        np.copyto(block[filled : filled + count], left[:count])
-                        filled, left = filled + count, left[count:]
-                        if filled == len(block):
-                            self._counters.add_all(
-                                {"cache_fetches": 1, "cache_fetch_bytes": filled}
-                            )
-                            content, block = block.data, None
-                            number, filled = number + 1, 0
-                            yield content
-                            del content
+                for number, piece in enumerate(pieces, 1):
+                    got = memoryview(piece).nbytes
+                    begin = start + (number - 1) * block_bytes
+                    expected = min(block_bytes, stop - begin)
+                    if got != expected:
+                        raise StoreError(
+                            f"{first.store.url}: bytes {begin} to {begin + expected} of "
+                            f"{first.info.key!r}: expected {expected} bytes, got {got}"
+                        )
+                    self._counters.add_all({"cache_fetches": 1, "cache_fetch_bytes": got})
+                    yield _aligned(piece)
+                    del piece
                     if number < len(jobs) and not any(map(self._is_wanted, jobs[number:])):
                         return
             if number < len(jobs):
                 raise StoreError(
-                    f"{first.store.url}: bytes {start} to {stop} of {first.info.key!r}: expected "
-                    f"{stop - start} bytes, got {_start(jobs[number]) + filled - start}"
+                    f"{first.store.url}: bytes {start} to {stop} of {first.info.key!r}: "
+                    f"expected {stop - start} bytes, got {number * block_bytes}"
                 )
         except BaseException as err:
             if not isinstance(err, GeneratorExit):
                 self._counters.add("cache_fetch_errors")
             raise
-
-    def _count(self, length: int) -> None:
-        self._counters.add_all({"cache_fetches": 1, "cache_fetch_bytes": length})
 
     def _keep(self, claim: _Claim, content: Buffer) -> bool:
         """Write a block, if there is room for it; say whether it is on the disk."""
@@ -245,8 +235,14 @@ class Filler:
         return True
 
 
-def _new_block(job: Job) -> npt.NDArray[np.uint8]:
-    return shared_pool().array((_stop(job) - _start(job),), _UINT8)
+def _aligned(content: Buffer) -> Buffer:
+    """Return the bytes in memory that the disk can be written from past the page cache."""
+    array = np.frombuffer(content, np.uint8)
+    if array.ctypes.data % mmap.PAGESIZE == 0:
+        return content
+    lent = shared_pool().array(array.shape, array.dtype)
+    np.copyto(lent, array)
+    return lent.data
 
 
 def _disk_bytes(job: Job) -> int:

@@ -160,22 +160,19 @@ class CachedObject:
     def view(self, start: int, stop: int) -> memoryview:
         """Return bytes `[start, stop)`, read-only, without a copy where that is safe.
 
-        It is safe where one block that is held for a plan has them all: its memory is shown, and
-        kept from its pool for as long as the view lives. Otherwise they are read into pooled
-        memory. For bytes that are soon done with: a view of a few bytes keeps a whole block.
+        It is safe where one block that was just downloaded has them all, and worth it where they
+        are much of it: its memory is shown, and kept from its pool for as long as the view lives.
+        Otherwise they are read into pooled memory. For bytes that are soon done with.
 
         Raises:
             ConfigError: the range is outside the object.
             StoreError: as `read_into`.
         """
         self._check_range(start, stop)
-        block_bytes = self.spec.block_bytes
-        content = self._cache.held(self.name).get(start // block_bytes)
-        first = start - start // block_bytes * block_bytes
-        if content is not None and start < stop and first + stop - start <= block_bytes:
-            self._cache.counters.add_all({"cache_hits": 1, "cache_hit_bytes": stop - start})
-            return memoryview(content)[first : first + stop - start].toreadonly()
-        return self.read(start, stop).toreadonly()
+        views = self.views(np.array([start], np.uint64), np.array([stop], np.uint64))
+        first = int(views.offset[0])
+        source = memoryview(views.sources[views.source[0]]).cast("B")
+        return source[first : first + stop - start].toreadonly()
 
     def views(self, starts: npt.NDArray[np.uint64], stops: npt.NDArray[np.uint64]) -> Views:
         """Return many ranges, without a copy where that is safe and worth it; see `view`.

@@ -113,7 +113,13 @@ class Store(Protocol):
         ...
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         """Read bytes `[start, stop)` in pieces, in order, as they arrive.
 
@@ -121,7 +127,7 @@ class Store(Protocol):
         replaced meanwhile may be of different versions.
 
         Yields:
-            Bytes, at least one each; together exactly the range.
+            `piece_bytes` bytes each, but for the last piece, which ends the range.
 
         Raises:
             As `get_range`, when the next piece is asked for.

@@ -65,10 +65,18 @@ class HedgeStore(StoreWrapper):
         return content
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         race = StreamRace(
-            lambda position: self._inner.stream_range(key, position, stop, if_match=if_match),
+            lambda position: self._inner.stream_range(
+                key, position, stop, piece_bytes=piece_bytes, if_match=if_match
+            ),
             self._latencies,
             self._counters,
         )

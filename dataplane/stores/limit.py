@@ -83,10 +83,18 @@ class LimitStore(StoreWrapper):
             return self._inner.get_range(key, start, stop, if_match=if_match)
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         with self._turn():
-            yield from self._inner.stream_range(key, start, stop, if_match=if_match)
+            yield from self._inner.stream_range(
+                key, start, stop, piece_bytes=piece_bytes, if_match=if_match
+            )
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         with self._turn():

@@ -79,10 +79,18 @@ class MeterStore(StoreWrapper):
                 self._count_get(arrived, self._clock() - begun_s)
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         arrived, elapsed_s = 0, 0.0
-        pieces = self._inner.stream_range(key, start, stop, if_match=if_match)
+        pieces = self._inner.stream_range(
+            key, start, stop, piece_bytes=piece_bytes, if_match=if_match
+        )
         try:
             while True:
                 begun_s = self._clock()

@@ -88,9 +88,17 @@ class PerProcessStore:
         return self._here().get_range(key, start, stop, if_match=if_match)
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
-        return self._here().stream_range(key, start, stop, if_match=if_match)
+        return self._here().stream_range(
+            key, start, stop, piece_bytes=piece_bytes, if_match=if_match
+        )
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         return self._here().put(key, data)

@@ -14,8 +14,6 @@ from dataplane.stores.keys import check_range
 
 __all__ = ["PiecewiseStore"]
 
-_PIECE_BYTES = 4 << 20
-
 
 class _Ranged(Protocol):
     def get_range(
@@ -27,8 +25,14 @@ class PiecewiseStore:
     """Gives `stream_range` to a class that has `get_range`."""
 
     def stream_range(
-        self: _Ranged, key: str, start: int, stop: int, *, if_match: str | None = None
+        self: _Ranged,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         check_range(key, start, stop)
-        for first in range(start, stop, _PIECE_BYTES):
-            yield self.get_range(key, first, min(first + _PIECE_BYTES, stop), if_match=if_match)
+        for first in range(start, stop, piece_bytes):
+            yield self.get_range(key, first, min(first + piece_bytes, stop), if_match=if_match)

@@ -25,7 +25,7 @@ from dataplane.telemetry import Counters
 __all__ = ["StreamRace"]
 
 _FIRST, _NEXT = -1, -2  # kinds of answers: the first piece of a stream, and those behind it
-_PIECES_AHEAD = 2
+_PIECES_AHEAD = 1
 
 _Open: TypeAlias = Callable[[int], Generator[Buffer, None, None]]
 """Begins a stream at a position."""

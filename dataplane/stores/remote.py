@@ -14,6 +14,9 @@ Known limits of the client: keys with empty, `.` or `..` segments cannot be addr
 zero-length "folder" object `name/`, as S3 consoles make them, is left out of listings where keys
 below it follow, and listed as `name` where none do.
 
+A stream is copied into pooled, page-aligned memory: the client gets its own back at once, to
+receive into what it has used before, and a cache can write pieces to the disk as they are.
+
 Thread-safe, as the client is. Not used across fork: `perprocess.py` sees to that.
 """
 
@@ -26,9 +29,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import obstore
 from obstore.exceptions import BaseError
 
+from dataplane.buffers import shared_pool
 from dataplane.errors import (
     BucketNotFound,
     DataplaneError,
@@ -57,11 +63,14 @@ if TYPE_CHECKING:
 __all__ = ["RemoteStore"]
 
 _LIST_PAGE = 1000
-_PIECE_BYTES = 1 << 20  # of a stream, at least: a piece costs some microseconds of Python
+_CHUNK_BYTES = 256 << 10
+"""What the client hands out of a stream at least. It receives up to 400 KiB at a time; asked for
+more, it would put them together and copy once more."""
 _PART_BYTES = 8 << 20
 _MAX_PARTS = 9_000
 """S3 allows 10,000 parts of an upload; the size of a part grows so that we stay below."""
 _PUT_CONCURRENCY = 4
+_UINT8 = np.dtype(np.uint8)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLIENT_ERRORS = (BaseError, OSError, ValueError)
 """What obstore raises: its own errors, FileNotFoundError, and ValueError for paths."""
@@ -141,26 +150,38 @@ class RemoteStore:
         return content
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         check_key(key)
         check_range(key, start, stop)
         if start == stop:
             return
-        arrived = 0
+        arrived = start
         with self._reading(key, if_match):
             result = self._ask(key, start, stop, if_match)
-            is_one = stop - start <= _PIECE_BYTES
-            pieces = (result.bytes(),) if is_one else result.stream(min_chunk_size=_PIECE_BYTES)
-            for piece in pieces:
-                content = memoryview(piece)
-                arrived += len(content)
-                if arrived > stop - start:
+            piece, filled = _memory(piece_bytes, start, stop), 0
+            for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+                left = np.frombuffer(chunk, np.uint8)
+                arrived += len(left)
+                if arrived > stop:
                     break
-                if content:
-                    yield content
-        if arrived != stop - start:
-            raise self._wrong_length(key, (start, stop), arrived, result)
+                while len(left):
+                    count = min(len(left), len(piece) - filled)
+                    np.copyto(piece[filled : filled + count], left[:count])
+                    filled, left = filled + count, left[count:]
+                    if filled == len(piece):
+                        content, filled = piece.data, 0
+                        piece = _memory(piece_bytes, arrived - len(left), stop)
+                        yield content
+                        del content
+        if arrived != stop:
+            raise self._wrong_length(key, (start, stop), arrived - start, result)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         full = self.full_key(check_key(key))
@@ -279,6 +300,10 @@ class RemoteStore:
                 f"cannot list {self.url}: plain HTTP servers have no listings",
                 hint="name the objects, or use the store's own scheme, such as s3://",
             )
+
+
+def _memory(piece_bytes: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+    return shared_pool().array((min(piece_bytes, stop - start),), _UINT8)
 
 
 def _described(meta: ObjectMeta, where: str) -> ObjectInfo:

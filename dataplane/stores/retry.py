@@ -95,13 +95,21 @@ class RetryStore(StoreWrapper):
         )
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         """Read in pieces; after a failure go on behind the last byte that was handed out."""
         position = start
         attempts: _Attempts | None = None
         while True:
-            pieces = self._inner.stream_range(key, position, stop, if_match=if_match)
+            pieces = self._inner.stream_range(
+                key, position, stop, piece_bytes=piece_bytes, if_match=if_match
+            )
             try:
                 with contextlib.closing(pieces):
                     for piece in pieces:

@@ -111,10 +111,18 @@ class StoreBelow:
         return self._store.get_range(self._prefix + key, start, stop, if_match=if_match)
 
     def stream_range(
-        self, key: str, start: int, stop: int, *, if_match: str | None = None
+        self,
+        key: str,
+        start: int,
+        stop: int,
+        *,
+        piece_bytes: int,
+        if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
         """Read bytes `[start, stop)` of an object in pieces."""
-        return self._store.stream_range(self._prefix + key, start, stop, if_match=if_match)
+        return self._store.stream_range(
+            self._prefix + key, start, stop, piece_bytes=piece_bytes, if_match=if_match
+        )
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         """Refuse: a mount is read only."""

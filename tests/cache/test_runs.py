@@ -13,23 +13,21 @@ from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.errors import ConfigError, ObjectChanged, StoreError
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
 
-PIECE = 1024
-
 
 @dataclass(frozen=True)
 class StreamingStore(FolderStore):
-    """Hands its objects out in small pieces, asking `before` with each one's first byte."""
+    """Says which byte comes next before each piece, and where a stream ended."""
 
     before: Callable[[int], None] = field(default=lambda position: None, compare=False)
     closed: list[int] = field(default_factory=list, compare=False)
 
-    def stream_range(self, key, start, stop, *, if_match=None) -> Iterator[bytes]:
+    def stream_range(self, key, start, stop, *, piece_bytes, if_match=None) -> Iterator[bytes]:
         content = self.get_range(key, start, stop, if_match=if_match)
         position = start
         try:
-            for position in range(start, stop, PIECE):
+            for position in range(start, stop, piece_bytes):
                 self.before(position)
-                yield content[position - start : position - start + PIECE]
+                yield content[position - start : position - start + piece_bytes]
             position = stop
         finally:
             self.closed.append(position)
@@ -65,14 +63,14 @@ def test_a_read_of_many_blocks_is_few_requests(config, store, content):
 
 def test_a_request_asks_for_no_more_than_it_may(config, store, content):
     with Cache(replace(config, request_bytes=6 * BLOCK)) as cache:
-        assert read_all(cache.open(store, store.put("a", content))) == content
+        assert read_all(cache.open(_streaming(store), store.put("a", content))) == content
     lengths = [stop - start for start, stop in store.requests()]
     assert lengths == [6 * BLOCK] * 3 + [2 * BLOCK + 77]
 
 
 def test_requests_take_a_quarter_of_the_budget_at_most(config, store, content):
     with Cache(replace(config, size_bytes=16 * BLOCK)) as cache:
-        assert read_all(cache.open(store, store.put("a", content))) == content
+        assert read_all(cache.open(_streaming(store), store.put("a", content))) == content
     assert max(stop - start for start, stop in store.requests()) == 4 * BLOCK
 
 
@@ -110,7 +108,7 @@ def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
 
 def test_what_is_there_or_comes_later_in_the_plan_parts_requests(config, store, content):
     with Cache(config) as cache:
-        blob = cache.open(store, store.put("a", content))
+        blob = cache.open(_streaming(store), store.put("a", content))
         blob.read(2 * BLOCK, 3 * BLOCK)
         read_all(blob)
         assert store.requests() == [
@@ -153,7 +151,7 @@ def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
         gate.set()
         wait_until(lambda: streaming.closed and not cache._fetcher._jobs)
         assert 5 * BLOCK <= streaming.closed[-1] <= 6 * BLOCK
-        assert blob.resident_bytes() == 5 * BLOCK
+        assert blob.resident_bytes() == 6 * BLOCK
         assert cache.counters["cache_fetch_errors"] == 0
         streaming.closed.clear()
         assert read_all(blob) == content
@@ -206,14 +204,29 @@ def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
 
 def test_a_stream_that_ends_early_is_an_error(config, store, content):
     class Short(StreamingStore):
-        def stream_range(self, key, start, stop, *, if_match=None):
-            yield self.get_range(key, start, stop - 5, if_match=if_match)
+        def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
+            content = self.get_range(key, start, stop, if_match=if_match)
+            yield content[:piece_bytes]
+            yield content[piece_bytes : 2 * piece_bytes - 5]
 
     with Cache(config) as cache:
         blob = cache.open(Short(store.folder), store.put("a", content))
-        with pytest.raises(StoreError, match=f"expected {len(content)} bytes, got"):
+        with pytest.raises(
+            StoreError, match=f"expected pieces of {BLOCK} bytes, got {BLOCK - 5} as number 2"
+        ):
             read_all(blob)
-        assert blob.resident_bytes() == 20 * BLOCK
+        assert blob.resident_bytes() == BLOCK
+
+
+def test_a_stream_without_its_last_pieces_is_an_error(config, store, content):
+    class Short(StreamingStore):
+        def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
+            yield self.get_range(key, start, start + piece_bytes, if_match=if_match)
+
+    with Cache(config) as cache:
+        blob = cache.open(Short(store.folder), store.put("a", content))
+        with pytest.raises(StoreError, match="expected 21 pieces, got 1"):
+            read_all(blob)
 
 
 def test_an_object_that_was_replaced_is_an_error_for_every_block(config, store, content):

@@ -34,7 +34,7 @@ class Scripted(StoreWrapper):
         self.ended: list[int] = []
         self._lock = threading.Lock()
 
-    def stream_range(self, key, start, stop, *, if_match=None) -> Iterator[bytes]:
+    def stream_range(self, key, start, stop, *, piece_bytes, if_match=None) -> Iterator[bytes]:
         self.begun.append(start)
         position = start
         try:
@@ -57,7 +57,8 @@ def _raise(err: Exception) -> Callable[[], None]:
 
 
 def _read(store, start=0, stop=200, if_match='"e"') -> bytes:
-    return b"".join(map(bytes, store.stream_range("a", start, stop, if_match=if_match)))
+    pieces = store.stream_range("a", start, stop, piece_bytes=PIECE, if_match=if_match)
+    return b"".join(map(bytes, pieces))
 
 
 @pytest.fixture
@@ -97,10 +98,12 @@ def test_attempts_are_counted_from_the_last_progress(scripted, counters) -> None
 
 def test_a_stream_that_makes_no_progress_is_given_up(scripted, counters) -> None:
     class Stuck(Scripted):
-        def stream_range(self, key, start, stop, *, if_match=None):
+        def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
             if start >= 40:
                 raise Throttled("slow down")
-            yield from super().stream_range(key, start, 40, if_match=if_match)
+            yield from super().stream_range(
+                key, start, 40, piece_bytes=piece_bytes, if_match=if_match
+            )
             raise Throttled("slow down")
 
     with pytest.raises(Throttled, match=r"gave up after 3 attempts.*read \[40, 200\)"):
@@ -125,7 +128,7 @@ def test_closing_reaches_the_store_and_gives_the_place_back(scripted, counters) 
     metered = MeterStore(scripted, counters)
     store = _retrying(LimitStore(metered, 1, counters), counters)
     for _ in range(3):
-        stream = store.stream_range("a", 0, 200, if_match='"e"')
+        stream = store.stream_range("a", 0, 200, piece_bytes=PIECE, if_match='"e"')
         next(stream)
         stream.close()
     assert scripted.ended == [0, 0, 0]
@@ -208,7 +211,7 @@ def test_when_both_fail_the_last_error_is_raised(hedged, scripted) -> None:
 
 
 def test_a_consumer_that_stops_ends_the_stream(hedged, scripted) -> None:
-    stream = hedged.stream_range("a", 0, 200)
+    stream = hedged.stream_range("a", 0, 200, piece_bytes=PIECE)
     assert bytes(next(stream)) == CONTENT[:PIECE]
     stream.close()
     wait_until(lambda: scripted.ended)
@@ -216,7 +219,7 @@ def test_a_consumer_that_stops_ends_the_stream(hedged, scripted) -> None:
 
 
 def test_a_slow_consumer_holds_the_stream_back(hedged, scripted) -> None:
-    stream = hedged.stream_range("a", 0, 200)
+    stream = hedged.stream_range("a", 0, 200, piece_bytes=PIECE)
     reached: list[int] = []
     scripted.acts = {n: lambda n=n: reached.append(n) for n in range(0, 200, PIECE)}
     next(stream)

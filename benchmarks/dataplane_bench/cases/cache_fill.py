@@ -81,12 +81,11 @@ class ColdFill:
     def _fill(self, cache: Cache) -> int:
         size, block_bytes = self._given.info.size_bytes, cache.config.block_bytes
         blob = cache.open(self._store, self._given.info)
-        memory = memoryview(bytearray(block_bytes))
         pieces = [(a, min(a + block_bytes, size)) for a in range(0, size, block_bytes)]
         reads = [PlannedRead(blob, *piece, step) for step, piece in enumerate(pieces)]
         with cache.prefetch(reads) as ahead:
             for step, (start, stop) in enumerate(pieces):
-                blob.read_into(start, stop, memory[: stop - start])
+                blob.view(start, stop)
                 ahead.advance(step + 1)
             while not blob.is_complete():
                 time.sleep(_POLL_S)
