@@ -211,9 +211,7 @@ def test_a_stream_that_ends_early_is_an_error(config, store, content):
 
     with Cache(config) as cache:
         blob = cache.open(Short(store.folder), store.put("a", content))
-        with pytest.raises(
-            StoreError, match=f"expected pieces of {BLOCK} bytes, got {BLOCK - 5} as number 2"
-        ):
+        with pytest.raises(StoreError, match=f"expected {BLOCK} bytes, got {BLOCK - 5}"):
             read_all(blob)
         assert blob.resident_bytes() == BLOCK
 
@@ -225,7 +223,7 @@ def test_a_stream_without_its_last_pieces_is_an_error(config, store, content):
 
     with Cache(config) as cache:
         blob = cache.open(Short(store.folder), store.put("a", content))
-        with pytest.raises(StoreError, match="expected 21 pieces, got 1"):
+        with pytest.raises(StoreError, match=f"expected {len(content)} bytes, got {BLOCK}"):
             read_all(blob)
 
 
