@@ -30,6 +30,22 @@ class Awaited:
         self._held: dict[str, dict[int, Buffer]] = {}  # by entry, by block
         self._held_bytes = 0
         self._held_limit_bytes = held_limit_bytes
+        self._plans = 0
+
+    def join(self) -> None:
+        """Count one more plan that may hold blocks."""
+        with self._lock:
+            self._plans += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        with self._lock:
+            self._plans -= 1
+
+    @property
+    def share_bytes(self) -> int:
+        """How much each plan may hold, when all hold as much as they may."""
+        return self._held_limit_bytes // max(1, self._plans)
 
     def add(self, key: BlockKey) -> None:
         """Pin a block once more."""

@@ -82,6 +82,12 @@ class CacheConfig:
         parse=parse_bytes,
         doc="of that, how much is handed to its reader from memory",
     )
+    next_epoch_bytes: int = setting(
+        128 << 20,
+        env="DATAPLANE_NEXT_EPOCH",
+        parse=parse_bytes,
+        doc="how much of the next epoch is fetched while one ends; 0 for none",
+    )
     encrypt: bool = setting(
         False,
         env="DATAPLANE_CACHE_ENCRYPT",
@@ -128,3 +134,5 @@ class CacheConfig:
             raise ConfigError("cache.prefetch_window_bytes must hold at least one block")
         if self.prefetch_memory_bytes < 0:
             raise ConfigError("cache.prefetch_memory_bytes must not be negative")
+        if self.next_epoch_bytes < 0:
+            raise ConfigError("cache.next_epoch_bytes must not be negative")

@@ -6,6 +6,18 @@ every reader's own. It stays within a window of bytes counted from the step that
 reached (`advance`); a block that several reads need counts once, until the last of them is done.
 Blocks inside the window are pinned: this process does not evict them.
 
+A plan may go on over the end of an epoch: its reads say which epoch they belong to, and the reader
+says when it begins the next one (`begin_epoch`). Until then no more than `next_epoch_bytes` of
+blocks enter the window for it or stay there, after everything that the present epoch needs, and
+nothing for the epoch after it. So a job that ends with this epoch has fetched no more than that for
+nothing.
+
+What is dropped, and when: a block leaves memory and loses its pin after the last use of it that is
+in the window. On the disk it stays as long as the budget has room, since the plan's end is not the
+end of its use: training comes back to it every epoch, and which of the blocks that are all read
+once per epoch stays makes no difference (`rotation`). What will never be read again ages there, and
+goes as the least recently used.
+
 A failed download is only counted here; the reader meets the error itself, at the read that needs
 the block. Thread-safe; one lock, held for bookkeeping only, and none while the plan is iterated.
 """
@@ -40,12 +52,16 @@ _JOIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PlannedRead:
-    """One read to come: bytes `[start, stop)` of an object, needed by `step`."""
+    """One read to come: bytes `[start, stop)` of an object, needed by `step`.
+
+    `epoch` counts the passes over the data from the plan's first on; steps go on over their ends.
+    """
 
     source: CachedObject
     start: int
     stop: int
     step: int
+    epoch: int = 0
 
 
 class Prefetch:
@@ -68,20 +84,27 @@ class Prefetch:
         # Enough to make full requests of; more would only sit in the queue.
         per_thread = max(_MIN_JOBS, _REQUESTS * cache.request_bytes // config.block_bytes)
         self._max_jobs = per_thread * config.fetch_threads
+        # Half: plans of the same process that are in the middle of an epoch need memory too.
+        self._next_epoch_limit = min(config.next_epoch_bytes, window_bytes // 2)
         self._condition = threading.Condition()
         self._step = 0
+        self._epoch = 0
         self._closed = False
         self._ahead_bytes = 0
+        self._next_epoch: set[BlockKey] = set()  # needed by the epoch after the reader's
+        self._next_epoch_bytes = 0
         self._last_step: dict[BlockKey, int] = {}  # blocks in the window
         self._lengths: dict[BlockKey, int] = {}
         self._by_step: dict[int, list[BlockKey]] = {}
         self._jobs: dict[BlockKey, Job] = {}
+        self._planned_epoch = 0
         self._began_tick = time.time_ns()
         self._rotation: Rotation | None = None
         self._names: set[str] = set()
         self._thread = threading.Thread(
             target=self._walk, args=(reads,), name="dp-prefetch", daemon=True
         )
+        awaited.join()
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -101,6 +124,20 @@ class Prefetch:
         with self._condition:
             return self._ahead_bytes
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, by its owner, with the cache, or by a fork."""
+        return self._closed
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Say that the reader begins an epoch of the plan; it is in epoch 0 from the start."""
+        with self._condition:
+            if epoch > self._epoch:
+                self._epoch = epoch
+                self._next_epoch.clear()
+                self._next_epoch_bytes = 0
+                self._condition.notify_all()
+
     def advance(self, step: int) -> None:
         """Say that the reader has finished every read of steps below `step`."""
         with self._condition:
@@ -117,8 +154,10 @@ class Prefetch:
     def close(self) -> None:
         """Cancel what is left of the plan and let go of its blocks. Idempotent."""
         with self._condition:
-            self._closed = True
+            was_closed, self._closed = self._closed, True
             self._condition.notify_all()
+        if not was_closed:
+            self._awaited.leave()
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
         with self._condition:
@@ -134,6 +173,7 @@ class Prefetch:
     def forget_after_fork(self) -> None:
         """Become closed in a forked child, which has neither the thread nor the jobs."""
         self._condition = threading.Condition()
+        self._awaited = Awaited(0)  # the parent's may be locked for ever
         self._closed = True
         self._jobs = {}
         self._last_step = {}
@@ -171,26 +211,33 @@ class Prefetch:
     def _plan_read(self, read: PlannedRead) -> bool:
         """Bring the blocks of one read into the window; False when the plan is over."""
         block_bytes = self._cache.config.block_bytes
-        if read.source.name not in self._names:
-            self._names.add(read.source.name)
-            self._rotation = self._cache.rotations.join(
-                read.source.name, self._rotation, self._began_tick
-            )
         if read.start >= read.stop:
             return not self._closed
         for block in range(read.start // block_bytes, -(-read.stop // block_bytes)):
             length = min(block_bytes, read.source.info.size_bytes - block * block_bytes)
             key = (read.source.name, block)
-            if not self._enter_window(key, length, read.step):
+            if not self._enter_window(key, length, read):
                 return False
+            self._join_rotation(read)
             self._request(read.source, key)
         return True
 
-    def _enter_window(self, key: BlockKey, length: int, step: int) -> bool:
+    def _join_rotation(self, read: PlannedRead) -> None:
+        """Say that this pass reads the object; not before it does: an epoch begins with that."""
+        name = read.source.name
+        if read.epoch != self._planned_epoch:
+            self._planned_epoch = read.epoch
+            self._began_tick, self._rotation = time.time_ns(), None
+            self._names.clear()
+        if name not in self._names:
+            self._names.add(name)
+            self._rotation = self._cache.rotations.join(name, self._rotation, self._began_tick)
+
+    def _enter_window(self, key: BlockKey, length: int, read: PlannedRead) -> bool:
+        step = read.step
         with self._condition:
             while not self._closed and step >= self._step:
-                fits = self._ahead_bytes + length <= self._window() or not self._last_step
-                if key in self._last_step or (fits and len(self._jobs) < self._max_jobs):
+                if self._may_enter_locked(key, length, read.epoch):
                     break
                 self._condition.wait()
             if self._closed:
@@ -201,6 +248,9 @@ class Prefetch:
             if not known:
                 self._ahead_bytes += length
                 self._lengths[key] = length
+            if read.epoch > self._epoch and key not in self._next_epoch:
+                self._next_epoch.add(key)
+                self._next_epoch_bytes += length
             if not known or self._last_step[key] < step:
                 self._last_step[key] = step
                 self._by_step.setdefault(step, []).append(key)
@@ -209,10 +259,22 @@ class Prefetch:
                 self._awaited.add(key)
             return True
 
+    def _may_enter_locked(self, key: BlockKey, length: int, epoch: int) -> bool:
+        """Whether a block may enter the window now, or be needed for longer if it is there."""
+        grown = self._next_epoch_bytes + (0 if key in self._next_epoch else length)
+        if epoch > self._epoch and grown > self._next_epoch_limit:
+            return False
+        if epoch > self._epoch + 1:
+            return False
+        if key in self._last_step:
+            return True
+        fits = self._ahead_bytes + length <= self._window() or not self._last_step
+        return fits and len(self._jobs) < self._max_jobs
+
     def _window(self) -> int:
         """How far ahead to be: blocks that the cache has no room for must fit into memory."""
         if self._rotation is not None and self._rotation.is_full:
-            return min(self._window_bytes, self._cache.config.prefetch_memory_bytes)
+            return min(self._window_bytes, self._awaited.share_bytes)
         return self._window_bytes
 
     def _request(self, source: CachedObject, key: BlockKey) -> None:

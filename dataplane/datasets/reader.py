@@ -126,7 +126,7 @@ class SampleReader:
                 mended.append(sample)
         return mended
 
-    def planned(self, index: int, step: int) -> list[PlannedRead]:
+    def planned(self, index: int, step: int, epoch: int = 0) -> list[PlannedRead]:
         """Return the reads of a sample for the cache to make in advance.
 
         A sample without a plan gives none: its error belongs to the step that needs it.
@@ -138,7 +138,7 @@ class SampleReader:
             return []
         if source is None:
             return []
-        return [PlannedRead(source, start, stop, step) for start, stop in plan.spans]
+        return [PlannedRead(source, start, stop, step, epoch) for start, stop in plan.spans]
 
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
         source = None if direct or not plan.spans else self.runtime.object(plan.entry.shard)

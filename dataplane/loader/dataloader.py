@@ -29,8 +29,9 @@ from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.order import permutation, rank_positions
 from dataplane.errors import ConfigError
+from dataplane.loader.ahead import Ahead
 from dataplane.loader.feed import Feed, KnownFeed, KnownOrder, SamplerFeed
-from dataplane.loader.iteration import Pass, PassOptions
+from dataplane.loader.iteration import Pass, PassOptions, plan_ahead
 from dataplane.loader.state import LoaderState, Progress
 from dataplane.loader.stats import LoaderStats, Meter
 
@@ -167,6 +168,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._resume: LoaderState | None = None
         self._progress = Progress(self._fresh_state(0), self._order)
         self._meter: Meter | None = None
+        self._ahead: Ahead | None = None
 
     def __iter__(self) -> Any:
         if self._plane is None:
@@ -176,7 +178,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._next_epoch = state.epoch + 1
         self._set_sampler_epoch(state.epoch)
         self._progress = Progress(state, self._order)
-        current = Pass(self._plane.reader(), self._feed(state), self._options(), self._progress)
+        reader, feed, options = self._plane.reader(), self._feed(state), self._options()
+        self._ahead = plan_ahead(reader, feed, options, self._ahead)
+        current = Pass(reader, feed, options, self._progress, self._ahead)
         self._meter = current.meter
         return current
 

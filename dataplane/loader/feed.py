@@ -99,14 +99,20 @@ class KnownOrder:
 
 
 class KnownFeed:
-    """The rest of an epoch of a known order."""
+    """The rest of an epoch of a known order; its length is the number of batches."""
 
     def __init__(self, order: KnownOrder, epoch: int, start: int) -> None:
+        self.order = order
+        self.epoch = epoch
+        self.start = start
         self._indices = order.indices(epoch, start)
         self._size = order.batch_size
         count = len(self._indices)
         self._stop = count - count % self._size if order.drop_last else count
         self._closed = False
+
+    def __len__(self) -> int:
+        return (self._stop + self._size - 1) // self._size
 
     def batches(self) -> Iterator[Indices]:
         """Yield the batches for the reading stage."""

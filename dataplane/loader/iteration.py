@@ -6,7 +6,7 @@
 `read` and `decode` are stages of an `engine.Pipeline`; `collate` exists only where user code (a
 transform or a collate_fn) must run. With `num_workers=0` only `read` runs in the background and
 the training thread decodes and collates itself. Beside the pipeline the cache prefetches the same
-order, further ahead, within its window of bytes.
+order, further ahead, within its window of bytes (`ahead.py`).
 
 A pass stops its threads when it ends, fails, is closed, or is no longer referred to: the stages
 hold `_Work`, never the pass itself. An iterator belongs to one thread.
@@ -22,17 +22,17 @@ from typing import Any, Self
 
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from dataplane.cache import PlannedRead, Prefetch
 from dataplane.datasets.batch import FetchedSample, assemble, decoded_bytes, separate
 from dataplane.datasets.dataset import Transform
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
-from dataplane.errors import DataplaneError, LoaderError
+from dataplane.errors import LoaderError
+from dataplane.loader.ahead import Ahead
 from dataplane.loader.engine import EndOfStream, Pipeline, Stage, StageStats
 from dataplane.loader.feed import Feed, Indices
 from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter
 
-__all__ = ["Pass", "PassOptions"]
+__all__ = ["Pass", "PassOptions", "plan_ahead"]
 
 READ_AHEAD = 2
 """Batches of compressed bytes that may wait to be decoded."""
@@ -87,19 +87,20 @@ class _Decoded:
 class _Work:
     """What the stages do. Shared by their threads; refers to no pass, pipeline or loader."""
 
-    def __init__(self, reader: SampleReader, options: PassOptions) -> None:
+    def __init__(self, reader: SampleReader, options: PassOptions, ahead: Ahead | None) -> None:
         self.reader = reader
         self.options = options
-        self.prefetch: Prefetch | None = None
+        self.ahead = ahead
 
     def read(self, number: int, indices: Indices) -> list[FetchedSample]:
         del number
         return self.reader.fetch(indices)
 
     def decode(self, number: int, fetched: list[FetchedSample]) -> _Decoded:
-        if self.prefetch is not None:
+        if (ahead := self.ahead) is not None:
             # Batches arrive here in order: all reads up to this one are done.
-            self.prefetch.advance(number + 1)
+            ahead.advance(number + 1)
+            del ahead
         try:
             content = self._decode(fetched)
         except SAMPLE_ERRORS:
@@ -143,24 +144,26 @@ class Pass(Iterator[Any]):
         feed: batches of indices.
         options: how batches are made.
         progress: told of every place of the order that was used up, and of the end.
+        ahead: fetches the bytes in advance, or None without a cache.
     """
 
     def __init__(
-        self, reader: SampleReader, feed: Feed, options: PassOptions, progress: Progress
+        self,
+        reader: SampleReader,
+        feed: Feed,
+        options: PassOptions,
+        progress: Progress,
+        ahead: Ahead | None,
     ) -> None:
         self.meter = Meter()
         self._options = options
         self._feed = feed
         self._progress = progress
         self._finished = False
-        work = _Work(reader, options)
+        work = _Work(reader, options, ahead)
         stages = _stages(work)
         background = stages if options.num_workers else stages[:1]
         self._inline = [(stage, StageStats(stage.name)) for stage in stages[len(background) :]]
-        cache = reader.runtime.cache
-        if cache is not None:
-            window = max(cache.config.prefetch_window_bytes, _bytes_ahead(reader, options))
-            work.prefetch = cache.prefetch(_planned(reader, feed), window_bytes=window)
         self._pipeline = Pipeline(feed.batches(), background, on_close=_Closer(feed, work))
         self.meter.stages = [*self._pipeline.stats, *(stats for _, stats in self._inline)]
 
@@ -231,9 +234,9 @@ class _Closer:
         # The feed first: the prefetch may be waiting in its iterator.
         self._feed.close()
         with self._lock:
-            prefetch, self._work.prefetch = self._work.prefetch, None
-        if prefetch is not None:
-            prefetch.close()
+            ahead, self._work.ahead = self._work.ahead, None
+        if ahead is not None:
+            ahead.leave(self._feed)
 
 
 def _pinned(content: Any) -> Any:
@@ -265,17 +268,21 @@ def _stages(work: _Work) -> list[Stage]:
     return stages
 
 
-def _bytes_ahead(reader: SampleReader, options: PassOptions) -> int:
-    """Stored size of the batches that are being read, and of one more to fetch meanwhile."""
-    return (READ_AHEAD + 2) * options.batch_size * reader.mean_sample_bytes
+def plan_ahead(
+    reader: SampleReader, feed: Feed, options: PassOptions, before: Ahead | None
+) -> Ahead | None:
+    """Return what fetches the bytes of a pass in advance: `before`, if it foresaw the pass.
 
-
-def _planned(reader: SampleReader, feed: Feed) -> Iterator[PlannedRead]:
-    for step, indices in enumerate(feed.ahead()):
-        for index in indices:
-            try:
-                yield from reader.planned(index, step)
-            except (DataplaneError, IndexError, TypeError):
-                # Whatever is wrong, with a sample or with an index that a sampler made up, belongs
-                # to the step that needs it, which will meet it.
-                continue
+    Returns:
+        None without a cache. Unless it is returned, `before` ends, after the pass that uses it.
+    """
+    if before is not None:
+        if before.goes_on_with(reader, feed):
+            return before
+        before.drop()
+    cache = reader.runtime.cache
+    if cache is None:
+        return None
+    # Stored size of the batches that are being read, and of one more to fetch meanwhile.
+    batches = (READ_AHEAD + 2) * options.batch_size * reader.mean_sample_bytes
+    return Ahead(cache, reader, feed, max(cache.config.prefetch_window_bytes, batches))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -180,3 +183,96 @@ def test_closing_the_cache_closes_its_plans(config, store):
     wait_until(store.gets)
     cache.close()
     assert ahead.ahead_bytes == 0
+
+
+def _epochs(blob, orders):
+    steps = itertools.count()
+    return [
+        PlannedRead(blob, block * BLOCK, (block + 1) * BLOCK, next(steps), epoch)
+        for epoch, order in enumerate(orders)
+        for block in order
+    ]
+
+
+@pytest.fixture
+def limited(tmp_path):
+    config = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, next_epoch_bytes=4 * BLOCK)
+    with Cache(config) as cache:
+        yield cache
+
+
+def test_the_next_epoch_enters_the_window_after_this_one_and_up_to_a_limit(limited, store, blob):
+    plan = _epochs(blob, [range(20), range(20, 40), range(40, 60)])
+    with limited.prefetch(_of(limited, plan)) as ahead:
+        wait_until(lambda: ahead.ahead_bytes == 24 * BLOCK)
+        wait_until(lambda: not limited._fetcher._jobs)
+        assert {start // BLOCK for start, _ in store.gets()} == set(range(24))
+        ahead.advance(20)
+        assert ahead.ahead_bytes == 4 * BLOCK
+        assert len(store.gets()) == 24
+        ahead.begin_epoch(1)
+        wait_until(lambda: ahead.ahead_bytes == 24 * BLOCK)
+        wait_until(lambda: len(store.gets()) == 44)
+        ahead.begin_epoch(1)  # twice is once
+        assert ahead.ahead_bytes == 24 * BLOCK
+
+
+def test_what_stays_for_the_next_epoch_counts_against_the_limit(limited, blob):
+    plan = _epochs(blob, [range(10), reversed(range(10)), range(10)])
+    with limited.prefetch(_of(limited, plan)) as ahead:
+        wait_until(lambda: len(ahead._next_epoch) == 4)
+        wait_until(lambda: limited._awaited.held_bytes == 10 * BLOCK)
+        ahead.advance(10)
+        assert {block for _, block in ahead._last_step} == {9, 8, 7, 6}
+        assert limited._awaited.held_bytes == 4 * BLOCK
+        ahead.begin_epoch(1)
+        wait_until(lambda: ahead.ahead_bytes == 10 * BLOCK)
+
+
+def test_each_epoch_of_a_plan_is_a_pass_over_its_objects(limited, blob):
+    plan = _epochs(blob, [range(3), range(3), range(3)])
+    with limited.prefetch(_of(limited, plan)) as ahead:
+        for epoch in (1, 2):
+            wait_until(lambda: ahead._planned_epoch == epoch)  # noqa: B023 - waits with the next
+            assert len(limited.rotations.of(blob.name)._starts) <= epoch + 1
+            ahead.advance(3 * epoch)
+            ahead.begin_epoch(epoch)
+        wait_until(lambda: ahead._planned_epoch == 2)
+        wait_until(lambda: len(limited.rotations.of(blob.name)._starts) == 3)
+
+
+def test_a_plan_that_waits_for_the_next_epoch_is_closed_at_once(limited, blob):
+    ahead = limited.prefetch(_of(limited, _epochs(blob, [range(3), range(9), range(9)])))
+    wait_until(lambda: len(ahead._next_epoch) == 4)
+    ahead.close()
+    assert not any(thread.name == "dp-prefetch" for thread in threading.enumerate())
+    assert limited._awaited._counts == {}
+
+
+def test_plans_share_the_memory_where_the_disk_is_full(tmp_path, store):
+    """What has no room on the disk must fit into memory until it is read, of all plans."""
+    config = CacheConfig(
+        dir=tmp_path / "c",
+        block_bytes=BLOCK,
+        prefetch_window_bytes=32 * BLOCK,
+        prefetch_memory_bytes=16 * BLOCK,
+    )
+    with Cache(config) as cache:
+        blob = cache.open(store, store.put("big", os.urandom(64 * BLOCK)))
+        cache.rotations.join(blob.name, None, 1)._full_until_s = math.inf
+        other = cache.prefetch([])
+        with cache.prefetch(_plan(blob, 64)) as ahead:
+            wait_until(lambda: ahead.ahead_bytes == 8 * BLOCK)
+            wait_until(lambda: len(store.gets()) == 8)
+            other.close()
+            other.close()
+            ahead.advance(1)
+            wait_until(lambda: ahead.ahead_bytes == 16 * BLOCK)
+
+
+def _of(cache, plan):
+    """The same plan through another cache of the store."""
+    blobs = {}
+    for read in plan:
+        source = blobs.setdefault(read.source.name, cache.open(read.source.store, read.source.info))
+        yield replace(read, source=source)

@@ -1,0 +1,258 @@
+"""The plan of a loader goes on into the next epoch, and ends with whatever else comes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import dataplane as dp
+from dataplane.cache import Cache, CacheConfig
+from tests.cache.fakes import wait_until
+from tests.datasets.packed import SAMPLES, Packed
+
+BLOCK = 4096
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CacheConfig:
+    return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK)
+
+
+@pytest.fixture
+def cache(config: CacheConfig) -> Iterator[Cache]:
+    with Cache.shared(config) as opened:
+        yield opened
+
+
+@pytest.fixture
+def make(packed: Packed, cache: Cache) -> Callable[..., dp.DataLoader]:
+    """A loader of one rank of three: its next epoch reads what this one did not."""
+
+    def one(config: CacheConfig = cache.config, **given: object) -> dp.DataLoader:
+        dataset = dp.Dataset(packed.url, ["points", "fields/velocity"], cache=config)
+        ranks = {} if "sampler" in given else {"shuffle": True, "rank": 0, "world_size": 3}
+        return dp.DataLoader(dataset, **{"batch_size": 2, "num_workers": 1, **ranks, **given})
+
+    return one
+
+
+def blocks_of(loader: dp.DataLoader, *epochs: int) -> set[tuple[str, int]]:
+    """What this rank reads in some epochs."""
+    reader = loader.dataset.reader()
+    return {
+        (read.source.name, block)
+        for epoch in epochs
+        for index in loader._order.indices(epoch)
+        for read in reader.planned(int(index), 0)
+        for block in range(read.start // BLOCK, -(-read.stop // BLOCK))
+    }
+
+
+def plan_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "dp-prefetch"]
+
+
+def keys(batches: list[dict]) -> list[str]:
+    return [key for batch in batches for key in batch["__key__"]]
+
+
+def test_the_next_epoch_is_fetched_before_it_begins_and_taken_over(make, cache):
+    loader = make()
+    list(loader)
+    both = blocks_of(loader, 0, 1)
+    assert len(both) > len(blocks_of(loader, 0))
+    wait_until(lambda: cache.counters["cache_fetches"] == len(both))
+    plan, misses = loader._ahead, cache.counters["cache_misses"]
+    batches = iter(loader)
+    assert loader._ahead is plan
+    next(batches)
+    assert cache.counters["cache_misses"] == misses
+    rest = list(batches)
+    assert len(rest) == len(loader) - 1
+    every = blocks_of(loader, 0, 1, 2)
+    wait_until(lambda: cache.counters["cache_fetches"] == len(every))
+    assert cache.counters["cache_misses"] == misses
+
+
+def test_what_is_fetched_of_the_next_epoch_is_limited(make, packed, tmp_path):
+    config = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, next_epoch_bytes=3 * BLOCK)
+    with Cache.shared(config) as cache:
+        loader = make(config)
+        list(loader)
+        wait_until(lambda: cache._awaited._counts)
+        wait_until(lambda: loader._ahead._prefetch.ahead_bytes == 3 * BLOCK)
+        wait_until(lambda: not cache._fetcher._jobs)
+        assert cache.counters["cache_fetches"] <= len(blocks_of(loader, 0)) + 3
+        assert len(cache._awaited._counts) == 3
+
+
+def test_a_limit_of_nothing_ends_the_plan_with_its_pass(make, tmp_path):
+    config = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, next_epoch_bytes=0)
+    with Cache.shared(config) as cache:
+        loader = make(config)
+        list(loader)
+        assert not plan_threads()
+        assert cache.counters["cache_fetches"] == len(blocks_of(loader, 0))
+        assert len(keys(list(loader))) == 4
+
+
+def test_batches_are_those_of_a_loader_without_foresight(make, packed, tmp_path):
+    plain = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, next_epoch_bytes=0)
+    with Cache.shared(plain):
+        one, other = make(), make(plain)
+        for _ in range(4):
+            assert keys(list(one)) == keys(list(other))
+            assert one.state_dict() == other.state_dict()
+
+
+def _another_epoch(loader: dp.DataLoader) -> None:
+    loader.set_epoch(5)
+    list(loader)
+
+
+def _resumed(loader: dp.DataLoader) -> None:
+    state = {**loader.state_dict(), "num_yielded": 1, "samples_consumed": 6}
+    loader.load_state_dict(state)
+    list(loader)
+
+
+def _left_early(loader: dp.DataLoader) -> None:
+    next(iter(loader))
+    gc.collect()
+    list(loader)
+
+
+def _of_another_process(loader: dp.DataLoader) -> None:
+    loader.dataset.close()  # as after a fork: the reader is made again
+    list(loader)
+
+
+@pytest.mark.parametrize("act", [_another_epoch, _resumed, _left_early, _of_another_process])
+def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
+    loader = make(num_workers=0)  # so that nothing is read before it is asked for
+    list(loader)
+    before = loader._ahead._prefetch
+    act(loader)
+    assert loader._ahead._prefetch is not before
+    assert before.is_closed
+    assert len(plan_threads()) == 1
+    del loader, before
+    gc.collect()
+    assert not plan_threads()
+    assert cache._awaited._counts == {}
+    assert cache._awaited.held_bytes == 0
+
+
+def test_the_epoch_that_was_foreseen_may_be_named(make):
+    loader = make()
+    list(loader)
+    plan = loader._ahead
+    loader.set_epoch(1)
+    loader.load_state_dict(loader.state_dict())
+    list(loader)
+    assert loader._ahead is plan
+
+
+def test_a_loop_that_counts_its_batches_is_followed_too(make):
+    """It never asks for the batch after the last one."""
+    loader = make()
+    batches = iter(loader)
+    for _ in range(len(loader)):
+        next(batches)
+    plan = loader._ahead
+    following = iter(loader)
+    assert loader._ahead is plan
+    del batches
+    gc.collect()
+    assert not plan._prefetch.is_closed
+    assert len(list(following)) == len(loader)
+
+
+def test_nobody_s_loader_has_no_plan(make, cache):
+    loader = make()
+    list(loader)
+    assert len(plan_threads()) == 1
+    del loader
+    gc.collect()
+    assert not plan_threads()
+    assert cache._awaited._counts == {}
+
+
+def test_closing_the_cache_ends_a_plan_that_waits_for_its_next_epoch(make, cache):
+    loader = make()
+    list(loader)
+    wait_until(lambda: cache._awaited._counts)
+    cache.close()
+    assert not plan_threads()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_makes_a_plan_of_its_own_and_leaves_the_parent_s(make, cache):
+    loader = make()
+    list(loader)
+    plan = loader._ahead
+    wait_until(lambda: cache._awaited._counts)
+    with cache._awaited._lock:  # as if a thread of the parent were at it
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                code = 0 if len(keys(list(loader))) == 4 and loader._ahead is not plan else 2
+                del plan, loader
+                gc.collect()
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    list(loader)
+    assert loader._ahead is plan
+
+
+def test_a_plan_of_the_user_s_sampler_ends_with_its_pass(make, cache):
+    loader = make(sampler=[3, 1, 4])
+    list(loader)
+    assert not plan_threads()
+    assert cache._awaited._counts == {}
+    assert keys(list(loader)) == ["case-003", "case-001", "case-004"]
+
+
+def test_passes_at_once_leave_no_plan_behind(make, cache):
+    loader = make()
+    first, second = iter(loader), iter(loader)
+    for _ in zip(first, second, strict=True):
+        pass
+    del first, second
+    gc.collect()
+    assert len(plan_threads()) == 1
+    assert loader._ahead._epoch == 0
+    del loader
+    gc.collect()
+    assert not plan_threads()
+    assert cache._awaited._counts == {}
+
+
+def test_the_rest_of_an_epoch_that_is_empty_goes_on_to_the_next(make, cache):
+    loader = make()
+    for _ in loader:
+        state = loader.state_dict()
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert list(resumed) == []
+    plan = resumed._ahead
+    assert len(list(resumed)) == len(resumed)
+    assert resumed._ahead is plan
+
+
+def test_validation_between_epochs_keeps_the_plan_of_training(make, packed, cache):
+    training, validation = make(), make(seed=8)
+    list(training)
+    plan = training._ahead
+    for _ in range(2):
+        assert len(keys(list(validation))) == -(-SAMPLES // 3)
+    assert training._ahead is plan
+    list(training)
+    assert training._ahead is plan
