@@ -18,6 +18,7 @@ from dataplane.units import parse_bytes
 __all__ = [
     "DEFAULT_BLOCK_BYTES",
     "MAX_BLOCK_BYTES",
+    "MAX_HOST_REQUESTS",
     "MIN_BLOCK_BYTES",
     "CacheConfig",
     "default_dir",
@@ -26,6 +27,7 @@ __all__ = [
 DEFAULT_BLOCK_BYTES = 4 << 20
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 64 << 20
+MAX_HOST_REQUESTS = 1024
 
 
 def default_dir() -> Path:
@@ -69,6 +71,12 @@ class CacheConfig:
         env="DATAPLANE_REQUEST_BYTES",
         parse=parse_bytes,
         doc="most that one download asks for; blocks that follow each other come together",
+    )
+    host_requests: int = setting(
+        64,
+        env="DATAPLANE_HOST_REQUESTS",
+        parse=int,
+        doc="of all processes together, to one store; 0 for no limit",
     )
     prefetch_window_bytes: int = setting(
         512 << 20,
@@ -129,6 +137,10 @@ class CacheConfig:
             raise ConfigError(
                 f"cache.request_bytes ({self.request_bytes}) is smaller than one block "
                 f"({self.block_bytes})"
+            )
+        if not 0 <= self.host_requests <= MAX_HOST_REQUESTS:
+            raise ConfigError(
+                f"cache.host_requests must be 0 to {MAX_HOST_REQUESTS}, got {self.host_requests}"
             )
         if self.prefetch_window_bytes < self.block_bytes:
             raise ConfigError("cache.prefetch_window_bytes must hold at least one block")

@@ -29,6 +29,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
 
@@ -43,6 +44,7 @@ from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
 from dataplane.cache.keeper import Keeper
 from dataplane.cache.live import Hold
+from dataplane.cache.places import Places
 from dataplane.cache.prefetch import PlannedRead, Prefetch
 from dataplane.cache.publish import Publisher
 from dataplane.cache.reader import CachedObject
@@ -69,9 +71,11 @@ class _Attachment:
     entries: EntryTable
     publisher: Publisher
     keeper: Keeper
+    places: Places
 
     def close(self) -> None:
         """Leave the directory."""
+        self.places.close()
         self.keeper.close()
         self.publisher.close()
         self.entries.close()
@@ -115,6 +119,7 @@ class Cache:
             self._awaited,
             self._on_disk_error,
             self._on_no_room,
+            place_at=self._place_at,
             direct_io=self.config.direct_io,
         )
         self._fetcher = Fetcher(self.config.fetch_threads, self.request_bytes, filler.attempt)
@@ -254,6 +259,10 @@ class Cache:
         """Drop planned downloads that have not begun and that no reader waits for."""
         self._fetcher.cancel(jobs)
 
+    def _place_at(self, store: str) -> AbstractContextManager[None]:
+        attachment = self._attachment
+        return attachment.places.at(store) if attachment is not None else contextlib.nullcontext()
+
     def _gauges(self) -> dict[str, float]:
         attachment = self._attachment
         if attachment is None:
@@ -303,6 +312,7 @@ class Cache:
                     Publisher(session, self.config.size_bytes),
                     # Twice: what is handed to its reader keeps its room until it is written.
                     Keeper(session, 2 * self.config.fetch_threads * self.config.block_bytes),
+                    Places(session.directory, self.config.host_requests, self.counters),
                 )
         except (OSError, CacheError) as err:
             self._attachment = None

@@ -20,6 +20,8 @@ CACHE_COUNTERS: Mapping[str, str] = MappingProxyType(
         "cache_fetches": "blocks downloaded",
         "cache_fetch_bytes": "bytes of those blocks",
         "cache_fetch_errors": "downloads of blocks that the store refused or broke",
+        "cache_place_wait_s": "seconds that downloads waited because of `host_requests`",
+        "cache_places_overrun": "downloads beyond `host_requests`, after no place came free",
         "cache_blocks_corrupt": "blocks whose bytes did not match their checksum; fetched again",
         "cache_io_errors": "blocks that the local disk could not read; fetched again",
         "cache_maps_rebuilt": "entries thrown away because their files were damaged",

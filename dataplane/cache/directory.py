@@ -7,6 +7,7 @@
       entries/      one subfolder per first two digits of entry names (dataplane/cache/files.py)
       pins.json     what the user wants to keep (dataplane/cache/pins.py)
       live          empty; its bytes are locked by those who are alive (dataplane/cache/live.py)
+      places        empty; its bytes are locked by requests under way (dataplane/cache/places.py)
       stats/        counters of the processes that use the directory (dataplane/cache/publish.py)
       catalog.sqlite  a derived list of the entries (dataplane/cache/catalog.py)
 
@@ -32,7 +33,7 @@ __all__ = ["VERSION_TEXT", "Directory", "names_in"]
 VERSION_TEXT = b"dataplane-cache 1\n"
 
 _OUR_NAMES = frozenset(
-    {"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries", "live", "stats"}
+    {"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries", "live", "places", "stats"}
     | {"pins.json", ".pins.json.tmp", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"}
 )
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY

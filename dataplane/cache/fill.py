@@ -19,6 +19,7 @@ import errno
 import mmap
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,7 @@ class Filler:
         awaited: the blocks that plans will read soon; offered each downloaded block to hold.
         on_disk_error: told when the disk refuses a block that had room in the budget.
         on_no_room: told when the budget has no room and nothing could be evicted.
+        place_at: gives a place for one request to a store, by the store's identity.
         direct_io: write blocks past the page cache where the file system can.
     """
 
@@ -82,6 +84,7 @@ class Filler:
         on_disk_error: Callable[[OSError], None],
         on_no_room: Callable[[], None],
         *,
+        place_at: Callable[[str], AbstractContextManager[None]],
         direct_io: bool,
     ) -> None:
         self._counters = counters
@@ -90,6 +93,7 @@ class Filler:
         self._direct_io = direct_io
         self._on_disk_error = on_disk_error
         self._on_no_room = on_no_room
+        self._place_at = place_at
 
     def attempt(self, run: Run) -> Generator[tuple[Job, Outcome], None, None]:
         """Download and keep a run's blocks, but for those that others did or are at.
@@ -165,7 +169,11 @@ class Filler:
         """Download blocks that follow each other, and keep them; what is done leaves `claims`."""
         if not claims:
             return
-        with contextlib.closing(self._download([claim.job for claim in claims])) as contents:
+        place = self._place_at(claims[0].job.store.identity)
+        with (
+            place,
+            contextlib.closing(self._download([claim.job for claim in claims])) as contents,
+        ):
             for content in contents:
                 job = claims[0].job
                 if self._awaited.hold(job.key, content):

@@ -37,6 +37,7 @@ __all__ = [
     "hold",
     "is_locked",
     "lock_byte",
+    "locked_until",
     "open_descriptor",
     "shard_byte",
     "track",
@@ -114,9 +115,19 @@ def lock_byte(fd: int, kind: int, byte: LockByte, *, wait: bool) -> bool:
 
 def is_locked(fd: int, byte: LockByte) -> bool:
     """Whether another open file description has locked a byte; takes no lock."""
+    return locked_until(fd, byte) is not None
+
+
+def locked_until(fd: int, byte: LockByte) -> LockByte | None:
+    """Return where another description's lock on a byte ends; None when it has none there.
+
+    The kernel joins neighbouring locks of one description, so that may be several bytes further.
+    """
     asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    answer = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    if answer[0] == fcntl.F_UNLCK:
+        return None
+    return LockByte(max(answer[2] + answer[3], byte + 1))
 
 
 @contextmanager

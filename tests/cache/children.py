@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import random
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.directory import Directory
+from dataplane.cache.places import Places
 from dataplane.stores.base import ObjectInfo
+from dataplane.telemetry import Counters
 from tests.cache.fakes import FolderStore, read_all
 
 
@@ -47,6 +51,16 @@ def read_for(config: CacheConfig, store: FolderStore, infos: list[ObjectInfo], s
             assert config.size_bytes is None or cache.usage_bytes() <= 1.5 * config.size_bytes
         # Four times the budget is read, by each: one that evicts nothing does not use the cache.
         assert cache.counters["cache_evicted_bytes"] > 0
+
+
+def take_places(folder: Path, store: str, count: int, ready: Path) -> None:
+    """Take places at a store, make the file `ready`, and keep them until killed."""
+    mine = Places(Directory(folder), count, Counters())
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(mine.at(store))
+        ready.touch()
+        time.sleep(600)
 
 
 def wait_for(path: Path) -> None:

@@ -80,6 +80,27 @@ class FolderStore(PiecewiseStore):
         return [(int(line.split()[1]), int(line.split()[2])) for line in lines]
 
 
+@dataclass(frozen=True)
+class CountingStore(FolderStore):
+    """Writes down, across processes, when each GET begins and ends."""
+
+    def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> bytes:
+        with (self.folder / "moments").open("ab", buffering=0) as moments:
+            moments.write(b"+")
+            try:
+                return FolderStore.get_range(self, key, start, stop, if_match=if_match)
+            finally:
+                moments.write(b"-")
+
+    def peak(self) -> int:
+        """How many GETs were under way at once at most."""
+        now = most = 0
+        for moment in (self.folder / "moments").read_text():
+            now += 1 if moment == "+" else -1
+            most = max(most, now)
+        return most
+
+
 def data_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("entries/*/*.data"))
 
