@@ -248,11 +248,11 @@ class Cache:
         return self._fetcher.is_under_way((source.name, block))
 
     def submit(
-        self, source: CachedObject, entry: Entry, blocks: Iterable[int], *, demand: bool
+        self, source: CachedObject, entry: Entry, blocks: Iterable[int], due_s: float | None = None
     ) -> list[Job]:
-        """Ask for blocks of an object to be downloaded."""
+        """Ask for blocks of an object to be downloaded, for a plan until `due_s`, or at once."""
         return self._fetcher.submit(
-            source.name, blocks, entry, source.store, source.info, demand=demand
+            source.name, blocks, entry, source.store, source.info, due_s=due_s
         )
 
     def cancel(self, jobs: Iterable[Job]) -> None:

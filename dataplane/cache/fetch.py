@@ -1,8 +1,11 @@
 """Download threads and the sharing of downloads: one job per missing block of this process.
 
 Readers and plans ask for blocks; whoever asks for a block that is already under way gets the same
-future. Jobs of readers go first, jobs of plans follow in their order, and a reader that asks for a
-planned block that is still waiting moves it to the front.
+future. The job that is due first goes first: one of a reader is due at once, one of a plan when the
+plan's reader is expected to need it (`deadlines`), and a reader that asks for a planned block that
+is still waiting makes it due. So a reader goes before everything that is planned and not late;
+plans share by their need, whoever came first; and since what is late comes before what is asked for
+after it, no crowd of readers keeps a plan waiting for ever.
 
 A thread that takes a job may take the next ones as well, for one request, as long as they are of
 the blocks behind it: a `Run`. It leaves enough for the other threads, so that runs are single
@@ -53,6 +56,7 @@ class Job:
         entry: its entry, kept open by the job.
         store: where the object is.
         info: the object version.
+        due_s: when it should be there, by `time.monotonic`.
         future: the block's bytes, or None when another process had them put into the cache.
         demand: a reader waits for it; a job without one may be cancelled.
         tries: how often another process was found to be at it.
@@ -62,6 +66,7 @@ class Job:
     entry: Entry
     store: Store
     info: ObjectInfo
+    due_s: float
     future: Future[Buffer | None] = field(default_factory=Future)
     demand: bool = False
     tries: int = 0
@@ -139,7 +144,7 @@ class Fetcher:
         """Forget all jobs and threads, which a forked child does not have."""
         self._condition = threading.Condition()
         self._jobs: dict[BlockKey, Job] = {}
-        self._ready: list[tuple[bool, int, Job]] = []
+        self._ready: list[tuple[float, int, Job]] = []
         self._later: list[tuple[float, int, Job]] = []
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -154,9 +159,17 @@ class Fetcher:
         store: Store,
         info: ObjectInfo,
         *,
-        demand: bool,
+        due_s: float | None = None,
     ) -> list[Job]:
         """Ask for blocks of one entry; joins the jobs that are under way for them, if any.
+
+        Args:
+            name: of the entry.
+            blocks: of it.
+            entry: the entry.
+            store: where the object is.
+            info: the object version.
+            due_s: by when a plan needs them; None for a reader that waits for them.
 
         Raises:
             CacheError: the cache is closed.
@@ -164,9 +177,11 @@ class Fetcher:
         with self._condition:
             if self._closed:
                 raise CacheError("the cache is closed")
+            demand = due_s is None
+            due = time.monotonic() if due_s is None else due_s
             return [
-                self._find_locked((name, block), demand=demand)
-                or self._make_locked(Job((name, block), entry, store, info, demand=demand))
+                self._find_locked((name, block), due, demand=demand)
+                or self._make_locked(Job((name, block), entry, store, info, due, demand=demand))
                 for block in blocks
             ]
 
@@ -204,12 +219,14 @@ class Fetcher:
             if thread is not threading.current_thread():
                 thread.join(_JOIN_S)
 
-    def _find_locked(self, key: BlockKey, *, demand: bool) -> Job | None:
+    def _find_locked(self, key: BlockKey, due_s: float, *, demand: bool) -> Job | None:
         job = self._jobs.get(key)
-        if job is not None and demand and not job.demand:
-            job.demand = True
-            if job.state is _State.WAITING:
-                self._queue_locked(job)
+        if job is not None:
+            job.demand |= demand
+            if due_s < job.due_s:
+                job.due_s = due_s
+                if job.state is _State.WAITING:
+                    self._queue_locked(job)
         return job
 
     def _make_locked(self, job: Job) -> Job:
@@ -221,7 +238,7 @@ class Fetcher:
 
     def _queue_locked(self, job: Job) -> None:
         self._sequence += 1
-        heapq.heappush(self._ready, (not job.demand, self._sequence, job))
+        heapq.heappush(self._ready, (job.due_s, self._sequence, job))
         self._condition.notify()
 
     def _start_thread_locked(self) -> None:

@@ -1,10 +1,11 @@
 """Fetching a plan ahead of its reader.
 
 A plan is the reads to come, in order, each with the step that needs it. One thread per plan walks
-it: blocks that are on the local disk are passed over, missing ones are handed to the fetcher behind
-every reader's own. It stays within a window of bytes counted from the step that the reader has
-reached (`advance`); a block that several reads need counts once, until the last of them is done.
-Blocks inside the window are pinned: this process does not evict them.
+it: blocks that are on the local disk are passed over, missing ones are handed to the fetcher, due
+when the reader is expected to need them (`deadlines`). It stays within a window of bytes counted
+from the step that the reader has reached (`advance`); a block that several reads need counts once,
+until the last of them is done. Blocks inside the window are pinned: this process does not evict
+them.
 
 A plan may go on over the end of an epoch: its reads say which epoch they belong to, and the reader
 says when it begins the next one (`begin_epoch`). Until then no more than `next_epoch_bytes` of
@@ -33,6 +34,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dataplane.cache.awaited import Awaited
+from dataplane.cache.deadlines import Deadlines
 from dataplane.cache.fetch import BlockKey, Job
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotation
@@ -88,6 +90,7 @@ class Prefetch:
         self._next_epoch_limit = min(config.next_epoch_bytes, window_bytes // 2)
         self._condition = threading.Condition()
         self._step = 0
+        self._deadlines = Deadlines(time.monotonic())
         self._epoch = 0
         self._closed = False
         self._ahead_bytes = 0
@@ -136,6 +139,7 @@ class Prefetch:
                 self._epoch = epoch
                 self._next_epoch.clear()
                 self._next_epoch_bytes = 0
+                self._deadlines.go_on(time.monotonic())
                 self._condition.notify_all()
 
     def advance(self, step: int) -> None:
@@ -144,6 +148,7 @@ class Prefetch:
             if step <= self._step:
                 return
             self._step = step
+            self._deadlines.reach(step, time.monotonic())
             done = self._leave_window_locked()
             self._condition.notify_all()
             # Inside the lock, so that a block that enters the window again keeps its new pin.
@@ -219,7 +224,7 @@ class Prefetch:
             if not self._enter_window(key, length, read):
                 return False
             self._join_rotation(read)
-            self._request(read.source, key)
+            self._request(read, key)
         return True
 
     def _join_rotation(self, read: PlannedRead) -> None:
@@ -277,15 +282,17 @@ class Prefetch:
             return min(self._window_bytes, self._awaited.share_bytes)
         return self._window_bytes
 
-    def _request(self, source: CachedObject, key: BlockKey) -> None:
-        entry = self._cache.entry(source)
+    def _request(self, read: PlannedRead, key: BlockKey) -> None:
+        entry = self._cache.entry(read.source)
         if entry is None or entry.blocks.is_ready(key[1]):
             return
         with self._condition:
             # Inside the lock, so that nothing is downloaded that the reader is done with.
             if key not in self._last_step:
                 return
-            (job,) = self._cache.submit(source, entry, (key[1],), demand=False)
+            is_certain = read.epoch <= self._epoch
+            due_s = self._deadlines.due_s(read.step, time.monotonic(), is_certain=is_certain)
+            (job,) = self._cache.submit(read.source, entry, (key[1],), due_s)
             if self._jobs.get(key) is job:
                 return
             self._jobs[key] = job

@@ -272,7 +272,7 @@ class CachedObject:
         if entry is None:
             return {}
         missing = [block for block in blocks if not entry.blocks.is_ready(block)]
-        jobs = self._cache.submit(self, entry, missing, demand=True)
+        jobs = self._cache.submit(self, entry, missing)
         contents = [job.future.result() for job in jobs]
         return {
             block: content
@@ -304,7 +304,7 @@ class CachedObject:
         left = by_block(pieces, entry.blocks.block_bytes)
         waiting: deque[tuple[Job, Ranges]] = deque()
         while more := list(itertools.islice(left, limit - len(waiting))):
-            jobs = self._cache.submit(self, entry, [block for block, _ in more], demand=True)
+            jobs = self._cache.submit(self, entry, [block for block, _ in more])
             waiting += zip(jobs, (of_block for _, of_block in more), strict=True)
             for _ in range(min(per_request, len(waiting))):
                 self._copy(*waiting.popleft(), view)

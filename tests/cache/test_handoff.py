@@ -165,6 +165,6 @@ def test_a_reader_that_looked_just_before_does_not_download_again(tmp_path, stor
         with cache.prefetch(_plan(blob, [3])):
             wait_until(lambda: cache.counters["cache_uncached_blocks"] == 1)
             wait_until(lambda: not cache.is_under_way(blob, 3))
-            (job,) = cache.submit(blob, cache.entry(blob), [3], demand=True)
+            (job,) = cache.submit(blob, cache.entry(blob), [3])
             assert bytes(job.future.result()) == content[3 * BLOCK : 4 * BLOCK]
     assert len(store.gets()) == 1

@@ -252,7 +252,7 @@ def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, 
                 raise OSError(5, "Input/output error")
 
         broken = replace(entry, blocks=Refusing())
-        jobs = cache._fetcher.submit(blob.name, [3, 4], broken, blob.store, blob.info, demand=True)
+        jobs = cache._fetcher.submit(blob.name, [3, 4], broken, blob.store, blob.info)
         for job, block in zip(jobs, (3, 4), strict=True):
             got = bytes(job.future.result(20))
             assert got == content[block * BLOCK : (block + 1) * BLOCK]
