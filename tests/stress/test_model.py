@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
+from dataplane.cache.ranges import pack_ranges
 from dataplane.errors import ObjectChanged
 from tests.cache.fakes import BLOCK, FolderStore, is_counted, wait_until
 from tests.stress.conftest import FULL
@@ -60,6 +61,28 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.current[info.key] != info.etag
             return
         assert got == content[start:stop]
+
+    @rule(version=versions, data=st.data())
+    def read_many(self, version, data) -> None:
+        """A table of ranges, and views of the same ranges."""
+        info, content = version
+        at = st.integers(0, len(content))
+        pairs = [sorted(pair) for pair in data.draw(st.lists(st.tuples(at, at), max_size=8))]
+        table = pack_ranges(pairs)
+        expected = b"".join(content[start:stop] for start, stop in pairs)
+        blob, out = self.cache.open(self.store, info), bytearray(len(expected))
+        try:
+            blob.read_ranges_into(table, out)
+            views = blob.views(table[:, 0], table[:, 1])
+        except ObjectChanged:
+            assert self.current[info.key] != info.etag
+            return
+        assert out == expected
+        for (start, stop), source, offset in zip(
+            pairs, views.source.tolist(), views.offset.tolist(), strict=True
+        ):
+            shown = memoryview(views.sources[source])[offset : offset + stop - start]
+            assert shown == content[start:stop]
 
     @rule(plan=st.lists(versions, min_size=1, max_size=5))
     def read_a_plan(self, plan) -> None:
