@@ -52,7 +52,8 @@ def _epoch(
 ) -> tuple[float, dp.Dataset]:
     """Read a cold epoch, check every value, and return how long it took."""
     expected = {sample.key: sample for sample in samples}
-    cache = CacheConfig(dir=folder, block_bytes=64 << 10)
+    # A block a request: there must be enough of them to learn what is late, and to meet stalls.
+    cache = CacheConfig(dir=folder, block_bytes=64 << 10, request_bytes=64 << 10)
     dataset = dp.Dataset(URL, cache=cache, store=store)
     loader = dp.DataLoader(dataset, batch_size=2, shuffle=True, num_workers=2, seed=1)
     begun_s = time.monotonic()
