@@ -19,9 +19,16 @@ import numpy as np
 
 from dataplane.cache import CacheConfig
 from dataplane.stores import open_store
-from dataplane.testing.s3 import S3Endpoint
+from dataplane.testing.s3 import Faults, S3Endpoint
 from dataplane_bench.cases.cache_entries import entry_costs
-from dataplane_bench.cases.cache_fill import KEY, CacheInput, ColdFill, DiskWrites, RawGets
+from dataplane_bench.cases.cache_fill import (
+    KEY,
+    CacheInput,
+    ColdFill,
+    DiskWrites,
+    RawGets,
+    RawRequests,
+)
 from dataplane_bench.cases.cache_hit_rate import hit_rates
 from dataplane_bench.cases.cache_reads import (
     BatchPreads,
@@ -37,6 +44,8 @@ __all__ = ["PARTS", "CacheOptions", "run"]
 
 PARTS = ("reads", "fill", "hit-rate", "entries")
 _BUCKET = "bench"
+_CLOUD = Faults(first_byte_s=0.02, bandwidth_bytes_per_s=80e6)
+_CLOUD_NAME = "emulated cloud: 20 ms to the first byte, 80 MB/s a connection"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -121,23 +130,49 @@ def _throughput(folder: Path, options: CacheOptions, progress: Callable[[str], N
         given = CacheInput(
             url, info, folder, (), options.fetch_threads, options.encrypt, environment
         )
-        dataset = "one object, encrypted" if options.encrypt else "one object"
-        for range_bytes in options.range_bytes if "reads" in options.parts else ():
-            warm = dataclasses.replace(given, ranges=_ranges(options, range_bytes))
-            case = Case("cache", dataset, chunk_bytes=range_bytes, state="warm")
-            rows += _compare(case, warm, (WarmReads, Preads), options, progress)
         if "reads" in options.parts:
-            ranges = _ranges(options, options.batch_range_bytes)
-            batches = dataclasses.replace(given, ranges=ranges, batch=options.batch_ranges)
-            case = Case(
-                "cache", dataset, chunk_bytes=options.batch_range_bytes,
-                selection=f"{options.batch_ranges} a call", state="warm",
-            )  # fmt: skip
-            rows += _compare(case, batches, (WarmBatches, BatchPreads), options, progress)
+            rows += _warm(given, options, progress)
         if "fill" in options.parts:
-            case = Case("cache", dataset, chunk_bytes=CacheConfig().block_bytes, state="cold")
-            rows += _compare(case, given, (ColdFill, RawGets, DiskWrites), options, progress)
+            rows += _cold(endpoint, given, options, progress)
     return rows
+
+
+def _warm(given: CacheInput, options: CacheOptions, progress: Callable[[str], None]) -> list[Row]:
+    rows: list[Row] = []
+    dataset = _dataset(options)
+    for range_bytes in options.range_bytes:
+        warm = dataclasses.replace(given, ranges=_ranges(options, range_bytes))
+        case = Case("cache", dataset, chunk_bytes=range_bytes, state="warm")
+        rows += _compare(case, warm, (WarmReads, Preads), options, progress)
+    ranges = _ranges(options, options.batch_range_bytes)
+    batches = dataclasses.replace(given, ranges=ranges, batch=options.batch_ranges)
+    case = Case(
+        "cache", dataset, chunk_bytes=options.batch_range_bytes,
+        selection=f"{options.batch_ranges} a call", state="warm",
+    )  # fmt: skip
+    return rows + _compare(case, batches, (WarmBatches, BatchPreads), options, progress)
+
+
+def _cold(
+    endpoint: S3Endpoint,
+    given: CacheInput,
+    options: CacheOptions,
+    progress: Callable[[str], None],
+) -> list[Row]:
+    """Fill over loopback, where processors are the limit, and as from a cloud's store."""
+    near = Case("cache", _dataset(options), chunk_bytes=CacheConfig().block_bytes, state="cold")
+    systems = (ColdFill, RawGets, RawRequests)
+    rows = _compare(near, given, (*systems, DiskWrites), options, progress)
+    endpoint.set_faults(_CLOUD)
+    try:
+        far = dataclasses.replace(near, dataset=f"{near.dataset}, {_CLOUD_NAME}")
+        return rows + _compare(far, given, systems, options, progress)
+    finally:
+        endpoint.set_faults(Faults())
+
+
+def _dataset(options: CacheOptions) -> str:
+    return "one object, encrypted" if options.encrypt else "one object"
 
 
 def _ranges(options: CacheOptions, range_bytes: int) -> tuple[tuple[int, int], ...]:

@@ -1,9 +1,9 @@
 """What a cold fill is compared with: the systems of that part of `dataplane bench cache`.
 
 A cold fill plans one object front to back in an empty cache directory, takes each block as it comes
-and waits until the disk has all of them. One ceiling asks for the same blocks with the same client
-and as many threads, and drops them; the other writes as many blocks to the disk, past the page
-cache. A fill cannot be faster than the slower of the two.
+and waits until the disk has all of them. Two ceilings ask for the same bytes with the same client
+and as many threads, and drop them: a block with each request, and as much as the fill may ask for
+at once. A third writes as many blocks to the disk, past the page cache.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from pathlib import Path
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.stores import open_store
 from dataplane.stores.base import ObjectInfo
+from dataplane.units import format_bytes
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost
 from dataplane_bench.rounds import timed
 
-__all__ = ["KEY", "CacheInput", "ColdFill", "DiskWrites", "RawGets"]
+__all__ = ["KEY", "CacheInput", "ColdFill", "DiskWrites", "RawGets", "RawRequests"]
 
 KEY = "object"
 _RAW_GET = f"{CEILING_PREFIX}raw-get"
+_RAW_REQUEST = f"{CEILING_PREFIX}raw-get of {format_bytes(CacheConfig().request_bytes)}"
 _DISK = f"{CEILING_PREFIX}disk write"
 _POLL_S = 0.001
 
@@ -96,6 +98,7 @@ class RawGets:
     """The ceiling: the same blocks asked for by as many threads and dropped."""
 
     name = _RAW_GET
+    get_bytes = CacheConfig().block_bytes
 
     def __init__(self, given: CacheInput) -> None:
         os.environ.update(given.environment)
@@ -111,11 +114,11 @@ class RawGets:
 
     def run(self) -> Cost:
         """Get every block once."""
-        size, block_bytes = self._given.info.size_bytes, CacheConfig().block_bytes
-        starts = range(0, size, block_bytes)
+        size = self._given.info.size_bytes
+        starts = range(0, size, self.get_bytes)
 
         def get(start: int) -> int:
-            stop = min(start + block_bytes, size)
+            stop = min(start + self.get_bytes, size)
             return len(self._store.get_range(KEY, start, stop, if_match=self._given.info.etag))
 
         return timed(lambda: sum(self._pool.map(get, starts)), samples=1)
@@ -124,6 +127,13 @@ class RawGets:
         """Stop the threads."""
         self._pool.shutdown()
         self._store.close()
+
+
+class RawRequests(RawGets):
+    """A ceiling: the largest requests that the cold fill may make, held in memory whole."""
+
+    name = _RAW_REQUEST
+    get_bytes = CacheConfig().request_bytes
 
 
 class DiskWrites:
