@@ -72,7 +72,7 @@ def blocks_to_show(
 ) -> list[int]:
     """Return the blocks of which the ranges within them ask for enough, in order."""
     block = starts // block_bytes
-    within = stops <= (block + 1) * block_bytes
+    within = (stops > starts) & (stops <= (block + 1) * block_bytes)
     blocks, of_range = np.unique(block[within], return_inverse=True)
     asked = np.bincount(of_range, (stops - starts)[within], len(blocks))
     lengths = np.minimum(size_bytes - blocks * block_bytes, block_bytes)

@@ -415,6 +415,14 @@ class TestManyViews:
         assert views.source.tolist() == [0, 1, 0, 2]  # the last block has 100 bytes
         assert len(views.sources) == 3
 
+    @pytest.mark.parametrize("size", [0, BLOCK, 2 * BLOCK])
+    def test_empty_views_at_the_end_of_an_object_ask_for_nothing(self, cache, store, size):
+        blob = cache.open(store, store.put("a", bytes(size)))
+        ends = np.array([size, size], np.uint64)
+        views = blob.views(ends, ends)
+        assert_views(views, bytes(size), ends, ends)
+        assert store.gets() == []
+
     def test_an_unusable_cache_gives_copies(self, tmp_path, store, content):
         (tmp_path / "file").write_bytes(b"")
         with Cache(CacheConfig(dir=tmp_path / "file", block_bytes=BLOCK)) as cache:
