@@ -1,13 +1,13 @@
 """The local SSD cache shared by every process of the user on the host.
 
 `Cache.open` gives a `CachedObject`, whose reads download each missing block once per host.
-`Cache.prefetch` fetches a plan of reads ahead of its reader. Counters: `CACHE_COUNTERS`.
+`Cache.plan` fetches a plan of reads ahead of its reader. Counters: `CACHE_COUNTERS`.
 """
 
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.cache import Cache
 from dataplane.cache.counters import CACHE_COUNTERS
-from dataplane.cache.prefetch import PlannedRead, Prefetch
+from dataplane.cache.plan import Plan, PlannedRead
 from dataplane.cache.reader import CachedObject
 
-__all__ = ["CACHE_COUNTERS", "Cache", "CacheConfig", "CachedObject", "PlannedRead", "Prefetch"]
+__all__ = ["CACHE_COUNTERS", "Cache", "CacheConfig", "CachedObject", "Plan", "PlannedRead"]

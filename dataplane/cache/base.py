@@ -1,7 +1,7 @@
 """What the cache promises to those who read through it: the types at its border.
 
 `Cache` (in `cache.py`) opens one `CachedObject` per object version; `PlannedRead` is the unit of a
-plan handed to `Cache.prefetch`. Configuration lives here because every door (loader, mount, command
+plan handed to `Cache.plan`. Configuration lives here because every door (loader, mount, command
 line) passes it on unopened.
 """
 

@@ -4,7 +4,7 @@ The cache of a directory is the files in it; a `Cache` is one process's way to t
 the directory at the first use, opens entries, fetches what is missing, and keeps to the budget. The
 rooms below do the work: `directory` and `files` (what lies where), `session` (who is there, what a
 crash left), `budget` (room and eviction), `entries` (open entries), `fetch` and `fill` (downloads,
-one per block and host), `reader` and `prefetch` (the two ways to ask for bytes).
+one per block and host), `reader` and `plan` (the two ways to ask for bytes).
 
 When the directory cannot be used (missing, full, read-only, failing, another version) reads go
 straight to the store, with one warning; the directory is tried again after a while
@@ -45,7 +45,7 @@ from dataplane.cache.fill import Filler
 from dataplane.cache.keeper import Keeper
 from dataplane.cache.live import Hold
 from dataplane.cache.places import Places
-from dataplane.cache.prefetch import PlannedRead, Prefetch
+from dataplane.cache.plan import Plan, PlannedRead
 from dataplane.cache.publish import Publisher
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotations
@@ -112,7 +112,7 @@ class Cache:
         self.sealer = Sealer.of(self.config)
         self.rotations = Rotations()
         self._awaited = Awaited(self.config.prefetch_memory_bytes)
-        self._prefetches: weakref.WeakSet[Prefetch] = weakref.WeakSet()
+        self._plans: weakref.WeakSet[Plan] = weakref.WeakSet()
         filler = Filler(
             self.counters,
             self.rotations.of,
@@ -146,14 +146,12 @@ class Cache:
         """Name an object version to read. Makes no request and opens no file."""
         return CachedObject(self, store, info)
 
-    def prefetch(
-        self, reads: Iterable[PlannedRead], *, window_bytes: int | None = None
-    ) -> Prefetch:
+    def plan(self, reads: Iterable[PlannedRead], *, window_bytes: int | None = None) -> Plan:
         """Start fetching a plan in order, ahead of its reader.
 
         Args:
             reads: the reads to come, in order; iterated by a thread of its own, as far as needed.
-            window_bytes: how far ahead of `Prefetch.advance`; the configuration's by default, and
+            window_bytes: how far ahead of `Plan.advance`; the configuration's by default, and
                 never more than half of the budget.
 
         Raises:
@@ -164,9 +162,9 @@ class Cache:
         window = window_bytes if window_bytes is not None else self.config.prefetch_window_bytes
         if self.config.size_bytes is not None:
             window = min(window, self.config.size_bytes // 2)
-        ahead = Prefetch(self, self._awaited, reads, window)
-        self._prefetches.add(ahead)
-        return ahead
+        plan = Plan(self, self._awaited, reads, window)
+        self._plans.add(plan)
+        return plan
 
     def hold(self, source: CachedObject) -> Hold:
         """Keep what is cached of an object from being evicted until the hold is closed.
@@ -190,8 +188,8 @@ class Cache:
         with _shared_lock:
             if _shared.get(self.config) is self:
                 del _shared[self.config]
-        for ahead in list(self._prefetches):
-            ahead.close()
+        for plan in list(self._plans):
+            plan.close()
         self._fetcher.close()
         with self._attach_lock:
             attachment, self._attachment = self._attachment, None
@@ -270,7 +268,7 @@ class Cache:
         return {
             "cache_used_bytes": attachment.budget.used_bytes,
             "cache_jobs": len(self._fetcher._jobs),
-            "cache_plan_bytes": sum(ahead.ahead_bytes for ahead in list(self._prefetches)),
+            "cache_plan_bytes": sum(plan.ahead_bytes for plan in list(self._plans)),
             "cache_memory_bytes": self._awaited.held_bytes,
         }
 
@@ -349,8 +347,8 @@ class Cache:
         logger.warning("%s; reading from the store instead", text)
 
     def _reset_after_fork(self) -> None:
-        for ahead in list(self._prefetches):
-            ahead.forget_after_fork()
+        for plan in list(self._plans):
+            plan.forget_after_fork()
         # The parent's lock may have been held by a thread that the child does not have.
         self.counters = Counters()
         self._start()

@@ -1,7 +1,7 @@
 """Bringing objects into the cache before anybody reads them, and saying what is missing.
 
 A *need* is a range of an object. Needs are turned into blocks, each once, in the order of the first
-need of it. What is missing is fetched by a plan (`Cache.prefetch`), whose reader is this room: it
+need of it. What is missing is fetched by a plan (`Cache.plan`), whose reader is this room: it
 takes block after block, so downloads overlap and stay within the plan's window.
 
 Not here: which objects a URL stands for (`dataplane.cli.warm`). Thread-safe; holds no state.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dataplane.cache.cache import Cache
-from dataplane.cache.prefetch import PlannedRead
+from dataplane.cache.plan import PlannedRead
 from dataplane.cache.reader import CachedObject
 from dataplane.errors import NoSpace
 from dataplane.units import format_bytes
@@ -112,7 +112,7 @@ def warm(
         for step, missing in enumerate(state.missing)
     ]
     buffer = memoryview(bytearray(max((read.stop - read.start for read in reads), default=0)))
-    with cache.prefetch(reads) as ahead:
+    with cache.plan(reads) as ahead:
         for step, read in enumerate(reads):
             read.source.read_into(read.start, read.stop, buffer[: read.stop - read.start])
             state.fetched_bytes += read.stop - read.start

@@ -12,7 +12,7 @@ The order of a user's sampler is known only as it is drawn, so its plan ends wit
 
 Steps of the plan count the batches of all its passes. Belongs to the training thread, apart from
 `advance`, and `leave` and `close`, which may be called from any. The plan's own thread (the cache's
-dp-prefetch) refers to the reader and the order, never to this object or a loader.
+dp-plan) refers to the reader and the order, never to this object or a loader.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Ahead:
             reads = _all_reads(reader, feed)
         else:
             reads = _pass_reads(reader, feed.ahead())
-        self._prefetch = cache.prefetch(reads, window_bytes=window_bytes)
-        self.close = weakref.finalize(self, self._prefetch.close)
+        self._plan = cache.plan(reads, window_bytes=window_bytes)
+        self.close = weakref.finalize(self, self._plan.close)
         """Cancel what is under way and let go of what is held. Idempotent."""
 
     def goes_on_with(self, reader: SampleReader, feed: Feed) -> bool:
@@ -60,7 +60,7 @@ class Ahead:
         before = self._feed
         if not (
             self._is_over
-            and not self._prefetch.is_closed
+            and not self._plan.is_closed
             and reader is self._reader
             and isinstance(before, KnownFeed)
             and isinstance(feed, KnownFeed)
@@ -70,13 +70,13 @@ class Ahead:
         self._base += len(before)
         self._feed, self._done, self._in_use = feed, 0, True
         self._epoch += 1
-        self._prefetch.begin_epoch(self._epoch)
+        self._plan.begin_epoch(self._epoch)
         return True
 
     def advance(self, batches: int) -> None:
         """Say that the bytes of the first `batches` batches of the present pass were read."""
         self._done = batches
-        self._prefetch.advance(self._base + batches)
+        self._plan.advance(self._base + batches)
 
     def leave(self, feed: Feed) -> None:
         """Say that the pass of `feed` has ended; unless it read all it had to, so does the plan."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dataplane.cache import Cache, CachedObject, PlannedRead, Prefetch
+from dataplane.cache import Cache, CachedObject, Plan, PlannedRead
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
 __all__ = ["CacheBlocks", "HeldObject"]
@@ -60,10 +60,10 @@ class CacheBlocks:
         finally:
             source.close()
 
-    def fetch_ahead(self, info: ObjectInfo, start: int, stop: int, window_bytes: int) -> Prefetch:
+    def fetch_ahead(self, info: ObjectInfo, start: int, stop: int, window_bytes: int) -> Plan:
         """Fetch `[start, stop)` in order within a window; steps are block numbers."""
         reads = _block_reads(self._cache.open(self._store, info), start, stop, self.block_bytes)
-        return self._cache.prefetch(reads, window_bytes=window_bytes)
+        return self._cache.plan(reads, window_bytes=window_bytes)
 
 
 def _block_reads(

@@ -26,7 +26,7 @@ NEAR_BYTES = 4 << 20
 
 
 class Ahead(Protocol):
-    """Fetching under way, as `dataplane.cache.Prefetch`."""
+    """Fetching under way, as `dataplane.cache.Plan`."""
 
     def advance(self, step: int) -> None:
         """The reader has finished every read of steps below `step`."""

@@ -60,7 +60,7 @@ def test_planned_blocks_stay_while_their_reader_has_not_had_them(small, store):
         planned = cache.open(store, store.put("p", os.urandom(8 * BLOCK)))
         other = cache.open(store, store.put("o", os.urandom(60 * BLOCK)))
         plan = [PlannedRead(planned, 0, 8 * BLOCK, 0)]
-        with cache.prefetch(plan) as ahead:
+        with cache.plan(plan) as ahead:
             wait_until(planned.is_complete)
             read_all(other)
             assert planned.is_complete()

@@ -44,10 +44,10 @@ def _resident(blob):
 
 def test_two_plans_get_equal_shares(narrow, slow):
     first, second = _blob(narrow, slow, "a", 200), _blob(narrow, slow, "b", 200)
-    with narrow.prefetch(_plan(first, 200)):
+    with narrow.plan(_plan(first, 200)):
         wait_until(lambda: _resident(first) >= 20)
         began = _resident(first)
-        with narrow.prefetch(_plan(second, 200)):
+        with narrow.plan(_plan(second, 200)):
             wait_until(lambda: _resident(second) >= 60)
             # What was queued before the second came is ahead of it, and no more than that.
             assert 60 / 2 <= _resident(first) - began <= 60 + 2 * narrow_queue(narrow)
@@ -60,11 +60,11 @@ def narrow_queue(cache):
 
 def test_a_plan_whose_reader_needs_it_sooner_goes_first(narrow, slow):
     far, near = _blob(narrow, slow, "far", 300), _blob(narrow, slow, "near", 20)
-    with narrow.prefetch(_plan(far, 300)) as ahead:
+    with narrow.plan(_plan(far, 300)) as ahead:
         # A reader that takes five seconds per step.
         ahead._deadlines._step_s = 5.0
         wait_until(lambda: _resident(far) >= 20)
-        with narrow.prefetch(_plan(near, 20)):
+        with narrow.plan(_plan(near, 20)):
             before = _resident(far)
             wait_until(lambda: _resident(near) == 20)
             assert _resident(far) - before <= narrow_queue(narrow)
@@ -85,7 +85,7 @@ def test_a_crowd_of_readers_does_not_keep_a_plan_waiting_for_ever(narrow, slow, 
         readers = [pool.submit(read) for _ in range(12)]
         try:
             wait_until(lambda: _resident(crowded) > 20)
-            with narrow.prefetch(_plan(planned, 10)):
+            with narrow.plan(_plan(planned, 10)):
                 wait_until(lambda: _resident(planned) == 10)
                 assert _resident(crowded) < 3900  # the crowd was there all the while
         finally:
@@ -97,7 +97,7 @@ def test_a_crowd_of_readers_does_not_keep_a_plan_waiting_for_ever(narrow, slow, 
 def test_readers_get_through_while_plans_keep_all_threads_busy(narrow, slow):
     plans = [_blob(narrow, slow, key, 300) for key in "ab"]
     urgent = _blob(narrow, slow, "u", 10)
-    with narrow.prefetch(_plan(plans[0], 300)), narrow.prefetch(_plan(plans[1], 300)):
+    with narrow.plan(_plan(plans[0], 300)), narrow.plan(_plan(plans[1], 300)):
         wait_until(lambda: all(_resident(blob) >= 10 for blob in plans))
         for block in range(10):
             before = len(slow.gets())

@@ -58,7 +58,7 @@ def _plan(blob, blocks):
 def test_a_planned_block_is_read_before_the_disk_has_it(tmp_path, store, gate, content):
     with Cache(CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK)) as cache:
         blob = cache.open(store, store.put("a", content))
-        with cache.prefetch(_plan(blob, [3, 4])):
+        with cache.plan(_plan(blob, [3, 4])):
             wait_until(lambda: cache._awaited.held_bytes == 2 * BLOCK)
             start, stop = 3 * BLOCK + 5, 5 * BLOCK - 9
             assert blob.read(start, stop) == content[start:stop]
@@ -71,7 +71,7 @@ def test_a_planned_block_is_read_before_the_disk_has_it(tmp_path, store, gate, c
 def test_memory_disk_and_store_make_up_one_read(cache, store, content):
     blob = cache.open(store, store.put("a", content))
     blob.read(2 * BLOCK, 3 * BLOCK)  # on the disk
-    with cache.prefetch(_plan(blob, [5, 6, 9])):  # in memory
+    with cache.plan(_plan(blob, [5, 6, 9])):  # in memory
         wait_until(lambda: cache._awaited.held_bytes == 3 * BLOCK)
         wait_until(lambda: blob.resident_bytes() == 4 * BLOCK)
         assert read_all(blob) == content
@@ -82,7 +82,7 @@ def test_memory_disk_and_store_make_up_one_read(cache, store, content):
 
 def test_memory_is_given_back_when_the_reader_is_past_it(cache, store, content):
     blob = cache.open(store, store.put("a", content))
-    with cache.prefetch(_plan(blob, range(6))) as ahead:
+    with cache.plan(_plan(blob, range(6))) as ahead:
         wait_until(lambda: cache._awaited.held_bytes == 6 * BLOCK)
         ahead.advance(4)
         assert cache._awaited.held_bytes == 2 * BLOCK
@@ -92,8 +92,8 @@ def test_memory_is_given_back_when_the_reader_is_past_it(cache, store, content):
 
 def test_two_plans_share_the_memory_of_a_block(cache, store, content):
     blob = cache.open(store, store.put("a", content))
-    with cache.prefetch(_plan(blob, [1])):
-        with cache.prefetch(_plan(blob, [1])):
+    with cache.plan(_plan(blob, [1])):
+        with cache.plan(_plan(blob, [1])):
             wait_until(lambda: cache._awaited._counts.get((blob.name, 1)) == 2)
             wait_until(lambda: cache._awaited.held_bytes == BLOCK)
         assert cache._awaited.held_bytes == BLOCK
@@ -105,7 +105,7 @@ def test_what_does_not_fit_into_memory_is_left_to_the_disk(tmp_path, store, cont
     config = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, prefetch_memory_bytes=limit)
     with Cache(config) as cache:
         blob = cache.open(store, store.put("a", content))
-        with cache.prefetch(_plan(blob, range(10))):
+        with cache.plan(_plan(blob, range(10))):
             wait_until(lambda: blob.resident_bytes() == 10 * BLOCK)
             assert cache._awaited.held_bytes == limit
             assert read_all(blob) == content
@@ -144,7 +144,7 @@ def test_nothing_of_a_finished_plan_lives_on_without_the_garbage_collector(
         config = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, prefetch_memory_bytes=0)
         with Cache(config) as cache:
             blob = cache.open(store, store.put("a", content))
-            with cache.prefetch(_plan(blob, range(20))):
+            with cache.plan(_plan(blob, range(20))):
                 wait_until(lambda: blob.resident_bytes() == 20 * BLOCK)
             # The last job's thread may still be on its way out of it.
             wait_until(lambda: not [one for one in gc.get_objects() if type(one) is Job])
@@ -162,7 +162,7 @@ def test_a_reader_that_looked_just_before_does_not_download_again(tmp_path, stor
     config = CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK, size_bytes=map_disk_bytes(21))
     with Cache(config) as cache:  # no room for a block: memory is the only place
         blob = cache.open(store, store.put("a", content))
-        with cache.prefetch(_plan(blob, [3])):
+        with cache.plan(_plan(blob, [3])):
             wait_until(lambda: cache.counters["cache_uncached_blocks"] == 1)
             wait_until(lambda: not cache.is_under_way(blob, 3))
             (job,) = cache.submit(blob, cache.entry(blob), [3])

@@ -160,7 +160,7 @@ def test_a_child_forked_during_reads_and_prefetch_is_not_stuck(cache, store, con
         for number in range(8):
             other = store.put(f"b{number}", content)
             plan = [PlannedRead(cache.open(slow, other), 0, len(content), 0)]
-            with cache.prefetch(plan) as ahead:
+            with cache.plan(plan) as ahead:
 
                 def child():
                     assert read_all(blob) == content

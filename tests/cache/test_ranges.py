@@ -60,7 +60,7 @@ def spread(draws: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
 def held(cache: Cache, blob, blocks):
     """Have blocks in memory, as a plan has them."""
     reads = [PlannedRead(blob, n * BLOCK, min((n + 1) * BLOCK, SIZE), 0) for n in blocks]
-    with cache.prefetch(reads):
+    with cache.plan(reads):
         wait_until(lambda: set(blocks) <= set(cache.held(blob.name)))
         yield
 
@@ -322,7 +322,7 @@ class TestViews:
         content = os.urandom(2 * block)
         with Cache(CacheConfig(dir=tmp_path / "c", block_bytes=block)) as cache:
             blob = cache.open(store, store.put("a", content))
-            with cache.prefetch([PlannedRead(blob, 0, 2 * block, 0)]) as ahead:
+            with cache.plan([PlannedRead(blob, 0, 2 * block, 0)]) as ahead:
                 wait_until(lambda: len(cache.held(blob.name)) == 2)
                 wait_until(blob.is_complete)
                 view = blob.view(10, block)[5:]
@@ -380,7 +380,7 @@ class TestManyViews:
         stops = starts + np.uint64(10_000)
         with Cache(CacheConfig(dir=tmp_path / "c", block_bytes=block)) as cache:
             blob = cache.open(store, store.put("a", content))
-            with cache.prefetch([PlannedRead(blob, 0, size, 0)]):
+            with cache.plan([PlannedRead(blob, 0, size, 0)]):
                 wait_until(lambda: len(cache.held(blob.name)) == 4)
                 memory = cache.held(blob.name)
                 views = blob.views(starts, stops)

@@ -43,7 +43,7 @@ def _epoch(cache, blobs, rng, *, planned: bool = True) -> float:
         for read in reads:
             read.source.read(read.start, read.stop)
     else:
-        with cache.prefetch(reads) as ahead:
+        with cache.plan(reads) as ahead:
             for step, (blob, block) in enumerate(order):
                 # A reader that overtakes the plan is another story.
                 wait_until(lambda: cache._awaited.is_pinned(blob.name, block))  # noqa: B023

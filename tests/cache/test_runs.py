@@ -98,7 +98,7 @@ def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
     streaming = _streaming(store, before=before)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
-        with cache.prefetch(_plan(blob, range(10))):
+        with cache.plan(_plan(blob, range(10))):
             assert blob.read(0, 2 * BLOCK) == content[: 2 * BLOCK]
             wait_until(lambda: blob.resident_bytes() == 3 * BLOCK)
             gate.set()
@@ -146,7 +146,7 @@ def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
     streaming = _streaming(store, before=before)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
-        with cache.prefetch(_plan(blob, range(15))):
+        with cache.plan(_plan(blob, range(15))):
             assert at.wait(20)
         gate.set()
         wait_until(lambda: streaming.closed and not cache._fetcher._jobs)
@@ -170,7 +170,7 @@ def test_a_request_goes_on_for_one_reader(config, store, content):
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         results = []
-        with cache.prefetch(_plan(blob, range(10))):
+        with cache.plan(_plan(blob, range(10))):
             assert at.wait(20)
             reader = threading.Thread(
                 target=lambda: results.append(blob.read(8 * BLOCK, 9 * BLOCK))

@@ -88,7 +88,7 @@ def test_with_another_key_or_none_the_cache_is_empty(
 def test_plans_fill_an_encrypted_cache(sealed, store, content) -> None:
     with Cache(sealed) as cache:
         blob = cache.open(store, store.put("a", content))
-        with cache.prefetch([PlannedRead(blob, 0, len(content), 0)]):
+        with cache.plan([PlannedRead(blob, 0, len(content), 0)]):
             wait_until(blob.is_complete)
         assert read_all(blob) == content
 

@@ -55,7 +55,7 @@ def blocks_of(loader: dp.DataLoader, *epochs: int) -> set[tuple[str, int]]:
 
 
 def plan_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "dp-prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name == "dp-plan"]
 
 
 def keys(batches: list[dict]) -> list[str]:
@@ -86,7 +86,7 @@ def test_what_is_fetched_of_the_next_epoch_is_limited(make, packed, tmp_path):
         loader = make(config)
         list(loader)
         wait_until(lambda: cache._awaited._counts)
-        wait_until(lambda: loader._ahead._prefetch.ahead_bytes == 3 * BLOCK)
+        wait_until(lambda: loader._ahead._plan.ahead_bytes == 3 * BLOCK)
         wait_until(lambda: not cache._fetcher._jobs)
         assert cache.counters["cache_fetches"] <= len(blocks_of(loader, 0)) + 3
         assert len(cache._awaited._counts) == 3
@@ -137,9 +137,9 @@ def _of_another_process(loader: dp.DataLoader) -> None:
 def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
     loader = make(num_workers=0)  # so that nothing is read before it is asked for
     list(loader)
-    before = loader._ahead._prefetch
+    before = loader._ahead._plan
     act(loader)
-    assert loader._ahead._prefetch is not before
+    assert loader._ahead._plan is not before
     assert before.is_closed
     assert len(plan_threads()) == 1
     del loader, before
@@ -170,7 +170,7 @@ def test_a_loop_that_counts_its_batches_is_followed_too(make):
     assert loader._ahead is plan
     del batches
     gc.collect()
-    assert not plan._prefetch.is_closed
+    assert not plan._plan.is_closed
     assert len(list(following)) == len(loader)
 
 

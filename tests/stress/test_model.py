@@ -90,7 +90,7 @@ class CacheMachine(RuleBasedStateMachine):
         reads = [
             PlannedRead(blob, 0, len(content), step) for step, (blob, content) in enumerate(blobs)
         ]
-        with self.cache.prefetch(reads, window_bytes=4 * BLOCK) as ahead:
+        with self.cache.plan(reads, window_bytes=4 * BLOCK) as ahead:
             for step, (blob, content) in enumerate(blobs):
                 try:
                     assert bytes(blob.read(0, len(content))) == content

@@ -85,7 +85,7 @@ class ColdFill:
         blob = cache.open(self._store, self._given.info)
         pieces = [(a, min(a + block_bytes, size)) for a in range(0, size, block_bytes)]
         reads = [PlannedRead(blob, *piece, step) for step, piece in enumerate(pieces)]
-        with cache.prefetch(reads) as ahead:
+        with cache.plan(reads) as ahead:
             for step, (start, stop) in enumerate(pieces):
                 blob.view(start, stop)
                 ahead.advance(step + 1)

@@ -141,7 +141,7 @@ def _planned(blob: CachedObject, block: int, step: int) -> PlannedRead:
 
 
 def _read_planned(cache: Cache, reads: Sequence[PlannedRead]) -> None:
-    with cache.prefetch(reads) as ahead:
+    with cache.plan(reads) as ahead:
         for read in reads:
             time.sleep(_STEP_S)
             read.source.read(read.start, read.stop)

@@ -25,7 +25,7 @@ def _plan(blob, steps, per_step=1):
 
 
 def test_a_plan_is_fetched_without_its_reader(cache, store, blob):
-    with cache.prefetch(_plan(blob, 20)):
+    with cache.plan(_plan(blob, 20)):
         wait_until(lambda: blob.resident_bytes() == 20 * BLOCK)
     cache.counters.snapshot()
     gets = len(store.gets())
@@ -46,7 +46,7 @@ def test_blocks_are_asked_for_in_the_order_of_the_plan(tmp_path, store):
         blob = cache.open(store, store.put("a", os.urandom(64 * BLOCK)))
         order = [5, 3, 60, 0, 17, 4]
         plan = [PlannedRead(blob, n * BLOCK, n * BLOCK + 1, i) for i, n in enumerate(order)]
-        with cache.prefetch(plan):
+        with cache.plan(plan):
             wait_until(lambda: blob.resident_bytes() == 6 * BLOCK)
     assert [start // BLOCK for start, _ in store.gets()] == order
 
@@ -59,7 +59,7 @@ def test_the_window_is_respected_and_moves_with_the_reader(cache, store, blob):
             taken.append(read.step)
             yield read
 
-    with cache.prefetch(reads(), window_bytes=5 * BLOCK) as ahead:
+    with cache.plan(reads(), window_bytes=5 * BLOCK) as ahead:
         for step in range(0, 35, 5):
             expected = step + 5
             wait_until(lambda: blob.resident_bytes() == expected * BLOCK)  # noqa: B023
@@ -70,7 +70,7 @@ def test_the_window_is_respected_and_moves_with_the_reader(cache, store, blob):
 
 
 def test_a_read_larger_than_the_window_is_fetched_piece_by_piece(cache, blob):
-    with cache.prefetch([PlannedRead(blob, 0, BLOCK * 10, 0)], window_bytes=3 * BLOCK) as ahead:
+    with cache.plan([PlannedRead(blob, 0, BLOCK * 10, 0)], window_bytes=3 * BLOCK) as ahead:
         wait_until(lambda: blob.resident_bytes() == 3 * BLOCK)
         blob.read(0, BLOCK * 10)
         ahead.advance(1)
@@ -79,7 +79,7 @@ def test_a_read_larger_than_the_window_is_fetched_piece_by_piece(cache, blob):
 
 def test_a_block_that_two_steps_need_counts_once_and_stays_until_the_last(cache, blob):
     plan = [PlannedRead(blob, 0, 10, 0), PlannedRead(blob, 20, 30, 3)]
-    with cache.prefetch(plan) as ahead:
+    with cache.plan(plan) as ahead:
         wait_until(lambda: 3 in ahead._by_step)
         assert ahead.ahead_bytes == BLOCK
         ahead.advance(1)
@@ -93,7 +93,7 @@ def test_a_block_that_two_steps_need_counts_once_and_stays_until_the_last(cache,
 def test_resident_blocks_are_passed_over(cache, store, blob):
     read_all(blob)
     gets = len(store.gets())
-    with cache.prefetch(_plan(blob, 64)) as ahead:
+    with cache.plan(_plan(blob, 64)) as ahead:
         wait_until(lambda: ahead.ahead_bytes == 64 * BLOCK)
     assert len(store.gets()) == gets
     assert cache.counters["cache_prefetch_blocks"] == 0
@@ -103,7 +103,7 @@ def test_a_reader_waits_for_the_planned_download_rather_than_fetching_twice(cach
     slow = FolderStore(store.folder, delay_s=0.1)
     content = os.urandom(4 * BLOCK)
     blob = cache.open(slow, slow.put("a", content))
-    with cache.prefetch(_plan(blob, 4)):
+    with cache.plan(_plan(blob, 4)):
         wait_until(lambda: len(store.gets()) == 4)
         assert read_all(blob) == content
     assert len(store.gets()) == 4
@@ -115,7 +115,7 @@ def test_a_reader_goes_before_what_is_planned(tmp_path, store):
     with Cache(config) as cache:
         planned = cache.open(slow, slow.put("p", os.urandom(64 * BLOCK)))
         urgent = cache.open(store, store.put("u", b"now"))
-        with cache.prefetch(_plan(planned, 64)):
+        with cache.plan(_plan(planned, 64)):
             wait_until(store.gets)
             assert read_all(urgent) == b"now"
             assert len(store.gets()) <= 4
@@ -126,13 +126,13 @@ def test_close_cancels_what_has_not_begun_and_lets_go_of_everything(tmp_path, st
     slow = FolderStore(store.folder, delay_s=0.05)
     with Cache(config) as cache:
         blob = cache.open(slow, slow.put("p", os.urandom(64 * BLOCK)))
-        ahead = cache.prefetch(_plan(blob, 64))
+        ahead = cache.plan(_plan(blob, 64))
         wait_until(store.gets)
         ahead.close()
         ahead.close()
         assert ahead.ahead_bytes == 0
         assert cache._awaited._counts == {}
-        assert not any(thread.name == "dp-prefetch" for thread in threading.enumerate())
+        assert not any(thread.name == "dp-plan" for thread in threading.enumerate())
         blob.read(63 * BLOCK, 64 * BLOCK)  # after the one that had begun
         assert len(store.gets()) <= 3
 
@@ -143,7 +143,7 @@ def test_errors_are_left_to_the_read_that_needs_the_block(cache, store, blob):
 
     missing = cache.open(store, ObjectInfo("missing", 10, "v1"))
     plan = [PlannedRead(missing, 0, 10, 0), PlannedRead(blob, 0, 10, 1)]
-    with cache.prefetch(plan):
+    with cache.plan(plan):
         wait_until(lambda: cache.counters["cache_prefetch_errors"] == 1)
         wait_until(lambda: blob.resident_bytes() == BLOCK)
         with pytest.raises(NotFound):
@@ -155,7 +155,7 @@ def test_a_plan_that_raises_ends_quietly(cache, blob, caplog):
         yield PlannedRead(blob, 0, 10, 0)
         raise RuntimeError("the plan is broken")
 
-    with cache.prefetch(reads()):
+    with cache.plan(reads()):
         wait_until(lambda: cache.counters["cache_prefetch_errors"] == 1)
         wait_until(lambda: blob.resident_bytes() == BLOCK)
     assert "reading goes on without prefetching" in caplog.text
@@ -168,7 +168,7 @@ def test_steps_that_the_reader_has_overtaken_are_skipped(cache, store, blob):
         gate.wait(10)
         yield from _plan(blob, 10)
 
-    with cache.prefetch(reads()) as ahead:
+    with cache.plan(reads()) as ahead:
         ahead.advance(8)
         gate.set()
         wait_until(lambda: blob.resident_bytes() == 2 * BLOCK)
@@ -179,7 +179,7 @@ def test_closing_the_cache_closes_its_plans(config, store):
     slow = FolderStore(store.folder, delay_s=0.02)
     cache = Cache(config)
     blob = cache.open(slow, slow.put("p", os.urandom(64 * BLOCK)))
-    ahead = cache.prefetch(_plan(blob, 64))
+    ahead = cache.plan(_plan(blob, 64))
     wait_until(store.gets)
     cache.close()
     assert ahead.ahead_bytes == 0
@@ -203,7 +203,7 @@ def limited(tmp_path):
 
 def test_the_next_epoch_enters_the_window_after_this_one_and_up_to_a_limit(limited, store, blob):
     plan = _epochs(blob, [range(20), range(20, 40), range(40, 60)])
-    with limited.prefetch(_of(limited, plan)) as ahead:
+    with limited.plan(_of(limited, plan)) as ahead:
         wait_until(lambda: ahead.ahead_bytes == 24 * BLOCK)
         wait_until(lambda: not limited._fetcher._jobs)
         assert {start // BLOCK for start, _ in store.gets()} == set(range(24))
@@ -219,7 +219,7 @@ def test_the_next_epoch_enters_the_window_after_this_one_and_up_to_a_limit(limit
 
 def test_what_stays_for_the_next_epoch_counts_against_the_limit(limited, blob):
     plan = _epochs(blob, [range(10), reversed(range(10)), range(10)])
-    with limited.prefetch(_of(limited, plan)) as ahead:
+    with limited.plan(_of(limited, plan)) as ahead:
         wait_until(lambda: len(ahead._next_epoch) == 4)
         wait_until(lambda: limited._awaited.held_bytes == 10 * BLOCK)
         ahead.advance(10)
@@ -231,7 +231,7 @@ def test_what_stays_for_the_next_epoch_counts_against_the_limit(limited, blob):
 
 def test_each_epoch_of_a_plan_is_a_pass_over_its_objects(limited, blob):
     plan = _epochs(blob, [range(3), range(3), range(3)])
-    with limited.prefetch(_of(limited, plan)) as ahead:
+    with limited.plan(_of(limited, plan)) as ahead:
         for epoch in (1, 2):
             wait_until(lambda: ahead._planned_epoch == epoch)  # noqa: B023 - waits with the next
             assert len(limited.rotations.of(blob.name)._starts) <= epoch + 1
@@ -242,10 +242,10 @@ def test_each_epoch_of_a_plan_is_a_pass_over_its_objects(limited, blob):
 
 
 def test_a_plan_that_waits_for_the_next_epoch_is_closed_at_once(limited, blob):
-    ahead = limited.prefetch(_of(limited, _epochs(blob, [range(3), range(9), range(9)])))
+    ahead = limited.plan(_of(limited, _epochs(blob, [range(3), range(9), range(9)])))
     wait_until(lambda: len(ahead._next_epoch) == 4)
     ahead.close()
-    assert not any(thread.name == "dp-prefetch" for thread in threading.enumerate())
+    assert not any(thread.name == "dp-plan" for thread in threading.enumerate())
     assert limited._awaited._counts == {}
 
 
@@ -260,8 +260,8 @@ def test_plans_share_the_memory_where_the_disk_is_full(tmp_path, store):
     with Cache(config) as cache:
         blob = cache.open(store, store.put("big", os.urandom(64 * BLOCK)))
         cache.rotations.join(blob.name, None, 1)._full_until_s = math.inf
-        other = cache.prefetch([])
-        with cache.prefetch(_plan(blob, 64)) as ahead:
+        other = cache.plan([])
+        with cache.plan(_plan(blob, 64)) as ahead:
             wait_until(lambda: ahead.ahead_bytes == 8 * BLOCK)
             wait_until(lambda: len(store.gets()) == 8)
             other.close()

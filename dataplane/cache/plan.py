@@ -45,7 +45,7 @@ from dataplane.telemetry import logger
 if TYPE_CHECKING:
     from dataplane.cache.cache import Cache
 
-__all__ = ["PlannedRead", "Prefetch"]
+__all__ = ["Plan", "PlannedRead"]
 
 _REQUESTS = 2  # per thread, queued behind the readers
 _MIN_JOBS = 4  # per thread
@@ -66,11 +66,11 @@ class PlannedRead:
     epoch: int = 0
 
 
-class Prefetch:
-    """Fetches a plan in order, ahead of its reader; made by `Cache.prefetch`.
+class Plan:
+    """Reads to come, fetched in order, ahead of their reader; made by `Cache.plan`.
 
     Example:
-        with cache.prefetch(reads) as ahead:
+        with cache.plan(reads) as ahead:
             for step, batch in enumerate(batches):
                 ...  # reads of this step
                 ahead.advance(step + 1)
@@ -105,7 +105,7 @@ class Prefetch:
         self._rotation: Rotation | None = None
         self._names: set[str] = set()
         self._thread = threading.Thread(
-            target=self._walk, args=(reads,), name="dp-prefetch", daemon=True
+            target=self._walk, args=(reads,), name="dp-plan", daemon=True
         )
         awaited.join()
         self._thread.start()
