@@ -87,26 +87,31 @@ class MeterStore(StoreWrapper):
         piece_bytes: int,
         if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
-        arrived, elapsed_s = 0, 0.0
         pieces = self._inner.stream_range(
             key, start, stop, piece_bytes=piece_bytes, if_match=if_match
         )
+        if stop > start:
+            self._count_get(0, 0.0)
         try:
             while True:
                 begun_s = self._clock()
                 piece = next(pieces, None)
-                elapsed_s += self._clock() - begun_s
                 if piece is None:
                     return
-                arrived += memoryview(piece).nbytes
+                # Now, not at the end: whoever has its bytes finds them counted.
+                self._counters.add_all(
+                    {
+                        "store_get_bytes": memoryview(piece).nbytes,
+                        "store_get_s": self._clock() - begun_s,
+                    }
+                )
                 yield piece
+                del piece
         except DataplaneError as err:
             self._count_error(err)
             raise
         finally:
             pieces.close()
-            if stop > start:
-                self._count_get(arrived, elapsed_s)
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         begun_s = self._clock()
