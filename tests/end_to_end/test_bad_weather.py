@@ -82,9 +82,11 @@ def test_throttling_resets_and_cut_bodies_do_not_change_a_byte(
 def test_stalled_reads_are_overtaken(
     endpoint: S3Endpoint, samples: list[SourceSample], tmp_path: Path
 ) -> None:
-    endpoint.set_faults(Faults(seed=3, stall_rate=0.02, stall_s=STALL_S, **WEATHER))
+    # Before 64 reads are known nothing is late, and a stall would be sat out.
+    script = ("",) * 90 + ("stall", *("",) * 9) * 3
+    endpoint.set_faults(Faults(seed=3, script=script, stall_s=STALL_S, **WEATHER))
     store = StoreConfig(max_attempts=20, hedge_floor_s=0.1)
     elapsed_s, dataset = _epoch(samples, tmp_path / "c", store)
+    assert endpoint.fault_counts()["stall"] == 3
     assert dataset.counters["store_hedges_won"] >= 1
-    # Before enough reads are known nothing is late, so a stall among the first is sat out.
     assert elapsed_s < 2 * STALL_S
