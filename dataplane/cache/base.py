@@ -70,7 +70,7 @@ class CacheConfig:
         16 << 20,
         env="DATAPLANE_REQUEST_BYTES",
         parse=parse_bytes,
-        doc="most that one download asks for; blocks that follow each other come together",
+        doc="most that one download asks for, but a block at least; blocks in a row come together",
     )
     host_requests: int = setting(
         64,
@@ -133,11 +133,6 @@ class CacheConfig:
             )
         if not 1 <= self.fetch_threads <= 256:
             raise ConfigError(f"cache.fetch_threads must be 1 to 256, got {self.fetch_threads}")
-        if self.request_bytes < self.block_bytes:
-            raise ConfigError(
-                f"cache.request_bytes ({self.request_bytes}) is smaller than one block "
-                f"({self.block_bytes})"
-            )
         if not 0 <= self.host_requests <= MAX_HOST_REQUESTS:
             raise ConfigError(
                 f"cache.host_requests must be 0 to {MAX_HOST_REQUESTS}, got {self.host_requests}"

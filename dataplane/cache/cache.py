@@ -122,7 +122,12 @@ class Cache:
             place_at=self._place_at,
             direct_io=self.config.direct_io,
         )
-        self._fetcher = Fetcher(self.config.fetch_threads, self.request_bytes, filler.attempt)
+        self._fetcher = Fetcher(
+            self.config.fetch_threads,
+            self.request_bytes,
+            filler.attempt,
+            lambda key: self._awaited.is_pinned(*key),
+        )
 
     @classmethod
     def shared(cls, config: CacheConfig) -> Cache:
@@ -190,6 +195,10 @@ class Cache:
                 del _shared[self.config]
         for plan in list(self._plans):
             plan.close()
+        with self._attach_lock:
+            attachment = self._attachment
+        if attachment is not None:
+            attachment.places.close()  # a download that waits for one must not be waited for
         self._fetcher.close()
         with self._attach_lock:
             attachment, self._attachment = self._attachment, None
@@ -236,10 +245,10 @@ class Cache:
     def request_bytes(self) -> int:
         """Most that one download asks for: all under way take a quarter of the budget at most."""
         config = self.config
-        if config.size_bytes is None:
-            return config.request_bytes
-        share = config.size_bytes // (4 * config.fetch_threads)
-        return max(config.block_bytes, min(config.request_bytes, share))
+        request_bytes = config.request_bytes
+        if config.size_bytes is not None:
+            request_bytes = min(request_bytes, config.size_bytes // (4 * config.fetch_threads))
+        return max(config.block_bytes, request_bytes)
 
     def is_under_way(self, source: CachedObject, block: int) -> bool:
         """Whether this process is downloading or writing a block."""

@@ -71,6 +71,7 @@ class Job:
     demand: bool = False
     tries: int = 0
     state: _State = _State.WAITING
+    is_queued: bool = False
 
     def deliver(self, content: Buffer | None) -> None:
         """Give those who wait what they wait for; the job itself may go on."""
@@ -127,6 +128,7 @@ class Fetcher:
         request_bytes: how much one request may ask for; at least a block.
         attempt: does a run; yields each of its jobs once with what became of it. What it raises
             goes to everyone who waits for one of those that it has not yielded.
+        is_awaited: whether a plan waits for a block.
     """
 
     def __init__(
@@ -134,17 +136,20 @@ class Fetcher:
         threads: int,
         request_bytes: int,
         attempt: Callable[[Run], Generator[tuple[Job, Outcome], None, None]],
+        is_awaited: Callable[[BlockKey], bool],
     ) -> None:
         self._thread_count = threads
         self._request_bytes = request_bytes
         self._attempt = attempt
+        self._is_awaited = is_awaited
         self.reset()
 
     def reset(self) -> None:
         """Forget all jobs and threads, which a forked child does not have."""
         self._condition = threading.Condition()
         self._jobs: dict[BlockKey, Job] = {}
-        self._ready: list[tuple[float, int, Job]] = []
+        self._ready: list[tuple[float, int, Job]] = []  # and what was cancelled or moved forward
+        self._queued = 0  # jobs in it that can be taken
         self._later: list[tuple[float, int, Job]] = []
         self._threads: list[threading.Thread] = []
         self._idle = 0
@@ -196,7 +201,7 @@ class Fetcher:
         with self._condition:
             for job in jobs:
                 if job.state is _State.WAITING and not job.demand:
-                    job.state = _State.OVER
+                    self._leave_queue_locked(job, _State.OVER)
                     del self._jobs[job.key]
                     dropped.append(job)
         for job in dropped:
@@ -208,7 +213,7 @@ class Fetcher:
             self._closed = True
             waiting = [job for job in self._jobs.values() if job.state is _State.WAITING]
             for job in waiting:
-                job.state = _State.OVER
+                self._leave_queue_locked(job, _State.OVER)
                 del self._jobs[job.key]
             self._condition.notify_all()
             threads, self._threads = self._threads, []
@@ -232,20 +237,29 @@ class Fetcher:
     def _make_locked(self, job: Job) -> Job:
         self._jobs[job.key] = job
         self._queue_locked(job)
-        if len(self._ready) > self._idle and len(self._threads) < self._thread_count:
+        if self._queued > self._idle and len(self._threads) < self._thread_count:
             self._start_thread_locked()
         return job
 
     def _queue_locked(self, job: Job) -> None:
+        if not job.is_queued:
+            job.is_queued = True
+            self._queued += 1
         self._sequence += 1
         heapq.heappush(self._ready, (job.due_s, self._sequence, job))
         self._condition.notify()
 
+    def _leave_queue_locked(self, job: Job, state: _State) -> None:
+        job.state = state
+        if job.is_queued:
+            job.is_queued = False
+            self._queued -= 1
+
     def _start_thread_locked(self) -> None:
         name = f"dp-fetch-{len(self._threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _work(self) -> None:
         while (job := self._take()) is not None:
@@ -279,11 +293,13 @@ class Fetcher:
             while not self._closed:
                 now = time.monotonic()
                 while self._later and self._later[0][0] <= now:
-                    self._queue_locked(heapq.heappop(self._later)[2])
-                if (job := self._front_locked()) is not None:
+                    job = heapq.heappop(self._later)[2]
+                    if job.state is _State.WAITING:
+                        self._queue_locked(job)
+                if (front := self._front_locked()) is not None:
                     heapq.heappop(self._ready)
-                    job.state = _State.RUNNING
-                    return job
+                    self._leave_queue_locked(front, _State.RUNNING)
+                    return front
                 self._idle += 1
                 self._condition.wait(max(0.0, self._later[0][0] - now) if self._later else None)
                 self._idle -= 1
@@ -296,23 +312,23 @@ class Fetcher:
             job = self._front_locked()
             if job is None or job.key != (name, block + 1) or job.entry is not last.entry:
                 return None
-            share = -(-(taken + len(self._ready)) // self._thread_count)
+            share = -(-(taken + self._queued) // self._thread_count)
             if taken >= min(share, self._request_bytes // last.entry.blocks.block_bytes):
                 return None
             heapq.heappop(self._ready)
-            job.state = _State.RUNNING
+            self._leave_queue_locked(job, _State.RUNNING)
             return job
 
     def _front_locked(self) -> Job | None:
         """Return the job whose turn is next."""
-        while self._ready and self._ready[0][2].state is not _State.WAITING:
+        while self._ready and not self._ready[0][2].is_queued:
             heapq.heappop(self._ready)  # cancelled, or done under another place in the queue
         return self._ready[0][2] if self._ready else None
 
     def _drop(self, job: Job) -> None:
-        """Forget a job that nobody wants, unless a reader has come for it meanwhile."""
+        """Forget a job that nobody wants, unless somebody has come for it meanwhile."""
         with self._condition:
-            if job.demand and not self._closed:
+            if (job.demand or self._is_awaited(job.key)) and not self._closed:
                 job.state = _State.WAITING
                 self._queue_locked(job)
                 return

@@ -120,7 +120,8 @@ class Filler:
             yield from self._fill(claims)
         finally:
             while claims:
-                claims.popleft().release()
+                with contextlib.suppress(OSError):  # the next ones must go, too
+                    claims.popleft().release()
 
     def _claim(self, job: Job) -> Outcome | _Claim:
         """Claim a block to download, and room for it, or say why there is no need to."""
@@ -190,6 +191,8 @@ class Filler:
 
     def _download(self, jobs: Sequence[Job]) -> Generator[Buffer, None, None]:
         """Ask for a run of blocks; yield each when it is whole, until no one waits for more."""
+        if not any(map(self._is_wanted, jobs)):
+            return  # that may have been while it waited for its place
         first = jobs[0]
         number, block_bytes = 0, first.entry.blocks.block_bytes
         start, stop = _start(first), _stop(jobs[-1])
@@ -243,14 +246,17 @@ class Filler:
         return True
 
 
-def _aligned(content: Buffer) -> Buffer:
-    """Return the bytes in memory that the disk can be written from past the page cache."""
+def _aligned(content: Buffer) -> memoryview:
+    """Return the bytes in memory that the disk can be written from past the page cache.
+
+    Read-only: several readers see it, and it may be written to the disk after they had it.
+    """
     array = np.frombuffer(content, np.uint8)
     if array.ctypes.data % mmap.PAGESIZE == 0:
-        return content
+        return memoryview(content).toreadonly()
     lent = shared_pool().array(array.shape, array.dtype)
     np.copyto(lent, array)
-    return lent.data
+    return lent.data.toreadonly()
 
 
 def _disk_bytes(job: Job) -> int:

@@ -173,7 +173,10 @@ class StoreConfig:
         doc="time allowed per request, retries included",
     )
     timeout_s: float = setting(
-        30.0, env="DATAPLANE_STORE_TIMEOUT_S", parse=float, doc="time allowed per try"
+        30.0,
+        env="DATAPLANE_STORE_TIMEOUT_S",
+        parse=float,
+        doc="time allowed per try; of a stream, for a pause",
     )
     max_concurrency: int = setting(
         32, env="DATAPLANE_STORE_MAX_CONCURRENCY", parse=int, doc="requests under way at once"

@@ -26,13 +26,19 @@ __all__ = ["make_client"]
 _CONNECT_TIMEOUT_S = 5.0  # with its TLS handshake; eight tries of it are 40 s of silence
 
 
-def make_client(location: Location, config: StoreConfig, *, retries: bool = False) -> ObjectStore:
+_STREAM_TIMEOUT_S = 86_400.0  # a stream may take as long as it will, while bytes are coming
+
+
+def make_client(
+    location: Location, config: StoreConfig, *, retries: bool = False, streams: bool = False
+) -> ObjectStore:
     """Make the client for a location's bucket; no request is made.
 
     Args:
         location: what the URL names; its prefix is not used.
         config: endpoint, region, timeouts.
         retries: let the client repeat requests by itself (for uploads in parts).
+        streams: let a request take longer than `timeout_s` as long as it does not pause for that.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -45,7 +51,8 @@ def make_client(location: Location, config: StoreConfig, *, retries: bool = Fals
     elif config.anonymous and scheme in ("gs", "az", "abfs"):
         options = {"skip_signature": True}
     client: ClientConfig = {
-        "timeout": timedelta(seconds=config.timeout_s),
+        "timeout": timedelta(seconds=_STREAM_TIMEOUT_S if streams else config.timeout_s),
+        "read_timeout": timedelta(seconds=config.timeout_s),
         "connect_timeout": timedelta(seconds=min(config.timeout_s, _CONNECT_TIMEOUT_S)),
         "allow_http": scheme == "http" or str(options.get("endpoint", "")).startswith("http://"),
         "user_agent": "dataplane",

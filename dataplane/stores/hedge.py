@@ -9,7 +9,7 @@ The request runs in a thread of its own (`runners.py`), so that its caller can t
 one; when all of them are busy the caller does the read itself. The way through another thread costs
 some ten microseconds of Python, which reads below a few hundred KiB from a server on the same
 machine can feel. A whole read that lost is left to end by itself; a stream is watched piece by
-piece (`race.py`), and one that lost is closed.
+piece (`race.py`), and one that lost is closed at its next piece.
 
 Only the request that wins is learned from, and from its own start: a store that stalls for 30 s now
 and then would otherwise teach that 30 s are nothing special.

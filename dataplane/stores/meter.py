@@ -95,16 +95,14 @@ class MeterStore(StoreWrapper):
         try:
             while True:
                 begun_s = self._clock()
-                piece = next(pieces, None)
+                try:
+                    piece = next(pieces, None)
+                finally:
+                    self._counters.add("store_get_s", self._clock() - begun_s)
                 if piece is None:
                     return
                 # Now, not at the end: whoever has its bytes finds them counted.
-                self._counters.add_all(
-                    {
-                        "store_get_bytes": memoryview(piece).nbytes,
-                        "store_get_s": self._clock() - begun_s,
-                    }
-                )
+                self._counters.add("store_get_bytes", memoryview(piece).nbytes)
                 yield piece
                 del piece
         except DataplaneError as err:

@@ -2,7 +2,8 @@
 
 The stream runs in a thread of its own, which puts its pieces into a queue, a few ahead of the
 consumer. When a piece is late a second stream is begun behind the last piece that came; whichever
-brings its next piece first goes on, the other is closed, which ends its request. An error counts
+brings its next piece first goes on; the other is closed at its own next piece, or when the client
+gives it up. An error counts
 only when no other stream is left. Until it is known what is late (`latencies.py`), and when no
 thread is free, the consumer reads by itself.
 
@@ -80,6 +81,7 @@ class StreamRace:
                 self._latencies.add(kind, time.perf_counter() - begun_s)
                 kind = _NEXT
                 yield piece
+                del piece
         finally:
             pieces.close()
 

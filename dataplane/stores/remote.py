@@ -59,6 +59,7 @@ from dataplane.stores.versions import new_tag, same_version
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore.store import ObjectStore
 
 __all__ = ["RemoteStore"]
 
@@ -86,6 +87,7 @@ class RemoteStore:
         self._server = (s3_endpoint(config) or "") if location.scheme == "s3" else ""
         self._client = make_client(location, config)
         self._upload_client = make_client(location, config, retries=True)
+        self._stream_client = make_client(location, config, streams=True)
 
     @property
     def url(self) -> str:
@@ -143,7 +145,7 @@ class RemoteStore:
         if start == stop:
             return b""
         with self._reading(key, if_match):
-            result = self._ask(key, start, stop, if_match)
+            result = self._ask(self._client, key, (start, stop), if_match)
             content = memoryview(result.bytes())
         if len(content) != stop - start:
             raise self._wrong_length(key, (start, stop), len(content), result)
@@ -164,7 +166,7 @@ class RemoteStore:
             return
         arrived = start
         with self._reading(key, if_match):
-            result = self._ask(key, start, stop, if_match)
+            result = self._ask(self._stream_client, key, (start, stop), if_match)
             piece, filled = _memory(piece_bytes, start, stop), 0
             for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
                 left = np.frombuffer(chunk, np.uint8)
@@ -217,12 +219,14 @@ class RemoteStore:
     def close(self) -> None:
         """Nothing to do: connections go with the client, and that with this object."""
 
-    def _ask(self, key: str, start: int, stop: int, if_match: str | None) -> GetResult:
+    def _ask(
+        self, client: ObjectStore, key: str, wanted: tuple[int, int], if_match: str | None
+    ) -> GetResult:
         """Send one ranged request; its answer is of the version asked for."""
-        options: GetOptions = {"range": (start, stop)}
+        options: GetOptions = {"range": wanted}
         if if_match is not None and if_match.startswith('"'):
             options["if_match"] = if_match
-        result = obstore.get(self._client, self.full_key(key), options=options)
+        result = obstore.get(client, self.full_key(key), options=options)
         actual = _described(result.meta, self.url)
         if if_match is not None and not same_version(actual.etag, if_match):
             self._raise_changed(key, if_match, actual.etag)

@@ -117,6 +117,7 @@ class RetryStore(StoreWrapper):
                         if attempts is not None:
                             attempts.reset()
                         yield piece
+                        del piece  # it must not be kept while the next one comes
                 return
             except DataplaneError as err:
                 if if_match is None and position > start:

@@ -41,9 +41,14 @@ class Runners:
                 self._idle -= 1
             name = f"dp-get-{self._count}"
         future: Future[ResultT] = Future()
-        self._calls.put((call, future))
         if new:
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            except RuntimeError:  # no more threads: the caller does it itself
+                with self._lock:
+                    self._count -= 1
+                return None
+        self._calls.put((call, future))
         return future
 
     def _work(self) -> None:

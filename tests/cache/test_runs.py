@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
-from dataplane.errors import ConfigError, ObjectChanged, StoreError
+from dataplane.errors import ObjectChanged, StoreError
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
 
 
@@ -74,9 +75,11 @@ def test_requests_take_a_quarter_of_the_budget_at_most(config, store, content):
     assert max(stop - start for start, stop in store.requests()) == 4 * BLOCK
 
 
-def test_a_request_smaller_than_a_block_is_refused(config):
-    with pytest.raises(ConfigError, match="smaller than one block"):
-        replace(config, request_bytes=BLOCK - 1)
+def test_a_request_is_a_block_at_least(config, store, content):
+    with Cache(replace(config, request_bytes=1)) as cache:
+        assert read_all(cache.open(_streaming(store), store.put("a", content))) == content
+    assert max(stop - start for start, stop in store.requests()) == BLOCK
+    CacheConfig(dir=config.dir, block_bytes=32 << 20)  # larger than requests are by default
 
 
 def test_no_thread_takes_what_others_could_do(config, store, content):
@@ -184,6 +187,72 @@ def test_a_request_goes_on_for_one_reader(config, store, content):
         assert blob.resident_bytes() == 9 * BLOCK  # and the tenth was given up
 
 
+def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, store, content):
+    at, gate, closing, closed = (threading.Event() for _ in range(4))
+
+    @dataclass(frozen=True)
+    class SlowToClose(StreamingStore):
+        def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
+            try:
+                yield from super().stream_range(
+                    key, start, stop, piece_bytes=piece_bytes, if_match=if_match
+                )
+            finally:
+                if at.is_set():
+                    closing.set()
+                    assert closed.wait(30)
+
+    def before(position: int) -> None:
+        if position == 2 * BLOCK and not at.is_set():
+            at.set()
+            assert gate.wait(30)
+
+    with Cache(config) as cache:
+        blob = cache.open(SlowToClose(store.folder, before=before), store.put("a", content))
+        with cache.plan(_plan(blob, range(10))):
+            assert at.wait(20)
+        gate.set()
+        assert closing.wait(20)  # the jobs are found unwanted, and not yet dropped
+        with cache.plan(_plan(blob, range(10))) as plan:
+            wait_until(lambda: plan.ahead_bytes == 10 * BLOCK)
+            closed.set()
+            wait_until(lambda: blob.resident_bytes() == 10 * BLOCK)
+
+
+def test_what_was_cancelled_makes_no_request_longer(config, store, content):
+    gate = threading.Event()
+
+    def before(position: int) -> None:
+        if position >= 18 * BLOCK:
+            assert gate.wait(30)
+
+    streaming = _streaming(store, before=before)
+    with Cache(replace(config, fetch_threads=2)) as cache:
+        blob = cache.open(streaming, store.put("a", content))
+        with cache.plan(_plan(blob, [18, 20])):  # keeps both threads busy
+            wait_until(lambda: len(store.requests()) == 2)
+            with cache.plan(_plan(blob, range(16))):
+                wait_until(lambda: cache._fetcher._queued == 16)
+            results = []
+            reader = threading.Thread(
+                target=lambda: results.append(blob.read(8 * BLOCK, 12 * BLOCK))
+            )
+            reader.start()
+            wait_until(lambda: cache._fetcher._queued == 4)
+            gate.set()
+            reader.join(20)
+        assert results == [content[8 * BLOCK : 12 * BLOCK]]
+    assert max(stop - start for start, stop in store.requests()) == 2 * BLOCK
+
+
+def test_a_block_is_shown_read_only(config, store, content):
+    with Cache(config) as cache:
+        blob = cache.open(store, store.put("a", content))
+        with cache.plan(_plan(blob, range(4))):
+            wait_until(lambda: len(cache.held(blob.name)) == 4)
+            assert all(memoryview(block).readonly for block in cache.held(blob.name).values())
+
+
 def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
     failing = [True]
 
@@ -257,3 +326,19 @@ def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, 
             got = bytes(job.future.result(20))
             assert got == content[block * BLOCK : (block + 1) * BLOCK]
         assert cache.counters["cache_uncached_blocks"] == 2
+
+
+def test_close_does_not_wait_for_a_place_at_the_store(config, store, content):
+    limited = replace(config, host_requests=1, fetch_threads=2)
+    with Cache(limited) as other:
+        elsewhere = other.open(store, store.put("b", content))
+        other.entry(elsewhere)
+        with other._place_at(store.identity):
+            cache = Cache(limited)
+            blob = cache.open(store, store.put("a", content))
+            plan = cache.plan(_plan(blob, range(10)))
+            wait_until(lambda: plan.ahead_bytes == 10 * BLOCK)
+            begun_s = time.monotonic()
+            cache.close()
+            assert time.monotonic() - begun_s < 5
+    assert store.requests() == []

@@ -11,6 +11,7 @@ import pytest
 
 import dataplane as dp
 from dataplane.cache import Cache, CacheConfig
+from dataplane.errors import StoreError
 from dataplane.shards import DatasetWriter, SourceSample, WriteOptions
 from dataplane.stores import open_store
 from dataplane.stores.base import StoreConfig
@@ -90,3 +91,24 @@ def test_stalled_reads_are_overtaken(
     assert endpoint.fault_counts()["stall"] == 3
     assert dataset.counters["store_hedges_won"] >= 1
     assert elapsed_s < 2 * STALL_S
+
+
+def test_a_slow_stream_is_not_cut_while_bytes_are_coming(endpoint: S3Endpoint) -> None:
+    content = bytes(range(256)) * (12 << 10)
+    store = open_store("s3://data", StoreConfig(timeout_s=1.0, max_attempts=1))
+    info = store.put("slow", content)
+    endpoint.set_faults(Faults(bandwidth_bytes_per_s=1.2e6))
+    begun_s = time.monotonic()
+    pieces = store.stream_range("slow", 0, len(content), piece_bytes=1 << 20, if_match=info.etag)
+    assert b"".join(map(bytes, pieces)) == content
+    assert time.monotonic() - begun_s > 2
+
+
+def test_a_stream_that_pauses_too_long_is_cut(endpoint: S3Endpoint) -> None:
+    store = open_store("s3://data", StoreConfig(timeout_s=1.0, max_attempts=1))
+    store.put("stalled", bytes(3 << 20))
+    endpoint.set_faults(Faults(stall_rate=1.0, stall_s=STALL_S))
+    begun_s = time.monotonic()
+    with pytest.raises(StoreError):
+        list(store.stream_range("stalled", 0, 3 << 20, piece_bytes=1 << 20))
+    assert time.monotonic() - begun_s < STALL_S
