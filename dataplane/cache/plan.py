@@ -20,7 +20,12 @@ once per epoch stays makes no difference (`rotation`). What will never be read a
 goes as the least recently used.
 
 A failed download is only counted here; the reader meets the error itself, at the read that needs
-the block. Thread-safe; one lock, held for bookkeeping only, and none while the plan is iterated.
+the block.
+
+Thread-safe; one lock, held for bookkeeping only, and none while the plan is iterated. A finalizer
+must not take it, nor those of the cache: the garbage collector runs in any thread, in the middle of
+what the locks are held for. So `abandon` only leaves a note; the plan's thread, which stays until
+the plan is closed, does the rest.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -88,11 +94,13 @@ class Plan:
         self._max_jobs = per_thread * config.fetch_threads
         # Half: plans of the same process that are in the middle of an epoch need memory too.
         self._next_epoch_limit = min(config.next_epoch_bytes, window_bytes // 2)
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._woken: SimpleQueue[None] = SimpleQueue()  # tells the thread to look again
         self._step = 0
         self._deadlines = Deadlines(time.monotonic())
         self._epoch = 0
         self._closed = False
+        self._has_left = False
         self._ahead_bytes = 0
         self._next_epoch: set[BlockKey] = set()  # needed by the epoch after the reader's
         self._next_epoch_bytes = 0
@@ -105,7 +113,7 @@ class Plan:
         self._rotation: Rotation | None = None
         self._names: set[str] = set()
         self._thread = threading.Thread(
-            target=self._walk, args=(reads,), name="dp-plan", daemon=True
+            target=self._work, args=(reads,), name="dp-plan", daemon=True
         )
         awaited.join()
         self._thread.start()
@@ -124,7 +132,7 @@ class Plan:
     @property
     def ahead_bytes(self) -> int:
         """Bytes of the blocks in the window: fetched or being fetched, not yet done with."""
-        with self._condition:
+        with self._lock:
             return self._ahead_bytes
 
     @property
@@ -134,23 +142,23 @@ class Plan:
 
     def begin_epoch(self, epoch: int) -> None:
         """Say that the reader begins an epoch of the plan; it is in epoch 0 from the start."""
-        with self._condition:
+        with self._lock:
             if epoch > self._epoch:
                 self._epoch = epoch
                 self._next_epoch.clear()
                 self._next_epoch_bytes = 0
                 self._deadlines.go_on(time.monotonic())
-                self._condition.notify_all()
+                self._wake()
 
     def advance(self, step: int) -> None:
         """Say that the reader has finished every read of steps below `step`."""
-        with self._condition:
+        with self._lock:
             if step <= self._step:
                 return
             self._step = step
             self._deadlines.reach(step, time.monotonic())
             done = self._leave_window_locked()
-            self._condition.notify_all()
+            self._wake()
             # Inside the lock, so that a block that enters the window again keeps its new pin.
             self._awaited.remove(done)
             late = [self._jobs[key] for key in done if key in self._jobs]
@@ -158,34 +166,48 @@ class Plan:
 
     def close(self) -> None:
         """Cancel what is left of the plan and let go of its blocks. Idempotent."""
-        with self._condition:
-            was_closed, self._closed = self._closed, True
-            self._condition.notify_all()
-        if not was_closed:
-            self._awaited.leave()
+        self.abandon()
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN_S)
-        with self._condition:
-            pinned = list(self._last_step)
-            self._last_step.clear()
-            self._lengths.clear()
-            self._by_step.clear()
-            self._ahead_bytes = 0
-            jobs = list(self._jobs.values())
-        self._awaited.remove(pinned)
-        self._cancel(jobs)
+        self._let_go()
+
+    def abandon(self) -> None:
+        """Have the plan closed soon, by its thread. Takes no lock: a finalizer may call it."""
+        self._closed = True
+        self._wake()
 
     def forget_after_fork(self) -> None:
         """Become closed in a forked child, which has neither the thread nor the jobs."""
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._woken = SimpleQueue()
         self._awaited = Awaited(0)  # the parent's may be locked for ever
-        self._closed = True
+        self._closed = self._has_left = True
         self._jobs = {}
         self._last_step = {}
         self._by_step = {}
         self._lengths = {}
         self._ahead_bytes = 0
         self._thread = threading.current_thread()
+
+    def _wake(self) -> None:
+        # One note is enough: whoever takes it looks at everything.
+        if self._woken.empty():
+            self._woken.put(None)
+
+    def _let_go(self) -> None:
+        """Give back what the closed plan has, once: nothing is added to it any more."""
+        with self._lock:
+            has_left, self._has_left = self._has_left, True
+            pinned = list(self._last_step)
+            self._last_step.clear()
+            self._lengths.clear()
+            self._by_step.clear()
+            self._ahead_bytes = 0
+            jobs = list(self._jobs.values())
+        if not has_left:
+            self._awaited.leave()
+        self._awaited.remove(pinned)
+        self._cancel(jobs)
 
     def _cancel(self, jobs: list[Job]) -> None:
         """Drop what no other plan awaits; a request under way sees that by itself."""
@@ -200,6 +222,13 @@ class Plan:
                     self._ahead_bytes -= self._lengths.pop(key)
                     done.append(key)
         return done
+
+    def _work(self, reads: Iterable[PlannedRead]) -> None:
+        self._walk(reads)
+        del reads
+        while not self._closed:
+            self._woken.get()
+        self._let_go()
 
     def _walk(self, reads: Iterable[PlannedRead]) -> None:
         try:
@@ -239,30 +268,31 @@ class Plan:
             self._rotation = self._cache.rotations.join(name, self._rotation, self._began_tick)
 
     def _enter_window(self, key: BlockKey, length: int, read: PlannedRead) -> bool:
-        step = read.step
-        with self._condition:
-            while not self._closed and step >= self._step:
+        while True:
+            with self._lock:
+                if self._closed:
+                    return False
+                if read.step < self._step:  # the reader has overtaken the plan
+                    return True
                 if self._may_enter_locked(key, length, read.epoch):
-                    break
-                self._condition.wait()
-            if self._closed:
-                return False
-            if step < self._step:  # the reader has overtaken the plan
-                return True
-            known = key in self._last_step
-            if not known:
-                self._ahead_bytes += length
-                self._lengths[key] = length
-            if read.epoch > self._epoch and key not in self._next_epoch:
-                self._next_epoch.add(key)
-                self._next_epoch_bytes += length
-            if not known or self._last_step[key] < step:
-                self._last_step[key] = step
-                self._by_step.setdefault(step, []).append(key)
-            if not known:
-                # Inside the lock, so that advance() cannot take the pin before it is there.
-                self._awaited.add(key)
-            return True
+                    self._add_locked(key, length, read)
+                    return True
+            self._woken.get()
+
+    def _add_locked(self, key: BlockKey, length: int, read: PlannedRead) -> None:
+        known = key in self._last_step
+        if not known:
+            self._ahead_bytes += length
+            self._lengths[key] = length
+        if read.epoch > self._epoch and key not in self._next_epoch:
+            self._next_epoch.add(key)
+            self._next_epoch_bytes += length
+        if not known or self._last_step[key] < read.step:
+            self._last_step[key] = read.step
+            self._by_step.setdefault(read.step, []).append(key)
+        if not known:
+            # Inside the lock, so that advance() cannot take the pin before it is there.
+            self._awaited.add(key)
 
     def _may_enter_locked(self, key: BlockKey, length: int, epoch: int) -> bool:
         """Whether a block may enter the window now, or be needed for longer if it is there."""
@@ -286,7 +316,7 @@ class Plan:
         entry = self._cache.entry(read.source)
         if entry is None or entry.blocks.is_ready(key[1]):
             return
-        with self._condition:
+        with self._lock:
             # Inside the lock, so that nothing is downloaded that the reader is done with.
             if key not in self._last_step:
                 return
@@ -301,9 +331,9 @@ class Plan:
         job.future.add_done_callback(lambda future: self._on_done(key, future))
 
     def _on_done(self, key: BlockKey, future: Future[Buffer | None]) -> None:
-        with self._condition:
+        with self._lock:
             if key in self._jobs and self._jobs[key].future is future:
                 del self._jobs[key]
-            self._condition.notify_all()
+            self._wake()
         if not future.cancelled() and future.exception() is not None:
             self._cache.counters.add("cache_prefetch_errors")

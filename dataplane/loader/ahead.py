@@ -11,8 +11,9 @@ next epoch nobody knows; one that does not come has cost `next_epoch_bytes` at m
 The order of a user's sampler is known only as it is drawn, so its plan ends with the pass.
 
 Steps of the plan count the batches of all its passes. Belongs to the training thread, apart from
-`advance`, and `leave` and `close`, which may be called from any. The plan's own thread (the cache's
-dp-plan) refers to the reader and the order, never to this object or a loader.
+`advance`, and `leave` and `close`, which may be called from any, by the garbage collector too. The
+plan's own thread (the cache's dp-plan) refers to the reader and the order, never to this object or
+a loader.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ class Ahead:
         else:
             reads = _pass_reads(reader, feed.ahead())
         self._plan = cache.plan(reads, window_bytes=window_bytes)
-        self.close = weakref.finalize(self, self._plan.close)
-        """Cancel what is under way and let go of what is held. Idempotent."""
+        # `abandon` takes no lock; the garbage collector may be running in a thread that has them.
+        self.close = weakref.finalize(self, self._plan.abandon)
+        """Have what is under way cancelled, and what is held let go of, soon. Idempotent."""
 
     def goes_on_with(self, reader: SampleReader, feed: Feed) -> bool:
         """Take `feed` for the next pass, if it is what was planned to come next; say whether."""
@@ -75,8 +77,9 @@ class Ahead:
 
     def advance(self, batches: int) -> None:
         """Say that the bytes of the first `batches` batches of the present pass were read."""
-        self._done = batches
         self._plan.advance(self._base + batches)
+        # Afterwards: once the pass is over, the next one may take the plan over and count from 0.
+        self._done = batches
 
     def leave(self, feed: Feed) -> None:
         """Say that the pass of `feed` has ended; unless it read all it had to, so does the plan."""

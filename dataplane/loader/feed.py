@@ -1,6 +1,6 @@
 """Where a loader's batches of indices come from: a known order, or a sampler of the user's.
 
-A feed is read twice: by the reading stage, and, further ahead, by the cache's prefetch. For a known
+A feed is read twice: by the reading stage, and, further ahead, by the cache's plan. For a known
 order both simply compute it. A user's sampler can be iterated only once and may draw from torch's
 global generator, so it is advanced in the training thread alone, at fixed points (`LOOKAHEAD`
 batches at the start, one more per batch yielded): what it draws never depends on timing.
@@ -40,7 +40,7 @@ class Feed(Protocol):
         ...
 
     def ahead(self) -> Iterator[Indices]:
-        """Yield the same batches again, for the prefetch."""
+        """Yield the same batches again, for the plan."""
         ...
 
     def advance(self) -> None:
@@ -166,7 +166,7 @@ class SamplerFeed:
         return _drain(self._queues[0])
 
     def ahead(self) -> Iterator[Indices]:
-        """Yield the same batches again, for the prefetch."""
+        """Yield the same batches again, for the plan."""
         with contextlib.suppress(Exception):  # of the sampler: `batches` raises it to the user
             yield from _drain(self._queues[1])
 

@@ -5,8 +5,8 @@
 
 `read` and `decode` are stages of an `engine.Pipeline`; `collate` exists only where user code (a
 transform or a collate_fn) must run. With `num_workers=0` only `read` runs in the background and
-the training thread decodes and collates itself. Beside the pipeline the cache prefetches the same
-order, further ahead, within its window of bytes (`ahead.py`).
+the training thread decodes and collates itself. Beside the pipeline a plan of the cache fetches the
+same order, further ahead, within its window of bytes (`ahead.py`).
 
 A pass stops its threads when it ends, fails, is closed, or is no longer referred to: the stages
 hold `_Work`, never the pass itself. An iterator belongs to one thread.
@@ -231,7 +231,7 @@ class _Closer:
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        # The feed first: the prefetch may be waiting in its iterator.
+        # The feed first: the plan may be waiting in its iterator.
         self._feed.close()
         with self._lock:
             ahead, self._work.ahead = self._work.ahead, None

@@ -7,12 +7,14 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 import dataplane as dp
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.plan import Plan
 from tests.cache.fakes import wait_until
 from tests.datasets.packed import SAMPLES, Packed
 
@@ -97,7 +99,7 @@ def test_a_limit_of_nothing_ends_the_plan_with_its_pass(make, tmp_path):
     with Cache.shared(config) as cache:
         loader = make(config)
         list(loader)
-        assert not plan_threads()
+        wait_until(lambda: not plan_threads())
         assert cache.counters["cache_fetches"] == len(blocks_of(loader, 0))
         assert len(keys(list(loader))) == 4
 
@@ -141,10 +143,10 @@ def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
     act(loader)
     assert loader._ahead._plan is not before
     assert before.is_closed
-    assert len(plan_threads()) == 1
+    wait_until(lambda: len(plan_threads()) == 1)
     del loader, before
     gc.collect()
-    assert not plan_threads()
+    wait_until(lambda: not plan_threads())
     assert cache._awaited._counts == {}
     assert cache._awaited.held_bytes == 0
 
@@ -177,11 +179,60 @@ def test_a_loop_that_counts_its_batches_is_followed_too(make):
 def test_nobody_s_loader_has_no_plan(make, cache):
     loader = make()
     list(loader)
-    assert len(plan_threads()) == 1
+    wait_until(lambda: len(plan_threads()) == 1)
     del loader
     gc.collect()
-    assert not plan_threads()
+    wait_until(lambda: not plan_threads())
     assert cache._awaited._counts == {}
+
+
+def _plan_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
+    return loader._ahead._plan._lock
+
+
+def _pins_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
+    return cache._awaited._lock
+
+
+def _jobs_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
+    return cache._fetcher._condition
+
+
+@pytest.mark.parametrize("lock_of", [_plan_lock, _pins_lock, _jobs_lock])
+def test_the_garbage_collector_may_come_in_the_middle_of_anything(make, cache, lock_of):
+    loader = make()
+    list(loader)
+    wait_until(lambda: cache._awaited._counts)
+    cycle: list[object] = [loader]
+    cycle.append(cycle)
+    lock = lock_of(loader, cache)
+    del loader, cycle
+    collected = threading.Event()
+
+    def collect() -> None:
+        with lock:
+            gc.collect()
+        collected.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert collected.wait(5)
+    wait_until(lambda: not plan_threads())
+    assert cache._awaited._counts == {}
+    assert cache._awaited._plans == 0
+
+
+def test_a_pass_is_not_over_before_its_plan_knows_of_its_last_batch(make, monkeypatch):
+    loader, over = make(), []
+    advance = Plan.advance
+
+    def noted(self: Plan, step: int) -> None:
+        over.append(loader._ahead._is_over)
+        advance(self, step)
+
+    monkeypatch.setattr(Plan, "advance", noted)
+    list(loader)
+    assert over == [False] * len(loader)
+    assert loader._ahead._is_over
 
 
 def test_closing_the_cache_ends_a_plan_that_waits_for_its_next_epoch(make, cache):
@@ -215,7 +266,7 @@ def test_a_forked_child_makes_a_plan_of_its_own_and_leaves_the_parent_s(make, ca
 def test_a_plan_of_the_user_s_sampler_ends_with_its_pass(make, cache):
     loader = make(sampler=[3, 1, 4])
     list(loader)
-    assert not plan_threads()
+    wait_until(lambda: not plan_threads())
     assert cache._awaited._counts == {}
     assert keys(list(loader)) == ["case-003", "case-001", "case-004"]
 
@@ -227,11 +278,11 @@ def test_passes_at_once_leave_no_plan_behind(make, cache):
         pass
     del first, second
     gc.collect()
-    assert len(plan_threads()) == 1
+    wait_until(lambda: len(plan_threads()) == 1)
     assert loader._ahead._epoch == 0
     del loader
     gc.collect()
-    assert not plan_threads()
+    wait_until(lambda: not plan_threads())
     assert cache._awaited._counts == {}
 
 
