@@ -20,6 +20,7 @@ from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer
 
 __all__ = [
+    "ROUND_TRIP_BYTES",
     "Ranges",
     "as_ranges",
     "by_block",
@@ -32,6 +33,9 @@ __all__ = [
 
 Ranges: TypeAlias = npt.NDArray[np.uint64]
 """uint64[n, 3]: start, stop, place."""
+
+ROUND_TRIP_BYTES = 128 << 10
+"""Ranges this close are one request: less than a round trip costs on any object store."""
 
 _COLUMNS = 3
 

@@ -28,6 +28,7 @@ from dataplane.buffers import shared_pool
 from dataplane.cache.entries import Entry
 from dataplane.cache.fetch import Job
 from dataplane.cache.ranges import (
+    ROUND_TRIP_BYTES,
     Ranges,
     as_ranges,
     by_block,
@@ -48,8 +49,6 @@ __all__ = ["CachedObject"]
 
 # One read keeps this many requests' blocks per thread in its memory at most.
 _REQUESTS_PER_THREAD = 2
-# Past the cache, ranges this close are one request: less than a round trip costs.
-_MERGE_GAP_BYTES = 128 << 10
 
 
 class CachedObject:
@@ -323,7 +322,7 @@ class CachedObject:
     def _pass_ranges_through(self, table: Ranges, view: memoryview) -> None:
         """Read ranges from the store, neighbours in one request."""
         table = table[table[:, 1] > table[:, 0]]
-        merged = merge_ranges(table[:, 0], table[:, 1], _MERGE_GAP_BYTES)
+        merged = merge_ranges(table[:, 0], table[:, 1], ROUND_TRIP_BYTES)
         of_range = np.searchsorted(merged[:, 0], table[:, 0], side="right") - 1
         for number, (first, last, _) in enumerate(merged.tolist()):
             content = memoryview(self._get(first, last)).cast("B")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.cache.ranges import merge_ranges
+from dataplane.cache.ranges import ROUND_TRIP_BYTES, merge_ranges
 from dataplane.codecs import ChunkTable, Codec, Pipeline, join_rows, parse_pipeline
 from dataplane.datasets.selections import Selection, box_shape
 from dataplane.errors import FormatError, MissingArray
@@ -31,10 +31,7 @@ from dataplane.shards import DatasetIndex
 from dataplane.shards.model import ArrayEntry, SampleEntry
 from dataplane.stores.base import ObjectInfo
 
-__all__ = ["MERGE_GAP_BYTES", "Part", "Planner", "SamplePlan"]
-
-MERGE_GAP_BYTES = 128 << 10
-"""Chunks this close are read in one go: less than a round trip costs on any object store."""
+__all__ = ["Part", "Planner", "SamplePlan"]
 
 MAX_KEPT_BYTES = 64 << 20
 _PLAN_OVERHEAD_BYTES = 4096
@@ -222,7 +219,7 @@ def _pack(
             f"bytes lies outside its shard {info.key} of {info.size_bytes} bytes",
             hint="the index and the shard do not belong together; pack the dataset again",
         )
-    table = merge_ranges(starts, starts + nbytes, MERGE_GAP_BYTES)
+    table = merge_ranges(starts, starts + nbytes, ROUND_TRIP_BYTES)
     span_of = np.searchsorted(table[:, 0], starts, side="right") - 1
     rows["source_offset"][stored] = starts - table[span_of, 0] + table[span_of, 2]
     spans = tuple((start, stop) for start, stop, _ in table.tolist())

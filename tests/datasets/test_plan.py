@@ -56,7 +56,7 @@ def spans_by_hand(dataset: dp.Dataset, index: int) -> list[tuple[int, int]]:
     )
     spans = [chunks[0]]
     for start, stop in chunks[1:]:
-        if start > spans[-1][1] + plan_room.MERGE_GAP_BYTES:
+        if start > spans[-1][1] + plan_room.ROUND_TRIP_BYTES:
             spans.append((start, stop))
         else:
             spans[-1] = (spans[-1][0], max(spans[-1][1], stop))
@@ -68,7 +68,7 @@ def spans_by_hand(dataset: dp.Dataset, index: int) -> list[tuple[int, int]]:
 def test_spans_are_what_merging_chunk_by_chunk_gives(
     packed: Packed, monkeypatch: pytest.MonkeyPatch, gap: int, arrays: list[str] | None
 ) -> None:
-    monkeypatch.setattr(plan_room, "MERGE_GAP_BYTES", gap)
+    monkeypatch.setattr(plan_room, "ROUND_TRIP_BYTES", gap)
     dataset = dp.Dataset(packed.url, arrays)
     for index in range(SAMPLES):
         plan = dataset.reader().planner.plan(index)
