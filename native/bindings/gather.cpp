@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <string>
 #include <vector>
@@ -18,13 +19,15 @@ namespace nb = nanobind;
 namespace dataplane::bindings {
 namespace {
 
-std::span<const RangeRow> rows_of(const HeldBuffer& buffer) {
+// A copy, since the table is the caller's: what was checked could be written to before it is used,
+// by another thread or because the buffer that is read into overlaps it.
+std::vector<RangeRow> rows_of(const HeldBuffer& buffer) {
   const std::span<const std::byte> bytes = buffer.bytes();
   if (bytes.size() % sizeof(RangeRow) != 0)
     throw nb::value_error("the table is not a whole number of ranges");
-  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(RangeRow) != 0)
-    throw nb::value_error("the table is not aligned");
-  return {reinterpret_cast<const RangeRow*>(bytes.data()), bytes.size() / sizeof(RangeRow)};
+  std::vector<RangeRow> rows(bytes.size() / sizeof(RangeRow));
+  if (!rows.empty()) std::memcpy(rows.data(), bytes.data(), bytes.size());
+  return rows;
 }
 
 // The blocks of a mapping from numbers to buffers, in order, held for the length of the call.

@@ -273,6 +273,16 @@ def test_a_buffer_that_cannot_be_written_to_is_refused(cache, store, content, bu
         blob.read_ranges_into([(0, 8, 0)], buffer)
 
 
+def test_a_table_that_is_read_into_itself_is_used_as_it_was_given(any_cache, store, content):
+    blob = any_cache.open(store, store.put("a", content))
+    blob.read(BLOCK, 3 * BLOCK)
+    for first in (BLOCK + 7, 5 * BLOCK + 7):  # what is there, and what has to be fetched
+        table = as_ranges([(first + 48 * n, first + 48 * (n + 1), 48 * n) for n in range(100)])
+        shown = np.concatenate([table, table])  # the buffer is twice as long as its table
+        blob.read_ranges_into(shown[:100], shown)
+        assert shown.tobytes() == content[first : first + 4800]
+
+
 def test_empty_tables_ask_for_nothing(cache, config, store, content):
     blob = cache.open(store, store.put("a", content))
     blob.read_ranges_into([], bytearray())
