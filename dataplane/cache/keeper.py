@@ -1,6 +1,8 @@
 """Keeps the books of a large cache in the background of a process that uses it: count and catalog.
 
 After an unclean stop the bytes in use are counted again (`recount.py`), with half a core at most.
+When so much was downloaded meanwhile that the count says little, another one is begun later, after
+a pause that doubles each time, up to an hour: a cold epoch may go on for as long.
 
 Every ten minutes one process of the host (CATALOG_BYTE) refreshes the catalog, with a fifth of a
 core at most, while reads go on. A directory of a few thousand entries needs none: looking at all of
@@ -36,6 +38,7 @@ _LOOK_S = 60.0
 _EVERY_S = 600.0
 _SHARE = 0.2  # of a core
 _COUNT_SHARE = 0.5
+_MAX_PAUSE_S = 3600.0  # between counts that others made vague
 _DRIFT_BYTES = 64 << 20
 _JOIN_S = 10.0
 
@@ -55,6 +58,8 @@ class Keeper:
         self._stopped = threading.Event()
         self._pid = os.getpid()
         self._drift: int | None = None
+        self._pause_s = 0.0
+        self._count_from_s = 0.0  # by time.monotonic
         self._thread = threading.Thread(target=self._keep, name="dp-catalog", daemon=True)
         self._thread.start()
 
@@ -74,15 +79,20 @@ class Keeper:
         return listed_ns is None or not 0 <= time.time_ns() - listed_ns < _EVERY_S * 1e9
 
     def recount(self) -> None:
-        """Count the bytes in use again, unless another process is at it.
+        """Count the bytes in use again, unless another process is at it or it was tried just now.
 
         Raises:
             OSError: the directory cannot be read.
         """
         session = self._session
+        if time.monotonic() < self._count_from_s:
+            return
         with locks.hold(session.directory.fd, locks.CATALOG_BYTE, wait=False) as held:
-            if held and session.usage.uncounted:
-                session.recount(Pace(self._stopped, _COUNT_SHARE))
+            if not held or not session.usage.uncounted:
+                return
+            done = session.recount(Pace(self._stopped, _COUNT_SHARE))
+        self._pause_s = 0.0 if done else min(_MAX_PAUSE_S, max(_LOOK_S, 2 * self._pause_s))
+        self._count_from_s = time.monotonic() + self._pause_s
 
     def refresh(self) -> None:
         """Refresh the catalog and look at the count, unless another process is at it.

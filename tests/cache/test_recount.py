@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import threading
@@ -9,6 +10,7 @@ import threading
 import pytest
 
 from dataplane.cache import Cache
+from dataplane.cache import keeper as keeper_room
 from dataplane.cache import recount as recount_room
 from dataplane.cache.budget import Budget
 from dataplane.cache.files import EntryFiles
@@ -257,3 +259,36 @@ def test_the_number_of_entries_is_guessed_from_one_subfolder(config, store):
             cache.open(store, store.put(f"o{number}", b"x")).read(0, 1)
     assert estimated_entries(session.directory) >= 20
     session.close()
+
+
+def test_counts_that_say_too_little_are_begun_ever_less_often(config, infos, monkeypatch):
+    now_s, counts = [1000.0], []
+
+    class Clock:
+        monotonic = staticmethod(lambda: now_s[0])
+
+    def vague(self: Session, pace: Pace | None = None) -> bool:
+        counts.append(now_s[0])
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper_room.Keeper, "_keep", lambda keeper: None)
+        patch.setattr(Session, "recount", vague)
+        patch.setattr(keeper_room, "time", Clock)
+        session = Session(config.dir)
+        keeper = keeper_room.Keeper(session, under_way_bytes=0)
+        try:
+            session.usage.uncounted = True
+            for _ in range(8 * 60):
+                keeper.recount()
+                now_s[0] += 60
+            pauses = [after - before for before, after in itertools.pairwise(counts)]
+            assert pauses == [60, 120, 240, 480, 960, 1920] + [3600] * 6
+            patch.undo()
+            now_s[0] += 3600
+            patch.setattr(keeper_room, "time", Clock)
+            keeper.recount()
+            assert not session.usage.uncounted
+        finally:
+            keeper.close()
+            session.close()
