@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import pytest
 
-from dataplane.cache import Cache, CacheConfig, PlannedRead, deadlines
+from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead, deadlines
+from dataplane.cache.plan import Plan
 from tests.cache.fakes import BLOCK, FolderStore, wait_until
 
 
@@ -42,32 +44,87 @@ def _resident(blob):
     return blob.resident_bytes() // BLOCK
 
 
-def test_two_plans_get_equal_shares(narrow, slow):
-    first, second = _blob(narrow, slow, "a", 200), _blob(narrow, slow, "b", 200)
-    with narrow.plan(_plan(first, 200)):
-        wait_until(lambda: _resident(first) >= 20)
-        began = _resident(first)
-        with narrow.plan(_plan(second, 200)):
-            wait_until(lambda: _resident(second) >= 60)
-            # What was queued before the second came is ahead of it, and no more than that.
-            assert 60 / 2 <= _resident(first) - began <= 60 + 2 * narrow_queue(narrow)
+@dataclass(frozen=True)
+class GatedStore(FolderStore):
+    """Writes down which object each GET is for, and answers it when it is told to."""
+
+    order: list[str] = field(default_factory=list, compare=False)
+    gate: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0), compare=False)
+
+    def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> bytes:
+        self.order.append(key)
+        assert self.gate.acquire(timeout=30)
+        return super().get_range(key, start, stop, if_match=if_match)
 
 
-def narrow_queue(cache):
-    """How many blocks a plan keeps in the queue."""
-    return 4 * cache.config.fetch_threads
+QUEUED = 4  # blocks that a plan asks for at once, of a cache with one thread
 
 
-def test_a_plan_whose_reader_needs_it_sooner_goes_first(narrow, slow):
-    far, near = _blob(narrow, slow, "far", 300), _blob(narrow, slow, "near", 20)
-    with narrow.plan(_plan(far, 300)) as ahead:
-        # A reader that takes five seconds per step.
-        ahead._deadlines._step_s = 5.0
-        wait_until(lambda: _resident(far) >= 20)
-        with narrow.plan(_plan(near, 20)):
-            before = _resident(far)
-            wait_until(lambda: _resident(near) == 20)
-            assert _resident(far) - before <= narrow_queue(narrow)
+class Gated:
+    """Plans of blocks of one object each, whose downloads end one by one."""
+
+    def __init__(self, cache: Cache, store: GatedStore) -> None:
+        self.cache, self.store = cache, store
+        self._plans: list[tuple[Plan, CachedObject, int]] = []
+
+    def plan(self, blob: CachedObject, blocks: int, step_s: float = 0.0) -> None:
+        """Begin a plan, whose reader takes so long per step, and wait until it has asked."""
+        ahead = self.cache.plan(_plan(blob, blocks))
+        ahead._deadlines._step_s = step_s
+        self._plans.append((ahead, blob, blocks))
+        wait_until(self._have_asked)
+
+    def answer(self, count: int) -> None:
+        """Answer requests, each when all plans have asked for what they may."""
+        for _ in range(count):
+            begun = len(self.store.order)
+            self.store.gate.release()
+            wait_until(lambda begun=begun: len(self.store.order) > begun and self._have_asked())
+
+    def close(self) -> None:
+        self.store.gate.release(10_000)
+        for plan, _, _ in self._plans:
+            plan.close()
+
+    def _have_asked(self) -> bool:
+        return bool(self.store.order) and all(
+            len(plan._jobs) == min(QUEUED, blocks - _resident(blob))
+            for plan, blob, blocks in self._plans
+        )
+
+
+@pytest.fixture
+def gated(narrow, store, monkeypatch):
+    # However long this takes, nothing that is planned becomes late.
+    monkeypatch.setattr(deadlines, "LEAST_S", 1000.0)
+    monkeypatch.setattr(deadlines, "MOST_S", 100_000.0)
+    plans = Gated(narrow, GatedStore(store.folder))
+    yield plans
+    plans.close()
+
+
+def test_two_plans_get_equal_shares(gated):
+    order = gated.store.order
+    gated.plan(_blob(gated.cache, gated.store, "first", 200), 200)
+    gated.answer(20)
+    began = len(order)
+    gated.plan(_blob(gated.cache, gated.store, "second", 200), 200)
+    gated.answer(60)
+    # What was queued before the second came is ahead of it, and no more than that.
+    rest = order[began:]
+    assert rest[: QUEUED - 1] == ["first"] * (QUEUED - 1)
+    assert rest[QUEUED - 1] == "second"
+    assert abs(rest.count("first") - rest.count("second")) <= QUEUED
+
+
+def test_a_plan_whose_reader_needs_it_sooner_goes_first(gated):
+    order = gated.store.order
+    gated.plan(_blob(gated.cache, gated.store, "far", 300), 300, step_s=50_000.0)
+    gated.answer(20)
+    began = len(order)
+    gated.plan(_blob(gated.cache, gated.store, "near", 20), 20)
+    gated.answer(21)
+    assert order[began:] == ["near"] * 20 + ["far"]
 
 
 def test_a_crowd_of_readers_does_not_keep_a_plan_waiting_for_ever(narrow, slow, monkeypatch):
@@ -94,14 +151,17 @@ def test_a_crowd_of_readers_does_not_keep_a_plan_waiting_for_ever(narrow, slow, 
             reader.result(30)
 
 
-def test_readers_get_through_while_plans_keep_all_threads_busy(narrow, slow):
-    plans = [_blob(narrow, slow, key, 300) for key in "ab"]
-    urgent = _blob(narrow, slow, "u", 10)
-    with narrow.plan(_plan(plans[0], 300)), narrow.plan(_plan(plans[1], 300)):
-        wait_until(lambda: all(_resident(blob) >= 10 for blob in plans))
+def test_readers_get_through_while_plans_keep_all_threads_busy(gated):
+    order, cache = gated.store.order, gated.cache
+    for key in "ab":
+        gated.plan(_blob(cache, gated.store, key, 300), 300)
+    gated.answer(10)
+    urgent = _blob(cache, gated.store, "urgent", 10)
+    with ThreadPoolExecutor(1) as pool:
         for block in range(10):
-            before = len(slow.gets())
-            urgent.read(block * BLOCK, (block + 1) * BLOCK)
-            # The one that was under way, its own, and what began as it returned.
-            assert len(slow.gets()) - before <= 4
-        assert any(_resident(blob) < 300 for blob in plans)
+            read = pool.submit(urgent.read, block * BLOCK, (block + 1) * BLOCK)
+            wait_until(lambda block=block: cache._fetcher.is_under_way((urgent.name, block)))
+            gated.answer(2)  # the one that was under way, and its own
+            assert order[-2] == "urgent"
+            assert len(read.result(30)) == BLOCK
+    assert order.count("urgent") == 10
