@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
 from dataplane.errors import Denied, ObjectChanged, StoreError, Throttled
 from dataplane.stores import race
 from dataplane.stores.hedge import HedgeStore
+from dataplane.stores.latencies import Latencies
 from dataplane.stores.limit import LimitStore
 from dataplane.stores.memory import MemoryStore
 from dataplane.stores.meter import MeterStore
@@ -145,30 +146,65 @@ def test_the_meter_counts_what_arrived(scripted, counters) -> None:
     assert counters["store_errors_denied"] == 1
 
 
+class ByHand(Latencies):
+    """Only one piece of a stream can be late, so that a thread that is held up changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(30.0)
+        self.late_piece: int | None = None
+        self._looks = -1  # the first is whether anything is known
+
+    def late_after_s(self, kind: int) -> float:
+        self._looks += 1
+        return 0.01 if self._looks - 1 == self.late_piece else 30.0
+
+
 @pytest.fixture
 def hedged(scripted, counters) -> HedgeStore:
-    """Has seen enough to know what is late."""
-    store = HedgeStore(scripted, 0.05, counters)
-    for _ in range(100):
-        assert _read(store) == CONTENT
-    scripted.begun.clear()
-    scripted.ended.clear()
+    """Knows what is late."""
+    store = HedgeStore(scripted, 30.0, counters)
+    store._latencies = ByHand()
     return store
+
+
+@pytest.fixture
+def ended(monkeypatch) -> list[object]:
+    """The streams that have said all they had to say."""
+    over: list[object] = []
+    run = race._Runner.run
+
+    def noted(self: race._Runner, pieces: Generator[bytes, None, None]) -> None:
+        run(self, pieces)
+        over.append(self)
+
+    monkeypatch.setattr(race._Runner, "run", noted)
+    return over
+
+
+def test_streams_teach_what_is_late(scripted, counters) -> None:
+    store = HedgeStore(scripted, 30.0, counters)
+    for _ in range(64):
+        assert store._latencies.late_after_s(race._FIRST) is None
+        assert _read(store) == CONTENT
+    assert store._latencies.late_after_s(race._FIRST) == 30.0
+    assert store._latencies.late_after_s(race._NEXT) == 30.0
 
 
 @pytest.mark.parametrize("position", [0, 20, 100, 180])
 def test_a_stall_is_gone_around(hedged, scripted, counters, stall, position) -> None:
     scripted.acts = {position: stall}
+    hedged._latencies.late_piece = position // PIECE
     begun_s = time.perf_counter()
     assert _read(hedged) == CONTENT
-    assert time.perf_counter() - begun_s < 5
+    assert time.perf_counter() - begun_s < 20
     assert scripted.begun == [0, position]
     assert counters.snapshot() == {"store_hedges": 1, "store_hedges_won": 1}
 
 
-def test_a_stream_that_lost_is_closed(hedged, scripted, counters) -> None:
+def test_a_stream_that_lost_is_closed(hedged, scripted) -> None:
     go = threading.Event()
     scripted.acts = {100: lambda: go.wait(30)}
+    hedged._latencies.late_piece = 5
     assert _read(hedged) == CONTENT
     go.set()
     wait_until(lambda: len(scripted.ended) == 2)
@@ -180,32 +216,35 @@ def test_the_first_stream_goes_on_when_it_is_the_faster(hedged, scripted, counte
 
     def late() -> None:
         scripted.acts[100] = lambda: again.wait(30)
-        time.sleep(0.3)
+        wait_until(lambda: len(scripted.begun) == 2)
 
     scripted.acts = {100: late}
+    hedged._latencies.late_piece = 5
     assert _read(hedged) == CONTENT
     again.set()
     assert counters.snapshot() == {"store_hedges": 1}
     wait_until(lambda: len(scripted.ended) == 2)
 
 
-def test_an_error_of_one_leaves_the_rest_to_the_other(hedged, scripted, counters) -> None:
+def test_an_error_of_one_leaves_the_rest_to_the_other(hedged, scripted, counters, ended) -> None:
     def late() -> None:
         scripted.acts[100] = _raise(StoreError("refused"))
-        time.sleep(0.3)
+        wait_until(lambda: ended)
 
     scripted.acts = {100: late}
+    hedged._latencies.late_piece = 5
     assert _read(hedged) == CONTENT
     assert counters.snapshot() == {"store_hedges": 1}
 
 
-def test_when_both_fail_the_last_error_is_raised(hedged, scripted) -> None:
+def test_when_both_fail_the_last_error_is_raised(hedged, scripted, ended) -> None:
     def late() -> None:
         scripted.acts[100] = _raise(StoreError("second"))
-        time.sleep(0.3)
+        wait_until(lambda: ended)
         raise StoreError("first")
 
     scripted.acts = {100: late}
+    hedged._latencies.late_piece = 5
     with pytest.raises(StoreError, match="first"):
         _read(hedged)
 
