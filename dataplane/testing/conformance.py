@@ -25,6 +25,7 @@ import pytest
 
 from dataplane.errors import ConfigError, NotFound, ObjectChanged, StoreError
 from dataplane.stores import ObjectInfo, Store, StoreConfig, open_store
+from dataplane.testing.conformance_streams import PATTERN, StreamConformance
 
 __all__ = ["LEGAL_KEYS", "REFUSED_KEYS", "StoreConformance"]
 
@@ -62,11 +63,10 @@ REFUSED_KEYS = (
     "n\0",
 )
 
-_PATTERN = bytes(range(251)) * 41
 _CHILD_TIMEOUT_S = 60
 
 
-class StoreConformance:
+class StoreConformance(StreamConformance):
     """The contract of `dataplane.stores.Store`, one behaviour per test."""
 
     config: ClassVar[StoreConfig | None] = None
@@ -74,8 +74,6 @@ class StoreConformance:
     is_shared_between_processes: ClassVar[bool] = True
     many_keys: ClassVar[int] = 0
     """How many keys to list in one go; more than 1000 makes S3 answer in pages. 0 leaves it out."""
-    large_bytes: ClassVar[int] = 9 << 20
-    """The size of an object that goes up in parts (parts are of 8 MiB)."""
 
     @pytest.fixture
     def store(self) -> Store:
@@ -92,72 +90,32 @@ class StoreConformance:
         assert isinstance(store, Store)
 
     def test_put_describes_the_object_as_head_does(self, store: Store) -> None:
-        written = store.put("a/object", _PATTERN)
+        written = store.put("a/object", PATTERN)
         found = store.head("a/object")
         assert (found.key, found.size_bytes, found.etag) == (
             "a/object",
-            len(_PATTERN),
+            len(PATTERN),
             written.etag,
         )
         assert written.key == "a/object"
-        assert written.size_bytes == len(_PATTERN)
+        assert written.size_bytes == len(PATTERN)
 
     @pytest.mark.parametrize(
         ("start", "stop"),
-        [(0, 1), (0, len(_PATTERN)), (len(_PATTERN) - 1, len(_PATTERN)), (250, 4097), (4096, 8192)],
+        [(0, 1), (0, len(PATTERN)), (len(PATTERN) - 1, len(PATTERN)), (250, 4097), (4096, 8192)],
     )
     def test_a_range_is_exact(self, store: Store, start: int, stop: int) -> None:
-        store.put("k", _PATTERN)
-        assert bytes(store.get_range("k", start, stop)) == _PATTERN[start:stop]
+        store.put("k", PATTERN)
+        assert bytes(store.get_range("k", start, stop)) == PATTERN[start:stop]
 
     def test_an_empty_range_is_empty(self, store: Store) -> None:
-        store.put("k", _PATTERN)
+        store.put("k", PATTERN)
         assert bytes(store.get_range("k", 7, 7)) == b""
 
     def test_an_empty_object_is_an_object(self, store: Store) -> None:
         info = store.put("empty", b"")
         assert store.head("empty").size_bytes == 0
         assert bytes(store.get_range("empty", 0, 0, if_match=info.etag)) == b""
-
-    @pytest.mark.parametrize(
-        ("start", "stop"),
-        [(0, 1), (0, len(_PATTERN)), (250, 4097), (7, 7)],
-    )
-    def test_a_stream_is_exact(self, store: Store, start: int, stop: int) -> None:
-        info = store.put("k", _PATTERN)
-        pieces = [bytes(piece) for piece in store.stream_range("k", start, stop, piece_bytes=1024)]
-        assert b"".join(pieces) == _PATTERN[start:stop]
-        assert all(pieces)
-        again = store.stream_range("k", start, stop, piece_bytes=1024, if_match=info.etag)
-        assert b"".join(map(bytes, again)) == _PATTERN[start:stop]
-
-    def test_a_long_stream_comes_in_pieces_and_may_be_given_up(self, store: Store) -> None:
-        content = _PATTERN * (self.large_bytes // len(_PATTERN))
-        info, size = store.put("large", content), len(content)
-        pieces = [
-            bytes(piece) for piece in store.stream_range("large", 3, size - 5, piece_bytes=1 << 20)
-        ]
-        assert b"".join(pieces) == content[3:-5]
-        assert {len(piece) for piece in pieces[:-1]} == {1 << 20}
-        for _ in range(3):
-            stream = store.stream_range("large", 0, size, piece_bytes=1000, if_match=info.etag)
-            first = bytes(next(stream))
-            stream.close()
-            assert first == content[:1000]
-        assert bytes(store.get_range("large", 5, 9)) == content[5:9]
-
-    def test_a_stream_across_the_end_is_an_error(self, store: Store) -> None:
-        store.put("k", b"12345")
-        with pytest.raises(StoreError):
-            list(store.stream_range("k", 3, 6, piece_bytes=1024))
-
-    def test_a_stream_of_a_missing_or_replaced_object_is_an_error(self, store: Store) -> None:
-        with pytest.raises(NotFound):
-            list(store.stream_range("missing", 0, 10, piece_bytes=1024))
-        old = store.put("k", b"first version")
-        store.put("k", b"second version!")
-        with pytest.raises(ObjectChanged):
-            list(store.stream_range("k", 0, 5, piece_bytes=1024, if_match=old.etag))
 
     def test_a_range_across_the_end_is_an_error(self, store: Store) -> None:
         store.put("k", b"12345")
@@ -200,9 +158,9 @@ class StoreConformance:
 
     def test_a_local_file_can_be_put(self, store: Store, tmp_path: Path) -> None:
         source = tmp_path / "source file"
-        source.write_bytes(_PATTERN)
-        assert store.put("from/file", source).size_bytes == len(_PATTERN)
-        assert bytes(store.get_range("from/file", 0, len(_PATTERN))) == _PATTERN
+        source.write_bytes(PATTERN)
+        assert store.put("from/file", source).size_bytes == len(PATTERN)
+        assert bytes(store.get_range("from/file", 0, len(PATTERN))) == PATTERN
 
     def test_a_local_file_that_is_not_there_is_refused(self, store: Store, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no such file"):
@@ -235,11 +193,11 @@ class StoreConformance:
     # Versions
 
     def test_a_matching_etag_reads(self, store: Store) -> None:
-        info = store.put("k", _PATTERN)
-        assert bytes(store.get_range("k", 1, 4, if_match=info.etag)) == _PATTERN[1:4]
+        info = store.put("k", PATTERN)
+        assert bytes(store.get_range("k", 1, 4, if_match=info.etag)) == PATTERN[1:4]
 
     def test_another_etag_is_a_changed_object_and_both_are_named(self, store: Store) -> None:
-        info = store.put("k", _PATTERN)
+        info = store.put("k", PATTERN)
         with pytest.raises(ObjectChanged) as caught:
             store.get_range("k", 1, 4, if_match='"another"')
         assert '"another"' in str(caught.value)
@@ -407,19 +365,19 @@ class StoreConformance:
     # Processes and threads
 
     def test_a_used_store_pickles(self, store: Store) -> None:
-        info = store.put("k", _PATTERN)
+        info = store.put("k", PATTERN)
         copy = pickle.loads(pickle.dumps(store))  # noqa: S301 - made on the line itself
         assert copy.identity == store.identity
         assert copy.url == store.url
-        assert bytes(copy.get_range("k", 3, 9, if_match=info.etag)) == _PATTERN[3:9]
+        assert bytes(copy.get_range("k", 3, 9, if_match=info.etag)) == PATTERN[3:9]
 
     def test_threads_share_a_store(self, store: Store) -> None:
-        info = store.put("k", _PATTERN)
+        info = store.put("k", PATTERN)
 
         def read(start: int) -> bool:
             stop = start + 700
             content = store.get_range("k", start, stop, if_match=info.etag)
-            return bytes(content) == _PATTERN[start:stop]
+            return bytes(content) == PATTERN[start:stop]
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(read, range(0, 8000, 100)))
@@ -427,7 +385,7 @@ class StoreConformance:
     def test_a_spawned_process_reads(self, store: Store) -> None:
         if not self.is_shared_between_processes:
             pytest.skip("the objects live in one process")
-        info = store.put("k", _PATTERN)
+        info = store.put("k", PATTERN)
         context = multiprocessing.get_context("spawn")
         child = context.Process(target=_read_in_child, args=(store, info.etag))
         child.start()
@@ -436,7 +394,7 @@ class StoreConformance:
         child.close()
 
     def test_a_forked_process_reads_although_its_parent_has(self, store: Store) -> None:
-        info = store.put("k", _PATTERN)
+        info = store.put("k", PATTERN)
         pid = os.fork()
         if pid == 0:  # pragma: no cover - another process
             code = 1
@@ -448,9 +406,9 @@ class StoreConformance:
                 os._exit(code)
         _, status = os.waitpid(pid, 0)
         assert os.waitstatus_to_exitcode(status) == 0
-        assert bytes(store.get_range("k", 3, 9, if_match=info.etag)) == _PATTERN[3:9]
+        assert bytes(store.get_range("k", 3, 9, if_match=info.etag)) == PATTERN[3:9]
 
 
 def _read_in_child(store: Store, etag: str) -> None:
-    assert bytes(store.get_range("k", 3, 9, if_match=etag)) == _PATTERN[3:9]
+    assert bytes(store.get_range("k", 3, 9, if_match=etag)) == PATTERN[3:9]
     assert store.head("k").etag == etag

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.keys import KEY_VARIABLE
 from tests.cache.fakes import BLOCK, FolderStore
 
 
@@ -37,3 +38,17 @@ def cache(config: CacheConfig) -> Iterator[Cache]:
 def content() -> bytes:
     """Ten and a half blocks."""
     return os.urandom(BLOCK * 10 + BLOCK // 2)
+
+
+@pytest.fixture(params=["plain", "sealed"])
+def any_cache(request, tmp_path, monkeypatch):
+    if request.param == "sealed":
+        monkeypatch.setenv(KEY_VARIABLE, os.urandom(32).hex())
+    config = CacheConfig(
+        dir=tmp_path / "cache",
+        block_bytes=BLOCK,
+        fetch_threads=4,
+        encrypt=request.param == "sealed",
+    )
+    with Cache(config) as cache:
+        yield cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane.cache import CachedObject
+from dataplane.cache import Cache, CachedObject, PlannedRead
 from dataplane.errors import NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo
 from dataplane.stores.piecewise import PiecewiseStore
@@ -137,3 +138,14 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None
 
 def read_all(source: CachedObject) -> bytes:
     return bytes(source.read(0, source.info.size_bytes))
+
+
+@contextlib.contextmanager
+def held(cache: Cache, blob, blocks):
+    """Have blocks in memory, as a plan has them."""
+    reads = [
+        PlannedRead(blob, n * BLOCK, min((n + 1) * BLOCK, blob.info.size_bytes), 0) for n in blocks
+    ]
+    with cache.plan(reads):
+        wait_until(lambda: set(blocks) <= set(cache.held(blob.name)))
+        yield
