@@ -88,10 +88,10 @@ Status inflate_zstd_in_pieces(std::span<const std::byte> encoded, std::span<std:
     output.size = written + std::min(prefix - written, kPieceBytes);
     const std::size_t result = ZSTD_decompressStream(context, &output, &input);
     if (ZSTD_isError(result) != 0) {
+      // In one call libzstd refuses less: windows above the limit of pieces, and blocks longer than
+      // their window. So part of a chunk decodes whenever the whole does.
       ZSTD_DCtx_reset(context, ZSTD_reset_session_only);
-      if (ZSTD_getErrorCode(result) == ZSTD_error_frameParameter_windowTooLarge)
-        return inflate_zstd_at_once(encoded, out, workspace);
-      return zstd_failure(result, prefix);
+      return inflate_zstd_at_once(encoded, out, workspace);
     }
     frame_ended = result == 0;
     if (input.pos != read || output.pos != written) continue;
