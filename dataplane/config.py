@@ -43,7 +43,7 @@ def setting(
     default: Any = dataclasses.MISSING,
     *,
     default_factory: Any = dataclasses.MISSING,
-    env: str | None = None,
+    env: str | tuple[str, ...] = (),
     parse: Callable[[str], object] | None = None,
     doc: str = "",
     repr: bool = True,  # noqa: A002 - the name that dataclasses give it
@@ -53,12 +53,13 @@ def setting(
     Args:
         default: the value when nothing else is given.
         default_factory: makes the default at the call.
-        env: the environment variable that sets it.
+        env: the environment variable that sets it; of several, the first that is set.
         parse: turns text (from the environment or TOML) into the value.
         doc: one line for help texts and printed configurations.
         repr: whether the value may be shown.
     """
-    metadata = {"env": env, "parse": parse, "doc": doc}
+    variables = (env,) if isinstance(env, str) else env
+    metadata = {"env": variables, "parse": parse, "doc": doc}
     if default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=default_factory, repr=repr, metadata=metadata)
     return dataclasses.field(default=default, repr=repr, metadata=metadata)
@@ -137,10 +138,10 @@ def assemble(
         values[name] = _parsed(fields[name], value, f"{path}: {section}.{name}")
         origins[name] = path
     for name, field in fields.items():
-        variable = field.metadata.get("env")
-        if variable and environ.get(variable, "") != "":
-            values[name] = _parsed(field, environ[variable], variable)
-            origins[name] = variable
+        given = [it for it in field.metadata.get("env", ()) if environ.get(it, "") != ""]
+        if given:
+            values[name] = _parsed(field, environ[given[0]], given[0])
+            origins[name] = given[0]
     for name, value in (arguments or {}).items():
         if name not in fields:
             raise ConfigError(f"unknown setting {section}.{name}")

@@ -53,17 +53,17 @@ def parse_bytes(text: str | int) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Read a duration such as `90s`, `15min`, `12h`, `7d` or `2w`; a bare number is seconds.
+    """Read a duration such as `90s`, `15min`, `12h`, `7d` or `2w`; only a zero needs no unit.
 
     Raises:
         ConfigError: the text is not a duration.
 
     Example:
-        >>> parse_duration("1.5h"), parse_duration("7d"), parse_duration("30")
-        (5400.0, 604800.0, 30.0)
+        >>> parse_duration("1.5h"), parse_duration("7d"), parse_duration("0")
+        (5400.0, 604800.0, 0.0)
     """
     match = _DURATION.fullmatch(text)
-    if match is None:
+    if match is None or (not match.group(2) and float(match.group(1))):
         raise ConfigError(f"not a duration: {text!r}", hint="write it as 90s, 15min, 12h, 7d or 2w")
     return float(match.group(1)) * _SECONDS[match.group(2).lower()]
 

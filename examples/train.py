@@ -64,8 +64,9 @@ def train(arguments: argparse.Namespace) -> list[tuple[int, list[str], float]]:
         loader.load_state_dict(saved["loader"])
         first_epoch = saved["loader"]["epoch"]
         print(f"resumed in epoch {first_epoch}, batch {saved['loader']['num_yielded']}")
-    history = []
+    history: list[tuple[int, list[str], float]] = []
     for epoch in range(first_epoch, arguments.epochs):
+        loss = None
         for batch in loader:
             loss = step(model, optimizer, batch)
             history.append((epoch, list(batch["__key__"]), loss))
@@ -78,6 +79,9 @@ def train(arguments: argparse.Namespace) -> list[tuple[int, list[str], float]]:
             if len(history) == arguments.stop_after:
                 print(f"stopped after {len(history)} batches")
                 return history
+        if loss is None:
+            print(f"epoch {epoch} was finished before")
+            continue
         stats = loader.stats()
         rate = stats.decoded_bytes / max(stats.elapsed_s, 1e-9) / 1e9
         print(f"epoch {epoch}: loss {loss:.4f}, {rate:.2f} GB/s, slowest part: {stats.bottleneck}")

@@ -184,3 +184,19 @@ def test_options_that_may_hold_secrets_are_not_shown() -> None:
 
 def test_a_directory_may_be_text() -> None:
     assert CacheConfig(dir="~/x").dir == Path("~/x").expanduser()
+
+
+def test_the_first_variable_that_is_set_counts() -> None:
+    both = {"AWS_ENDPOINT_URL": "http://one", "AWS_ENDPOINT_URL_S3": "http://two"}
+    resolved = assemble(StoreConfig, "store", environ=both)
+    assert resolved.value.endpoint_url == "http://two"
+    assert resolved.origins["endpoint_url"] == "AWS_ENDPOINT_URL_S3"
+    del both["AWS_ENDPOINT_URL_S3"]
+    assert assemble(StoreConfig, "store", environ=both).value.endpoint_url == "http://one"
+
+
+def test_sizes_may_be_text_as_in_the_file(tmp_path: Path) -> None:
+    config = CacheConfig(dir=tmp_path, size_bytes="200GiB", block_bytes="1MiB")
+    assert (config.size_bytes, config.block_bytes) == (200 << 30, 1 << 20)
+    with pytest.raises(ConfigError, match="lots"):
+        CacheConfig(dir=tmp_path, size_bytes="lots")

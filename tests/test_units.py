@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from dataplane import units
 from dataplane.errors import ConfigError
-from dataplane.units import format_bytes, format_count, format_duration, format_rate, parse_bytes
+from dataplane.units import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_rate,
+    parse_bytes,
+    parse_duration,
+)
 
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
@@ -114,3 +121,10 @@ def test_durations_are_written(seconds: float, expected: str) -> None:
 def test_counts_have_separators() -> None:
     assert format_count(0) == "0"
     assert format_count(1_000_000) == "1,000,000"
+
+
+def test_a_duration_has_a_unit() -> None:
+    assert parse_duration("0") == 0
+    for text in ("14", "1.5"):
+        with pytest.raises(ConfigError, match="not a duration"):
+            parse_duration(text)

@@ -30,6 +30,16 @@ MAX_BLOCK_BYTES = 64 << 20
 MAX_HOST_REQUESTS = 1024
 
 
+_SIZES = (
+    "size_bytes",
+    "block_bytes",
+    "request_bytes",
+    "prefetch_window_bytes",
+    "prefetch_memory_bytes",
+    "next_epoch_bytes",
+)
+
+
 def default_dir() -> Path:
     """Return `$XDG_CACHE_HOME/dataplane`, else `~/.cache/dataplane`."""
     base = os.environ.get("XDG_CACHE_HOME")
@@ -117,6 +127,9 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dir", Path(self.dir).expanduser())
+        for name in _SIZES:
+            if isinstance(value := getattr(self, name), str):  # as the file has it: "200GiB"
+                object.__setattr__(self, name, parse_bytes(value))
         if not MIN_BLOCK_BYTES <= self.block_bytes <= MAX_BLOCK_BYTES or self.block_bytes % 4096:
             raise ConfigError(
                 f"cache.block_bytes must be a multiple of 4096 from {MIN_BLOCK_BYTES} to "

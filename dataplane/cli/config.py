@@ -76,10 +76,10 @@ def markdown() -> str:
     for section, cls in _SECTIONS.items():
         for field in _fields(cls):
             default = "" if field.default is dataclasses.MISSING else _text(field.default)
-            variable = field.metadata.get("env") or ""
+            variables = [f"`{it}`" for it in field.metadata.get("env", ())]
             lines.append(
                 f"| `{section}.{field.name}` | {f'`{default}`' if default else ''} "
-                f"| {f'`{variable}`' if variable else ''} | {field.metadata.get('doc', '')} |"
+                f"| {', '.join(variables)} | {field.metadata.get('doc', '')} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -89,7 +89,7 @@ def _settings(resolved: dict[str, Resolved[Any]]) -> Iterator[Setting]:
         for field in _fields(type(one.value)):
             value = getattr(one.value, field.name)
             shown = _text(value) if field.repr else ("set, not shown" if value else "")
-            variable = field.metadata.get("env") or ""
+            variable = ", ".join(field.metadata.get("env", ()))
             doc = field.metadata.get("doc", "")
             yield Setting(f"{section}.{field.name}", shown, one.origins[field.name], variable, doc)
 

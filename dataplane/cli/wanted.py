@@ -60,7 +60,11 @@ def wanted(
     store = open_store(url, config)
     try:
         if plan is not None:
-            yield store, _planned(store, read_plan(plan, getattr(plan, "name", "the plan")))
+            where = getattr(plan, "name", "the plan")
+            ranges = _planned(store, read_plan(plan, where), where)
+            if not ranges:
+                raise FormatError(f"{where} names no reads", hint="write KEY, or KEY START STOP")
+            yield store, ranges
             return
         infos, failure = _below(store, prefixes)
         if not infos and not prefixes:
@@ -124,7 +128,7 @@ def _parse_line(number: int, text: str, where: str) -> PlanLine:
     return PlanLine(number, key, start, stop)
 
 
-def _planned(store: Store, lines: Iterable[PlanLine]) -> list[ObjectRange]:
+def _planned(store: Store, lines: Iterable[PlanLine], where: str) -> list[ObjectRange]:
     infos: dict[str, ObjectInfo] = {}
     ranges = []
     for line in lines:
@@ -134,8 +138,9 @@ def _planned(store: Store, lines: Iterable[PlanLine]) -> list[ObjectRange]:
         stop = info.size_bytes if line.stop is None else line.stop
         if not line.start <= stop <= info.size_bytes:
             raise FormatError(
-                f"the plan, line {line.number}: bytes {line.start} to {stop} are outside "
-                f"{line.key!r}, which has {info.size_bytes} bytes"
+                f"{where}, line {line.number}: bytes {line.start} to {stop} are outside "
+                f"{line.key!r}, which has {info.size_bytes} bytes",
+                hint="a line with the key alone takes all of an object",
             )
         ranges.append(ObjectRange(info, line.start, stop))
     return ranges

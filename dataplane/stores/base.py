@@ -157,7 +157,9 @@ class StoreConfig:
     """
 
     endpoint_url: str | None = setting(
-        None, env="AWS_ENDPOINT_URL", doc="S3 endpoint, for servers other than AWS"
+        None,
+        env=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        doc="S3 endpoint, for servers other than AWS",
     )
     region: str | None = setting(None, doc="S3 region; the standard chain decides when absent")
     anonymous: bool = setting(

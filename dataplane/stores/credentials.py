@@ -56,6 +56,8 @@ def s3_options(
     endpoint = s3_endpoint(config, environ)
     if endpoint is not None:
         options["endpoint"] = endpoint
+        # Else the client takes that variable from the environment, against what was asked for.
+        options["aws_endpoint_url_s3"] = endpoint
         options["virtual_hosted_style_request"] = False
     if config.anonymous:
         options["skip_signature"] = True

@@ -55,6 +55,7 @@ def test_anonymous_access_signs_nothing_and_looks_for_nothing() -> None:
 def test_another_endpoint_means_path_style_and_a_region() -> None:
     options = _options(StoreConfig(endpoint_url="http://127.0.0.1:9000"), **_KEYS)
     assert options["endpoint"] == "http://127.0.0.1:9000"
+    assert options["aws_endpoint_url_s3"] == "http://127.0.0.1:9000"
     assert options["virtual_hosted_style_request"] is False
     assert options["region"] == "us-east-1"
 
