@@ -323,10 +323,12 @@ class CachedObject:
         """Read ranges from the store, neighbours in one request."""
         table = table[table[:, 1] > table[:, 0]]
         merged = merge_ranges(table[:, 0], table[:, 1], ROUND_TRIP_BYTES)
-        of_range = np.searchsorted(merged[:, 0], table[:, 0], side="right") - 1
-        for number, (first, last, _) in enumerate(merged.tolist()):
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        behind = np.searchsorted(table[:, 0], merged[1:, 0])
+        groups = np.split(table, behind)
+        for (first, last, _), group in zip(merged.tolist(), groups, strict=True):
             content = memoryview(self._get(first, last)).cast("B")
-            for start, stop, place in table[of_range == number].tolist():
+            for start, stop, place in group.tolist():
                 view[place : place + stop - start] = content[start - first : stop - first]
 
     def _pass_through(self, start: int, stop: int, view: memoryview) -> None:

@@ -76,7 +76,13 @@ class MeterStore(StoreWrapper):
             raise
         finally:
             if stop > start:
-                self._count_get(arrived, self._clock() - begun_s)
+                self._counters.add_all(
+                    {
+                        "store_get_requests": 1,
+                        "store_get_bytes": arrived,
+                        "store_get_s": self._clock() - begun_s,
+                    }
+                )
 
     def stream_range(
         self,
@@ -91,7 +97,7 @@ class MeterStore(StoreWrapper):
             key, start, stop, piece_bytes=piece_bytes, if_match=if_match
         )
         if stop > start:
-            self._count_get(0, 0.0)
+            self._counters.add("store_get_requests")
         try:
             while True:
                 begun_s = self._clock()
@@ -137,15 +143,6 @@ class MeterStore(StoreWrapper):
         except DataplaneError as err:
             self._count_error(err)
             raise
-
-    def _count_get(self, arrived: int, elapsed_s: float) -> None:
-        self._counters.add_all(
-            {
-                "store_get_requests": 1,
-                "store_get_bytes": arrived,
-                "store_get_s": elapsed_s,
-            }
-        )
 
     def _count_error(self, err: DataplaneError) -> None:
         self._counters.add(f"store_errors_{err.kind}")

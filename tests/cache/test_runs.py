@@ -52,6 +52,18 @@ def _streaming(store, **options) -> StreamingStore:
     return StreamingStore(store.folder, **options)
 
 
+def _stopping(store, position) -> tuple[StreamingStore, threading.Event, threading.Event]:
+    """Return a store whose streams stop at a byte; what says that one is there; what lets it on."""
+    at, gate = threading.Event(), threading.Event()
+
+    def before(reached: int) -> None:
+        if reached >= position:
+            at.set()
+            assert gate.wait(30)
+
+    return _streaming(store, before=before), at, gate
+
+
 def test_a_read_of_many_blocks_is_few_requests(config, store, content):
     streaming = _streaming(store)
     with Cache(config) as cache:
@@ -92,13 +104,7 @@ def test_no_thread_takes_what_others_could_do(config, store, content):
 
 
 def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
-    gate = threading.Event()
-
-    def before(position: int) -> None:
-        if position >= 3 * BLOCK:
-            assert gate.wait(30)
-
-    streaming = _streaming(store, before=before)
+    streaming, _, gate = _stopping(store, 3 * BLOCK)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, range(10))):
@@ -139,14 +145,7 @@ def test_what_another_process_is_at_parts_requests(config, store, content):
 
 
 def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
-    at, gate = threading.Event(), threading.Event()
-
-    def before(position: int) -> None:
-        if position >= 5 * BLOCK:
-            at.set()
-            assert gate.wait(30)
-
-    streaming = _streaming(store, before=before)
+    streaming, at, gate = _stopping(store, 5 * BLOCK)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, range(15))):
@@ -162,14 +161,7 @@ def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
 
 
 def test_a_request_goes_on_for_one_reader(config, store, content):
-    at, gate = threading.Event(), threading.Event()
-
-    def before(position: int) -> None:
-        if position >= 5 * BLOCK:
-            at.set()
-            assert gate.wait(30)
-
-    streaming = _streaming(store, before=before)
+    streaming, at, gate = _stopping(store, 5 * BLOCK)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         results = []
@@ -220,13 +212,7 @@ def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, s
 
 
 def test_what_was_cancelled_makes_no_request_longer(config, store, content):
-    gate = threading.Event()
-
-    def before(position: int) -> None:
-        if position >= 18 * BLOCK:
-            assert gate.wait(30)
-
-    streaming = _streaming(store, before=before)
+    streaming, _, gate = _stopping(store, 18 * BLOCK)
     with Cache(replace(config, fetch_threads=2)) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, [18, 20])):  # keeps both threads busy

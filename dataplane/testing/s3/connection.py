@@ -70,7 +70,7 @@ class Connection:
                 pass
         except (ConnectionBroken, OSError):
             pass  # the client left, did not read, or met a planned fault
-        except Exception:
+        except Exception:  # the boundary of this thread: one connection ends, the server goes on
             logger.exception("the S3 endpoint's connection %d failed", self._number)
         finally:
             self._sock.close()
