@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from dataplane.alive import Alive
+
 __all__ = ["Counters", "gauges", "logger", "offer_gauges", "totals"]
 
 OwnerT = TypeVar("OwnerT")
@@ -78,7 +80,7 @@ def totals() -> dict[str, float]:
             _add(_past, _retired.popleft())
         summed = dict(_past)
         # A `Counters` that goes away just now is in neither sum until the next call.
-        for counters in list(_live):
+        for counters in _live:
             _add(summed, counters.snapshot())
         for name, value in summed.items():
             _highest[name] = max(value, _highest.get(name, 0.0))
@@ -121,7 +123,7 @@ def _add(summed: dict[str, float], amounts: Mapping[str, float]) -> None:
         summed[name] = summed.get(name, 0) + amount
 
 
-_live: weakref.WeakSet[Counters] = weakref.WeakSet()
+_live: Alive[Counters] = Alive()
 _retired: deque[dict[str, float]] = deque()
 _totals_lock = threading.Lock()
 _past: dict[str, float] = {}  # of counters that are gone
@@ -133,12 +135,12 @@ def _after_fork_in_child() -> None:
     """Replace the locks: a thread that held one in the parent is not here to release it."""
     global _totals_lock  # noqa: PLW0603 - the parent's
     _totals_lock = threading.Lock()
-    for counters in list(_live):
+    for counters in _live:
         counters._lock = threading.Lock()
     # What the parent counted is not this process's: it is taken off for as long as it is counted.
     _highest.clear()
     inherited: dict[str, float] = {}
-    for values in [*_retired, _past, *(counters.snapshot() for counters in list(_live))]:
+    for values in [*_retired, _past, *(counters.snapshot() for counters in _live)]:
         _add(inherited, values)
     _add(_past, {name: -amount for name, amount in inherited.items()})
 

@@ -27,13 +27,13 @@ import errno
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
 
 from dataplane import _native
+from dataplane.alive import Alive
 from dataplane.cache import locks
 from dataplane.cache.awaited import Awaited
 from dataplane.cache.base import CacheConfig
@@ -112,7 +112,7 @@ class Cache:
         self.sealer = Sealer.of(self.config)
         self.rotations = Rotations()
         self._awaited = Awaited(self.config.prefetch_memory_bytes)
-        self._plans: weakref.WeakSet[Plan] = weakref.WeakSet()
+        self._plans: Alive[Plan] = Alive()
         filler = Filler(
             self.counters,
             self.rotations.of,
@@ -193,7 +193,7 @@ class Cache:
         with _shared_lock:
             if _shared.get(self.config) is self:
                 del _shared[self.config]
-        for plan in list(self._plans):
+        for plan in self._plans:
             plan.close()
         with self._attach_lock:
             attachment = self._attachment
@@ -277,7 +277,7 @@ class Cache:
         return {
             "cache_used_bytes": attachment.budget.used_bytes,
             "cache_jobs": len(self._fetcher._jobs),
-            "cache_plan_bytes": sum(plan.ahead_bytes for plan in list(self._plans)),
+            "cache_plan_bytes": sum(plan.ahead_bytes for plan in self._plans),
             "cache_memory_bytes": self._awaited.held_bytes,
         }
 
@@ -356,14 +356,14 @@ class Cache:
         logger.warning("%s; reading from the store instead", text)
 
     def _reset_after_fork(self) -> None:
-        for plan in list(self._plans):
+        for plan in self._plans:
             plan.forget_after_fork()
         # The parent's lock may have been held by a thread that the child does not have.
         self.counters = Counters()
         self._start()
 
 
-_live: weakref.WeakSet[Cache] = weakref.WeakSet()
+_live: Alive[Cache] = Alive()
 _shared: dict[CacheConfig, Cache] = {}
 _shared_lock = threading.Lock()
 
@@ -372,12 +372,12 @@ def _after_fork_in_child() -> None:
     global _shared_lock  # noqa: PLW0603 - see _reset_after_fork
     _shared_lock = threading.Lock()
     locks.close_inherited()
-    for cache in list(_live):
+    for cache in _live:
         cache._reset_after_fork()
 
 
 def _close_all() -> None:
-    for cache in list(_live):
+    for cache in _live:
         with contextlib.suppress(OSError, CacheError):
             cache.close()
 

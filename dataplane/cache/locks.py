@@ -18,12 +18,12 @@ import fcntl
 import os
 import struct
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NewType
 
 from dataplane import _native
+from dataplane.alive import Alive
 
 __all__ = [
     "CATALOG_BYTE",
@@ -55,7 +55,7 @@ CATALOG_BYTE = LockByte(1028)  # exclusive, by the process that refreshes the ca
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 
 _descriptors: set[int] = set()
-_maps: weakref.WeakSet[_native.BlockMap] = weakref.WeakSet()
+_maps: Alive[_native.BlockMap] = Alive()
 _descriptors_lock = threading.Lock()
 
 
@@ -94,7 +94,7 @@ def close_inherited() -> None:
     for fd in _descriptors:
         os.close(fd)
     _descriptors.clear()
-    for opened in list(_maps):
+    for opened in _maps:
         opened.abandon()
     _maps.clear()
 

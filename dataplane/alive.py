@@ -1,0 +1,57 @@
+"""The objects of a kind that are alive now, for whoever must reach each of them.
+
+`weakref.WeakSet` is not it: while one thread goes through it, an `add` in another makes it raise.
+Here `list` takes what is there in one step of the interpreter, and an object that dies, wherever
+the garbage collector finds it, only takes one key out of a dictionary. Not a lock in sight, so
+finalizers and forks cannot be stopped by one.
+
+Thread-safe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["Alive"]
+
+T = TypeVar("T")
+
+
+class Alive(Generic[T]):
+    """A collection that keeps none of its members alive.
+
+    Example:
+        >>> class Job: ...
+        >>> jobs, job = Alive(), Job()
+        >>> jobs.add(job)
+        >>> list(jobs) == [job]
+        True
+        >>> del job
+        >>> list(jobs)
+        []
+    """
+
+    __slots__ = ("_keys", "_references")
+
+    def __init__(self) -> None:
+        self._keys = itertools.count()  # not addresses: a newer member may have that of a dead one
+        self._references: dict[int, weakref.ref[T]] = {}
+
+    def add(self, member: T) -> None:
+        """Take `member` in, once, until it dies."""
+        key, references = next(self._keys), self._references
+        references[key] = weakref.ref(member, lambda _: references.pop(key, None))
+
+    def clear(self) -> None:
+        """Let all members go."""
+        self._references.clear()
+
+    def __iter__(self) -> Iterator[T]:
+        """Go through those that were alive at the start and still are when their turn comes."""
+        for reference in list(self._references.values()):
+            member = reference()
+            if member is not None:
+                yield member
