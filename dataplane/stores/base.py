@@ -189,6 +189,12 @@ class StoreConfig:
     hedge_floor_s: float = setting(
         0.2, env="DATAPLANE_STORE_HEDGE_FLOOR_S", parse=float, doc="no read is late before that"
     )
+    direct: bool = setting(
+        True,
+        env="DATAPLANE_STORE_DIRECT",
+        parse=parse_flag,
+        doc="receive from servers without TLS straight into memory, past the client library",
+    )
     storage_options: Mapping[str, object] = setting(
         default_factory=dict,
         doc="passed to fsspec for protocols that it serves",

@@ -21,11 +21,9 @@ from dataplane.stores.urls import HTTP_SCHEMES, Location, azure_parts
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-__all__ = ["make_client"]
+__all__ = ["CONNECT_TIMEOUT_S", "make_client"]
 
-_CONNECT_TIMEOUT_S = 5.0  # with its TLS handshake; eight tries of it are 40 s of silence
-
-
+CONNECT_TIMEOUT_S = 5.0  # with its TLS handshake; eight tries of it are 40 s of silence
 _STREAM_TIMEOUT_S = 86_400.0  # a stream may take as long as it will, while bytes are coming
 
 
@@ -53,7 +51,7 @@ def make_client(
     client: ClientConfig = {
         "timeout": timedelta(seconds=_STREAM_TIMEOUT_S if streams else config.timeout_s),
         "read_timeout": timedelta(seconds=config.timeout_s),
-        "connect_timeout": timedelta(seconds=min(config.timeout_s, _CONNECT_TIMEOUT_S)),
+        "connect_timeout": timedelta(seconds=min(config.timeout_s, CONNECT_TIMEOUT_S)),
         "allow_http": scheme == "http" or str(options.get("endpoint", "")).startswith("http://"),
         "user_agent": "dataplane",
     }

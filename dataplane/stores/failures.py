@@ -37,7 +37,7 @@ from dataplane.errors import (
     Unavailable,
 )
 
-__all__ = ["Reply", "from_obstore", "from_python", "retry_after_s"]
+__all__ = ["Reply", "error_code", "from_obstore", "from_python", "from_reply", "retry_after_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,7 @@ def from_obstore(
     if "169.254.169.254" in headline or "metadata.google.internal" in headline:
         return _denied("no credentials were found", where, action)
     if "non-partial response" in headline or "Range request not supported" in headline:
-        return StoreError(
-            f"cannot {action} {where}: the server ignores byte ranges",
-            hint="download the object, or serve it with a server that supports Range requests",
-        )
+        return _no_ranges(where, action)
     if "InvalidPath" in type(err).__name__:
         return StoreError(
             f"cannot {action} {where}: it holds a key with an empty, '.' or '..' part",
@@ -130,7 +127,6 @@ def from_obstore(
     if "No space left on device" in headline:
         return NoSpace(f"cannot {action} {where}: no space left on the device")
     status = _STATUS.search(headline)
-    code = _CODE.search(headline)
     kind = _KIND.search(text)
     name = type(err).__name__
     number = int(status.group(1)) if status else None
@@ -142,7 +138,7 @@ def from_obstore(
         number = 412
     reply = Reply(
         number,
-        next(filter(None, code.groups()), "") if code else "",
+        error_code(headline),
         _QUERY.sub("", headline.splitlines()[0])[:300] if headline else name,
         _KINDS.get(kind.group(1), "broken") if kind and number is None else "",
     )
@@ -167,6 +163,12 @@ def from_python(err: BaseException, where: str, *, bucket: str, action: str) -> 
     return StoreError(f"cannot {action} {where}: {_line(err)}")
 
 
+def error_code(text: str) -> str:
+    """Return the store's own code in the text of an answer, or an empty string."""
+    code = _CODE.search(text)
+    return next(filter(None, code.groups()), "") if code else ""
+
+
 def from_reply(
     reply: Reply, where: str, *, bucket: str, action: str, server: str = ""
 ) -> DataplaneError:
@@ -188,6 +190,8 @@ def from_reply(
         return NotFound(f"no object {where}")
     if status == 412:
         return ObjectChanged(f"{where} was replaced")
+    if status == 200:
+        return _no_ranges(where, action)
     if status == 416:
         return StoreError(f"cannot {action} {where}: the range begins after the object's end")
     if status in (429, 503) or code in _THROTTLED:
@@ -206,6 +210,13 @@ def from_reply(
     return StoreError(f"cannot {action} {where}: {said or reply.text}")
 
 
+def _no_ranges(where: str, action: str) -> StoreError:
+    return StoreError(
+        f"cannot {action} {where}: the server ignores byte ranges",
+        hint="download the object, or serve it with a server that supports Range requests",
+    )
+
+
 def _late_hint(where: str, server: str) -> str | None:
     """Say what else may be behind silence: TLS spoken to a port that has none."""
     if (server or where).startswith("https://"):
@@ -217,7 +228,7 @@ def _late_hint(where: str, server: str) -> str | None:
 def retry_after_s(err: BaseException) -> float | None:
     """Return the store's own wish for a pause, where the error's causes carry the answer's headers.
 
-    Only pauses given in seconds count; obstore drops headers, fsspec's clients keep them.
+    Only pauses given in seconds count; obstore drops headers, the others keep them.
     """
     for cause in _causes(err):
         for headers in (getattr(cause, "headers", None), _metadata(cause).get("HTTPHeaders")):

@@ -14,8 +14,8 @@ Known limits of the client: keys with empty, `.` or `..` segments cannot be addr
 zero-length "folder" object `name/`, as S3 consoles make them, is left out of listings where keys
 below it follow, and listed as `name` where none do.
 
-A stream is copied into pooled, page-aligned memory: the client gets its own back at once, to
-receive into what it has used before, and a cache can write pieces to the disk as they are.
+A stream comes in pooled, page-aligned memory, which a cache can write to the disk as it is:
+straight from the socket (`direct.py`), or copied from the client's own (`client_body.py`).
 
 Thread-safe, as the client is. Not used across fork: `perprocess.py` sees to that.
 """
@@ -27,10 +27,9 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import obstore
 from obstore.exceptions import BaseError
 
@@ -44,8 +43,10 @@ from dataplane.errors import (
     StoreError,
 )
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
+from dataplane.stores.client_body import ClientBody
 from dataplane.stores.clients import make_client
-from dataplane.stores.failures import from_obstore
+from dataplane.stores.direct import DirectReads
+from dataplane.stores.failures import from_obstore, from_reply
 from dataplane.stores.keys import (
     check_key,
     check_level,
@@ -54,8 +55,10 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
+from dataplane.stores.plain_http import NotPlain, PlainFailure
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
-from dataplane.stores.versions import new_tag, same_version
+from dataplane.stores.versions import same_version, tag_of
+from dataplane.telemetry import logger
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult, ObjectMeta
@@ -64,9 +67,6 @@ if TYPE_CHECKING:
 __all__ = ["RemoteStore"]
 
 _LIST_PAGE = 1000
-_CHUNK_BYTES = 256 << 10
-"""What the client hands out of a stream at least. It receives up to 400 KiB at a time; asked for
-more, it would put them together and copy once more."""
 _PART_BYTES = 8 << 20
 _MAX_PARTS = 9_000
 """S3 allows 10,000 parts of an upload; the size of a part grows so that we stay below."""
@@ -75,6 +75,14 @@ _UINT8 = np.dtype(np.uint8)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLIENT_ERRORS = (BaseError, OSError, ValueError)
 """What obstore raises: its own errors, FileNotFoundError, and ValueError for paths."""
+
+
+class _Body(Protocol):
+    """The bytes of an answer, in order."""
+
+    def read_into(self, memory: memoryview) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class RemoteStore:
@@ -88,6 +96,7 @@ class RemoteStore:
         self._client = make_client(location, config)
         self._upload_client = make_client(location, config, retries=True)
         self._stream_client = make_client(location, config, streams=True)
+        self._direct = DirectReads.of(location, config, self._client)
 
     @property
     def url(self) -> str:
@@ -148,7 +157,7 @@ class RemoteStore:
             result = self._ask(self._client, key, (start, stop), if_match)
             content = memoryview(result.bytes())
         if len(content) != stop - start:
-            raise self._wrong_length(key, (start, stop), len(content), result)
+            raise self._wrong_length(key, (start, stop), len(content), result.meta["size"])
         return content
 
     def stream_range(
@@ -164,26 +173,18 @@ class RemoteStore:
         check_range(key, start, stop)
         if start == stop:
             return
-        arrived = start
         with self._reading(key, if_match):
-            result = self._ask(self._stream_client, key, (start, stop), if_match)
-            piece, filled = _memory(piece_bytes, start, stop), 0
-            for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
-                left = np.frombuffer(chunk, np.uint8)
-                arrived += len(left)
-                if arrived > stop:
-                    break
-                while len(left):
-                    count = min(len(left), len(piece) - filled)
-                    np.copyto(piece[filled : filled + count], left[:count])
-                    filled, left = filled + count, left[count:]
-                    if filled == len(piece):
-                        content, filled = piece.data, 0
-                        piece = _memory(piece_bytes, arrived - len(left), stop)
-                        yield content
-                        del content
-        if arrived != stop:
-            raise self._wrong_length(key, (start, stop), arrived - start, result)
+            body, size = self._begin(key, (start, stop), if_match)
+            with contextlib.closing(body):
+                for position in range(start, stop, piece_bytes):
+                    length = min(piece_bytes, stop - position)
+                    piece = shared_pool().array((length,), _UINT8).data
+                    got = body.read_into(piece)
+                    if got != length:
+                        arrived = position + got - start
+                        raise self._wrong_length(key, (start, stop), arrived, size)
+                    yield piece
+                    del piece
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         full = self.full_key(check_key(key))
@@ -217,20 +218,44 @@ class RemoteStore:
             raise failure from err
 
     def close(self) -> None:
-        """Nothing to do: connections go with the client, and that with this object."""
+        """Drop our own connections; the client's go with it, and that with this object."""
+        if self._direct is not None:
+            self._direct.close()
 
     def _ask(
         self, client: ObjectStore, key: str, wanted: tuple[int, int], if_match: str | None
     ) -> GetResult:
         """Send one ranged request; its answer is of the version asked for."""
         options: GetOptions = {"range": wanted}
-        if if_match is not None and if_match.startswith('"'):
-            options["if_match"] = if_match
+        strong = _strong(if_match)
+        if strong is not None:
+            options["if_match"] = strong
         result = obstore.get(client, self.full_key(key), options=options)
-        actual = _described(result.meta, self.url)
-        if if_match is not None and not same_version(actual.etag, if_match):
-            self._raise_changed(key, if_match, actual.etag)
+        self._check_version(key, if_match, _described(result.meta, self.url).etag)
         return result
+
+    def _check_version(self, key: str, expected: str | None, actual: str) -> None:
+        if expected is not None and not same_version(actual, expected):
+            self._raise_changed(key, expected, actual)
+
+    def _begin(self, key: str, wanted: tuple[int, int], if_match: str | None) -> tuple[_Body, int]:
+        """Ask for a stream, past the client where that can be; return it and the object's size."""
+        if self._direct is not None:
+            try:
+                answer = self._direct.get(self.full_key(key), wanted, _strong(if_match))
+            except NotPlain as err:
+                logger.debug("%s is read through the client library: %s", self.url, err)
+                self._direct = None
+            else:
+                try:
+                    tag = tag_of(answer.etag, answer.modified_s, answer.size_bytes, self.url)
+                    self._check_version(key, if_match, tag)
+                except BaseException:
+                    answer.body.close()
+                    raise
+                return answer.body, answer.size_bytes
+        result = self._ask(self._stream_client, key, wanted, if_match)
+        return ClientBody(result), result.meta["size"]
 
     @contextlib.contextmanager
     def _reading(self, key: str, if_match: str | None) -> Iterator[None]:
@@ -243,11 +268,11 @@ class RemoteStore:
             raise failure from err
 
     def _wrong_length(
-        self, key: str, asked: tuple[int, int], arrived: int, result: GetResult
+        self, key: str, asked: tuple[int, int], arrived: int, size_bytes: int
     ) -> StoreError:
         return StoreError(
             f"cannot read {self.url}/{key}: bytes [{asked[0]}, {asked[1]}) asked for, "
-            f"{arrived} received; the object has {result.meta['size']}"
+            f"{arrived} received; the object has {size_bytes}"
         )
 
     def _pages(self, level: str) -> Iterator[ObjectMeta]:
@@ -265,13 +290,10 @@ class RemoteStore:
 
     def _failure(self, err: Exception, key: str, action: str) -> DataplaneError:
         bucket = f"{self._location.scheme}://{self._location.bucket}"
-        return from_obstore(
-            err,
-            f"{self.url}/{key}".rstrip("/"),
-            bucket=bucket,
-            action=action,
-            server=self._server,
-        )
+        where, server = f"{self.url}/{key}".rstrip("/"), self._server
+        if isinstance(err, PlainFailure):
+            return from_reply(err.reply, where, bucket=bucket, action=action, server=server)
+        return from_obstore(err, where, bucket=bucket, action=action, server=server)
 
     def _explained(self, failure: DataplaneError, key: str) -> DataplaneError:
         """Ask again with a body: HEAD's answer cannot say which of bucket, key or secret it is."""
@@ -306,18 +328,13 @@ class RemoteStore:
             )
 
 
-def _memory(piece_bytes: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
-    return shared_pool().array((min(piece_bytes, stop - start),), _UINT8)
+def _strong(tag: str | None) -> str | None:
+    """Return a tag that may be sent as `If-Match`: no weak one, and none of ours."""
+    return tag if tag is not None and tag.startswith('"') else None
 
 
 def _described(meta: ObjectMeta, where: str) -> ObjectInfo:
     modified = meta["last_modified"]
-    known = modified > _EPOCH
-    etag = meta["e_tag"]
-    if not etag:
-        etag = (
-            f"modified-{modified.timestamp():.0f}-size-{meta['size']}"
-            if known
-            else new_tag(where, meta["size"])
-        )
-    return ObjectInfo(meta["path"], meta["size"], etag, modified.timestamp() if known else None)
+    modified_s = modified.timestamp() if modified > _EPOCH else None
+    tag = tag_of(meta["e_tag"], modified_s, meta["size"], where)
+    return ObjectInfo(meta["path"], meta["size"], tag, modified_s)

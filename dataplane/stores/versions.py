@@ -11,10 +11,26 @@ import uuid
 
 from dataplane.telemetry import logger
 
-__all__ = ["new_tag", "same_version"]
+__all__ = ["new_tag", "same_version", "tag_of"]
 
 _PREFIX = "unversioned-"
 _told: set[str] = set()
+
+
+def tag_of(etag: str | None, modified_s: float | None, size_bytes: int, where: str) -> str:
+    """Return what tells an object's version: its etag, else a tag made of what else is known.
+
+    Args:
+        etag: what the store says, if it does.
+        modified_s: when it was written, in seconds since the epoch.
+        size_bytes: its length.
+        where: the store's URL.
+    """
+    if etag:
+        return etag
+    if modified_s is not None:
+        return f"modified-{modified_s:.0f}-size-{size_bytes}"
+    return new_tag(where, size_bytes)
 
 
 def new_tag(where: str, size_bytes: int) -> str:
