@@ -73,13 +73,22 @@ class Request:
 
 @dataclass
 class Answer:
-    """What to send back; `cut` closes the connection after so many bytes of the body."""
+    """What to send back.
+
+    Attributes:
+        cut: close the connection after so many bytes of the body.
+        is_silent: say nothing, and keep the connection open.
+        keep: wait for another request on the same connection.
+        raw: send this as it is.
+    """
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     cut: int | None = None
     is_silent: bool = False
+    keep: bool = False
+    raw: bytes | None = None
 
 
 class HttpServer:
@@ -90,6 +99,7 @@ class HttpServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self.requests: list[Request] = []
+        self.connections = 0
         self._thread = threading.Thread(target=self._serve, name="test-http", daemon=True)
         self._thread.start()
 
@@ -115,15 +125,21 @@ class HttpServer:
             except OSError:
                 return
             connection.settimeout(10)
-            self._respond(connection)
+            self.connections += 1
+            while self._respond(connection):
+                pass
 
-    def _respond(self, connection: socket.socket) -> None:
+    def _respond(self, connection: socket.socket) -> bool:
+        """Answer one request; say whether the connection is kept."""
         head = b""
         while b"\r\n\r\n" not in head:
-            part = connection.recv(65536)
+            try:
+                part = connection.recv(65536)
+            except OSError:  # the client has dropped what it was sent
+                part = b""
             if not part:
                 connection.close()
-                return
+                return False
             head += part
         lines = head.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
         method, path, _ = lines[0].split(" ")
@@ -133,11 +149,19 @@ class HttpServer:
         answer = self._answer(request)
         if answer.is_silent:
             self._open.append(connection)
-            return
-        headers = {"content-length": str(len(answer.body)), "connection": "close"}
+            return False
+        headers = {"content-length": str(len(answer.body))}
+        headers |= {} if answer.keep else {"connection": "close"}
         headers |= answer.headers
         text = f"HTTP/1.1 {answer.status} Whatever\r\n"
         text += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         body = b"" if method == "HEAD" else answer.body[: answer.cut]
-        connection.sendall(text.encode("latin-1") + b"\r\n" + body)
-        connection.close()
+        whole = text.encode("latin-1") + b"\r\n" + body
+        keep = answer.keep
+        try:
+            connection.sendall(whole if answer.raw is None else answer.raw)
+        except OSError:  # the client has given it up
+            keep = False
+        if not keep:
+            connection.close()
+        return keep

@@ -10,6 +10,8 @@ import pytest
 
 from dataplane.stores import Store, StoreConfig, open_store
 from dataplane.testing.conformance import StoreConformance
+from dataplane.testing.conformance_streams import StreamConformance
+from dataplane.testing.s3 import S3Endpoint
 from tests.servers.s3 import S3Server
 
 _numbers = itertools.count()
@@ -59,6 +61,17 @@ class TestMoto(StoreConformance):
         store = open_store(f"{moto_url}/some prefix")
         yield store
         store.close()
+
+
+class TestStreamsThroughTheLibrary(StreamConformance):
+    """As from servers with TLS, which are not read directly."""
+
+    @pytest.fixture
+    def store(self) -> Iterator[Store]:
+        with S3Endpoint(buckets=("streams",)) as endpoint, endpoint.exported():
+            store = open_store("s3://streams/some prefix", StoreConfig(direct=False))
+            yield store
+            store.close()
 
 
 @pytest.mark.ceph

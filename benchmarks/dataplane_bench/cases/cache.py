@@ -28,6 +28,7 @@ from dataplane_bench.cases.cache_fill import (
     DiskWrites,
     RawGets,
     RawRequests,
+    RawStreams,
 )
 from dataplane_bench.cases.cache_hit_rate import hit_rates
 from dataplane_bench.cases.cache_reads import (
@@ -161,7 +162,7 @@ def _cold(
 ) -> list[Row]:
     """Fill over loopback, where processors are the limit, and as from a cloud's store."""
     near = Case("cache", _dataset(options), chunk_bytes=CacheConfig().block_bytes, state="cold")
-    systems = (ColdFill, RawGets, RawRequests)
+    systems = (ColdFill, RawGets, RawRequests, RawStreams)
     rows = _compare(near, given, (*systems, DiskWrites), options, progress)
     endpoint.set_faults(_CLOUD)
     try:

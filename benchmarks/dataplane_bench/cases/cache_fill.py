@@ -1,9 +1,10 @@
 """What a cold fill is compared with: the systems of that part of `dataplane bench cache`.
 
 A cold fill plans one object front to back in an empty cache directory, takes each block as it comes
-and waits until the disk has all of them. Two ceilings ask for the same bytes with the same client
-and as many threads, and drop them: a block with each request, and as much as the fill may ask for
-at once. A third writes as many blocks to the disk, past the page cache.
+and waits until the disk has all of them. Three ceilings ask for the same bytes with as many
+threads, and drop them: a block with each request of the client library, as much as the fill may ask
+for at once, and that much the way that the fill receives it. A fourth writes as many blocks to the
+disk, past the page cache. No fill is faster than the slower of network and disk.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from dataplane.units import format_bytes
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost
 from dataplane_bench.rounds import timed
 
-__all__ = ["KEY", "CacheInput", "ColdFill", "DiskWrites", "RawGets", "RawRequests"]
+__all__ = ["KEY", "CacheInput", "ColdFill", "DiskWrites", "RawGets", "RawRequests", "RawStreams"]
 
 KEY = "object"
 _RAW_GET = f"{CEILING_PREFIX}raw-get"
 _RAW_REQUEST = f"{CEILING_PREFIX}raw-get of {format_bytes(CacheConfig().request_bytes)}"
+_RAW_STREAM = f"{CEILING_PREFIX}stream of {format_bytes(CacheConfig().request_bytes)}"
 _DISK = f"{CEILING_PREFIX}disk write"
 _POLL_S = 0.001
 
@@ -118,10 +120,13 @@ class RawGets:
         starts = range(0, size, self.get_bytes)
 
         def get(start: int) -> int:
-            stop = min(start + self.get_bytes, size)
-            return len(self._store.get_range(KEY, start, stop, if_match=self._given.info.etag))
+            return self._get(start, min(start + self.get_bytes, size))
 
         return timed(lambda: sum(self._pool.map(get, starts)), samples=1)
+
+    def _get(self, start: int, stop: int) -> int:
+        etag = self._given.info.etag
+        return len(self._store.get_range(KEY, start, stop, if_match=etag))
 
     def close(self) -> None:
         """Stop the threads."""
@@ -134,6 +139,18 @@ class RawRequests(RawGets):
 
     name = _RAW_REQUEST
     get_bytes = CacheConfig().request_bytes
+
+
+class RawStreams(RawRequests):
+    """A ceiling: the same requests made and received as the cold fill does it, and dropped."""
+
+    name = _RAW_STREAM
+
+    def _get(self, start: int, stop: int) -> int:
+        block_bytes = CacheConfig().block_bytes
+        etag = self._given.info.etag
+        pieces = self._store.stream_range(KEY, start, stop, piece_bytes=block_bytes, if_match=etag)
+        return sum(memoryview(piece).nbytes for piece in pieces)
 
 
 class DiskWrites:
