@@ -14,8 +14,8 @@ namespace dataplane {
 
 // Receive until `out` is full or the other side has ended; `received`, which may be more than 0 at
 // the start, says how far it got. Returns 0, ETIMEDOUT when nothing came for `pause_ms`, EINTR when
-// a signal came (call again to go on), or another errno. Socket options other than SO_RCVLOWAT are
-// left as they are; the socket may block or not.
+// a signal came (call again to go on), or another errno. SO_RCVLOWAT is
+// 1 afterwards; the socket may block or not.
 [[nodiscard]] int receive(int fd, std::span<std::byte> out, int pause_ms,
                           std::size_t& received) noexcept;
 

@@ -2,6 +2,8 @@
 // signal are told apart.
 #include "core/receive.hpp"
 
+#include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 #include <cstdint>
 #include <span>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/unique_fd.hpp"
@@ -66,6 +69,67 @@ void a_buffer_is_filled_whatever_the_pieces() {
   }
 }
 
+// Only TCP knows of the mark that receive sets while it waits.
+Pair connected_by_tcp() {
+  const UniqueFd listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  auto* const generic = reinterpret_cast<sockaddr*>(&address);
+  CHECK(::bind(listener.get(), generic, sizeof address) == 0);
+  CHECK(::listen(listener.get(), 1) == 0);
+  CHECK(::getsockname(listener.get(), generic, &length) == 0);
+  UniqueFd ours(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  CHECK(::connect(ours.get(), generic, sizeof address) == 0);
+  return {std::move(ours), UniqueFd(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC))};
+}
+
+void a_wait_leaves_the_socket_awake_for_a_single_byte() {
+  const auto sent = pattern(300000);
+  const Pair pair = connected_by_tcp();
+  std::thread sender([&] {
+    ::usleep(20000);
+    send_all(pair.theirs.get(), std::span(sent).first(100000), 100000);
+    ::usleep(20000);
+    send_all(pair.theirs.get(), std::span(sent).subspan(100000), 200000);
+  });
+  std::vector<std::byte> got(sent.size());
+  std::size_t received = 0;
+  CHECK(dataplane::receive(pair.ours.get(), got, 10000, received) == 0);
+  sender.join();
+  CHECK(got == sent);
+  for (const std::size_t wanted : {std::size_t{1}, std::size_t{500}}) {
+    send_all(pair.theirs.get(), std::span(sent).first(1), 1);
+    pollfd waiting{.fd = pair.ours.get(), .events = POLLIN, .revents = 0};
+    CHECK(::poll(&waiting, 1, 5000) == 1);
+    received = 0;  // and after a wait that ends without enough
+    const int expected = wanted == 1 ? 0 : ETIMEDOUT;
+    CHECK(dataplane::receive(pair.ours.get(), std::span(got).first(wanted), 20, received) ==
+          expected);
+    CHECK(received == 1);
+  }
+  send_all(pair.theirs.get(), std::span(sent).first(1), 1);
+  pollfd waiting{.fd = pair.ours.get(), .events = POLLIN, .revents = 0};
+  CHECK(::poll(&waiting, 1, 5000) == 1);
+}
+
+void a_trickle_is_not_a_pause() {
+  const auto sent = pattern(12);
+  const Pair pair = connected_by_tcp();
+  std::thread sender([&] {
+    for (const std::byte& byte : sent) {
+      ::usleep(40000);
+      send_all(pair.theirs.get(), std::span(&byte, 1), 1);
+    }
+  });
+  std::vector<std::byte> got(sent.size());
+  std::size_t received = 0;
+  CHECK(dataplane::receive(pair.ours.get(), got, 300, received) == 0);  // 480 ms in all
+  sender.join();
+  CHECK(got == sent);
+}
+
 void an_end_is_not_an_error_and_says_how_far_it_got() {
   Pair pair = connected();
   const auto sent = pattern(1000);
@@ -116,6 +180,8 @@ void a_signal_ends_the_wait() {
 
 int main() {
   a_buffer_is_filled_whatever_the_pieces();
+  a_wait_leaves_the_socket_awake_for_a_single_byte();
+  a_trickle_is_not_a_pause();
   an_end_is_not_an_error_and_says_how_far_it_got();
   a_pause_and_a_bad_descriptor_are_errors();
   a_signal_ends_the_wait();
