@@ -1,16 +1,26 @@
-"""`dataplane stats`: what the processes that use the cache are doing, live."""
+"""`dataplane stats`: what the processes that use the cache are doing, live.
+
+On a terminal the view is drawn again and again, until Ctrl-C, which is the way to end it and so no
+failure. Anything else that reads the output gets one look, or with `--interval` one after the
+other. Every figure is shown at any width: where a process does not fit one line it gets two, below
+headings of two lines.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console, Group
 from rich.live import Live
+from rich.measure import Measurement
 from rich.text import Text
 
 from dataplane.cache.inventory import disk_room
@@ -23,66 +33,85 @@ from dataplane.units import format_bytes, format_count, format_rate
 
 __all__ = ["stats"]
 
-_WIDE = 110
-_HEADINGS = (">pid", "program", ">read", ">from store", ">cached", ">waiting", ">corrupt")
-_WIDE_HEADINGS = (">errors", ">evicted", ">jobs", ">ahead")
+_NAMES = (">pid", "program")
+_UPPER = ("read", "from store", "cached", "waiting", "ahead")
+_LOWER = ("errors", "evicted", "corrupt", "jobs", "")
+_INTERVAL_S = 1.0
+_ANY_WIDTH = 10_000  # to ask a table how wide it would like to be
 _MIN_SPAN_S = 0.5  # figures are published once a second; rates over less are noise
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Print once and end; rates are those since the start.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Print once and end, as without a terminal; rates are those since the start.",
+)
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.2, max=3600),
-    default=1.0,
-    show_default=True,
     metavar="SECONDS",
-    help="How often to look.",
+    help="How often to look (1 by default); goes on without a terminal, too.",
 )
 @DIR_OPTION
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print JSON with every counter and gauge; without --once, a line per look.",
+    help="Print JSON with every counter and gauge, a line per look.",
 )
-def stats(*, once: bool, interval: float, cache_dir: Path | None, as_json: bool) -> None:
+def stats(*, once: bool, interval: float | None, cache_dir: Path | None, as_json: bool) -> None:
     """Watch the loaders, mounts and other processes that use the cache.
 
     Shown for each: how much it reads, how much of that comes from the store and not from the cache,
     the time its readers wait, evictions and corrupt blocks, what is being downloaded, and what a
-    plan has ahead of its reader. The counters are explained in docs/metrics.md. Ctrl-C ends it.
+    plan has ahead of its reader. The counters are explained in docs/metrics.md.
+
+    On a terminal it goes on until Ctrl-C, which returns 0. Without one it prints once and ends,
+    unless --interval is given.
     """
+    console = output()
+    # Not what rich takes for a terminal: FORCE_COLOR, which CI systems set, must not go on forever.
+    on_terminal = sys.stdout.isatty()
     with attached(cache_config(cache_dir)) as session:
-        if as_json or once:
-            _print(session, once=once, interval_s=interval, as_json=as_json)
-        else:
-            _watch(session, interval)
+        if once or not (on_terminal or interval):
+            _print(session, console, [], as_json=as_json)
+            return
+        with suppress(KeyboardInterrupt):
+            if as_json or not on_terminal or console.is_dumb_terminal:
+                _lines(session, console, interval or _INTERVAL_S, as_json=as_json)
+            else:
+                _watch(session, console, interval or _INTERVAL_S)
 
 
-def _print(session: Session, *, once: bool, interval_s: float, as_json: bool) -> None:
+def _lines(session: Session, console: Console, interval_s: float, *, as_json: bool) -> None:
+    """Print one look below the other."""
     before: list[ProcessFigures] = []
     while True:
-        now = read_published(session)
-        if as_json:
-            click.echo(json.dumps(_document(session, now), ensure_ascii=False))
-        else:
-            console = output()
-            console.print(_view(session, now, before, is_wide=console.width >= _WIDE))
-        if once:
-            return
-        before = now
+        before = _print(session, console, before, as_json=as_json)
+        sys.stdout.flush()  # whoever reads the pipe wants it now
         time.sleep(interval_s)
 
 
-def _watch(session: Session, interval_s: float) -> None:
-    console = Console(highlight=False)
+def _print(
+    session: Session, console: Console, before: list[ProcessFigures], *, as_json: bool
+) -> list[ProcessFigures]:
+    """Print one look; return the figures to compare the next one with."""
+    now = read_published(session)
+    if as_json:
+        click.echo(json.dumps(_document(session, now), ensure_ascii=False))
+    else:
+        console.print(_view(session, now, before, console))
+    return _kept(before, now)
+
+
+def _watch(session: Session, console: Console, interval_s: float) -> None:
+    """Draw each look in the place of the one before; the last one stays."""
     before: list[ProcessFigures] = []
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+    with Live(console=console, auto_refresh=False) as live:
         while True:
             now = read_published(session)
-            is_wide = console.width >= _WIDE
-            live.update(_view(session, now, before, is_wide=is_wide), refresh=True)
+            live.update(_view(session, now, before, console), refresh=True)
             before = _kept(before, now)
             time.sleep(interval_s)
 
@@ -125,8 +154,7 @@ def _view(
     session: Session,
     now: list[ProcessFigures],
     before: list[ProcessFigures],
-    *,
-    is_wide: bool,
+    console: Console,
 ) -> Group:
     _, free_bytes = disk_room(session)
     used = max(0, session.usage.used)
@@ -134,17 +162,32 @@ def _view(
         f"{session.directory.path}: {format_bytes(used)} used, {format_bytes(free_bytes)} of the "
         f"disk free, {format_count(len(now))} {plural('process', len(now))}"
     )
-    headings = [*_HEADINGS, *(_WIDE_HEADINGS if is_wide else ())]
-    table = grid(*headings)
+    if not now:
+        return Group(head)
     older = {(process.pid, process.started_s): process for process in before}
-    for process in now:
-        cells = _cells(process, older.get((process.pid, process.started_s)))
-        table.add_row(*cells[: len(headings)])
-    return Group(head, table) if now else Group(head)
+    rows = [_cells(process, older.get((process.pid, process.started_s))) for process in now]
+    table = grid(*_NAMES, *(f">{name}" for name in (*_UPPER, *_LOWER) if name))
+    for process, (upper, lower) in zip(now, rows, strict=True):
+        table.add_row(str(process.pid), Text(printable(process.program)), *upper, *lower)
+    unlimited = console.options.update(max_width=_ANY_WIDTH)
+    if Measurement.get(console, unlimited, table).maximum <= console.width:
+        return Group(head, table)
+    headings = [f"{name}\n" for name in _NAMES]
+    headings += [f">{a}\n{b}" for a, b in zip(_UPPER, _LOWER, strict=True)]
+    folded = grid(*headings)
+    for process, (upper, lower) in zip(now, rows, strict=True):
+        figures = (f"{a}\n{b}" for a, b in zip_longest(upper, lower, fillvalue=""))
+        folded.add_row(str(process.pid), Text(printable(process.program)), *figures)
+    return Group(head, folded)
 
 
-def _cells(process: ProcessFigures, before: ProcessFigures | None) -> list[Text | str]:
-    """Write one process: rates since the look before, or since its start; counts since then."""
+def _cells(
+    process: ProcessFigures, before: ProcessFigures | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Write the figures of `_UPPER` and `_LOWER` of one process.
+
+    Rates are those since the look before, or since its start; counts are since then.
+    """
     counters = process.counters
     since_s = process.started_s if before is None else before.written_s
     past: Mapping[str, float] = {} if before is None else before.counters
@@ -161,17 +204,18 @@ def _cells(process: ProcessFigures, before: ProcessFigures | None) -> list[Text 
         if name.startswith("store_errors_") or name == "cache_fetch_errors"
     )
     gauges = process.gauges
-    return [
-        str(process.pid),
-        Text(printable(process.program)),
+    upper = (
         format_rate(read / span_s),
         format_rate(fetched / span_s),
         # What was fetched ahead of its reader did not come from the cache's disk.
         f"{max(0.0, 1 - fetched / read):.0%}" if read else "",
         f"{grown('cache_wait_s') / span_s:.2f} s/s",
-        format_count(int(counters.get("cache_blocks_corrupt", 0))),
+        format_bytes(gauges.get("cache_plan_bytes", 0)),
+    )
+    lower = (
         format_count(int(errors)),
         format_bytes(counters.get("cache_evicted_bytes", 0)),
+        format_count(int(counters.get("cache_blocks_corrupt", 0))),
         format_count(int(gauges.get("cache_jobs", 0))),
-        format_bytes(gauges.get("cache_plan_bytes", 0)),
-    ]
+    )
+    return upper, lower
