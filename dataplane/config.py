@@ -46,6 +46,7 @@ def setting(
     env: str | tuple[str, ...] = (),
     parse: Callable[[str], object] | None = None,
     doc: str = "",
+    is_path: bool = False,
     repr: bool = True,  # noqa: A002 - the name that dataclasses give it
 ) -> Any:
     """Declare a configuration field.
@@ -56,10 +57,13 @@ def setting(
         env: the environment variable that sets it; of several, the first that is set.
         parse: turns text (from the environment or TOML) into the value.
         doc: one line for help texts and printed configurations.
+        is_path: it names a place in the file system. A relative one means something where a command
+            is typed, so arguments and the environment may hold it; in a file it would be another
+            place for every program that reads the file, and is refused.
         repr: whether the value may be shown.
     """
     variables = (env,) if isinstance(env, str) else env
-    metadata = {"env": variables, "parse": parse, "doc": doc}
+    metadata = {"env": variables, "parse": parse, "doc": doc, "is_path": is_path}
     if default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=default_factory, repr=repr, metadata=metadata)
     return dataclasses.field(default=default, repr=repr, metadata=metadata)
@@ -135,7 +139,10 @@ def assemble(
                 f"{path}: unknown setting {section}.{name}",
                 hint=f"{guess}Known settings: {', '.join(sorted(fields))}",
             )
-        values[name] = _parsed(fields[name], value, f"{path}: {section}.{name}")
+        where = f"{path}: {section}.{name}"
+        if fields[name].metadata.get("is_path"):
+            _refuse_relative(value, where)
+        values[name] = _parsed(fields[name], value, where)
         origins[name] = path
     for name, field in fields.items():
         given = [it for it in field.metadata.get("env", ()) if environ.get(it, "") != ""]
@@ -161,6 +168,16 @@ def _refuse_unknown_tables(document: Mapping[str, Any], path: str, known: set[st
         guess = f"did you mean [{close[0]}]? " if close else ""
         tables = ", ".join(f"[{one}]" for one in sorted(known))
         raise ConfigError(f"{path}: nothing reads {what}", hint=f"{guess}Its tables are {tables}")
+
+
+def _refuse_relative(value: object, where: str) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} must be text that holds a path, got {value!r}")
+    if not value.startswith(("/", "~")):
+        raise ConfigError(
+            f"{where} must be an absolute path, got {value!r}",
+            hint="a file is read from any working directory: begin with / or ~",
+        )
 
 
 def _parsed(field: dataclasses.Field[Any], value: object, where: str) -> object:

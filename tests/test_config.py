@@ -200,3 +200,42 @@ def test_sizes_may_be_text_as_in_the_file(tmp_path: Path) -> None:
     assert (config.size_bytes, config.block_bytes) == (200 << 30, 1 << 20)
     with pytest.raises(ConfigError, match="lots"):
         CacheConfig(dir=tmp_path, size_bytes="lots")
+
+
+def test_a_relative_path_is_tied_to_where_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"DATAPLANE_CACHE_DIR": "a", "DATAPLANE_CACHE_KEY_FILE": "../k"}
+    configs = [
+        assemble(CacheConfig, "cache", environ=given).value,
+        assemble(CacheConfig, "cache", {"dir": Path("a"), "key_file": "../k"}, environ={}).value,
+        CacheConfig(dir=Path("a"), key_file=Path("../k")),
+    ]
+    monkeypatch.chdir("/")
+    for config in configs:
+        assert (config.dir, config.key_file) == (tmp_path / "a", tmp_path / "../k")
+
+
+@pytest.mark.parametrize("name", ["dir", "key_file"])
+@pytest.mark.parametrize("text", ["cache", "./cache", ""])
+def test_a_relative_path_in_the_file_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    environ = _write(tmp_path, f'[cache]\n{name} = "{text}"\n')
+    with pytest.raises(ConfigError, match=rf"dataplane\.toml: cache\.{name} must be an absolute"):
+        assemble(CacheConfig, "cache", environ=environ)
+
+
+def test_a_path_in_the_file_is_text_and_may_begin_with_the_home(tmp_path: Path) -> None:
+    environ = _write(tmp_path, '[cache]\ndir = "~/c"\n')
+    assert assemble(CacheConfig, "cache", environ=environ).value.dir == tmp_path / "home" / "c"
+    environ = _write(tmp_path, "[cache]\ndir = 5\n")
+    with pytest.raises(ConfigError, match=r"cache\.dir must be text"):
+        assemble(CacheConfig, "cache", environ=environ)
+    environ = _write(tmp_path, '[cache]\ndir = "~no-such-user/c"\n')
+    with pytest.raises(ConfigError, match=r"cache\.dir: '~no-such-user/c'"):
+        assemble(CacheConfig, "cache", environ=environ)
+
+
+def test_a_relative_cache_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert CacheConfig().dir == tmp_path / "home" / ".cache" / "dataplane"

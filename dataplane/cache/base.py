@@ -42,12 +42,17 @@ _SIZES = (
 
 def default_dir() -> Path:
     """Return `$XDG_CACHE_HOME/dataplane`, else `~/.cache/dataplane`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "dataplane"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # Source: XDG Base Directory Specification, which says to ignore a relative path.
+    return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "dataplane"
 
 
-def _parse_dir(text: str) -> Path:
-    return Path(text).expanduser()
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    """Tie a path to where it was given: programs and daemons change their working directory."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as err:
+        raise ConfigError(f"{os.fspath(path)!r}: {err}", hint="write the whole path") from err
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,11 @@ class CacheConfig:
     """
 
     dir: Path = setting(
-        default_factory=default_dir, env="DATAPLANE_CACHE_DIR", parse=_parse_dir, doc="directory"
+        default_factory=default_dir,
+        env="DATAPLANE_CACHE_DIR",
+        parse=_absolute,
+        is_path=True,
+        doc="directory",
     )
     size_bytes: int | None = setting(
         None,
@@ -115,7 +124,8 @@ class CacheConfig:
     key_file: Path | None = setting(
         None,
         env="DATAPLANE_CACHE_KEY_FILE",
-        parse=_parse_dir,
+        parse=_absolute,
+        is_path=True,
         doc="file with the key of an encrypted cache",
     )
     direct_io: bool = setting(
@@ -126,7 +136,9 @@ class CacheConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dir", Path(self.dir).expanduser())
+        object.__setattr__(self, "dir", _absolute(self.dir))
+        if self.key_file is not None:
+            object.__setattr__(self, "key_file", _absolute(self.key_file))
         for name in _SIZES:
             if isinstance(value := getattr(self, name), str):  # as the file has it: "200GiB"
                 object.__setattr__(self, name, parse_bytes(value))

@@ -1,9 +1,10 @@
 """Start the process behind a mount in the background, and wait until the mount answers.
 
 The daemon is a new interpreter, not a fork of this one: store clients have threads that do not
-survive a fork. It leads a session of its own, runs in `/`, and writes to a log file that only its
-owner may read. It reports over a pipe; after that the mount is looked at once from a third process,
-so that success means that the mount answers and not only that it should.
+survive a fork. It leads a session of its own, runs in `/` (so relative paths in its environment are
+made absolute), and writes to a log file that only its owner may read. It reports over a pipe; after
+that the mount is looked at once from a third process, so that success means that the mount answers
+and not only that it should.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ START_TIMEOUT_S = 180.0
 _MAX_LOG_BYTES = 10 << 20
 _MAX_REPORT_BYTES = 65_536
 _LOG_TAIL_BYTES = 2_000
+_PATH_VARIABLES = (
+    *("DATAPLANE_CACHE_DIR", "DATAPLANE_CACHE_KEY_FILE", "DATAPLANE_CONFIG"),
+    *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+    *("GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE"),
+)
+"""Environment variables that name files, also relative to where the command runs."""
 
 
 def default_log_file(mountpoint: Path) -> Path:
@@ -81,6 +88,7 @@ def start(arguments: Callable[[int], Sequence[str]], mountpoint: Path, log_file:
             pass_fds=(writer,),
             start_new_session=True,
             cwd="/",
+            env=_absolute_paths(os.environ),
             umask=0o077,
         )
     finally:
@@ -125,6 +133,15 @@ def is_daemon(pid: int) -> bool:
         return b"dataplane" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+def _absolute_paths(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment that means the same in another working directory."""
+    paths = {name: environ[name] for name in _PATH_VARIABLES if environ.get(name)}
+    return {
+        **environ,
+        **{name: str(Path(it).absolute()) for name, it in paths.items() if it[0] not in "/~"},
+    }
 
 
 def _open_log(path: Path) -> int:

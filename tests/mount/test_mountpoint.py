@@ -143,6 +143,24 @@ def test_pages_are_kept_for_one_version_only() -> None:
     assert pages.opened(5, "x", "v2") == (False, True)
 
 
+def test_the_daemon_finds_files_that_were_named_where_the_command_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "DATAPLANE_CONFIG": "c.toml",
+        "DATAPLANE_CACHE_KEY_FILE": "../key",
+        "AWS_CONFIG_FILE": "~/.aws/config",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/google.json",
+        "DATAPLANE_CACHE_DIR": "",
+        "AWS_PROFILE": "mine",
+    }
+    assert daemon._absolute_paths(given) == given | {
+        "DATAPLANE_CONFIG": str(tmp_path / "c.toml"),
+        "DATAPLANE_CACHE_KEY_FILE": str(tmp_path / "../key"),
+    }
+
+
 def test_errors_keep_their_class_on_the_way_from_the_daemon() -> None:
     for cls in (Denied, MountError):
         assert daemon._error_of_kind(cls.kind) is cls
