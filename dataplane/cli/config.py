@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +31,17 @@ class Setting:
 
     Attributes:
         name: `table.key` of the configuration file.
-        value: as text; of what may hold secrets only whether it is set.
+        value: a number, yes or no, text, or None where nothing is set; sizes are in bytes, times in
+            seconds. What may hold secrets is None.
+        is_hidden: it may hold secrets, and is set.
         origin: `default`, the file, or an environment variable.
         variable: the environment variable that sets it, or empty.
         doc: what it is.
     """
 
     name: str
-    value: str
+    value: bool | int | float | str | None
+    is_hidden: bool
     origin: str
     variable: str
     doc: str
@@ -48,7 +52,8 @@ class Setting:
 def config(*, as_json: bool) -> None:
     """Show every setting, its value, and where that came from.
 
-    Settings: defaults < the configuration file < environment variables < arguments.
+    Settings: defaults < the configuration file < environment variables < arguments. In JSON, sizes
+    are in bytes and times in seconds; what is not set is null.
     """
     resolved = {name: assemble(cls, name) for name, cls in _SECTIONS.items()}
     settings = list(_settings(resolved))
@@ -62,7 +67,7 @@ def config(*, as_json: bool) -> None:
     console.print(f"file: {path}{exists}", markup=False, soft_wrap=True)
     columns = [
         Column("setting", [one.name for one in settings], is_text=True),
-        Column("value", [one.value for one in settings], is_text=True),
+        Column("value", [_shown(one) for one in settings], is_text=True),
         Column("from", [one.origin for one in settings], is_text=True, drop=3),
         Column("variable", [one.variable for one in settings], is_text=True, drop=2),
         Column("what it is", [one.doc for one in settings], is_text=True, drop=1),
@@ -88,14 +93,31 @@ def _settings(resolved: dict[str, Resolved[Any]]) -> Iterator[Setting]:
     for section, one in resolved.items():
         for field in _fields(type(one.value)):
             value = getattr(one.value, field.name)
-            shown = _text(value) if field.repr else ("set, not shown" if value else "")
-            variable = ", ".join(field.metadata.get("env", ()))
-            doc = field.metadata.get("doc", "")
-            yield Setting(f"{section}.{field.name}", shown, one.origins[field.name], variable, doc)
+            yield Setting(
+                name=f"{section}.{field.name}",
+                value=_plain(value) if field.repr else None,
+                is_hidden=bool(value) and not field.repr,
+                origin=one.origins[field.name],
+                variable=", ".join(field.metadata.get("env", ())),
+                doc=field.metadata.get("doc", ""),
+            )
 
 
 def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
     return tuple(field for field in dataclasses.fields(cls) if field.init)
+
+
+def _plain(value: object) -> bool | int | float | str | None:
+    """Return a value as JSON can write it."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return str(value)  # a path; JSON has no infinities
+
+
+def _shown(one: Setting) -> str:
+    return "set, not shown" if one.is_hidden else _text(one.value)
 
 
 def _text(value: object) -> str:

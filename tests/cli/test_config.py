@@ -37,7 +37,32 @@ def test_values_come_with_their_origin_and_without_secrets(
         str(path),
     )
     threads = settings["cache.fetch_threads"]
-    assert (threads["value"], threads["origin"]) == ("5", "DATAPLANE_FETCH_THREADS")
+    assert (threads["value"], threads["origin"]) == (5, "DATAPLANE_FETCH_THREADS")
+    secret = settings["store.storage_options"]
+    assert (secret["value"], secret["is_hidden"]) == (None, True)
     table = CliRunner().invoke(config, [], catch_exceptions=False).output
     assert "store.region" in table
     assert "HIDDEN" not in printed + table
+
+
+def test_values_are_numbers_answers_or_null_in_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[cache]\nsize_bytes = "200GiB"\nencrypt = true\n[store]\ndeadline_s = 90\n')
+    monkeypatch.setenv("DATAPLANE_CONFIG", str(path))
+    monkeypatch.setenv("DATAPLANE_STORE_TIMEOUT_S", "inf")
+    printed = CliRunner().invoke(config, ["--json"], catch_exceptions=False).output
+    values = {one["name"]: one["value"] for one in json.loads(printed, parse_constant=pytest.fail)[
+        "settings"
+    ]}  # fmt: skip
+    assert values["cache.dir"] == str(tmp_path / "cache")
+    assert values["cache.size_bytes"] == 200 << 30
+    assert values["cache.encrypt"] is True
+    assert values["cache.key_file"] is None
+    assert values["store.deadline_s"] == 90
+    assert values["store.hedge_floor_s"] == 0.2
+    assert values["store.timeout_s"] == "inf"  # which JSON has no number for
+    assert values["store.region"] is None
+    table = CliRunner().invoke(config, [], catch_exceptions=False).output
+    assert "None" not in table
