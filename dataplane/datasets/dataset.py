@@ -15,6 +15,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, cast
@@ -33,7 +34,7 @@ from dataplane.datasets.layout import (
 from dataplane.datasets.plan import Planner
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader, check_policy
 from dataplane.datasets.runtime import Runtime, cached_reader, describe_shards
-from dataplane.errors import ConfigError
+from dataplane.errors import ConfigError, DataplaneError, NotFound, StoreError
 from dataplane.shards import DatasetIndex
 from dataplane.stores import open_store
 from dataplane.stores.base import ObjectInfo, StoreConfig
@@ -97,12 +98,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         self.counters = Counters()
         self._cache_config = _cache_config(cache)
         self._store_config = store
-        opened = open_store(self.url, store, counters=self.counters)
-        try:
-            self.index = DatasetIndex.load(opened, cached_reader(opened, self._cache_config))
-            self._shards: dict[str, ObjectInfo] = describe_shards(opened)
-        finally:
-            opened.close()
+        self.index, self._shards = self._load_index()
         self.selections = resolve_selections(arrays, self.index.array_names)
         self._required = arrays is not None
         self._lock = threading.Lock()
@@ -216,6 +212,21 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         self._lock = threading.Lock()
         self._reader = None
 
+    def _load_index(self) -> tuple[DatasetIndex, dict[str, ObjectInfo]]:
+        """Read what is at the URL, with errors that a person who mistyped it can read at a glance.
+
+        A message says all about what is not there, so that has no cause. What a server or a network
+        did keeps its cause, the client's own words, without the same story in ours in between.
+        """
+        try:
+            with closing(open_store(self.url, self._store_config, counters=self.counters)) as store:
+                index = DatasetIndex.load(store, cached_reader(store, self._cache_config))
+                return index, describe_shards(store)
+        except (ConfigError, NotFound) as err:
+            raise err from None
+        except StoreError as err:
+            raise err from _first_cause(err)
+
     def _make_reader(self) -> SampleReader:
         runtime = Runtime(
             self.url,
@@ -264,6 +275,12 @@ def _checked_argument(name: str, value: T, kinds: tuple[type, ...], wanted: str)
     if not isinstance(value, kinds):
         raise ConfigError(f"{name} must be {wanted}, got {_shown(value)}")
     return value
+
+
+def _first_cause(err: DataplaneError) -> BaseException | None:
+    """Return what another library raised and became this error, perhaps in several steps."""
+    cause = err.__cause__
+    return _first_cause(cause) if isinstance(cause, DataplaneError) else cause
 
 
 def _shown(value: object) -> str:

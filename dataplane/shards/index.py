@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataplane.errors import BucketNotFound, ConfigError, FormatError, NotFound
+from dataplane.shards.absence import why_no_index
 from dataplane.shards.index_columns import Keys, ListColumn, TextColumn, numbers, one_chunk
 from dataplane.shards.index_schema import (
     FORMAT_NAME,
@@ -90,8 +91,9 @@ class DatasetIndex:
             read: reads the whole of an object of the store; by default straight from it.
 
         Raises:
-            FormatError: there is no index, it is damaged, of another format or of a newer version.
-            NotFound: there is no such bucket or local folder.
+            FormatError: there is no index among what is there, or it is damaged, of another format
+                or of a newer version.
+            NotFound: there is nothing: no such bucket or folder, or none that holds anything.
             StoreError: the store failed.
         """
         where = f"{store.url.rstrip('/')}/{INDEX_KEY}"
@@ -99,13 +101,9 @@ class DatasetIndex:
             info = store.head(INDEX_KEY)
         except BucketNotFound:
             raise
-        except NotFound as err:
-            if store.identity.startswith("file:"):
-                store.list_level("")  # a folder that is not there is no dataset of another format
-            raise FormatError(
-                f"{store.url} is not a packed dataset: it has no {INDEX_KEY}",
-                hint="pack one with `dataplane pack`; an interrupted pack leaves no index",
-            ) from err
+        except NotFound:
+            # Without a cause: that there is no such object is all that it says.
+            raise why_no_index(store) from None
         if info.size_bytes > _MAX_INDEX_BYTES:
             raise FormatError(f"{where}: {info.size_bytes} bytes are too many for an index")
         if read is not None:

@@ -308,7 +308,16 @@ def test_a_missing_bucket_is_noticed_before_anything_is_packed(
 
 
 def test_a_local_folder_without_a_dataset_is_named(tmp_path: Path) -> None:
-    done = dataplane("info", str(tmp_path))
-    assert done.returncode in {3, 4}
-    assert "index.parquet" in done.stderr
-    assert "Traceback" not in done.stderr
+    (tmp_path / "a.vtu").touch()
+    one_line(dataplane("info", str(tmp_path)), 4, str(tmp_path), "index.parquet")
+    one_line(dataplane("info", str(tmp_path / "a.vtu")), 4, "a.vtu is a file")
+
+
+@pytest.mark.parametrize("command", [["info"], ["warm"], ["warm", "--check"]])
+def test_where_nothing_is_all_commands_say_so(
+    endpoint: S3Endpoint, command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    environment = endpoint.environment() | {"DATAPLANE_CACHE_DIR": str(tmp_path / "cache")}
+    for url in (str(tmp_path / "empty"), "s3://data/nothing"):
+        one_line(dataplane(*command, url, **environment), 3, "there is nothing", url)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import gc
 import pickle
 import threading
+import traceback
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from dataplane.datasets import collate
 from dataplane.datasets.batch import KEY
 from dataplane.errors import FormatError
 from dataplane.shards import SourceArray, SourceSample
+from dataplane.testing.s3 import S3Endpoint
 from tests.datasets.packed import SAMPLES, Packed, pack, source_sample
 
 
@@ -118,8 +123,59 @@ def test_arguments_that_say_nothing_are_refused(packed: Packed, tmp_path: Path) 
         dp.Dataset(packed.url, cache=True)
     with pytest.raises(dp.ConfigError, match='"raise", "skip" or "replace"'):
         dp.Dataset(packed.url, errors="ignore")
-    with pytest.raises(dp.FormatError, match="not a packed dataset"):
-        dp.Dataset(f"file://{tmp_path}")
+
+
+@pytest.fixture
+def bucket() -> Iterator[None]:
+    """A bucket `data` that holds something else than a dataset."""
+    with S3Endpoint(in_process=True, buckets=("data",)) as endpoint, endpoint.exported():
+        endpoint.put("data", "runs/a.vtu", b"x")
+        yield
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    ("url", "error", "words"),
+    [
+        ("s3://data/none", dp.NotFound, "there is nothing below s3://data/none"),
+        ("s3://none/x", dp.BucketNotFound, "no such bucket: s3://none"),
+        ("s3://data", dp.FormatError, "not a packed dataset: it has no index.parquet"),
+        ("/does/not/exist", dp.NotFound, "no such folder: /does/not/exist"),
+        ("{folder}/empty", dp.NotFound, "there is nothing below"),
+        ("{folder}", dp.FormatError, "not a packed dataset"),
+        ("{folder}/a.vtu", dp.FormatError, "a.vtu is a file, not a packed dataset"),
+        ("memory://none/x", dp.NotFound, "there is nothing below memory://none/x"),
+        ("nope://x/y", dp.ConfigError, "unknown scheme nope://"),
+    ],
+)
+def test_a_wrong_url_is_one_error(
+    url: str, error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.vtu").write_bytes(b"x")
+    with pytest.raises(error, match=words) as caught:
+        dp.Dataset(url.format(folder=tmp_path))
+    assert "".join(traceback.format_exception(caught.value)).count("Traceback") == 1
+
+
+def test_a_web_server_that_has_no_index_and_cannot_list_has_no_dataset(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    ) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/none"
+        try:
+            with pytest.raises(dp.NotFound, match=f"there is no index.parquet at {url}"):
+                dp.Dataset(url)
+        finally:
+            server.shutdown()
+
+
+def test_what_a_network_did_keeps_the_words_of_the_client() -> None:
+    with pytest.raises(dp.Unavailable, match="no connection; gave up after 2 attempts") as caught:
+        dp.Dataset("http://127.0.0.1:9/x", store=dp.StoreConfig(max_attempts=2))
+    assert "obstore" in type(caught.value.__cause__).__module__
+    assert "".join(traceback.format_exception(caught.value)).count("Traceback") == 2
 
 
 def test_the_cache_is_where_it_was_asked_for(packed: Packed, tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ def test_markup_and_control_characters_of_names_are_shown_not_obeyed(
 
 def test_a_folder_that_is_no_dataset_is_an_error(folder: Path) -> None:
     folder.mkdir()
+    with pytest.raises(NotFound, match="there is nothing below"):
+        run(f"file://{folder}")
+    (folder / "a.vtu").touch()
     with pytest.raises(FormatError, match="not a packed dataset"):
         run(f"file://{folder}")
 
