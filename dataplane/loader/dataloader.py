@@ -15,10 +15,11 @@ A loader belongs to one thread. What is here: arguments, order, epochs and state
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -123,7 +124,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"this is a {type(dataset).__name__}",
                 hint="use generator= and torch.utils.data.DistributedSampler",
             )
-        if self._plane is not None and num_workers > MAX_WORKERS:
+        if self._plane is not None and _whole("num_workers", num_workers) > MAX_WORKERS:
             raise ConfigError(
                 f"num_workers={num_workers}: at most {MAX_WORKERS} threads can decode",
                 hint="as many as the process has cores is enough",
@@ -209,8 +210,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """Say which epoch the next pass reads; the ones after it follow on.
 
         Raises:
-            ConfigError: the epoch is negative.
+            ConfigError: the epoch is negative, or no whole number.
         """
+        epoch = _whole("epoch", epoch)
         if epoch < 0:
             raise ConfigError(f"epoch must be at least 0, got {epoch}")
         if self._resume is not None and self._resume.epoch != epoch:
@@ -366,7 +368,7 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
         raise ConfigError("seed and generator both say how to shuffle", hint="give one of them")
     if generator is not None:
         return generator.initial_seed()
-    return 0 if seed is None else seed
+    return 0 if seed is None else _whole("seed", seed)
 
 
 def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -375,7 +377,21 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
             f"rank={rank} and world_size={world_size} go together", hint="give both or neither"
         )
     if rank is not None and world_size is not None:
-        return rank, world_size
+        return _whole("rank", rank), _whole("world_size", world_size)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def _whole(name: str, value: object) -> int:
+    """Return an argument that is a whole number, of Python, NumPy or torch.
+
+    Raises:
+        ConfigError: it is something else; True and False are answers, not numbers.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        pass
+    raise ConfigError(f"{name} must be a whole number, got {value!r:.60}")

@@ -342,6 +342,12 @@ def test_samples_that_cannot_be_read_fall_under_the_policy(
         ({"rank": 2, "world_size": 2}, "rank must be"),
         ({"rank": 0, "world_size": 0}, "world_size must be"),
         ({"seed": -1}, "seed must be"),
+        ({"seed": "x"}, "seed must be a whole number, got 'x'"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"seed": True}, "seed must be a whole number"),
+        ({"rank": "0", "world_size": 2}, "rank must be a whole number"),
+        ({"rank": 0, "world_size": 2.0}, "world_size must be a whole number"),
+        ({"num_workers": "2"}, "num_workers must be a whole number"),
         ({"seed": 1, "generator": torch.Generator()}, "both say how"),
         ({"sampler": [1], "seed": 3}, "beside a sampler"),
     ],
@@ -352,6 +358,18 @@ def test_arguments_that_contradict_each_other_are_refused(
     dataset = dp.Dataset(packed.url, ["global_data/mach"])
     with pytest.raises(dp.ConfigError, match=message):
         dp.DataLoader(dataset, **arguments)
+
+
+def test_whole_numbers_of_other_libraries_are_taken(packed: Packed) -> None:
+    dataset = dp.Dataset(packed.url, ["global_data/mach"])
+    keys = keys_of(dp.DataLoader(dataset, shuffle=True, seed=99))
+    for seed in (np.int64(99), torch.tensor(99)):
+        loader = dp.DataLoader(dataset, shuffle=True, seed=seed)
+        loader.set_epoch(np.int64(0))
+        assert keys_of(loader) == keys
+        assert type(loader.state_dict()["seed"]) is int
+    with pytest.raises(dp.ConfigError, match="epoch must be a whole number, got 'one'"):
+        loader.set_epoch("one")
 
 
 @pytest.mark.parametrize(
