@@ -124,6 +124,10 @@ class Budget:
             excess = self._excess(0)
             return self._evict(excess) if excess > 0 else 0
 
+    def over_bytes(self) -> int:
+        """Bytes that the cache takes beyond its budget; 0 for an empty one on a full disk."""
+        return max(0, min(self._excess(0), self.used_bytes))
+
     def free(self, length: int) -> int:
         """Evict at least `length` bytes if possible, also below the budget; for a full disk."""
         with locks.hold(self._session.directory.fd, locks.EVICT_BYTE, wait=False) as held:

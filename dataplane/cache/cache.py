@@ -235,6 +235,8 @@ class Cache:
 
     def existing(self, source: CachedObject) -> _native.BlockMap | None:
         """Return the block map of an object that has an entry; makes none, marks none as open."""
+        if self._attachment is None and not os.path.lexists(self.config.dir):
+            return None  # to look for something is no reason to make a directory
         attachment = self._attached()
         if attachment is None:
             return None

@@ -36,8 +36,10 @@ class Cleared:
         freed_bytes: space given back, that of removed files included.
         entries: entries whose files were removed.
         kept_in_use: entries left because another process has them open.
-        kept_pinned: entries left because they are pinned or held.
-        kept_bytes: of the blocks of both.
+        kept_pinned: entries left because they are pinned.
+        kept_held: entries left because they are open in a mount.
+        kept_bytes: of the blocks of all three that would have gone.
+        over_bytes: what `collect` could not free although the budget asks for it.
     """
 
     blocks: int = 0
@@ -45,7 +47,9 @@ class Cleared:
     entries: int = 0
     kept_in_use: int = 0
     kept_pinned: int = 0
+    kept_held: int = 0
     kept_bytes: int = 0
+    over_bytes: int = 0
 
 
 def collect(session: Session, *, size_bytes: int | None, max_age_s: float | None = None) -> Cleared:
@@ -67,6 +71,7 @@ def collect(session: Session, *, size_bytes: int | None, max_age_s: float | None
     done.freed_bytes += budget.enforce()
     done.blocks += int(counters["cache_evicted_blocks"])
     done.entries += int(counters["cache_removed_entries"])
+    done.over_bytes = budget.over_bytes()
     return done
 
 
@@ -105,16 +110,14 @@ def _sweep(
         if entry is not None:
             if not covers(entry):
                 continue
-            resident = entry.resident_bytes()
-            if session.live.is_held(name) or (
-                not pinned and session.protection.is_pinned(name, session.files)
-            ):
-                done.kept_pinned += 1
-                done.kept_bytes += resident
+            if session.live.is_held(name):
+                done.kept_held += _keep(entry, before_tick, done)
+                continue
+            if not pinned and session.protection.is_pinned(name, session.files):
+                done.kept_pinned += _keep(entry, before_tick, done)
                 continue
             if not in_use and session.files.is_open(name):
-                done.kept_in_use += 1
-                done.kept_bytes += resident
+                done.kept_in_use += _keep(entry, before_tick, done)
                 continue
             _empty(session, entry, before_tick, done)
         # Gives back nothing when blocks are left, or when somebody has the entry open.
@@ -125,9 +128,22 @@ def _sweep(
         done.entries += freed > 0
 
 
-def _empty(session: Session, entry: _native.BlockMap, before_tick: int, done: Cleared) -> None:
+def _used_before(entry: _native.BlockMap, before_tick: int) -> list[int]:
     blocks = np.frombuffer(entry.ready_blocks(), np.uint64).reshape(-1, 2)
-    for block in blocks[blocks[:, 1] <= before_tick, 0].tolist():
+    chosen: list[int] = blocks[blocks[:, 1] <= before_tick, 0].tolist()
+    return chosen
+
+
+def _keep(entry: _native.BlockMap, before_tick: int, done: Cleared) -> bool:
+    """Count what stays of an entry; False when nothing of it would have gone."""
+    blocks = _used_before(entry, before_tick)
+    size, step = entry.size_bytes, entry.block_bytes
+    done.kept_bytes += sum(min(step, size - block * step) for block in blocks)
+    return bool(blocks)
+
+
+def _empty(session: Session, entry: _native.BlockMap, before_tick: int, done: Cleared) -> None:
+    for block in _used_before(entry, before_tick):
         if not entry.try_claim(block):
             continue
         try:

@@ -11,11 +11,12 @@ import click
 from dataplane.cache import CacheConfig
 from dataplane.cache.session import Session
 from dataplane.cache.spec import Scope
+from dataplane.cli.text import printable
 from dataplane.errors import CacheError
 from dataplane.stores import open_store
 from dataplane.stores.base import StoreConfig
 
-__all__ = ["DIR_OPTION", "JSON_OPTION", "attached", "scope_of"]
+__all__ = ["DIR_OPTION", "JSON_OPTION", "attached", "say_nothing_there", "scope_of"]
 
 DIR_OPTION = click.option(
     "--cache-dir",
@@ -43,6 +44,15 @@ def attached(config: CacheConfig, *, create: bool = False) -> Iterator[Session]:
         raise CacheError(f"cannot use the cache directory {config.dir}: {err}") from err
     with closing(session):
         yield session
+
+
+def say_nothing_there(config: CacheConfig, url: str | None) -> None:
+    """Say on stderr that the cache holds nothing of a URL, which may be a typing error.
+
+    It is no failure: a script that empties or checks what is not there has what it wants.
+    """
+    what = "nothing" if url is None else f"nothing of {printable(url)}"
+    click.echo(f"dataplane: {what} is in the cache {config.dir}", err=True)
 
 
 def scope_of(url: str, config: StoreConfig, prefix: str | None = None) -> Scope:

@@ -17,7 +17,13 @@ from dataplane.cache.inventory import EntryRow, Totals, add_up, disk_room, walk
 from dataplane.cache.pins import Pin
 from dataplane.cache.session import Session
 from dataplane.cache.spec import Scope
-from dataplane.cli.cache_directory import DIR_OPTION, JSON_OPTION, attached, scope_of
+from dataplane.cli.cache_directory import (
+    DIR_OPTION,
+    JSON_OPTION,
+    attached,
+    say_nothing_there,
+    scope_of,
+)
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
 from dataplane.cli.text import ago, grid, output, plural, printable
 from dataplane.errors import ConfigError
@@ -78,13 +84,16 @@ def ls(
     is pinned by you (pin) or held open by a mount (held), and its name.
     """
     scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
-    with attached(cache_config(cache_dir)) as session:
+    config = cache_config(cache_dir)
+    with attached(config) as session:
         rows, total = _rows(session, scope, sort, limit)
         shown = [_entry_document(session, row) for row in rows]
     if as_json:
         click.echo(json.dumps({"entries": shown, "total": total}, indent=1, ensure_ascii=False))
-    else:
+    elif shown:
         _print_rows(shown, total)
+    if not shown:
+        say_nothing_there(config, url)
 
 
 @click.command()

@@ -19,7 +19,13 @@ from dataplane.cache.upkeep import Cleared, collect
 from dataplane.cache.upkeep import clear as clear_cache
 from dataplane.cache.verify import VerifyReport
 from dataplane.cache.verify import verify as verify_blocks
-from dataplane.cli.cache_directory import DIR_OPTION, JSON_OPTION, attached, scope_of
+from dataplane.cli.cache_directory import (
+    DIR_OPTION,
+    JSON_OPTION,
+    attached,
+    say_nothing_there,
+    scope_of,
+)
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
 from dataplane.cli.text import plural, printable
 from dataplane.errors import CacheError, Corrupt
@@ -64,8 +70,9 @@ def verify(
     check blocks themselves at their first use after a boot, so this is for disks in doubt.
     """
     scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
+    config = cache_config(cache_dir)
     with (
-        attached(cache_config(cache_dir)) as session,
+        attached(config) as session,
         _shown_progress(None if scope else session.usage.used) as show,
     ):
         began = time.monotonic()
@@ -76,7 +83,11 @@ def verify(
             progress=show,
         )
         duration_s = time.monotonic() - began
-    _print_verified(report, duration_s, as_json=as_json)
+    is_absent = url is not None and not (report.entries or report.damaged_entries)
+    if as_json or not is_absent:
+        _print_verified(report, duration_s, as_json=as_json)
+    if is_absent:
+        say_nothing_there(config, url)
     bad = report.corrupt_blocks + report.unreadable_blocks
     if bad or report.damaged_entries:
         raise Corrupt(
@@ -99,7 +110,8 @@ def gc(
     """Bring the cache within its budget now.
 
     Loaders and mounts do this by themselves when they need room. Least recently used blocks go
-    first; what is pinned, or open in a mount, stays.
+    first. What is pinned, or open in a mount, stays; when the cache cannot come within its budget
+    for that, the command returns 5.
     """
     config = cache_config(cache_dir, cache_size)
     max_age_s = parse_duration(max_age) if max_age is not None else None
@@ -107,9 +119,18 @@ def gc(
         done = collect(session, size_bytes=config.size_bytes, max_age_s=max_age_s)
         used = max(0, session.usage.used)
     _print_cleared(done, used, as_json=as_json)
-    if config.size_bytes is not None and used > config.size_bytes:
+    if not as_json:
+        for it in _kept(done):
+            click.echo(f"left {format_count(it.count)} {plural('object', it.count)}: {it.why}")
+    if done.over_bytes:
+        limit = (
+            "a tenth of the disk is to stay free"
+            if config.size_bytes is None
+            else f"the budget is {format_bytes(config.size_bytes)}"
+        )
         raise CacheError(
-            f"{format_bytes(used)} are still used, the budget is {format_bytes(config.size_bytes)}",
+            f"{format_bytes(used)} are still used, {format_bytes(done.over_bytes)} too many: "
+            f"{limit}",
             hint="the rest is pinned, held or being read; see: dataplane cache ls",
         )
 
@@ -134,21 +155,45 @@ def clear(
 ) -> None:
     """Empty the cache, or what it holds of URL and all below it.
 
-    Objects that another process has open are left, and the command returns 5. --force empties them
-    too; that is safe, their readers download again. What is open in a mount stays in any case, and
-    what is pinned unless --pinned says otherwise.
+    When anything stays, the command says why and returns 5. What is pinned stays unless --pinned is
+    given, and what another process has open unless --force is; that is safe, its readers download
+    again. What is open in a mount stays in any case.
     """
     scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
-    with attached(cache_config(cache_dir)) as session:
+    config = cache_config(cache_dir)
+    with attached(config) as session:
         done = clear_cache(session, scope=scope, pinned=pinned, in_use=force)
         used = max(0, session.usage.used)
-    _print_cleared(done, used, as_json=as_json)
-    if done.kept_in_use:
+    kept = done.kept_pinned + done.kept_held + done.kept_in_use
+    is_absent = url is not None and not (done.entries or done.blocks or kept)
+    if as_json or not is_absent:
+        _print_cleared(done, used, as_json=as_json)
+    if is_absent:
+        say_nothing_there(config, url)
+    if kept:
         raise CacheError(
-            f"{done.kept_in_use} {plural('object', done.kept_in_use)} are in use by other "
-            f"processes and were left",
-            hint="stop them (see: dataplane stats --once), or add --force",
+            f"{format_count(kept)} {plural('object', kept)} of {format_bytes(done.kept_bytes)} "
+            "stayed in the cache: " + ", ".join(f"{it.count} {it.why}" for it in _kept(done)),
+            hint="; ".join(it.remedy for it in _kept(done)),
         )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kept:
+    """How many objects stayed for one reason, and what would let them go."""
+
+    count: int
+    why: str
+    remedy: str
+
+
+def _kept(done: Cleared) -> list[_Kept]:
+    reasons = (
+        _Kept(done.kept_pinned, "pinned", "--pinned empties what is pinned"),
+        _Kept(done.kept_held, "open in a mount", "what a mount has open goes after its umount"),
+        _Kept(done.kept_in_use, "in use by other processes", "--force empties what others use"),
+    )
+    return [it for it in reasons if it.count]
 
 
 @contextmanager
@@ -203,6 +248,3 @@ def _print_cleared(done: Cleared, used_bytes: int, *, as_json: bool) -> None:
         f"{plural('block', done.blocks)}, {format_count(done.entries)} "
         f"{plural('object', done.entries)} removed; {format_bytes(used_bytes)} in use"
     )
-    for count, why in ((done.kept_pinned, "pinned or held"), (done.kept_in_use, "in use")):
-        if count:
-            click.echo(f"left {format_count(count)} {plural('object', count)}: {why}")

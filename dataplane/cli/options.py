@@ -15,7 +15,14 @@ from dataplane.errors import ConfigError
 from dataplane.stores.base import StoreConfig
 from dataplane.units import parse_bytes
 
-__all__ = ["BYTES", "cache_config", "cache_options", "store_config", "store_options"]
+__all__ = [
+    "BYTES",
+    "cache_config",
+    "cache_options",
+    "encrypt_option",
+    "store_config",
+    "store_options",
+]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -58,16 +65,20 @@ def _encrypt(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         os.environ["DATAPLANE_CACHE_ENCRYPT"] = "1"
 
 
+def encrypt_option(command: CommandT) -> CommandT:
+    """Add the option that seals the cache, for commands that read or write its blocks."""
+    return click.option(
+        "--encrypt-cache",
+        is_flag=True,
+        expose_value=False,
+        callback=_encrypt,
+        help="Seal what is cached; the key comes from the settings, or is this boot's.",
+    )(command)
+
+
 def cache_options(command: CommandT) -> CommandT:
     """Add the options that say where the cache is and how large it may grow."""
     for decorate in (
-        click.option(
-            "--encrypt-cache",
-            is_flag=True,
-            expose_value=False,
-            callback=_encrypt,
-            help="Seal what is cached; the key comes from the settings, or is this boot's.",
-        ),
         click.option(
             "--cache-size",
             type=BYTES,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +27,13 @@ from dataplane.cache import Cache
 from dataplane.cache.warm import Need, WarmState, look
 from dataplane.cache.warm import warm as warm_cache
 from dataplane.cli.cache_directory import JSON_OPTION, attached
-from dataplane.cli.options import cache_config, cache_options, store_config, store_options
+from dataplane.cli.options import (
+    cache_config,
+    cache_options,
+    encrypt_option,
+    store_config,
+    store_options,
+)
 from dataplane.cli.text import plural, printable
 from dataplane.cli.wanted import wanted
 from dataplane.errors import ConfigError
@@ -65,9 +72,12 @@ all of the object. Either kind of line may be used; # begins a comment.
     help="Only the reads of this file, in its order; - is standard input.",
 )
 @click.option(
-    "--check", is_flag=True, help="Fetch nothing; say what is missing, and return 1 if any is."
+    "--check",
+    is_flag=True,
+    help="Fetch and make nothing; say what is missing, and return 1 if any is.",
 )
 @cache_options
+@encrypt_option
 @store_options
 @JSON_OPTION
 def warm(
@@ -95,8 +105,9 @@ def warm(
     settings = store_config(endpoint_url, region, anonymous=anonymous)
     began = time.monotonic()
     # Attached for a clear error: a Cache would only warn, and read past the directory.
+    is_absent = check and not os.path.lexists(config.dir)
     with (
-        attached(config, create=True),
+        nullcontext() if is_absent else attached(config, create=True),
         wanted(url, settings, prefixes, plan) as (store, ranges),
         Cache(config) as cache,
     ):

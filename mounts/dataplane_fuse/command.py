@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from dataplane.cache.directory import Directory
-from dataplane.cli.options import cache_config, cache_options, store_config, store_options
+from dataplane.cli.options import (
+    cache_config,
+    cache_options,
+    encrypt_option,
+    store_config,
+    store_options,
+)
 from dataplane.errors import CacheError, ConfigError, MountError
 from dataplane.stores.urls import parse_url
 from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
@@ -39,6 +45,7 @@ _EXIT_TIMEOUT_S = 30.0
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("-f", "--foreground", is_flag=True, help="Serve from this process until Ctrl-C.")
 @cache_options
+@encrypt_option
 @store_options
 @click.option("--allow-other", is_flag=True, help="Let other users of the host read the mount.")
 @click.option(

@@ -59,6 +59,23 @@ def test_what_was_not_used_for_a_while_goes(config, store, filled, session):
     assert_counted(config.dir, session.usage.used)
 
 
+def test_what_stays_is_counted_only_where_it_would_have_gone(config, store, filled, session):
+    session.pins.add(Scope(STORE, "runs"), "runs")
+    assert collect(session, size_bytes=None, max_age_s=3600).kept_pinned == 0
+    with Cache(config) as cache:
+        cache.open(store, filled[0]).read(0, 1)  # its first block only
+    newest = all_ticks(session)[-1][0]
+    done = collect(session, size_bytes=None, max_age_s=(time.time_ns() - newest) / 1e9 + 0.001)
+    assert (done.kept_pinned, done.kept_bytes, done.blocks) == (3, 11 * BLOCK, 0)
+
+
+def test_what_a_pin_keeps_over_the_budget_is_counted(session):
+    session.pins.add(Scope(STORE, "runs/a"), "a")
+    done = collect(session, size_bytes=3 * BLOCK)
+    assert done.over_bytes == session.usage.used - 3 * BLOCK > 0
+    assert collect(session, size_bytes=6 * BLOCK).over_bytes == 0
+
+
 def test_a_budget_that_is_kept_empties_nothing(session):
     assert collect(session, size_bytes=1 << 30).freed_bytes == 0
 
@@ -97,9 +114,10 @@ def test_what_is_pinned_is_left_unless_named_and_what_is_held_always(
     session.pins.add(Scope(STORE, "runs/a"), "a")
     with Cache(config) as holding, holding.hold(holding.open(store, filled[1])):
         done = clear(session)
-        assert (done.entries, done.kept_pinned) == (1, 2)
+        assert (done.entries, done.kept_pinned, done.kept_held) == (1, 1, 1)
+        assert done.kept_bytes == 8 * BLOCK
         done = clear(session, pinned=True)
-        assert (done.entries, done.kept_pinned) == (1, 1)
+        assert (done.entries, done.kept_pinned, done.kept_held) == (1, 0, 1)
     assert clear(session).entries == 1
     assert session.pins.load()
 

@@ -162,6 +162,15 @@ def test_what_cannot_be_done_is_said_in_one_line(run, folder, arguments, code, w
     failed(run(*(text.format(folder=folder) for text in arguments)), code, word)
 
 
+def test_only_commands_that_touch_blocks_offer_to_seal_them(run):
+    for command in (("cache", "info"), ("cache", "gc")):
+        done = run(*command, "--encrypt-cache")
+        assert done.code == 2
+        assert "No such option" in done.err
+    for command in ("warm", "mount"):
+        assert "--encrypt-cache" in run(command, "--help").out
+
+
 def test_info_and_ls_tell_what_is_there(run, folder, cache_dir):
     run("warm", folder)
     with Cache(CacheConfig(dir=cache_dir)) as cache:
@@ -230,7 +239,11 @@ def test_a_pin_spares_an_object_from_gc_and_clear(run, folder):
     assert done.document["blocks"] == 6
     failed(done, 5, "still used")
     assert "pin" in run("cache", "ls").out.split("object")[1]
-    assert run("cache", "clear", "--json").document["kept_pinned"] == 1
+    kept = run("cache", "clear", "--json")
+    assert kept.document["kept_pinned"] == 1
+    failed(kept, 5, "1 object of 8.58 MiB stayed", "1 pinned", "--pinned")
+    kept = run("cache", "gc", "--max-age", "0s")
+    assert (kept.code, kept.out.splitlines()[-1]) == (0, "left 1 object: pinned")
     failed(run("cache", "unpin", folder), 2, "is not pinned", "sub")
     assert run("cache", "unpin", folder / "sub").code == 0
     assert run("cache", "clear", "--json").document["entries"] == 1
@@ -253,10 +266,41 @@ def test_clear_leaves_what_others_read_unless_forced(run, folder, cache_dir):
         blob = reading.open(store, store.head("a.bin"))
         blob.read(0, 1)
         done = run("cache", "clear")
-        failed(done, 5, "1 object are in use", "--force")
+        failed(done, 5, "1 in use by other processes", "--force")
         assert blob.is_complete()
         assert run("cache", "clear", "--force").code == 0
         assert bytes(blob.read(0, 100)) == (folder / "a.bin").read_bytes()[:100]
+
+
+def test_what_the_cache_holds_nothing_of_is_said_and_is_no_failure(run, folder, cache_dir):
+    run("warm", folder)
+    for command in ("ls", "verify", "clear"):
+        for options in ((), ("--json",)):
+            done = run("cache", command, "s3://typo/cars", *options)
+            failed(done, 0, f"nothing of s3://typo/cars is in the cache {cache_dir}")
+            assert (done.out == "") == (options == ())
+    assert run("cache", "ls", "s3://typo/cars", "--json").document == {"entries": [], "total": 0}
+    assert run("cache", "info", "--json").document["entries"] == 3
+    done = run("cache", "clear", folder)
+    assert (done.code, done.err) == (0, "")
+    failed(run("cache", "ls"), 0, f"nothing is in the cache {cache_dir}")
+
+
+def test_a_check_makes_no_cache(run, folder, tmp_path, cache_dir):
+    done = run("warm", folder, "--check", "--json")
+    assert (done.code, done.document["missing_bytes"]) == (1, 27_000_000)
+    assert not cache_dir.exists()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    failed(run("warm", folder, "--check", "--cache-dir", tmp_path / "link"), 5, "symbolic link")
+
+
+def test_a_relative_cache_directory_stays_where_it_was_named(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("warm", folder / "a.bin", "--cache-dir", "here").code == 0
+    document = run("cache", "info", "--json", "--cache-dir", "here").document
+    assert (document["dir"], document["entries"]) == (str(tmp_path / "here"), 1)
+    monkeypatch.setenv("DATAPLANE_CACHE_DIR", "here")
+    assert run("cache", "info", "--json").document["dir"] == str(tmp_path / "here")
 
 
 def test_old_blocks_are_collected(run, folder):
@@ -288,23 +332,6 @@ def test_ctrl_c_ends_warming_with_130_and_keeps_what_came(tmp_path, cache_dir):
     assert err.strip() == "dataplane: interrupted"
     data = next(iter(cache_dir.glob("entries/*/*.data")))
     assert 0 < data.stat().st_blocks * 512 < 8 << 30
-
-
-def test_stats_show_running_processes(run, folder, cache_dir):
-    run("warm", folder / "a.bin")
-    assert run("stats", "--once", "--json").document["processes"] == []
-    store = open_store(folder)
-    with Cache(CacheConfig(dir=cache_dir)) as reading:
-        blob = reading.open(store, store.head("b.bin"))
-        blob.read(0, 1)
-        document = run("stats", "--once", "--json").document
-        [process] = document["processes"]
-        assert process["pid"] == os.getpid()
-        assert document["used_bytes"] == reading.usage_bytes()
-        shown = run("stats", "--once")
-        assert str(os.getpid()) in shown.out
-        assert "1 process\n" in shown.out
-    assert "0 processes" in run("stats", "--once").out
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")

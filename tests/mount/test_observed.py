@@ -67,8 +67,10 @@ def test_a_mount_shows_its_figures_and_keeps_what_is_open(
         assert figures()["program"] == "dataplane mount"
         [row] = json.loads(mount.command("cache", "ls", "--json", *cache).output)["entries"]
         assert row["held"]
-        cleared = json.loads(mount.command("cache", "clear", "--force", "--json", *cache).output)
-        assert (cleared["kept_pinned"], cleared["blocks"]) == (1, 0)
+        done = mount.command("cache", "clear", "--force", "--pinned", "--json", *cache)
+        cleared = json.loads(done.output)
+        assert (done.status, cleared["kept_held"], cleared["blocks"]) == (5, 1, 0)
+        assert "1 open in a mount" in done.errors
 
     def is_let_go() -> bool:
         rows = json.loads(mount.command("cache", "ls", "--json", *cache).output)["entries"]
