@@ -23,10 +23,7 @@ system: ## Install the system packages that are missing (needs root or sudo)
 setup: system $(VENV)/.installed ## Create .venv, install everything, build the native module
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(shell find native -name '*.[ch]pp' -o -name CMakeLists.txt)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[all]"
+	@PYTHON='$(PYTHON)' bash tools/setup-venv.sh $(VENV)
 	@touch $@
 
 native: ## Rebuild the native module in place
