@@ -250,6 +250,18 @@ def test_a_pin_spares_an_object_from_gc_and_clear(run, folder):
     assert run("cache", "info", "--json").document["used_bytes"] == 0
 
 
+def test_gc_says_when_pins_keep_it_from_leaving_room_on_the_disk(run, folder, monkeypatch):
+    monkeypatch.setattr("dataplane.cache.budget._FREE_SHARE", 1)  # all of the disk is to be free
+    run("warm", folder / "a.bin", "--cache-size", "1GiB")
+    run("cache", "pin", folder)
+    done = run("cache", "gc", "--json")
+    assert done.document["over_bytes"] == done.document["used_bytes"] > 9_000_000
+    failed(done, 5, "a tenth of the disk is to stay free", "pinned")
+    run("cache", "unpin", "--all")
+    done = run("cache", "gc", "--json")  # the disk is as full as before, but not with the cache
+    assert (done.code, done.document["over_bytes"]) == (0, 0)
+
+
 def test_pins_by_prefix_and_taking_all_back(run, folder):
     run("warm", folder)
     assert run("cache", "pin", folder, "--prefix", "a", "--json").document["entries"] == 1
