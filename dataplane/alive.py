@@ -10,7 +10,6 @@ Thread-safe.
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -34,16 +33,17 @@ class Alive(Generic[T]):
         []
     """
 
-    __slots__ = ("_keys", "_references")
+    __slots__ = ("_references",)
 
     def __init__(self) -> None:
-        self._keys = itertools.count()  # not addresses: a newer member may have that of a dead one
+        # By their own addresses: that of a dead member may be a newer one's.
         self._references: dict[int, weakref.ref[T]] = {}
 
     def add(self, member: T) -> None:
         """Take `member` in, once, until it dies."""
-        key, references = next(self._keys), self._references
-        references[key] = weakref.ref(member, lambda _: references.pop(key, None))
+        references = self._references
+        reference = weakref.ref(member, lambda dead: references.pop(id(dead), None))
+        references[id(reference)] = reference
 
     def clear(self) -> None:
         """Let all members go."""

@@ -4,25 +4,24 @@ A store of one's own, on a fast network without TLS, sends as fast as a processo
 there each copy counts. Requests are signed by the client library as URLs (SigV4 in the query), so
 that keys and tokens come from the same chains; `plain_http.py` sends them. TLS, proxies and what
 the library alone knows (requester pays, keys of the customer) stay with it, and so does everything
-from then on when a server gives an answer that we do not understand.
+from then on where it gets bytes and we only an answer that we do not understand.
 
 A signed URL works for whoever has it until it expires, so it is made for one request and neither
-kept nor shown.
+kept nor shown. Some servers take none; so until the first one was good, a refusal may be meant for
+the way of asking, and the library asks again. Tags come from listings, which others have written:
+one that is no plain text goes into no header.
 
 Thread-safe, as its parts are.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import SplitResult, quote, urlsplit
 
 import obstore
@@ -32,6 +31,7 @@ from dataplane.stores.clients import CONNECT_TIMEOUT_S
 from dataplane.stores.failures import Reply, error_code
 from dataplane.stores.plain_http import NotPlain, PlainAnswer, PlainFailure, PlainHttp
 from dataplane.stores.urls import Location, s3_endpoint
+from dataplane.stores.versions import modified_of
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -40,8 +40,15 @@ __all__ = ["DirectAnswer", "DirectReads"]
 
 _EXPIRES = timedelta(minutes=15)
 """As far as the clocks of client and server may be apart when a request itself is signed."""
-_CLIENT_ALONE = ("AWS_PROXY_URL", "AWS_REQUEST_PAYER", "AWS_SSE_CUSTOMER_KEY_BASE64")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CLIENT_ALONE = (
+    "AWS_PROXY_URL",
+    "AWS_REQUEST_PAYER",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_SSE_CUSTOMER_KEY_BASE64",
+)
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
+_DISLIKES_THE_URL = frozenset({400, 401, 403, 405, 414, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +75,19 @@ class DirectReads:
         server: where it is; scheme, host and port.
         target_of: makes path and query of a full key.
         config: time limits, connections.
+        is_signed: whether a refusal may be one of signed URLs.
     """
 
     def __init__(
-        self, server: SplitResult, target_of: Callable[[str], str], config: StoreConfig
+        self,
+        server: SplitResult,
+        target_of: Callable[[str], str],
+        config: StoreConfig,
+        *,
+        is_signed: bool = False,
     ) -> None:
         self._target_of = target_of
+        self._is_doubtful = is_signed
         self._http = PlainHttp(
             server.hostname or "",
             server.port or 80,
@@ -91,45 +105,60 @@ class DirectReads:
         if endpoint is None or not endpoint.startswith("http://"):
             return None
         server = urlsplit(endpoint)
-        if _is_proxied(server) or any(os.environ.get(name) for name in _CLIENT_ALONE):
+        host = server.hostname or ""
+        if not host.isascii() or _is_proxied(host) or any(map(os.environ.get, _CLIENT_ALONE)):
             return None
         if location.scheme != "s3":
             return cls(server, lambda key: quote(f"/{key}"), config)
         if config.anonymous:
-            below = f"{server.path.rstrip('/')}/{location.bucket}"
-            return cls(server, lambda key: quote(f"{below}/{key}"), config)
-        return cls(server, lambda key: _signed(client, key, server), config)
+            root = server.path.rstrip("/")  # quoted as its user wants it
+            return cls(server, lambda key: root + quote(f"/{location.bucket}/{key}"), config)
+        return cls(server, lambda key: _signed(client, key, server), config, is_signed=True)
 
-    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> DirectAnswer:
+    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> DirectAnswer | None:
         """Ask for bytes `[wanted[0], wanted[1])` of the object with this full key.
+
+        Returns:
+            Their beginning, or None where only the client can ask.
 
         Raises:
             PlainFailure: no answer, or one that says no.
-            NotPlain: the client must do it.
+            NotPlain: an answer that the client may understand.
             BaseError: the client cannot sign.
         """
         if any(part in ("", ".", "..") for part in key.split("/")):
-            raise NotPlain("a key that the client explains")
+            return None
         headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}", "Accept-Encoding": "identity"}
         if if_match is not None:
+            if not (if_match.isascii() and if_match.isprintable()):
+                return None
             headers["If-Match"] = if_match
         answer = self._http.get(self._target_of(key), headers)
         try:
-            return _partial(answer, wanted)
+            if answer.status != 206:
+                self._refuse(answer)
+            partial = _partial(answer, wanted)
         except BaseException:
             answer.close()
             raise
+        self._is_doubtful = False
+        return partial
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
+    def _refuse(self, answer: PlainAnswer) -> NoReturn:
+        status = answer.status
+        if status == 200:
+            raise PlainFailure(Reply(status, "", ""), answer.headers)
+        if status < 400 or status == 414 or (self._is_doubtful and status in _DISLIKES_THE_URL):
+            raise NotPlain(f"status {status}")
+        raise PlainFailure(Reply(status, error_code(answer.text()), ""), answer.headers)
+
 
 def _partial(answer: PlainAnswer, wanted: tuple[int, int]) -> DirectAnswer:
     """Check that an answer is the range asked for, or as much of it as there is."""
-    if answer.status != 206:
-        code = error_code(answer.text())
-        raise PlainFailure(Reply(answer.status, code, ""), answer.headers)
     headers = answer.headers
     given = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if given is None or int(given[1]) != wanted[0]:
@@ -137,21 +166,24 @@ def _partial(answer: PlainAnswer, wanted: tuple[int, int]) -> DirectAnswer:
     stop = int(given[2]) + 1
     if stop > wanted[1] or stop - wanted[0] != answer.length:
         raise NotPlain("a body of another length than its range")
-    modified_s = None
-    with contextlib.suppress(ValueError):  # no date, or not a date
-        modified_s = parsedate_to_datetime(headers.get("last-modified", "")).timestamp()
+    modified_s = modified_of(headers.get("last-modified", ""))
     return DirectAnswer(answer, int(given[3]), headers.get("etag"), modified_s)
 
 
 def _signed(client: object, key: str, server: SplitResult) -> str:
     s3: S3Store = client  # type: ignore[assignment]
     url = urlsplit(obstore.sign(s3, "GET", key, _EXPIRES))
-    if (url.scheme, url.netloc) != (server.scheme, server.netloc):
+    if (url.hostname, url.port or 80) != (server.hostname, server.port or 80):
         raise NotPlain("the client signs for another server")
     return f"{url.path}?{url.query}"
 
 
-def _is_proxied(server: SplitResult) -> bool:
-    proxies = urllib.request.getproxies()
-    named = "http" in proxies or "all" in proxies
-    return named and not urllib.request.proxy_bypass(server.hostname or "")
+def _is_proxied(host: str) -> bool:
+    """Whether there is a proxy that the client might use; there are many readings of exceptions."""
+    if not any(map(os.environ.get, _PROXIES)):
+        return False
+    exceptions = {os.environ.get(name) for name in ("no_proxy", "NO_PROXY")} - {None, ""}
+    if len(exceptions) != 1:
+        return True
+    names = [name.strip().lower() for name in str(exceptions.pop()).split(",")]
+    return not any(name and (host == name or host.endswith(f".{name}")) for name in names)

@@ -58,7 +58,7 @@ class Reply:
 
 
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>|<code>(\w+)</code>|\"code\":\s*\"(\w+)\"")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>|<code>(\w{1,64})</code>|\"code\":\s*\"(\w{1,64})\"")
 _KIND = re.compile(r"kind: (Connect|Timeout|Interrupted|Request|Decode)\b")
 _QUERY = re.compile(r"\?\S*")
 _KINDS = {"Timeout": "timeout", "Connect": "connect"}
@@ -190,7 +190,7 @@ def from_reply(
         return NotFound(f"no object {where}")
     if status == 412:
         return ObjectChanged(f"{where} was replaced")
-    if status == 200:
+    if status == 200 and action == "read":
         return _no_ranges(where, action)
     if status == 416:
         return StoreError(f"cannot {action} {where}: the range begins after the object's end")
@@ -234,8 +234,9 @@ def retry_after_s(err: BaseException) -> float | None:
         for headers in (getattr(cause, "headers", None), _metadata(cause).get("HTTPHeaders")):
             if isinstance(headers, Mapping):
                 value = headers.get("retry-after", headers.get("Retry-After"))
-                if isinstance(value, str) and value.strip().isdigit():
-                    return float(value)
+                text = value.strip() if isinstance(value, str) else ""
+                if text.isascii() and text.isdigit():
+                    return float(text)
     return None
 
 

@@ -7,14 +7,19 @@ Python and a whole piece of the body with one native call, which holds no lock o
 It does only what that needs: GET, answers with a Content-Length, kept connections. What it does not
 understand is `NotPlain`; the caller has a client for everything else.
 
-A kept connection that the server has closed meanwhile is found out before it is used, or when
-nothing of an answer comes, and another one is taken. Thread-safe: a connection belongs to one
-answer at a time. A forked child begins with none of them.
+A connection is kept as soon as the last byte of its answer has been received, not when the answer
+is closed: that may be the garbage collector's doing, which closes the socket, too. One that the
+server has closed meanwhile is found out before it is used, or when nothing of an answer comes, and
+another one is taken.
+
+Thread-safe: a connection belongs to one answer at a time. A forked child begins with none, and an
+answer that was on its way is broken there: two processes would share its bytes.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import select
 import socket
 import threading
@@ -30,6 +35,7 @@ __all__ = ["NotPlain", "PlainAnswer", "PlainFailure", "PlainHttp"]
 
 _MAX_HEAD_BYTES = 64 << 10
 _HEAD_PIECE_BYTES = 16 << 10
+_MAX_DIGITS = 18
 _END = b"\r\n\r\n"
 _IDLE_S = 30.0
 """Longer, and something between here and the server may have forgotten the connection silently."""
@@ -81,8 +87,8 @@ class PlainHttp:
         """Send a GET and wait for the head of its answer; close the answer in the end.
 
         Args:
-            target: path and query, quoted.
-            headers: besides those that say where the request goes.
+            target: path and query, quoted; ASCII.
+            headers: besides those that say where the request goes; ASCII in one line.
 
         Raises:
             PlainFailure: no connection, or no answer.
@@ -90,7 +96,7 @@ class PlainHttp:
         """
         lines = [f"GET {target} HTTP/1.1", f"Host: {_authority(*self._address)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        request = "\r\n".join([*lines, "User-Agent: dataplane", "", ""]).encode("latin-1")
+        request = "\r\n".join([*lines, "User-Agent: dataplane", "", ""]).encode("ascii")
         while True:
             kept = self._take()
             connection = kept or self._connect()
@@ -119,13 +125,32 @@ class PlainHttp:
             _close_all(self._idle)
 
     def _connect(self) -> socket.socket:
+        """Connect to any of the server's addresses: a name may stand for many machines."""
+        until_s = time.monotonic() + self._connect_timeout_s
+        failure: OSError | None = None
         try:
-            connection = socket.create_connection(self._address, self._connect_timeout_s)
-        except OSError as err:
-            # A time-out of ours is as good as a refusal: nobody is there.
-            raise PlainFailure(Reply(None, "", "", "connect")) from err
-        connection.settimeout(self._timeout_s)
-        return connection
+            found = socket.getaddrinfo(*self._address, type=socket.SOCK_STREAM)
+            for number, (*kind, _, address) in enumerate(random.sample(found, len(found))):
+                left_s = until_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                connection = socket.socket(*kind)
+                try:
+                    connection.settimeout(left_s / (len(found) - number))
+                    connection.connect(address)
+                    connection.settimeout(self._timeout_s)
+                except OSError as err:
+                    connection.close()
+                    failure = err
+                except BaseException:
+                    connection.close()
+                    raise
+                else:
+                    return connection
+        except OSError as err:  # the name is not known
+            failure = err
+        # A time-out here is as good as a refusal: nobody is there.
+        raise PlainFailure(Reply(None, "", "", "connect")) from failure
 
     def _take(self) -> socket.socket | None:
         """Take the connection that was used last, if the server still has it."""
@@ -138,12 +163,13 @@ class PlainHttp:
                 return connection
             connection.close()
 
-    def _give_back(self, connection: socket.socket) -> None:
+    def _keep(self, connection: socket.socket) -> None:
+        now_s = time.monotonic()
         with self._lock:
-            if not self._closed and len(self._idle) < self._max_idle:
-                self._idle.append((time.monotonic(), connection))
-                return
-        connection.close()
+            self._idle.append((now_s, connection))  # so the oldest are in front
+            most = 0 if self._closed else self._max_idle
+            while self._idle and (len(self._idle) > most or now_s - self._idle[0][0] > _IDLE_S):
+                self._idle.pop(0)[1].close()
 
     def _forget(self) -> None:
         """Close this process's ends; the parent goes on with its own."""
@@ -156,7 +182,7 @@ class PlainAnswer:
 
     Attributes:
         status: its status.
-        headers: by name in lower case; of a repeated one the last.
+        headers: by name in lower case; of a repeated one the last (of its length, none).
         length: bytes of its body.
     """
 
@@ -165,10 +191,13 @@ class PlainAnswer:
     ) -> None:
         self._client = client
         self._connection: socket.socket | None = connection
+        self._pid = os.getpid()
         self._rest = memoryview(rest)
         self.status, self.headers = _parse(head)
         length = self.headers.get("content-length", "")
-        if "transfer-encoding" in self.headers or not (length.isascii() and length.isdigit()):
+        if "transfer-encoding" in self.headers or not _is_number(length):
+            if self.status >= 500 or self.status == 429:  # whatever it says besides
+                raise PlainFailure(Reply(self.status, "", ""), self.headers)
             raise NotPlain("an answer without a length")
         self.length = int(length)
         self._left = self.length
@@ -182,6 +211,8 @@ class PlainAnswer:
         Raises:
             PlainFailure: the connection broke, or nothing came for too long.
         """
+        if self._pid != os.getpid():
+            raise PlainFailure(Reply(None, "", "", "broken"))
         count = min(len(memory), self._left)
         front = min(len(self._rest), count)
         memory[:front] = self._rest[:front]
@@ -189,6 +220,8 @@ class PlainAnswer:
         self._left -= front
         if front < count:
             self._receive(memory[front:count])
+        if not self._left:
+            self._finish()
         return count
 
     def text(self, most: int = _MAX_HEAD_BYTES) -> str:
@@ -198,15 +231,20 @@ class PlainAnswer:
         return content.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Keep the connection if all was received, else close it. Idempotent."""
+        """Give up what was not received yet. Idempotent."""
         connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        reusable = not self._left and not self._rest
-        if reusable and self.headers.get("connection", "").lower() != "close":
-            self._client._give_back(connection)
-        else:
+        if connection is not None:
             connection.close()
+
+    def _finish(self) -> None:
+        """Let the connection be used again, unless either side has said more than it should."""
+        wishes = self.headers.get("connection", "").lower().split(",")
+        if self._rest or "close" in map(str.strip, wishes):
+            self.close()
+            return
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._client._keep(connection)
 
     def _receive(self, memory: memoryview) -> None:
         connection = self._connection
@@ -249,8 +287,14 @@ def _parse(head: bytes) -> tuple[int, dict[str, str]]:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
             raise NotPlain("a header in pieces")
+        if name.lower() == "content-length" and "content-length" in headers:
+            raise NotPlain("two lengths")
         headers[name.lower()] = value.strip()
     return int(status), headers
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
 def _authority(host: str, port: int) -> str:

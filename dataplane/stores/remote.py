@@ -219,8 +219,9 @@ class RemoteStore:
 
     def close(self) -> None:
         """Drop our own connections; the client's go with it, and that with this object."""
-        if self._direct is not None:
-            self._direct.close()
+        direct = self._direct
+        if direct is not None:
+            direct.close()
 
     def _ask(
         self, client: ObjectStore, key: str, wanted: tuple[int, int], if_match: str | None
@@ -240,13 +241,14 @@ class RemoteStore:
 
     def _begin(self, key: str, wanted: tuple[int, int], if_match: str | None) -> tuple[_Body, int]:
         """Ask for a stream, past the client where that can be; return it and the object's size."""
-        if self._direct is not None:
+        direct = self._direct  # another thread may give it up
+        odd: NotPlain | None = None
+        if direct is not None:
             try:
-                answer = self._direct.get(self.full_key(key), wanted, _strong(if_match))
+                answer = direct.get(self.full_key(key), wanted, _strong(if_match))
             except NotPlain as err:
-                logger.debug("%s is read through the client library: %s", self.url, err)
-                self._direct = None
-            else:
+                answer, odd = None, err
+            if answer is not None:
                 try:
                     tag = tag_of(answer.etag, answer.modified_s, answer.size_bytes, self.url)
                     self._check_version(key, if_match, tag)
@@ -255,6 +257,9 @@ class RemoteStore:
                     raise
                 return answer.body, answer.size_bytes
         result = self._ask(self._stream_client, key, wanted, if_match)
+        if odd is not None:
+            logger.debug("%s is read through the client library: %s", self.url, odd)
+            self._direct = None
         return ClientBody(result), result.meta["size"]
 
     @contextlib.contextmanager

@@ -34,6 +34,7 @@ OBSTORE_SCHEMES = frozenset({"s3", "gs", "az", "abfs"}) | HTTP_SCHEMES
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.%]+\]|[^\s/:?#\[\]]+)(:\d{1,5})?(/[^\s?#]*)?")
+_MAX_PORT = 65_535
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/?(?!/)(.+)", re.DOTALL)
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az", "abfss": "abfs"}
 
@@ -170,7 +171,8 @@ def s3_endpoint(config: StoreConfig, environ: Mapping[str, str] | None = None) -
         return None
     if "@" in endpoint:
         raise ConfigError("the endpoint URL holds credentials", hint="leave them out of it")
-    if not _ENDPOINT.fullmatch(endpoint):
+    match = _ENDPOINT.fullmatch(endpoint)
+    if match is None or int((match[2] or ":0")[1:]) > _MAX_PORT:
         raise ConfigError(
             f"not an endpoint URL: {endpoint!r}", hint="write https://host or http://host:port"
         )

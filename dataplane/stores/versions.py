@@ -8,13 +8,26 @@ look only the size can be compared, which the user is told once. Thread-safe.
 from __future__ import annotations
 
 import uuid
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 
 from dataplane.telemetry import logger
 
-__all__ = ["new_tag", "same_version", "tag_of"]
+__all__ = ["modified_of", "new_tag", "same_version", "tag_of"]
 
 _PREFIX = "unversioned-"
 _told: set[str] = set()
+
+
+def modified_of(date: str) -> float | None:
+    """Return the seconds since the epoch of an HTTP date; None for none, or not a real one."""
+    try:
+        when = parsedate_to_datetime(date)
+        # "-0000" is a time of an unknown zone; HTTP knows only one.
+        seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return seconds if seconds > 0 else None
 
 
 def tag_of(etag: str | None, modified_s: float | None, size_bytes: int, where: str) -> str:

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cmath>
-#include <limits>
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
@@ -15,23 +15,24 @@ namespace nb = nanobind;
 namespace dataplane::bindings {
 namespace {
 
-int milliseconds(double seconds) {
+constexpr double kLongestPauseS = 1e6;
+
+std::chrono::milliseconds milliseconds(double seconds) {
   if (!(seconds >= 0)) throw nb::value_error("the pause must not be negative");
-  return static_cast<int>(
-      std::min(std::ceil(seconds * 1e3), double{std::numeric_limits<int>::max()}));
+  const double rounded = std::ceil(std::min(seconds, kLongestPauseS) * 1e3);
+  return std::chrono::milliseconds(static_cast<std::chrono::milliseconds::rep>(rounded));
 }
 
 std::size_t receive_into(int fd, nb::handle buffer, double pause_s) {
   const HeldBuffer held(buffer, true);
-  const int pause_ms = milliseconds(pause_s);
-  std::size_t received = 0;
+  Receiver receiver(fd, held.writable_bytes(), milliseconds(pause_s));
   for (;;) {
     int err = 0;
     {
       const nb::gil_scoped_release unlocked;
-      err = receive(fd, held.writable_bytes(), pause_ms, received);
+      err = receiver.run();
     }
-    if (err == 0) return received;
+    if (err == 0) return receiver.received();
     if (err != EINTR) {
       errno = err;
       PyErr_SetFromErrno(PyExc_OSError);  // TimeoutError, ConnectionResetError, ... by its number

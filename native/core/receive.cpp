@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <limits>
 
 namespace dataplane {
 namespace {
@@ -37,25 +38,28 @@ class WakeMark {
 
 }  // namespace
 
-int receive(int fd, std::span<std::byte> out, int pause_ms, std::size_t& received) noexcept {
-  WakeMark mark(fd);
-  bool waited_in_vain = false;
-  while (received < out.size()) {
-    const auto rest = out.subspan(received);
-    const ssize_t got = ::recv(fd, rest.data(), rest.size(), MSG_DONTWAIT);
+int Receiver::run() noexcept {
+  using std::chrono::milliseconds;
+  WakeMark mark(fd_);
+  while (received_ < out_.size()) {
+    const auto rest = out_.subspan(received_);
+    const ssize_t got = ::recv(fd_, rest.data(), rest.size(), MSG_DONTWAIT);
+    const int err = errno;
     if (got == 0) return 0;
+    const auto now = std::chrono::steady_clock::now();
     if (got > 0) {
-      received += static_cast<std::size_t>(got);
-      waited_in_vain = false;
+      received_ += static_cast<std::size_t>(got);
+      last_ = now;
       continue;
     }
-    if (errno != EAGAIN && errno != EWOULDBLOCK) return errno;
-    if (waited_in_vain) return ETIMEDOUT;
+    if (err != EAGAIN && err != EWOULDBLOCK) return err;
+    // Only here: less than the mark may have come while poll waited.
+    const auto left = std::chrono::ceil<milliseconds>(last_ + pause_ - now);
+    if (left <= milliseconds::zero()) return ETIMEDOUT;
     mark.set(rest.size());
-    pollfd waiting{.fd = fd, .events = POLLIN, .revents = 0};
-    const int ready = ::poll(&waiting, 1, pause_ms);
-    if (ready < 0) return errno;
-    waited_in_vain = ready == 0;  // less than the mark may have come all the same: look
+    pollfd waiting{.fd = fd_, .events = POLLIN, .revents = 0};
+    const auto wait = std::min<milliseconds::rep>(left.count(), std::numeric_limits<int>::max());
+    if (::poll(&waiting, 1, static_cast<int>(wait)) < 0) return errno;
   }
   return 0;
 }

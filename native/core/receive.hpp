@@ -7,16 +7,32 @@
 // Thread-safe for different sockets.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <span>
 
 namespace dataplane {
 
-// Receive until `out` is full or the other side has ended; `received`, which may be more than 0 at
-// the start, says how far it got. Returns 0, ETIMEDOUT when nothing came for `pause_ms`, EINTR when
-// a signal came (call again to go on), or another errno. SO_RCVLOWAT is
-// 1 afterwards; the socket may block or not.
-[[nodiscard]] int receive(int fd, std::span<std::byte> out, int pause_ms,
-                          std::size_t& received) noexcept;
+// Fills one buffer from a connected socket, which may block or not.
+class Receiver {
+ public:
+  Receiver(int fd, std::span<std::byte> out, std::chrono::milliseconds pause) noexcept
+      : fd_(fd), out_(out), pause_(pause), last_(std::chrono::steady_clock::now()) {}
+
+  // Receive until the buffer is full or the other side has ended. Returns 0, ETIMEDOUT when nothing
+  // came for as long as the pause, EINTR when a signal came (call again to go on: the pause goes on,
+  // too), or another errno. SO_RCVLOWAT is 1 afterwards.
+  [[nodiscard]] int run() noexcept;
+
+  // How many bytes have come.
+  [[nodiscard]] std::size_t received() const noexcept { return received_; }
+
+ private:
+  int fd_;
+  std::span<std::byte> out_;
+  std::chrono::milliseconds pause_;
+  std::chrono::steady_clock::time_point last_;  // when bytes came
+  std::size_t received_ = 0;
+};
 
 }  // namespace dataplane

@@ -11,6 +11,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <span>
@@ -24,6 +25,14 @@
 namespace {
 
 using dataplane::UniqueFd;
+
+// Go on behind what was received before.
+int receive(int fd, std::span<std::byte> out, int pause_ms, std::size_t& received) {
+  dataplane::Receiver receiver(fd, out.subspan(received), std::chrono::milliseconds(pause_ms));
+  const int err = receiver.run();
+  received += receiver.received();
+  return err;
+}
 
 struct Pair {
   UniqueFd ours;
@@ -60,9 +69,9 @@ void a_buffer_is_filled_whatever_the_pieces() {
     std::vector<std::byte> got(sent.size());
     std::size_t received = 0;
     const std::size_t front = sent.size() / 3;
-    CHECK(dataplane::receive(pair.ours.get(), std::span(got).first(front), 10000, received) == 0);
+    CHECK(receive(pair.ours.get(), std::span(got).first(front), 10000, received) == 0);
     CHECK(received == front);
-    CHECK(dataplane::receive(pair.ours.get(), got, 10000, received) == 0);
+    CHECK(receive(pair.ours.get(), got, 10000, received) == 0);
     CHECK(received == got.size());
     sender.join();
     CHECK(got == sent);
@@ -96,7 +105,7 @@ void a_wait_leaves_the_socket_awake_for_a_single_byte() {
   });
   std::vector<std::byte> got(sent.size());
   std::size_t received = 0;
-  CHECK(dataplane::receive(pair.ours.get(), got, 10000, received) == 0);
+  CHECK(receive(pair.ours.get(), got, 10000, received) == 0);
   sender.join();
   CHECK(got == sent);
   for (const std::size_t wanted : {std::size_t{1}, std::size_t{500}}) {
@@ -105,7 +114,7 @@ void a_wait_leaves_the_socket_awake_for_a_single_byte() {
     CHECK(::poll(&waiting, 1, 5000) == 1);
     received = 0;  // and after a wait that ends without enough
     const int expected = wanted == 1 ? 0 : ETIMEDOUT;
-    CHECK(dataplane::receive(pair.ours.get(), std::span(got).first(wanted), 20, received) ==
+    CHECK(receive(pair.ours.get(), std::span(got).first(wanted), 20, received) ==
           expected);
     CHECK(received == 1);
   }
@@ -125,7 +134,7 @@ void a_trickle_is_not_a_pause() {
   });
   std::vector<std::byte> got(sent.size());
   std::size_t received = 0;
-  CHECK(dataplane::receive(pair.ours.get(), got, 300, received) == 0);  // 480 ms in all
+  CHECK(receive(pair.ours.get(), got, 300, received) == 0);  // 480 ms in all
   sender.join();
   CHECK(got == sent);
 }
@@ -137,7 +146,7 @@ void an_end_is_not_an_error_and_says_how_far_it_got() {
   pair.theirs = UniqueFd(-1);
   std::vector<std::byte> got(4000);
   std::size_t received = 0;
-  CHECK(dataplane::receive(pair.ours.get(), got, 10000, received) == 0);
+  CHECK(receive(pair.ours.get(), got, 10000, received) == 0);
   CHECK(received == 1000);
 }
 
@@ -147,10 +156,10 @@ void a_pause_and_a_bad_descriptor_are_errors() {
   send_all(pair.theirs.get(), sent, 10);
   std::vector<std::byte> got(11);
   std::size_t received = 0;
-  CHECK(dataplane::receive(pair.ours.get(), got, 20, received) == ETIMEDOUT);
+  CHECK(receive(pair.ours.get(), got, 20, received) == ETIMEDOUT);
   CHECK(received == 10);
-  CHECK(dataplane::receive(-1, got, 20, received) == EBADF);
-  CHECK(dataplane::receive(-1, std::span(got).first(10), 20, received) == 0);  // it is full
+  CHECK(receive(-1, got, 20, received) == EBADF);
+  CHECK(receive(-1, std::span(got).first(10), 20, received) == 0);  // it is full
 }
 
 void a_signal_ends_the_wait() {
@@ -169,8 +178,17 @@ void a_signal_ends_the_wait() {
   });
   std::array<std::byte, 4> got{};
   std::size_t received = 0;
-  CHECK(dataplane::receive(pair.ours.get(), got, 10000, received) == EINTR);
+  CHECK(receive(pair.ours.get(), got, 10000, received) == EINTR);
   CHECK(received == 0);
+  dataplane::Receiver receiver(pair.ours.get(), got, std::chrono::milliseconds(100));
+  int err = EINTR;  // the pause does not begin again with each of them
+  int interrupted = 0;
+  while (err == EINTR) {
+    err = receiver.run();
+    ++interrupted;
+  }
+  CHECK(err == ETIMEDOUT);
+  CHECK(interrupted > 2);
   ended = true;
   other.join();
   CHECK(::sigaction(SIGUSR1, &before, nullptr) == 0);

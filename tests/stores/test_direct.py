@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,8 +13,8 @@ import time
 
 import pytest
 
-from dataplane.errors import NotFound, Throttled, Timeout, Unavailable
-from dataplane.stores import Store, StoreConfig, open_store
+from dataplane.errors import Denied, NotFound, StoreError, Throttled, Timeout, Unavailable
+from dataplane.stores import Store, StoreConfig, open_store, plain_http
 from dataplane.stores.direct import DirectReads
 from dataplane.stores.failures import retry_after_s
 from dataplane.stores.urls import parse_url
@@ -152,6 +154,205 @@ def test_what_is_not_understood_is_left_to_the_library(head: str) -> None:
     assert all(others), "the library says what it accepts"
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(status: int) -> None:
+    def answer(request: Request) -> Answer:
+        if request.path == "/k":
+            return Answer(status, {"location": "/elsewhere"})
+        return _good(request, keep=False)
+
+    with HttpServer(answer) as server:
+        store = open_store(server.url, _ONCE)
+        for _ in range(2):
+            assert _stream(store) == _BODY
+    assert [request.path for request in server.requests][:3] == ["/k", "/k", "/elsewhere"]
+    assert len(server.requests) == 5, "from the second stream on the library asks at once"
+
+
+def test_an_odd_refusal_is_no_reason_to_give_up_the_way() -> None:
+    """A missing key whose answer comes in chunks, and a failure that says nothing."""
+    chunks = "HTTP/1.1 404 No\ntransfer-encoding: chunked\nconnection: close"
+
+    def answer(request: Request) -> Answer:
+        if request.path == "/missing":
+            return _raw(Answer(body=b"0\r\n\r\n"), chunks)
+        if len(server.requests) == 3:
+            return _raw(Answer(), "HTTP/1.1 503 No\nretry-after: 0\nconnection: close")
+        return _good(request, keep=False)
+
+    with HttpServer(answer) as server:
+        store = open_store(server.url, StoreConfig(max_attempts=3, hedge=False))
+        with pytest.raises(NotFound):
+            list(store.stream_range("missing", 0, 10, piece_bytes=10))
+        assert _stream(store) == _BODY
+        assert store.counters["store_retries"] == 1
+    library = ["accept" in request.headers for request in server.requests]
+    assert library == [False, True, False, False]
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_a_refusal_may_be_of_signed_urls(proven: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some gateways want an Authorization header; but after one good answer a refusal is one."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+    def answer(request: Request) -> Answer:
+        fresh = proven and len(server.requests) == 1
+        if fresh or "authorization" in request.headers:
+            return _good(request, keep=False)
+        return Answer(403, {}, b"<Code>AccessDenied</Code>")
+
+    with HttpServer(answer) as server:
+        config = StoreConfig(endpoint_url=server.url, max_attempts=1, hedge=False)
+        store = open_store("s3://bucket", config)
+        assert _stream(store) == _BODY
+        if proven:
+            with pytest.raises(Denied, match="AccessDenied"):
+                _stream(store)
+        else:
+            assert _stream(store) == _BODY
+    signed = ["X-Amz-Signature" in request.path for request in server.requests]
+    assert signed == ([True, True] if proven else [True, False, False])
+
+
+@pytest.mark.parametrize("tag", ['"x"\r\nEvil: 1', '"x\0"', '"\u20ac"', '"x"\n\nGET / HTTP/1.1'])
+def test_a_hostile_tag_goes_into_no_header(tag: str) -> None:
+    with HttpServer(lambda request: _good(request, keep=False)) as server:
+        reads = DirectReads.of(parse_url(server.url), _ONCE, None)
+        assert reads is not None
+        assert reads.get("k", (0, 9), tag) is None
+        reads.close()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+        "Tue, 14 Nov 2023 22:13:20 -0000",
+        "Tue, 14 Nov 99999999999999 22:13:20 GMT",
+        "Tue, 14 Nov 2023 22:13:20 +99999999999999",
+        "yesterday",
+    ],
+)
+def test_odd_dates_make_the_same_version_both_ways(
+    date: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+
+    def answer(request: Request) -> Answer:
+        if request.method == "HEAD":
+            return Answer(200, {"content-length": str(len(_BODY)), "last-modified": date})
+        good = _good(request, keep=False)
+        del good.headers["etag"]
+        good.headers["last-modified"] = date
+        return good
+
+    def read(direct: bool) -> bytes | str:
+        store = open_store(server.url, StoreConfig(max_attempts=1, hedge=False, direct=direct))
+        try:
+            tag = store.head("k").etag
+            return b"".join(map(bytes, store.stream_range("k", 0, 9, piece_bytes=9, if_match=tag)))
+        except StoreError as err:
+            return type(err).__name__
+
+    try:
+        with HttpServer(answer) as server:
+            assert read(direct=True) == read(direct=False)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_wish_for_a_pause_in_odd_digits_is_none() -> None:
+    refusal = _raw(Answer(), "HTTP/1.1 503 No\ncontent-length: 0")
+    refusal.raw = (refusal.raw or b"")[:-2] + b"retry-after: \xb2\r\n\r\n"
+    with HttpServer(lambda _: refusal) as server, pytest.raises(Throttled) as caught:
+        _stream(open_store(server.url, _ONCE))
+    assert retry_after_s(caught.value) is None
+
+
+def test_a_stream_that_the_garbage_collector_ends_leaves_no_broken_connection() -> None:
+    """Its last piece was received, and it is part of a cycle with all that it holds."""
+
+    class Cycle:
+        pass
+
+    with HttpServer(_good) as server:
+        store = open_store(server.url, _ONCE)
+        for _ in range(200):
+            cycle = Cycle()
+            cycle.itself = cycle  # type: ignore[attr-defined]
+            cycle.pieces = store.stream_range("k", 0, 1000, piece_bytes=1000)  # type: ignore[attr-defined]
+            assert bytes(next(cycle.pieces)) == _BODY[:1000]  # type: ignore[attr-defined]
+            del cycle
+            gc.collect(0)
+            assert _stream(store, 0, 1000) == _BODY[:1000]
+        store.close()
+        del store
+        gc.collect()
+
+
+def test_a_forked_child_does_not_share_the_bytes_of_a_stream() -> None:
+    with HttpServer(_good) as server:
+        store = open_store(server.url, _ONCE)
+        pieces = store.stream_range("k", 0, len(_BODY), piece_bytes=1 << 16)
+        got = [bytes(next(pieces))]
+        child = os.fork()
+        if child == 0:
+            try:
+                next(pieces)
+            except Unavailable:
+                os._exit(0)
+            except BaseException:
+                os._exit(2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        got += map(bytes, pieces)
+        assert b"".join(got) == _BODY
+        store.close()
+
+
+def test_connections_that_are_not_used_for_long_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain_http, "_IDLE_S", 0.05)
+    with S3Endpoint(buckets=("idle",)) as endpoint, endpoint.exported():
+        store = open_store("s3://idle", StoreConfig(hedge=False))
+        store.put("k", _BODY)
+        before = len(os.listdir("/proc/self/fd"))
+        streams = [store.stream_range("k", 0, 9, piece_bytes=4) for _ in range(10)]
+        for pieces in streams:
+            next(pieces)
+        assert len(os.listdir("/proc/self/fd")) == before + 10
+        assert [b"".join(map(bytes, pieces)) for pieces in streams] == [_BODY[4:9]] * 10
+        time.sleep(0.1)
+        for _ in range(2):
+            list(store.stream_range("k", 0, 9, piece_bytes=9))
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        store.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_every_address_of_a_name_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one where nobody is does no harm."""
+    kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+    with HttpServer(lambda request: _good(request, keep=False)) as server:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            refusing = closed.getsockname()
+        good = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        addresses = [(*kind, refusing), (*kind, good)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+        store = open_store(server.url, _ONCE)
+        for _ in range(8):
+            assert _stream(store, 0, 1000) == _BODY[:1000]
+        addresses[1:] = []
+        with pytest.raises(Unavailable, match="no connection"):
+            _stream(store, 0, 1000)
+    assert len(server.requests) == 8
+
+
 def test_it_is_only_for_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     def usable(url: str, **settings: object) -> bool:
         config = StoreConfig(**settings)  # type: ignore[arg-type]
@@ -175,6 +376,17 @@ def test_it_is_only_for_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not usable("http://host/data")
     monkeypatch.setenv("no_proxy", "host")
     assert usable("http://host/data")
+    assert usable("http://name.host/data")
+    assert not usable("http://ghost/data")
+    monkeypatch.setenv("NO_PROXY", "other")
+    assert not usable("http://host/data"), "it depends on who reads them"
+    monkeypatch.delenv("no_proxy")
+    assert not usable("http://host/data")
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.delenv("http_proxy")
+    assert not usable("http://h\u00f6st/data")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert not usable("s3://bucket", endpoint_url="http://host:9000")
 
 
 _NAMES = [
