@@ -318,21 +318,28 @@ def test_connections_that_are_not_used_for_long_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(plain_http, "_IDLE_S", 0.05)
-    with S3Endpoint(buckets=("idle",)) as endpoint, endpoint.exported():
-        store = open_store("s3://idle", StoreConfig(hedge=False))
-        store.put("k", _BODY)
+    limits = {"timeout_s": 10.0, "connect_timeout_s": 10.0, "max_idle": 8}
+    with S3Endpoint(buckets=("idle",), anonymous=True) as endpoint:
+        endpoint.put("idle", "k", _BODY)
+        client = plain_http.PlainHttp("127.0.0.1", endpoint.port, **limits)
         before = len(os.listdir("/proc/self/fd"))
-        streams = [store.stream_range("k", 0, 9, piece_bytes=4) for _ in range(10)]
-        for pieces in streams:
-            next(pieces)
-        assert len(os.listdir("/proc/self/fd")) == before + 10
-        assert [b"".join(map(bytes, pieces)) for pieces in streams] == [_BODY[4:9]] * 10
+        memory = memoryview(bytearray(len(_BODY)))
+
+        def get(count: int) -> int:
+            """So many at once; return how many connections there are afterwards."""
+            answers = [client.get("/idle/k", {}) for _ in range(count)]
+            assert len(os.listdir("/proc/self/fd")) >= before + count
+            for answer in answers:
+                assert answer.read_into(memory) == len(_BODY)
+                assert memory == _BODY
+                answer.close()
+            return len(os.listdir("/proc/self/fd")) - before
+
+        assert get(10) == 8
         time.sleep(0.1)
-        for _ in range(2):
-            list(store.stream_range("k", 0, 9, piece_bytes=9))
-        assert len(os.listdir("/proc/self/fd")) == before + 1
-        store.close()
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert get(1) == 1
+        client.close()
+        assert get(1) == 0
 
 
 def test_every_address_of_a_name_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
