@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import select
 import socket
 import threading
@@ -37,6 +38,7 @@ _MAX_HEAD_BYTES = 64 << 10
 _HEAD_PIECE_BYTES = 16 << 10
 _MAX_DIGITS = 18
 _END = b"\r\n\r\n"
+_STATUS_LINE = re.compile(r"HTTP/1\.1 ([2-5][0-9]{2})(?: |$)")
 _IDLE_S = 30.0
 """Longer, and something between here and the server may have forgotten the connection silently."""
 
@@ -278,9 +280,8 @@ def _exchange(connection: socket.socket, request: bytes) -> tuple[bytes, bytes]:
 
 def _parse(head: bytes) -> tuple[int, dict[str, str]]:
     first, *lines = head.decode("latin-1").split("\r\n")
-    version, _, said = first.partition(" ")
-    status = said[:3]
-    if version != "HTTP/1.1" or not (status.isascii() and status.isdigit()) or status[0] == "1":
+    final = _STATUS_LINE.match(first)
+    if final is None:
         raise NotPlain("not a final answer of HTTP/1.1")
     headers = {}
     for line in lines:
@@ -290,7 +291,7 @@ def _parse(head: bytes) -> tuple[int, dict[str, str]]:
         if name.lower() == "content-length" and "content-length" in headers:
             raise NotPlain("two lengths")
         headers[name.lower()] = value.strip()
-    return int(status), headers
+    return int(final[1]), headers
 
 
 def _is_number(text: str) -> bool:
