@@ -28,7 +28,7 @@ from dataplane.buffers import shared_pool
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.keys import key_identity, load_key
 from dataplane.cache.ranges import Ranges, as_ranges, by_block, touching
-from dataplane.errors import ConfigError
+from dataplane.extras import missing_package
 from dataplane.stores.base import Buffer
 
 __all__ = ["HEADER_BYTES", "Blocks", "OpenedBlocks", "SealedBlocks", "Sealer"]
@@ -82,7 +82,8 @@ class Sealer:
     """Seals and opens blocks with one key.
 
     Raises:
-        ConfigError: the key cannot be used, or the package `cryptography` is missing.
+        MissingPackage: the package `cryptography` is not installed.
+        ConfigError: the key cannot be used.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -90,10 +91,7 @@ class Sealer:
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError as err:
-            raise ConfigError(
-                "an encrypted cache needs the package cryptography",
-                hint="install it with pip install cryptography",
-            ) from err
+            raise missing_package("an encrypted cache", "cryptography") from err
         self._cipher = AESGCM(key)
         self._invalid: type[Exception] = InvalidTag
         self.identity = key_identity(key)

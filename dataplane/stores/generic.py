@@ -30,10 +30,12 @@ from dataplane.errors import (
     BucketNotFound,
     ConfigError,
     DataplaneError,
+    MissingPackage,
     NotFound,
     ObjectChanged,
     StoreError,
 )
+from dataplane.extras import extra_of, missing_package
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.failures import from_python
 from dataplane.stores.keys import (
@@ -61,21 +63,27 @@ def check_protocol(location: Location) -> None:
     """Make sure that fsspec can serve a location.
 
     Raises:
-        ConfigError: it does not know the protocol, or the package for it is not installed.
+        ConfigError: it does not know the protocol.
+        MissingPackage: the package for it is not installed.
     """
     protocol = location.scheme
     try:
         fsspec.get_filesystem_class(protocol)
     except ValueError as err:
-        raise ConfigError(
-            f"unknown scheme {protocol}:// in {location.url!r}",
-            hint="use s3, gs, az, abfs, http, https, file, memory or a protocol of fsspec",
-        ) from err
+        hint = "use s3, gs, az, abfs, http, https, file, memory or a protocol of fsspec"
+        if protocol in ("s3+http", "s3+https"):  # as `dataplane cache ls` prints it
+            endpoint = f"{protocol.removeprefix('s3+')}://{location.bucket}"
+            hint = f"write s3://{location.prefix} with --endpoint-url {endpoint}"
+        raise ConfigError(f"unknown scheme {protocol}:// in {location.url!r}", hint=hint) from err
     except ImportError as err:
+        # What could not be imported is said by the error behind fsspec's own.
+        module = getattr(err.__cause__, "name", None) or err.name or ""
+        if module and (extra := extra_of(module)) != "all":
+            raise missing_package(f"{protocol}://", module, extra=extra) from err
+        name = module.partition(".")[0]
+        what = f"the Python package {name}, which" if name else "a Python package that"
         advice = known_implementations.get(protocol, {}).get("err", str(err))
-        raise ConfigError(
-            f"{protocol}:// needs a Python package that is not installed", hint=advice
-        ) from err
+        raise MissingPackage(f"{protocol}:// needs {what} is not installed", hint=advice) from err
 
 
 class FsspecStore(PiecewiseStore):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.cache.keys import KEY_VARIABLE, key_identity, load_key
 from dataplane.cache.sealed import HEADER_BYTES, OpenedBlocks, Sealer
-from dataplane.errors import ConfigError
+from dataplane.errors import ConfigError, MissingPackage
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all, wait_until
 
 SECRET = b"the pressure at the stagnation point"
@@ -197,3 +198,11 @@ class TestKeys:
         assert key_identity(key) == key_identity(key)
         assert key_identity(key) != key_identity(os.urandom(32))
         assert key.hex()[:8] not in key_identity(key)
+
+
+def test_without_its_package_it_is_said_which_extra_brings_it(
+    key: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(MissingPackage, match=r"cryptography.*'\.\[encrypt\]'"):
+        Sealer(key)

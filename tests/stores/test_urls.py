@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from dataplane.errors import ConfigError
+from dataplane.errors import ConfigError, MissingPackage
 from dataplane.stores import StoreConfig, open_store, split_url
 from dataplane.stores.urls import identity_of, parse_url, s3_endpoint
 
@@ -133,8 +133,35 @@ def test_a_scheme_whose_package_is_missing_says_which(monkeypatch: pytest.Monkey
         raise ImportError("no module")
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
-    with pytest.raises(ConfigError, match=r"not installed .*paramiko"):
+    with pytest.raises(MissingPackage, match=r"not installed .*paramiko"):
         open_store("sftp://host/x")
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "words"),
+    [
+        ("hf://datasets/x", "huggingface_hub", "Python package huggingface_hub, which is not"),
+        ("hdfs://host/x", "s3fs.core", r"Python package s3fs, which .*'\.\[s3\]'"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra_where_there_is_one(
+    url: str, module: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(protocol: str) -> type:
+        raise ImportError("advice") from ModuleNotFoundError("no", name=module)
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    with pytest.raises(MissingPackage, match=words) as caught:
+        open_store(url)
+    assert caught.value.exit_code == 1
+
+
+def test_the_name_that_the_cache_has_for_a_store_is_refused_with_its_url() -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_store("s3+http://127.0.0.1:45123/bucket/cars/x")
+    assert (
+        caught.value.hint == "write s3://bucket/cars/x with --endpoint-url http://127.0.0.1:45123"
+    )
 
 
 def test_azure_needs_an_account(monkeypatch: pytest.MonkeyPatch) -> None:
