@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
-from dataplane_fuse.samples import ReadRange
+from dataplane_fuse.samples import ReadObject, ReadRange
 
 if TYPE_CHECKING:
     from dataplane.shards import DatasetIndex, ZipMember
@@ -25,8 +25,8 @@ __all__ = ["PackedDatasets", "SampleRanges", "StoreBelow"]
 class PackedDatasets:
     """How the tree reads packed datasets."""
 
-    def load_index(self, store: Store, prefix: str) -> SampleRanges:
-        """Load the index below `prefix`.
+    def load_index(self, store: Store, prefix: str, read_object: ReadObject) -> SampleRanges:
+        """Load the index below `prefix`; `read_object` reads it, with its key in `store`.
 
         Raises:
             FormatError: `index.parquet` is not the index of a packed dataset.
@@ -34,7 +34,11 @@ class PackedDatasets:
         # Imported where it is needed: Arrow takes a third of a second, and most mounts have none.
         from dataplane.shards import DatasetIndex
 
-        return SampleRanges(DatasetIndex.load(StoreBelow(store, prefix) if prefix else store))
+        def read(info: ObjectInfo) -> Buffer:
+            return read_object(replace(info, key=prefix + info.key), 0, info.size_bytes)
+
+        dataset = StoreBelow(store, prefix) if prefix else store
+        return SampleRanges(DatasetIndex.load(dataset, read))
 
     def list_archive(self, read: ReadRange, size_bytes: int) -> Sequence[ZipMember]:
         """Read the directory of an archive of stored entries."""

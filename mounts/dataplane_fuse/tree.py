@@ -19,13 +19,13 @@ from threading import Lock
 from typing import Protocol
 
 from dataplane.errors import FormatError, NotFound
-from dataplane.stores.base import Buffer, ObjectInfo, Store
+from dataplane.stores.base import ObjectInfo, Store
 from dataplane.telemetry import Counters, logger
 from dataplane_fuse.flights import Flights
 from dataplane_fuse.levels import DEFAULT_MAX_ENTRIES, Level, LevelCache
 from dataplane_fuse.names import why_not_a_name
 from dataplane_fuse.nodes import FileNode, Node, join
-from dataplane_fuse.samples import INDEX_NAME, DatasetView, Index, Member, ReadRange
+from dataplane_fuse.samples import INDEX_NAME, DatasetView, Index, Member, ReadObject, ReadRange
 
 __all__ = ["LARGE", "PROBES", "DatasetFormat", "StoreDirectory", "Tree"]
 
@@ -43,8 +43,8 @@ _MAX_PROBED = 10_000
 class DatasetFormat(Protocol):
     """What the tree needs to know of packed datasets; `dataplane.shards` provides it."""
 
-    def load_index(self, store: Store, prefix: str) -> Index:
-        """Load the index below `prefix`; FormatError when it is not ours."""
+    def load_index(self, store: Store, prefix: str, read_object: ReadObject) -> Index:
+        """Load the index below `prefix` with `read_object`; FormatError when it is not ours."""
         ...
 
     def list_archive(self, read: ReadRange, size_bytes: int) -> Sequence[Member]:
@@ -68,7 +68,7 @@ class Tree:
     def __init__(
         self,
         store: Store,
-        read_object: Callable[[ObjectInfo, int, int], Buffer],
+        read_object: ReadObject,
         *,
         samples: DatasetFormat | None,
         ttl_s: float,
@@ -193,7 +193,7 @@ class Tree:
     ) -> DatasetView | None:
         view: DatasetView | None = None
         try:
-            index = samples.load_index(self._store, ident[0])
+            index = samples.load_index(self._store, ident[0], self._read_object)
         except FormatError as err:
             # Any Parquet file may be called index.parquet. Not ours is not an error.
             logger.warning("%s is not shown as a packed dataset: %s", path or "/", err)

@@ -174,7 +174,7 @@ class FakeDatasets:
         self.loads = 0
         self.archives_listed = 0
 
-    def load_index(self, store: object, prefix: str) -> FakeIndex:
+    def load_index(self, store: object, prefix: str, read_object: object) -> FakeIndex:
         self.loads += 1
         if prefix not in self.indexes:
             raise FormatError(f"{prefix}index.parquet is not ours")

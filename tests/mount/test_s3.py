@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dataplane.stores import open_store
 from dataplane.testing.s3 import S3Endpoint
-from tests.mount.conftest import MakeMount, Mounted
+from tests.mount.conftest import MakeMount, Mounted, write_dataset
 from tests.servers.s3 import S3Bucket
 
 pytestmark = pytest.mark.fuse
@@ -65,6 +66,23 @@ def test_a_sequential_read_fetches_every_block_once(endpoint: S3Endpoint, mounte
     for _ in ("cold", "warm"):
         assert mounted.shell("dd if=large.bin of=/dev/null bs=1M").status == 0
         assert len(gets(endpoint)) == 11
+
+
+def test_a_warmed_dataset_is_shown_without_a_byte_from_the_store(
+    endpoint: S3Endpoint, make_mount: MakeMount, tmp_path: Path
+) -> None:
+    write_dataset(tmp_path / "ds", np.random.default_rng(3))
+    for path in (tmp_path / "ds").iterdir():
+        endpoint.put("data", f"sets/cars/{path.name}", path.read_bytes())
+    mount = make_mount("s3://data/sets", **endpoint.environment())
+    cache = ("--cache-dir", str(mount.home / "cache"))
+    assert mount.command("warm", "s3://data/sets/cars", *cache).status == 0
+    endpoint.clear_requests()
+    assert mount.mount().status == 0
+    assert "car4.zarr.zip" in mount.shell("ls cars").output.split()
+    assert '"zarr_format"' in mount.shell("cat cars/car2/points/zarr.json").output
+    read = [it for it in endpoint.requests() if it.operation == "GetObject" and it.status < 400]
+    assert read == [], "names may be probed, but no object is read"
 
 
 def test_random_reads_fetch_the_blocks_they_touch_and_no_more(

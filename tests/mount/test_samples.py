@@ -245,10 +245,10 @@ def test_an_index_that_cannot_be_read_is_an_error_not_an_empty_dataset() -> None
     class Refused(FakeDatasets):
         failure: StoreError | None = Denied("expired")
 
-        def load_index(self, store: object, prefix: str) -> FakeIndex:
+        def load_index(self, store: object, prefix: str, read_object: object) -> FakeIndex:
             if self.failure is not None:
                 raise self.failure
-            return super().load_index(store, prefix)
+            return super().load_index(store, prefix, read_object)
 
     dataset = Dataset("car1")
     samples = Refused(dataset.datasets.indexes)
