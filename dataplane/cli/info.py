@@ -127,7 +127,8 @@ def _print_arrays(console: Console, arrays: Sequence[ArraySummary]) -> None:
         return
     for name, kind, shape, units, codec, samples, decoded, ratio, low, high in rows:
         what = [kind, shape, units, f"{low} to {high}" if low else ""]
-        stored = [codec, f"{samples} samples", decoded, f"ratio {ratio}" if ratio else ""]
+        having = f"{samples} {plural('sample', 1 if samples == '1' else 2)}"
+        stored = [codec, having, decoded, f"ratio {ratio}" if ratio else ""]
         _print_line(console, name)
         _print_line(console, "    " + "  ".join(filter(None, [*what, *stored])))
 

@@ -38,7 +38,7 @@ _CURRENT_CHARS = 32
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.argument("sources", metavar="SOURCE...", nargs=-1)
 @click.argument("dest_url", metavar="DEST_URL")
 @click.option(
     "--codec",
@@ -116,6 +116,11 @@ def pack(  # one parameter per option is how click hands them over
     from dataplane.pack import pack as pack_sources
     from dataplane.shards import WriteOptions
 
+    if not sources:
+        lacks = "a source before" if "://" in dest_url else "a destination after"
+        raise ConfigError(
+            f"pack lacks {lacks} {dest_url}", hint="write dataplane pack SOURCE... DEST_URL"
+        )
     if "://" not in dest_url and Path(dest_url).is_file():
         raise ConfigError(
             f"the last argument is where the dataset goes, and {dest_url} is a file",
@@ -192,6 +197,7 @@ def _print_summary(
             "samples": summary.samples,
             "arrays": summary.arrays,
             "source_bytes": summary.source_bytes,
+            "decoded_bytes": summary.decoded_bytes,
             "stored_bytes": summary.stored_bytes,
             "ratio": round(summary.ratio, 4),
             "shards": summary.shards,
@@ -202,11 +208,13 @@ def _print_summary(
         return
     rate = format_rate(summary.source_bytes / duration_s)
     skipped = len(summary.skipped)
+    is_smaller = summary.decoded_bytes != summary.source_bytes
+    came_as = f" (came as {format_bytes(summary.source_bytes)})" if is_smaller else ""
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("samples", format_count(summary.samples)),
         ("arrays", format_count(summary.arrays)),
-        ("decoded", format_bytes(summary.source_bytes)),
+        ("decoded", format_bytes(summary.decoded_bytes) + came_as),
         ("stored", format_bytes(summary.stored_bytes)),
         ("ratio", f"{summary.ratio:.2f}"),
         ("shards", format_count(summary.shards)),

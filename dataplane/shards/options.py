@@ -87,9 +87,10 @@ class PackSummary:
 
     Attributes:
         samples: samples written.
-        arrays: arrays written, over all samples.
-        source_bytes: size of the arrays as they came, decoded.
-        stored_bytes: size of the shards and the index.
+        arrays: distinct names of arrays.
+        source_bytes: size of the arrays as they came.
+        decoded_bytes: size of the arrays as they are stored, decoded; less with `float32`.
+        stored_bytes: size of the shards, without the index.
         shards: shard objects written.
         skipped: sources that could not be read, with the reason.
     """
@@ -97,11 +98,12 @@ class PackSummary:
     samples: int = 0
     arrays: int = 0
     source_bytes: int = 0
+    decoded_bytes: int = 0
     stored_bytes: int = 0
     shards: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def ratio(self) -> float:
-        """How many source bytes one stored byte stands for."""
-        return self.source_bytes / self.stored_bytes if self.stored_bytes else 0.0
+        """How many decoded bytes one stored byte stands for."""
+        return self.decoded_bytes / self.stored_bytes if self.stored_bytes else 0.0

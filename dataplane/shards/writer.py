@@ -71,6 +71,7 @@ class DatasetWriter:
         self._uploader = ThreadPoolExecutor(1, "dp-upload")
         self._lock = threading.Lock()
         self._keys: set[str] = set()
+        self._array_names: set[str] = set()
         self._folders: Counter[str] = Counter()
         self._shard: ShardFile | None = None
         self._upload: Future[None] | None = None
@@ -139,7 +140,7 @@ class DatasetWriter:
                 self._store.put(INDEX_KEY, index)
             except OSError as err:
                 raise disk_error(err, f"shards to {self._folder.path}") from err
-            stored_bytes = len(index) + sum(size for _, size in self._shards)
+            stored_bytes = sum(size for _, size in self._shards)
             self._summary = replace(
                 self._summary, stored_bytes=stored_bytes, shards=len(self._shards)
             )
@@ -208,12 +209,15 @@ class DatasetWriter:
             shard = self._shard = ShardFile(name, self._folder.path / name)
         entry = shard.append(key, archive, content)
         self._index.add(entry)
+        self._array_names.update(array.name for array in archive.arrays)
         summary = self._summary
         self._summary = replace(
             summary,
             samples=summary.samples + 1,
-            arrays=summary.arrays + len(archive.arrays),
+            arrays=len(self._array_names),
             source_bytes=summary.source_bytes + archive.source_bytes,
+            decoded_bytes=summary.decoded_bytes
+            + sum(array.meta.nbytes for array in archive.arrays),
         )
 
     def _roll_locked(self) -> None:

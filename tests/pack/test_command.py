@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dataplane.cli.info import info
 from dataplane.shards import DatasetIndex
 from dataplane.stores import open_store
 
@@ -32,7 +34,7 @@ def test_a_summary_is_printed_and_skipped_sources_are_named_once(tmp_path, sourc
     assert done.returncode == 0
     lines = dict(line.split(None, 1) for line in done.stdout.splitlines() if line[:1] != " ")
     assert lines["samples"].strip() == "3"
-    assert lines["arrays"].strip() == "3"
+    assert lines["arrays"].strip() == "1"
     assert lines["skipped"].strip() == "1, named above"
     assert "README.md" not in done.stdout
     (line,) = done.stderr.splitlines()
@@ -46,6 +48,20 @@ def test_json_is_the_only_thing_on_stdout(tmp_path, sources):
     assert document["source_bytes"] == 3 * 2400
     assert document["skipped"][0]["source"].endswith("README.md")
     assert document["ratio"] == pytest.approx(7200 / document["stored_bytes"], abs=1e-3)
+
+
+@pytest.mark.parametrize("options", [(), ("--float32",)])
+def test_pack_and_info_say_the_same(tmp_path, sources, options):
+    url = (tmp_path / "ds").as_uri()
+    packed = json.loads(_run(sources, url, "--json", *options).stdout)
+    told = json.loads(CliRunner().invoke(info, [url, "--json"], catch_exceptions=False).output)
+    assert packed["arrays"] == len(told["arrays"])
+    assert [packed["decoded_bytes"], packed["stored_bytes"]] == [
+        told["decoded_bytes"],
+        told["stored_bytes"],
+    ]
+    assert packed["ratio"] == round(told["decoded_bytes"] / told["stored_bytes"], 4)
+    assert packed["source_bytes"] == packed["decoded_bytes"] * (2 if options else 1)
 
 
 def test_options_reach_the_dataset(tmp_path, sources):
@@ -75,6 +91,19 @@ def test_errors_are_one_line_with_their_exit_code(tmp_path, sources, arguments, 
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "ds" / "index.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("alone", "message"),
+    [
+        ("can.vtu", "pack lacks a destination after can.vtu"),
+        ("s3://bucket/x", "pack lacks a source before s3://bucket/x"),
+    ],
+)
+def test_one_argument_alone_is_told_what_it_lacks(alone, message):
+    done = _run(alone)
+    assert done.returncode == 2
+    assert done.stderr == f"dataplane: {message} (write dataplane pack SOURCE... DEST_URL)\n"
 
 
 def test_an_existing_dataset_needs_overwrite(tmp_path, sources):
