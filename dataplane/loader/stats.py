@@ -17,6 +17,9 @@ __all__ = ["LoaderStats", "Meter"]
 _HARDLY = 0.05
 """Share of its time that a training loop may wait before the loader counts as slow."""
 
+_FEW = 3
+"""Batches from which waits are compared; the first does not count, and one alone is chance."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
@@ -47,8 +50,11 @@ class LoaderStats:
     def bottleneck(self) -> str:
         """The slowest part: `consumer` when the loop hardly waits, else the busiest stage.
 
-        The first batch is left out of it: whoever comes first has to be waited for.
+        The first batch is left out of it: whoever comes first has to be waited for. Before the
+        third batch it is `unknown`, since one wait says nothing.
         """
+        if self.batches < _FEW:
+            return "unknown"
         start_s = self.first_batch_s or 0.0
         if self.wait_s - start_s < _HARDLY * (self.elapsed_s - start_s):
             return "consumer"

@@ -283,6 +283,13 @@ def test_statistics_say_what_was_done_and_who_was_waited_for(packed: Packed) -> 
         time.sleep(0.05)
     assert loader.stats().bottleneck == "consumer"
     assert loader.stats().as_dict()["batches"] == 6
+    batches = iter(loader)
+    told = []
+    for _ in range(4):
+        next(batches)
+        told.append(loader.stats().bottleneck)
+    assert told[:2] == ["unknown", "unknown"]
+    assert "unknown" not in told[2:]
 
 
 def test_a_batch_that_does_not_come_in_time_is_an_error(packed: Packed) -> None:
