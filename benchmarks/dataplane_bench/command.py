@@ -76,7 +76,10 @@ def decode_command(
     count_instructions: bool,
     **shared: Any,
 ) -> None:
-    """Decode Zarr arrays, crops and runs with every reader that is installed."""
+    """Decode Zarr arrays, crops and runs, beside rivals.
+
+    The rivals are all readers of Zarr that are installed.
+    """
     from dataplane_bench.cases import decode
 
     preset: dict[str, Any] = {}
@@ -107,7 +110,10 @@ def decode_command(
 @click.option("--connections", type=click.IntRange(1, 256), multiple=True, help="Repeatable.")
 @_shared_options
 def store_command(*, store_url: str | None, connections: Sequence[int], **shared: Any) -> None:
-    """Read ranges of one object: our store, its client alone, s3fs, a raw socket."""
+    """Read ranges of one object, beside rivals.
+
+    Our store, its client alone, s3fs, a raw socket.
+    """
     from dataplane_bench.cases import store
 
     small = {"object_bytes": 32 << 20, "requests": 8, "rounds": 1} if shared["smoke"] else {}
@@ -132,7 +138,10 @@ def loader_command(
     workers: Sequence[int],
     **shared: Any,
 ) -> None:
-    """Stream an epoch cold and warm: our DataLoader, zarr-python, webdataset."""
+    """Stream an epoch cold and warm, beside rivals.
+
+    Our DataLoader, zarr-python in torch's DataLoader, webdataset.
+    """
     from dataplane_bench.cases import loader
 
     small = (
@@ -184,7 +193,7 @@ def cache_command(
     encrypt: bool | None,
     **shared: Any,
 ) -> None:
-    """Read through the cache, fill it, and see what it keeps and what many entries cost.
+    """Read through the cache, fill it, and see what it keeps.
 
     Warm reads beside pread; a cold fill beside raw GETs; hit rates of shuffled epochs beside LRU
     and the optimum; attaching, opening, evicting and listing by the number of entries.

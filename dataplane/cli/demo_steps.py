@@ -113,8 +113,8 @@ def removed_at_end(demo: Demo, base_url: str) -> Iterator[None]:
         store.close()
 
 
-def pack(demo: Demo, url: str, *, kind: str, size_bytes: int) -> None:
-    """Generate samples of one kind and write them as a packed dataset."""
+def pack(demo: Demo, url: str, *, kind: str, size_bytes: int) -> int:
+    """Generate samples of one kind, write them as a packed dataset, return their decoded size."""
     store = open_store(url, demo.store)
     name = url.rsplit("/", 1)[1]
     options = WriteOptions(codec=demo.codec)
@@ -126,12 +126,12 @@ def pack(demo: Demo, url: str, *, kind: str, size_bytes: int) -> None:
         summary = writer.finish()
         progress.update(task, completed=size_bytes)
     store.close()
-    ratio = summary.source_bytes / summary.stored_bytes
     demo.console.print(
         f"  {summary.samples} {plural('sample', summary.samples)}, "
-        f"{format_bytes(summary.source_bytes)} as {format_bytes(summary.stored_bytes)} in "
-        f"{summary.shards} {plural('shard', summary.shards)} (ratio {ratio:.2f})"
+        f"{format_bytes(summary.decoded_bytes)} as {format_bytes(summary.stored_bytes)} in "
+        f"{summary.shards} {plural('shard', summary.shards)} (ratio {summary.ratio:.2f})"
     )
+    return summary.decoded_bytes
 
 
 def stream(demo: Demo, url: str) -> list[dict[str, Any]]:

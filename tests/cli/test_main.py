@@ -69,6 +69,14 @@ def test_help_lists_every_command_with_a_sentence() -> None:
     assert all(len(line.split()) > 3 for line in listed)
 
 
+@pytest.mark.parametrize("group", ["cache", "bench"])
+def test_the_help_of_a_group_cuts_no_sentence(group: str) -> None:
+    done = dataplane(group, "--help", COLUMNS="80")
+    listed = done.stdout.split("Commands:")[1].strip().splitlines()
+    assert len(listed) == len([name for name in COMMANDS if name.startswith(f"{group} ")])
+    assert all(line.endswith(".") and not line.endswith("...") for line in listed)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself_and_all_its_options(command: str) -> None:
     done = dataplane(*command.split(), "-h")
@@ -285,6 +293,8 @@ def test_the_demo_and_the_benchmarks_stay_with_their_own_server_in_any_environme
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert [row["hit_rate"] for row in document["rows"]] == [0, 1, 0, 1]
+    cold = [row["decoded_bytes"] for row in document["rows"] if row["state"] == "cold"]
+    assert document["decoded_bytes"] == sum(cold)
     assert "127.0.0.1:9 " not in done.stderr
 
 
