@@ -1,22 +1,44 @@
-"""What the commands that work on a cache directory share: options, attaching, parts of stores."""
+"""What the commands that work on a cache directory share: options, attaching, parts of stores.
+
+A part of a store is named by a URL and the options that say how to reach it, or as `dataplane cache
+ls` prints it: the store's identity, a slash, the key. Where both differ (`s3+http://host/bucket/key`
+for an S3 server other than AWS), the second needs no options, since it names the server.
+"""
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from dataplane.cache import CacheConfig
+from dataplane.cache.catalog import Catalog
+from dataplane.cache.inventory import Totals, add_up, walk
 from dataplane.cache.session import Session
 from dataplane.cache.spec import Scope
 from dataplane.cli.text import printable
 from dataplane.errors import CacheError
 from dataplane.stores import open_store
 from dataplane.stores.base import StoreConfig
+from dataplane.telemetry import logger
 
-__all__ = ["DIR_OPTION", "JSON_OPTION", "attached", "say_nothing_there", "scope_of"]
+__all__ = [
+    "DIR_OPTION",
+    "JSON_OPTION",
+    "attached",
+    "refreshed",
+    "say_nothing_there",
+    "scope_in",
+    "scope_of",
+    "totals_of",
+]
+
+# What no URL begins with, or (az) what a URL never means: its second part is the account.
+_IDENTITY_ONLY = re.compile(r"[A-Za-z][A-Za-z0-9.-]*\+|az://")
 
 DIR_OPTION = click.option(
     "--cache-dir",
@@ -61,3 +83,38 @@ def scope_of(url: str, config: StoreConfig, prefix: str | None = None) -> Scope:
         if prefix is not None:
             return Scope(store.identity, store.full_key(prefix), is_prefix=True)
         return Scope(store.identity, store.full_key("").strip("/"))
+
+
+def scope_in(session: Session, url: str, config: StoreConfig, prefix: str | None = None) -> Scope:
+    """Return the part of a store that a URL names, or what `dataplane cache ls` prints of one."""
+    if _IDENTITY_ONLY.match(url):
+        stores = {*totals_of(session).stores, *(pin.scope.store for pin in session.pins.load())}
+        found = [it for it in stores if url.rstrip("/") == it or url.startswith(f"{it}/")]
+        if found or "+http" in url.partition("://")[0]:
+            # What is not in the cache is a store of that name, of which nothing is there.
+            store = max(found, key=len, default=url)
+            key = url[len(store) :].strip("/")
+            if prefix is not None:
+                return Scope(store, f"{key}/{prefix}" if key else prefix, is_prefix=True)
+            return Scope(store, key)
+    return scope_of(url, config, prefix)
+
+
+def totals_of(session: Session) -> Totals:
+    """Add up what is in the cache."""
+    catalog = refreshed(session)
+    if catalog is not None:
+        with suppress(sqlite3.Error, OSError):
+            return catalog.totals()
+    return add_up(walk(session))
+
+
+def refreshed(session: Session) -> Catalog | None:
+    """Return the catalog, brought up to date; None when that cannot be."""
+    catalog = Catalog(session.directory)
+    try:
+        catalog.refresh(session)
+    except (sqlite3.Error, OSError) as err:  # a full disk, a link in its place, a long transaction
+        logger.debug("the catalog of %s cannot be used: %s", session.directory.path, err)
+        return None
+    return catalog

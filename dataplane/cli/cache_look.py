@@ -12,7 +12,6 @@ import click
 from rich.text import Text
 
 from dataplane.cache import CacheConfig
-from dataplane.cache.catalog import Catalog
 from dataplane.cache.inventory import EntryRow, Totals, add_up, disk_room, walk
 from dataplane.cache.pins import Pin
 from dataplane.cache.session import Session
@@ -21,13 +20,15 @@ from dataplane.cli.cache_directory import (
     DIR_OPTION,
     JSON_OPTION,
     attached,
+    refreshed,
     say_nothing_there,
+    scope_in,
     scope_of,
+    totals_of,
 )
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
 from dataplane.cli.text import ago, grid, output, plural, printable
 from dataplane.errors import ConfigError
-from dataplane.telemetry import logger
 from dataplane.units import format_bytes, format_count
 
 __all__ = ["info", "ls", "pin", "unpin"]
@@ -46,7 +47,7 @@ def info(cache_dir: Path | None, cache_size: int | None, *, as_json: bool) -> No
     """Say how full the cache is, and of what."""
     config = cache_config(cache_dir, cache_size)
     with attached(config) as session:
-        totals = _totals(session)
+        totals = totals_of(session)
         document = _info_document(session, config, totals)
     if as_json:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
@@ -83,9 +84,10 @@ def ls(
     Each version of an object is a row: what is here, the object's length, its last use, whether it
     is pinned by you (pin) or held open by a mount (held), and its name.
     """
-    scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
+    store = store_config(endpoint_url, region, anonymous=anonymous)
     config = cache_config(cache_dir)
     with attached(config) as session:
+        scope = scope_in(session, url, store) if url else None
         rows, total = _rows(session, scope, sort, limit)
         shown = [_entry_document(session, row) for row in rows]
     if as_json:
@@ -122,10 +124,10 @@ def pin(
     """
     scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous), prefix)
     with attached(cache_config(cache_dir), create=True) as session:
-        added = session.pins.add(scope, _named(url, prefix))
+        added = session.pins.add(scope, _full_url(url, prefix))
         covered = add_up(_rows(session, scope, "key", None)[0])
     what = "pinned" if added else "was pinned already"
-    _report_pin(what, scope, _named(url, prefix), covered, as_json=as_json)
+    _report_pin(what, Pin(scope, _full_url(url, prefix), 0), covered, as_json=as_json)
 
 
 @click.command()
@@ -161,25 +163,18 @@ def unpin(
                 else f"{len(pins)} {plural('pin', len(pins))} taken back"
             )
             return
-        scope = scope_of(url, store, prefix)
+        scope = scope_in(session, url, store, prefix)
         if not session.pins.remove(scope):
-            raise ConfigError(f"{_named(url, prefix)} is not pinned", hint=_known_pins(pins))
+            name = _named(Pin(scope, _full_url(url, prefix), 0))
+            raise ConfigError(f"{name} is not pinned", hint=_known_pins(pins))
         covered = add_up(_rows(session, scope, "key", None)[0])
-    _report_pin("unpinned", scope, _named(url, prefix), covered, as_json=as_json)
-
-
-def _totals(session: Session) -> Totals:
-    catalog = _refreshed(session)
-    if catalog is not None:
-        with suppress(sqlite3.Error, OSError):
-            return catalog.totals()
-    return add_up(walk(session))
+    _report_pin("unpinned", Pin(scope, _full_url(url, prefix), 0), covered, as_json=as_json)
 
 
 def _rows(
     session: Session, scope: Scope | None, sort: str, limit: int | None
 ) -> tuple[list[EntryRow], int]:
-    catalog = _refreshed(session)
+    catalog = refreshed(session)
     if catalog is not None:
         with suppress(sqlite3.Error, OSError):
             return catalog.rows(scope, sort=sort, limit=limit)
@@ -187,43 +182,42 @@ def _rows(
     return rows[:limit], len(rows)
 
 
-def _refreshed(session: Session) -> Catalog | None:
-    """Return the catalog, brought up to date; None when that cannot be."""
-    catalog = Catalog(session.directory)
-    try:
-        catalog.refresh(session)
-    except (sqlite3.Error, OSError) as err:  # a full disk, a link in its place, a long transaction
-        logger.debug("the catalog of %s cannot be used: %s", session.directory.path, err)
-        return None
-    return catalog
+def _full_url(url: str, prefix: str | None) -> str:
+    return url if prefix is None else f"{url.rstrip('/')}/{prefix}"
 
 
-def _named(url: str, prefix: str | None) -> str:
-    return url if prefix is None else f"{url.rstrip('/')}/{prefix}…"
+def _url_of(pin: Pin) -> str:
+    """Return what was pinned, whole; earlier releases kept an ellipsis behind a prefix."""
+    is_marked = pin.scope.is_prefix and not pin.scope.key.endswith("…")
+    return pin.url.removesuffix("…") if is_marked else pin.url
+
+
+def _named(pin: Pin) -> str:
+    return _url_of(pin) + ("…" if pin.scope.is_prefix else "")
 
 
 def _known_pins(pins: tuple[Pin, ...]) -> str:
     if not pins:
         return "there are no pins"
-    names = ", ".join(pin.url for pin in pins[:5])
+    names = ", ".join(map(_named, pins[:5]))
     return f"pinned are {names}" + (f" and {len(pins) - 5} more" if len(pins) > 5 else "")
 
 
-def _report_pin(what: str, scope: Scope, name: str, covered: Totals, *, as_json: bool) -> None:
+def _report_pin(what: str, pin: Pin, covered: Totals, *, as_json: bool) -> None:
     if as_json:
         document = {
             "state": what,
-            "url": name,
-            "store": scope.store,
-            "key": scope.key,
-            "is_prefix": scope.is_prefix,
+            "url": _url_of(pin),
+            "store": pin.scope.store,
+            "key": pin.scope.key,
+            "is_prefix": pin.scope.is_prefix,
             "entries": covered.entries,
             "resident_bytes": covered.resident_bytes,
         }
         click.echo(json.dumps(document, ensure_ascii=False))
         return
     click.echo(
-        f"{name}: {what}; {format_count(covered.entries)} "
+        f"{_named(pin)}: {what}; {format_count(covered.entries)} "
         f"{plural('object', covered.entries)} of it in the cache, "
         f"{format_bytes(covered.resident_bytes)}"
     )
@@ -257,7 +251,7 @@ def _info_document(session: Session, config: CacheConfig, totals: Totals) -> dic
         ],
         "pins": [
             {
-                "url": pin.url,
+                "url": _url_of(pin),
                 "store": pin.scope.store,
                 "key": pin.scope.key,
                 "is_prefix": pin.scope.is_prefix,
@@ -312,8 +306,9 @@ def _print_info(document: dict[str, Any]) -> None:
         console.print()
         console.print(stores)
     for row in document["pins"]:
+        more = "…" if row["is_prefix"] else ""
         console.print(
-            Text(f"pinned {ago(row['pinned_s'])}: {printable(row['url'])}"), soft_wrap=True
+            Text(f"pinned {ago(row['pinned_s'])}: {printable(row['url'])}{more}"), soft_wrap=True
         )
 
 

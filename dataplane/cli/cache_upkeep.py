@@ -24,7 +24,7 @@ from dataplane.cli.cache_directory import (
     JSON_OPTION,
     attached,
     say_nothing_there,
-    scope_of,
+    scope_in,
 )
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
 from dataplane.cli.text import plural, printable
@@ -63,18 +63,20 @@ def verify(
     anonymous: bool | None,
     as_json: bool,
 ) -> None:
-    """Check every cached block against its checksum, or those at and below URL.
+    """Check cached blocks against their checksums.
 
-    Blocks are read from the disk, not from memory. A bad one is dropped, so that its next reader
-    downloads it again, and the command returns 5. Others may use the cache meanwhile; readers
-    check blocks themselves at their first use after a boot, so this is for disks in doubt.
+    All of them, or those at and below URL. Blocks are read from the disk, not from memory. A bad
+    one is dropped, so that its next reader downloads it again, and the command returns 5. Others
+    may use the cache meanwhile; readers check blocks themselves at their first use after a boot, so
+    this is for disks in doubt.
     """
-    scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
+    store = store_config(endpoint_url, region, anonymous=anonymous)
     config = cache_config(cache_dir)
     with (
         attached(config) as session,
-        _shown_progress(None if scope else session.usage.used) as show,
+        _shown_progress(None if url else session.usage.used) as show,
     ):
+        scope = scope_in(session, url, store) if url else None
         began = time.monotonic()
         report = verify_blocks(
             session,
@@ -159,9 +161,10 @@ def clear(
     given, and what another process has open unless --force is; that is safe, its readers download
     again. What is open in a mount stays in any case.
     """
-    scope = scope_of(url, store_config(endpoint_url, region, anonymous=anonymous)) if url else None
+    store = store_config(endpoint_url, region, anonymous=anonymous)
     config = cache_config(cache_dir)
     with attached(config) as session:
+        scope = scope_in(session, url, store) if url else None
         done = clear_cache(session, scope=scope, pinned=pinned, in_use=force)
         used = max(0, session.usage.used)
     kept = done.kept_pinned + done.kept_held + done.kept_in_use

@@ -6,9 +6,11 @@ The table in docs/configuration.md is made by `markdown` below, and a test compa
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,28 @@ from typing import Any
 import click
 
 from dataplane.cache.base import CacheConfig
-from dataplane.cli.text import Column, output, print_fitted
+from dataplane.cache.keys import KEY_VARIABLE
+from dataplane.cli.text import Column, output, print_fitted, printable
 from dataplane.config import Resolved, assemble, load_toml
 from dataplane.stores.base import StoreConfig
 
 __all__ = ["config", "markdown"]
 
 _SECTIONS: dict[str, type[Any]] = {"cache": CacheConfig, "store": StoreConfig}
+
+_PREFIX = "DATAPLANE_"
+_OTHER_VARIABLES = frozenset({
+    "DATAPLANE_CONFIG",
+    KEY_VARIABLE,
+    # Of mounts/dataplane-mount@.service.
+    "DATAPLANE_MOUNTPOINT",
+    "DATAPLANE_MOUNT_OPTIONS",
+    "DATAPLANE_URL",
+    # Of tests and tools of the repository.
+    "DATAPLANE_FUZZ",
+    "DATAPLANE_STRESS",
+})  # fmt: skip
+_TEST_PREFIX = "DATAPLANE_TEST_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +70,11 @@ def config(*, as_json: bool) -> None:
     """Show every setting, its value, and where that came from.
 
     Settings: defaults < the configuration file < environment variables < arguments. In JSON, sizes
-    are in bytes and times in seconds; what is not set is null.
+    are in bytes and times in seconds; what is not set is null. A DATAPLANE_* variable that nothing
+    reads is named on standard error.
     """
+    for warning in _unread(os.environ):
+        click.echo(f"dataplane: {warning}", err=True)
     resolved = {name: assemble(cls, name) for name, cls in _SECTIONS.items()}
     settings = list(_settings(resolved))
     _, path = load_toml()
@@ -101,6 +121,19 @@ def _settings(resolved: dict[str, Resolved[Any]]) -> Iterator[Setting]:
                 variable=", ".join(field.metadata.get("env", ())),
                 doc=field.metadata.get("doc", ""),
             )
+
+
+def _unread(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable that looks like a setting and is none."""
+    fields = (field for cls in _SECTIONS.values() for field in _fields(cls))
+    settings = {variable for field in fields for variable in field.metadata.get("env", ())}
+    ours = sorted(name.removeprefix(_PREFIX) for name in settings if name.startswith(_PREFIX))
+    for name in sorted(environ):
+        is_ours = name.startswith(_PREFIX) and not name.startswith(_TEST_PREFIX)
+        if is_ours and name not in settings | _OTHER_VARIABLES:
+            close = difflib.get_close_matches(name.removeprefix(_PREFIX), ours, n=1)
+            guess = f"; did you mean {_PREFIX}{close[0]}?" if close else ""
+            yield f"nothing reads the environment variable {printable(name)}{guess}"
 
 
 def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:

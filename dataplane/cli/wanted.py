@@ -4,7 +4,7 @@ A packed dataset is its index and the shards that the index names; any other URL
 below it, or the one object that it names. A plan is a file with one read per line, as text (`KEY
 START STOP`, where KEY may hold spaces, or `KEY` for all of it) or as JSON (`{"key": …, "start": …,
 "stop": …}`); `#` begins a comment line. Lines, numbers and ranges are checked before use, and an
-error names the line.
+error names the file and the line.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _planned(store: Store, lines: Iterable[PlanLine], where: str) -> list[Object
     for line in lines:
         info = infos.get(line.key)
         if info is None:
-            info = infos[line.key] = store.head(line.key)
+            info = infos[line.key] = _planned_object(store, line, where)
         stop = info.size_bytes if line.stop is None else line.stop
         if not line.start <= stop <= info.size_bytes:
             raise FormatError(
@@ -144,6 +144,20 @@ def _planned(store: Store, lines: Iterable[PlanLine], where: str) -> list[Object
             )
         ranges.append(ObjectRange(info, line.start, stop))
     return ranges
+
+
+def _planned_object(store: Store, line: PlanLine, where: str) -> ObjectInfo:
+    try:
+        return store.head(line.key)
+    except BucketNotFound:
+        raise
+    except NotFound:
+        words = line.key.split()
+        is_half = len(words) > 1 and words[-1].isdigit()
+        raise NotFound(
+            f"{where}, line {line.number}: there is no object {line.key!r} at {store.url}",
+            hint="a range needs both ends: write KEY START STOP" if is_half else None,
+        ) from None
 
 
 def _below(store: Store, prefixes: Sequence[str]) -> tuple[list[ObjectInfo], StoreError | None]:

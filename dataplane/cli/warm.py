@@ -162,6 +162,9 @@ def _report(url: str, state: WarmState, duration_s: float, *, check: bool, as_js
         f"{format_bytes(state.needed_bytes)} of {format_count(state.objects)} "
         f"{plural('object', state.objects)}"
     )
+    if not check and not missing and not state.fetched_bytes:
+        click.echo(f"{needed}: all was in the cache, nothing fetched")
+        return
     if not check:
         rate = format_rate(state.fetched_bytes / duration_s) if duration_s else ""
         click.echo(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from dataplane.cli.config import _SECTIONS, config, markdown
+from dataplane.cli.config import _SECTIONS, _unread, config, markdown
 from dataplane.config import SECTIONS
 
 _PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -66,3 +67,36 @@ def test_values_are_numbers_answers_or_null_in_json(
     assert values["store.region"] is None
     table = CliRunner().invoke(config, [], catch_exceptions=False).output
     assert "None" not in table
+
+
+def test_variables_that_nothing_reads_are_named_on_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CliRunner().invoke(config, ["--json"], catch_exceptions=False).stderr == ""
+    monkeypatch.setenv("DATAPLANE_FETCH_THREAD", "5")
+    monkeypatch.setenv("DATAPLANE_QUITE_ELSE", "1")
+    monkeypatch.setenv("DATAPLANE_FETCH_THREADS", "5")
+    done = CliRunner().invoke(config, ["--json"], catch_exceptions=False)
+    json.loads(done.stdout)
+    assert done.stderr.splitlines() == [
+        "dataplane: nothing reads the environment variable DATAPLANE_FETCH_THREAD; "
+        "did you mean DATAPLANE_FETCH_THREADS?",
+        "dataplane: nothing reads the environment variable DATAPLANE_QUITE_ELSE",
+    ]
+
+
+def test_every_variable_that_the_repository_reads_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # In quotes in Python, after a $ in shell and units; what is compiled in is no variable.
+    pattern = re.compile(r"""["'$]\{?(DATAPLANE_[A-Z0-9_]+)\b""")
+    root = _PAGE.parents[1]
+    suffixes = {".py", ".sh", ".service", ".dataplane"}
+    folders = ("dataplane", "mounts", "benchmarks", "examples", "tools", "tests/servers")
+    files = [path for folder in folders for path in (root / folder).rglob("*")]
+    read = {
+        name
+        for path in [*files, root / "tests/conftest.py", root / "tests/stress/conftest.py"]
+        if path.suffix in suffixes
+        for name in pattern.findall(path.read_text())
+    }
+    assert read >= {"DATAPLANE_CONFIG", "DATAPLANE_CACHE_KEY", "DATAPLANE_STRESS", "DATAPLANE_URL"}
+    assert list(_unread(dict.fromkeys(read, "1"))) == []
