@@ -20,6 +20,7 @@ from dataplane.testing.s3 import S3Endpoint
 
 COMMANDS = [
     "bench",
+    "bench cache",
     "bench decode",
     "bench loader",
     "bench store",

@@ -101,6 +101,7 @@ def test_no_name_or_figure_is_lost_in_a_narrow_terminal(
     for piece in (name, "float32", "4,000 × 3", "kg m-1 s-2", "lz4", "46.9 KiB", "9.877e+04"):
         assert piece in text
     assert "…" not in text
+    assert "1 samples" not in text
 
 
 def test_keys_of_samples_are_listed_on_request(pack: Callable[..., Store], folder: Path) -> None:
