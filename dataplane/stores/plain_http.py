@@ -104,12 +104,10 @@ class PlainHttp:
             connection = kept or self._connect()
             try:
                 head, rest = _exchange(connection, request)
-            except (OSError, NotPlain) as err:
+            except OSError as err:
                 connection.close()
                 if kept is not None and isinstance(err, ConnectionError):
                     continue  # the server gave it up in the same moment
-                if isinstance(err, NotPlain):
-                    raise
                 raise _broken(err) from err
             except BaseException:
                 connection.close()
