@@ -10,7 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane.cache import Cache, CachedObject, PlannedRead
+import pytest
+
+from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead
+from dataplane.cache.keys import KEY_VARIABLE
 from dataplane.errors import NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo
 from dataplane.stores.piecewise import PiecewiseStore
@@ -138,6 +141,22 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None
 
 def read_all(source: CachedObject) -> bytes:
     return bytes(source.read(0, source.info.size_bytes))
+
+
+@contextlib.contextmanager
+def partly_cached(root: Path, size: int, on_disk, *, seal: bool):
+    """Cache an object of random bytes, some blocks of it; yield cache, blob, bytes and store."""
+    store = FolderStore(root)
+    content = os.urandom(size)
+    config = CacheConfig(dir=root / "cache", block_bytes=BLOCK, fetch_threads=2, encrypt=seal)
+    with pytest.MonkeyPatch.context() as patch:
+        if seal:
+            patch.setenv(KEY_VARIABLE, "ab" * 32)
+        with Cache(config) as cache:
+            blob = cache.open(store, store.put("a", content))
+            for block in on_disk:
+                blob.read(block * BLOCK, block * BLOCK + 1)
+            yield cache, blob, content, store
 
 
 @contextlib.contextmanager

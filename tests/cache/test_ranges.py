@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from dataplane import _native
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.keys import KEY_VARIABLE
 from dataplane.cache.ranges import as_ranges, by_block, merge_ranges, pack_ranges, touching
 from dataplane.errors import ConfigError, NotFound, ObjectChanged
-from tests.cache.fakes import BLOCK, FolderStore, data_files, held
+from tests.cache.fakes import BLOCK, data_files, held, partly_cached
 
 SIZE = 12 * BLOCK + 100
 
@@ -113,18 +112,10 @@ def test_memory_disk_and_store_make_up_one_table(any_cache, store, content):
     seal=st.booleans(),
 )
 def test_any_mixture_of_memory_disk_and_store_equals_a_slice(
-    tmp_path_factory, monkeypatch, draws, on_disk, in_memory, evicted, seal
+    tmp_path_factory, draws, on_disk, in_memory, evicted, seal
 ):
     root = tmp_path_factory.mktemp("model")
-    if seal:
-        monkeypatch.setenv(KEY_VARIABLE, "ab" * 32)
-    store = FolderStore(root)
-    content = os.urandom(SIZE)
-    config = CacheConfig(dir=root / "cache", block_bytes=BLOCK, fetch_threads=2, encrypt=seal)
-    with Cache(config) as cache:
-        blob = cache.open(store, store.put("a", content))
-        for block in on_disk:
-            blob.read(block * BLOCK, block * BLOCK + 1)
+    with partly_cached(root, SIZE, on_disk, seal=seal) as (cache, blob, content, _):
         table = spread(draws)
         with held(cache, blob, sorted(in_memory - on_disk)):
             evict(cache, blob, evicted)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from dataplane.buffers import shared_pool
 from dataplane.cache import Cache, CacheConfig, PlannedRead
-from dataplane.cache.keys import KEY_VARIABLE
 from dataplane.errors import ConfigError, ObjectChanged
-from tests.cache.fakes import BLOCK, FolderStore, held, wait_until
+from tests.cache.fakes import BLOCK, held, partly_cached, wait_until
 
 SIZE = 12 * BLOCK + 100
 
@@ -84,19 +83,9 @@ class TestManyViews:
         in_memory=st.sets(st.integers(0, 12), max_size=6),
         seal=st.booleans(),
     )
-    def test_any_mixture_equals_slices(
-        self, tmp_path_factory, monkeypatch, draws, on_disk, in_memory, seal
-    ):
+    def test_any_mixture_equals_slices(self, tmp_path_factory, draws, on_disk, in_memory, seal):
         root = tmp_path_factory.mktemp("model")
-        if seal:
-            monkeypatch.setenv(KEY_VARIABLE, "ab" * 32)
-        store = FolderStore(root)
-        content = os.urandom(SIZE)
-        config = CacheConfig(dir=root / "cache", block_bytes=BLOCK, fetch_threads=2, encrypt=seal)
-        with Cache(config) as cache:
-            blob = cache.open(store, store.put("a", content))
-            for block in on_disk:
-                blob.read(block * BLOCK, block * BLOCK + 1)
+        with partly_cached(root, SIZE, on_disk, seal=seal) as (cache, blob, content, store):
             starts = np.array([start for start, _ in draws], np.uint64)
             stops = np.array([min(SIZE, start + n) for start, n in draws], np.uint64)
             with held(cache, blob, sorted(in_memory - on_disk)):
