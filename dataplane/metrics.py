@@ -39,6 +39,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "store_put_bytes": "bytes of those",
         "store_put_s": "seconds in writes, summed over threads",
         "store_errors_": "attempts that failed, by kind of error",
+        "store_not_found": "attempts answered with `no such key`; probes, so no errors",
         "store_retries": "attempts after the first",
         "store_wait_s": "seconds spent waiting for a turn at the store",
         "store_hedges": "late reads that were sent a second time",

@@ -8,6 +8,7 @@
 | `store_head_requests`, `store_list_requests`, `store_delete_requests` | calls of that kind |
 | `store_put_requests`, `store_put_bytes`, `store_put_s` | writes, bytes written, time in them |
 | `store_errors_<kind>` | attempts that failed, by the `kind` of `dataplane.errors` |
+| `store_not_found` | attempts answered with "no such key", which is no failure: readers probe |
 | `store_retries` | attempts after the first (added by `retry.py`) |
 | `store_hedges`, `store_hedges_won` | late reads sent again; of them, second answers taken |
 | `store_wait_s` | time spent waiting for a turn (added by `limit.py`) |
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from dataplane.errors import DataplaneError
+from dataplane.errors import BucketNotFound, DataplaneError, NotFound
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
 from dataplane.stores.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
@@ -145,7 +146,12 @@ class MeterStore(StoreWrapper):
             raise
 
     def _count_error(self, err: DataplaneError) -> None:
-        self._counters.add(f"store_errors_{err.kind}")
+        if isinstance(err, NotFound) and not isinstance(err, BucketNotFound):
+            # An answer like any other: a Zarr reader asks for metadata and chunks that may not be
+            # there. Whoever needed the key counts its own failure (`cache_fetch_errors`).
+            self._counters.add("store_not_found")
+        else:
+            self._counters.add(f"store_errors_{err.kind}")
 
 
 def _size_bytes(data: Buffer | os.PathLike[str]) -> int:

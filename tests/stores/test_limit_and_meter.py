@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dataplane.errors import NotFound, ObjectChanged, Throttled
+from dataplane.errors import BucketNotFound, NotFound, ObjectChanged, Throttled
 from dataplane.stores.limit import LimitStore
 from dataplane.stores.memory import MemoryStore
 from dataplane.stores.meter import MeterStore
@@ -149,14 +149,33 @@ def test_an_empty_range_is_no_request() -> None:
 def test_failures_are_counted_by_kind() -> None:
     counters = Counters()
     store = MeterStore(_memory(), counters)
-    with pytest.raises(NotFound):
-        store.head("missing")
     with pytest.raises(ObjectChanged):
         store.get_range("k", 0, 1, if_match='"x"')
-    assert counters["store_errors_not_found"] == 1
     assert counters["store_errors_object_changed"] == 1
     assert counters["store_get_requests"] == 1
     assert counters["store_get_bytes"] == 0
+
+
+def test_a_key_that_is_not_there_is_an_answer_and_no_error() -> None:
+    counters = Counters()
+    store = MeterStore(_memory(), counters)
+    with pytest.raises(NotFound):
+        store.head("zarr.json")
+    with pytest.raises(NotFound):
+        store.get_range("c/0/0", 0, 1)
+    with pytest.raises(NotFound):
+        list(store.stream_range("c/0/1", 0, 1, piece_bytes=1))
+    assert counters["store_not_found"] == 3
+    assert not [name for name in counters.snapshot() if name.startswith("store_errors_")]
+
+
+def test_a_missing_bucket_stays_an_error() -> None:
+    counters = Counters()
+    inner = ScriptedStore(f"limit-{next(_numbers)}", BucketNotFound("no bucket"))
+    with pytest.raises(BucketNotFound):
+        MeterStore(inner, counters).get_range("k", 0, 1)
+    assert counters["store_errors_bucket_not_found"] == 1
+    assert counters["store_not_found"] == 0
 
 
 def test_every_attempt_is_metered() -> None:
