@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +30,12 @@ from dataplane import _native
 from dataplane.cache import locks
 from dataplane.errors import CacheError
 
-__all__ = ["VERSION_TEXT", "Directory", "names_in"]
+__all__ = ["OUR_NAMES", "VERSION_TEXT", "Directory", "names_in", "other_version_of"]
 
 VERSION_TEXT = b"dataplane-cache 1\n"
+_ANY_VERSION = re.compile(rb"dataplane-cache ([1-9][0-9]{0,8})\n")
 
-_OUR_NAMES = frozenset(
+OUR_NAMES = frozenset(
     {"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries", "live", "places", "stats"}
     | {"pins.json", ".pins.json.tmp", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"}
 )
@@ -42,6 +45,12 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 def names_in(folder: int) -> set[str]:
     """Return the names in an open folder."""
     return set(os.listdir(folder))
+
+
+def other_version_of(text: bytes) -> int | None:
+    """Return the number in a `version` file of another release; None for any other text."""
+    match = _ANY_VERSION.fullmatch(text)
+    return int(match.group(1)) if match is not None and text != VERSION_TEXT else None
 
 
 class Directory:
@@ -118,7 +127,7 @@ class Directory:
                 hint="choose another with --cache-dir",
             )
         names = names_in(self.fd)
-        strangers = names - _OUR_NAMES
+        strangers = names - OUR_NAMES
         if strangers and "version" not in names:
             raise CacheError(
                 f"{self.path} is not a cache: it holds {sorted(strangers)[0]!r}",
@@ -138,9 +147,18 @@ class Directory:
             raise CacheError(
                 f"{self.path} is a cache of another version: expected "
                 f"{VERSION_TEXT.decode().strip()!r}, got {text[:40]!r}",
-                hint="it is left alone; choose another directory with --cache-dir",
+                hint=self._other_version_hint(text),
             )
         return True
+
+    def _other_version_hint(self, text: bytes) -> str:
+        if other_version_of(text) is None:
+            return "it is left alone; choose another directory with --cache-dir"
+        place = shlex.quote(str(self.path))
+        return (
+            "choose another directory with --cache-dir, or free its disk space with: "
+            f"dataplane cache clear --other-version --cache-dir {place}"
+        )
 
     def write_file(self, name: str, content: bytes, *, durable: bool = False) -> None:
         """Write a small file of the directory at once: a temporary name, then a rename.

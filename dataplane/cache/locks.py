@@ -35,6 +35,7 @@ __all__ = [
     "close_descriptor",
     "close_inherited",
     "hold",
+    "is_any_byte_locked",
     "is_locked",
     "lock_byte",
     "locked_until",
@@ -128,6 +129,13 @@ def locked_until(fd: int, byte: LockByte) -> LockByte | None:
     if answer[0] == fcntl.F_UNLCK:
         return None
     return LockByte(max(answer[2] + answer[3], byte + 1))
+
+
+def is_any_byte_locked(fd: int) -> bool:
+    """Whether another open file description has locked any byte of a file; takes no lock."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # length 0: to the end of all offsets
+    answer = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    return bool(answer[0] != fcntl.F_UNLCK)
 
 
 @contextmanager

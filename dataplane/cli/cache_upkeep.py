@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from dataplane.cache.other_version import remove_other_version
 from dataplane.cache.upkeep import Cleared, collect
 from dataplane.cache.upkeep import clear as clear_cache
 from dataplane.cache.verify import VerifyReport
@@ -28,7 +29,7 @@ from dataplane.cli.cache_directory import (
 )
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
 from dataplane.cli.text import plural, printable
-from dataplane.errors import CacheError, Corrupt
+from dataplane.errors import CacheError, ConfigError, Corrupt
 from dataplane.units import (
     format_bytes,
     format_count,
@@ -141,6 +142,11 @@ def gc(
 @click.argument("url", required=False)
 @click.option("--force", is_flag=True, help="Also empty what other processes have open.")
 @click.option("--pinned", is_flag=True, help="Also empty what is pinned; the pins stay.")
+@click.option(
+    "--other-version",
+    is_flag=True,
+    help="Remove a cache that another release of dataplane wrote, pins too.",
+)
 @DIR_OPTION
 @store_options
 @JSON_OPTION
@@ -149,6 +155,7 @@ def clear(
     *,
     force: bool,
     pinned: bool,
+    other_version: bool,
     cache_dir: Path | None,
     endpoint_url: str | None,
     region: str | None,
@@ -160,9 +167,17 @@ def clear(
     When anything stays, the command says why and returns 5. What is pinned stays unless --pinned is
     given, and what another process has open unless --force is; that is safe, its readers download
     again. What is open in a mount stays in any case.
+
+    A cache that another release wrote is left alone unless --other-version is given, which removes
+    it as a whole and does nothing to a cache of this release.
     """
     store = store_config(endpoint_url, region, anonymous=anonymous)
     config = cache_config(cache_dir)
+    if other_version:
+        if url or pinned:
+            raise ConfigError("--other-version removes all of a cache: leave URL and --pinned out")
+        _clear_other_version(config.dir, force=force, as_json=as_json)
+        return
     with attached(config) as session:
         scope = scope_in(session, url, store) if url else None
         done = clear_cache(session, scope=scope, pinned=pinned, in_use=force)
@@ -178,6 +193,28 @@ def clear(
             f"{format_count(kept)} {plural('object', kept)} of {format_bytes(done.kept_bytes)} "
             "stayed in the cache: " + ", ".join(f"{it.count} {it.why}" for it in _kept(done)),
             hint="; ".join(it.remedy for it in _kept(done)),
+        )
+
+
+def _clear_other_version(path: Path, *, force: bool, as_json: bool) -> None:
+    try:
+        done = remove_other_version(path, in_use=force)
+    except OSError as err:
+        raise CacheError(f"cannot remove the cache {path}: {err}") from err
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(done), indent=1))
+    elif done.version is None:
+        click.echo(f"dataplane: no cache of another version is at {path}", err=True)
+    else:
+        click.echo(
+            f"freed {format_bytes(done.freed_bytes)}: {format_count(done.files)} "
+            f"{plural('file', done.files)} of a cache of version {done.version} removed"
+        )
+    if done.kept:
+        raise CacheError(
+            f"{len(done.kept)} {plural('name', len(done.kept))} in {path} stayed, which this "
+            f"release does not know or may not remove: {printable(', '.join(done.kept[:3]))}",
+            hint="look at what they are, and remove them by hand",
         )
 
 
