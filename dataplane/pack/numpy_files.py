@@ -10,6 +10,7 @@ not back is refused before memory is allocated. Thread-safe: no state.
 
 from __future__ import annotations
 
+import os
 import tokenize
 import zipfile
 from collections.abc import Iterator
@@ -36,9 +37,13 @@ _UNSOUND_NPY = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, to
 
 
 def convert_npy(source: SourceFile) -> Iterator[SourceSample]:
-    """Convert an `.npy` file: the array `values`, mapped and not loaded."""
+    """Convert an `.npy` file: the array `values`.
+
+    It is read and not mapped: a mapped file that is cut meanwhile ends the process (SIGBUS).
+    """
     try:
-        values = np.load(source.path, mmap_mode="c", allow_pickle=False)
+        with source.path.open("rb") as stream:
+            values = _read_array(stream, os.fstat(stream.fileno()).st_size, source.label)
     except (*_UNSOUND_NPY, OSError) as err:
         raise _unsound(source, err) from err
     converted = Converted()
@@ -55,7 +60,8 @@ def convert_npz(source: SourceFile) -> Iterator[SourceSample]:
             _check_members(members, source.path, source.label)
             for member in members:
                 with archive.open(member) as stream:
-                    values = _read_member(cast(BinaryIO, stream), member, source.label)
+                    where = f"{source.label}: member {member.filename!r}"
+                    values = _read_array(cast(BinaryIO, stream), member.file_size, where)
                 _add(converted, member.filename.removesuffix(".npy"), values, source.label)
     except (*UNSOUND_ZIP, *_UNSOUND_NPY, OSError) as err:
         raise _unsound(source, err) from err
@@ -85,10 +91,9 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path, label: str) -> No
         )
 
 
-def _read_member(stream: BinaryIO, member: zipfile.ZipInfo, label: str) -> npt.NDArray[Any]:
-    """Read one array; its header must declare no more than the member holds."""
+def _read_array(stream: BinaryIO, size_bytes: int, where: str) -> npt.NDArray[Any]:
+    """Read one array; its header must declare no more than the file or member holds."""
     form = np.lib.format
-    where = f"{label}: member {member.filename!r}"
     version = form.read_magic(stream)
     if version == (1, 0):
         shape, fortran, dtype = form.read_array_header_1_0(stream)
@@ -102,17 +107,18 @@ def _read_member(stream: BinaryIO, member: zipfile.ZipInfo, label: str) -> npt.N
     count = 1
     for n in shape:
         count *= n
-    if count * dtype.itemsize > member.file_size:
+    if count * dtype.itemsize > size_bytes:
         raise FormatError(
             f"{where} declares {count * dtype.itemsize} bytes of {dtype}{list(shape)}, "
-            f"but holds {member.file_size}"
+            f"but holds {size_bytes}"
         )
-    content = stream.read(count * dtype.itemsize)
-    if len(content) != count * dtype.itemsize:
-        raise FormatError(f"{where} ends after {len(content)} of {count * dtype.itemsize} bytes")
     if dtype.itemsize == 0:
         return np.zeros(shape, dtype)
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    values = np.empty(count, dtype)
+    read_bytes = stream.readinto(values.view(np.uint8))  # type: ignore[attr-defined]  # binary
+    if read_bytes != values.nbytes:
+        raise FormatError(f"{where} ends after {read_bytes} of {values.nbytes} bytes")
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def _add(converted: Converted, original: str, values: npt.NDArray[Any], label: str) -> None:

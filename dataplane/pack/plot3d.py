@@ -8,7 +8,8 @@ Every combination is tried; the one whose size is that of the file is taken, an 
 one with a short tail (some writers pad their files), and the record lengths must match as well.
 Only 3D binary files are read; text, 2D and function files are not.
 
-The file is mapped and nothing is allocated before the sizes fit. Thread-safe: no state.
+A file is read piece by piece, and nothing is allocated before the sizes fit. Thread-safe: no
+state.
 
 Source: PLOT3D User's Manual, NASA TM-101067, chapter 8; the names are those of VTK's reader.
 """
@@ -16,8 +17,11 @@ Source: PLOT3D User's Manual, NASA TM-101067, chapter 8; the names are those of 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +84,19 @@ def convert_plot3d(source: SourceFile) -> Iterator[SourceSample]:
 
     The grid is `source.path`, the solution its companion.
     """
+    with ExitStack() as files:
+        yield from _convert(source, files)
+
+
+def _convert(source: SourceFile, files: ExitStack) -> Iterator[SourceSample]:
     label = source.label
-    grid = _open(source.path, label)
+    grid = _Content(files.enter_context(source.path.open("rb", buffering=0)), label)
     layout, shapes = _detect_grid(grid, label)
     solution = None
     if source.companions:
         where = f"{label}: {source.companions[0].name}"
-        solution = _open(source.companions[0], where)
+        opened = files.enter_context(source.companions[0].open("rb", buffering=0))
+        solution = _Content(opened, where)
         solution_layout = _detect_solution(solution, shapes, layout, where)
         results = _solution_blocks(solution, solution_layout, shapes)
     described = describe_source(source)
@@ -106,10 +116,35 @@ def convert_plot3d(source: SourceFile) -> Iterator[SourceSample]:
         yield SourceSample(key, arrays, attributes)
 
 
-def _open(path: Path, label: str) -> npt.NDArray[np.uint8]:
-    if path.stat().st_size < 16:
-        raise FormatError(f"{label}: {path.stat().st_size} bytes are no PLOT3D file")
-    return np.memmap(path, np.uint8, mode="c")  # private: a mount may have no shared maps
+class _Content:
+    """The bytes of an open file, read as they are asked for.
+
+    Not mapped: a mapped file that is cut meanwhile ends the process (SIGBUS).
+    """
+
+    def __init__(self, file: FileIO, label: str) -> None:
+        self._label = label
+        self._handle = file.fileno()
+        self._size_bytes = os.fstat(self._handle).st_size
+        if self._size_bytes < 16:
+            raise FormatError(f"{label}: {self._size_bytes} bytes are no PLOT3D file")
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def __getitem__(self, part: slice) -> npt.NDArray[np.uint8]:
+        start, stop, _ = part.indices(self._size_bytes)
+        content = np.empty(max(0, stop - start), np.uint8)
+        read_bytes = 0
+        while read_bytes < len(content):  # a read gives at most 2 GiB
+            count = os.preadv(self._handle, [content[read_bytes:].data], start + read_bytes)
+            if count == 0:
+                raise FormatError(
+                    f"{self._label}: it was cut while it was read: {self._size_bytes} bytes "
+                    f"at first, now {start + read_bytes}"
+                )
+            read_bytes += count
+        return content
 
 
 def _layouts(*, blanking: bool) -> Iterator[_Layout]:
@@ -119,7 +154,7 @@ def _layouts(*, blanking: bool) -> Iterator[_Layout]:
         yield _Layout(order, size, count, records, blank)
 
 
-def _detect_grid(content: npt.NDArray[np.uint8], label: str) -> tuple[_Layout, tuple[Shape, ...]]:
+def _detect_grid(content: _Content, label: str) -> tuple[_Layout, tuple[Shape, ...]]:
     best: tuple[int, _Layout, tuple[Shape, ...]] | None = None
     for layout in _layouts(blanking=True):
         shapes = _shapes(content, layout)
@@ -141,7 +176,7 @@ def _detect_grid(content: npt.NDArray[np.uint8], label: str) -> tuple[_Layout, t
 
 
 def _detect_solution(
-    content: npt.NDArray[np.uint8], shapes: tuple[Shape, ...], grid: _Layout, label: str
+    content: _Content, shapes: tuple[Shape, ...], grid: _Layout, label: str
 ) -> _Layout:
     """Find the layout whose block sizes are those of the grid; the grid's own wins a tie."""
     best: tuple[int, bool, _Layout] | None = None
@@ -170,7 +205,7 @@ def _header_bytes(layout: _Layout, blocks: int) -> int:
     return 4 * numbers + 8 * records * layout.record_lengths
 
 
-def _shapes(content: npt.NDArray[np.uint8], layout: _Layout) -> tuple[Shape, ...] | None:
+def _shapes(content: _Content, layout: _Layout) -> tuple[Shape, ...] | None:
     """Read the block sizes as [z,y,x], or None when they cannot be meant by this layout."""
     at = 0
     blocks = 1
@@ -188,7 +223,7 @@ def _shapes(content: npt.NDArray[np.uint8], layout: _Layout) -> tuple[Shape, ...
 
 
 def _integers(
-    content: npt.NDArray[np.uint8], at: int, count: int, layout: _Layout
+    content: _Content, at: int, count: int, layout: _Layout
 ) -> npt.NDArray[np.int32] | None:
     """Read `count` integers, their record lengths checked, or None where they do not fit."""
     around = 4 * layout.record_lengths
@@ -204,7 +239,7 @@ def _integers(
 
 
 def _grid_blocks(
-    content: npt.NDArray[np.uint8], layout: _Layout, shapes: tuple[Shape, ...]
+    content: _Content, layout: _Layout, shapes: tuple[Shape, ...]
 ) -> Iterator[dict[str, SourceArray]]:
     at = _header_bytes(layout, len(shapes))
     for shape in shapes:
@@ -221,7 +256,7 @@ def _grid_blocks(
 
 
 def _solution_blocks(
-    content: npt.NDArray[np.uint8], layout: _Layout, shapes: tuple[Shape, ...]
+    content: _Content, layout: _Layout, shapes: tuple[Shape, ...]
 ) -> Iterator[tuple[dict[str, float], dict[str, SourceArray]]]:
     at = _header_bytes(layout, len(shapes))
     around = 4 * layout.record_lengths
@@ -246,16 +281,17 @@ def _solution_blocks(
 
 
 def _components(
-    content: npt.NDArray[np.uint8], at: int, shape: Shape, count: int, layout: _Layout
+    content: _Content, at: int, shape: Shape, count: int, layout: _Layout
 ) -> tuple[npt.NDArray[Any], int]:
     """Read `count` whole components one after the other into [z,y,x,count], little endian."""
     points = int(np.prod(shape))
     stop = at + count * points * layout.float_bytes
     floats = np.dtype(f"{layout.byte_order}f{layout.float_bytes}")
-    stored = content[at:stop].view(floats).reshape(count, *shape)
     values = np.empty((*shape, count), floats.newbyteorder("<"))
     for component in range(count):
-        values[..., component] = stored[component]
+        start = at + component * points * layout.float_bytes
+        stored = content[start : start + points * layout.float_bytes]
+        values[..., component] = stored.view(floats).reshape(shape)
     return values, stop
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -140,3 +141,13 @@ def test_more_dimensions_than_can_be_read_are_refused(tmp_path):
     assert len(list(open_source(tmp_path / "eight.npy"))) == 1
     with pytest.raises(FormatError, match="has 9 dimensions; arrays of at most 8 can be read"):
         list(open_source(tmp_path / "nine.npy"))
+
+
+def test_an_npy_file_that_is_cut_after_it_was_read_harms_nothing(tmp_path):
+    values = np.random.default_rng(0).random(100_000)
+    np.save(tmp_path / "case.npy", values)
+    (sample,) = open_source(tmp_path / "case.npy")
+    os.truncate(tmp_path / "case.npy", 100)
+    assert np.array_equal(sample.arrays["values"].values, values)
+    with pytest.raises(FormatError, match=r"case\.npy"):
+        list(open_source(tmp_path / "case.npy"))

@@ -1,6 +1,7 @@
 """PLOT3D: every layout is found out, and the real pair equals what VTK's own reader gives."""
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,12 @@ def test_sizes_that_no_file_could_hold_are_refused(tmp_path):
 )
 def test_pairs_are_known_by_their_names(name, pair):
     assert pair_name(Path(name)) == pair
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path):
+    _write(tmp_path, multi=True)
+    samples = open_source(tmp_path / "casexyz.bin")
+    next(samples)
+    os.truncate(tmp_path / "caseq.bin", 100)
+    with pytest.raises(FormatError, match=r"caseq\.bin: it was cut while it was read"):
+        next(samples)
