@@ -114,9 +114,9 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib import metadata
+        from dataplane.distribution import version
 
-        value = metadata.version("dataplane")
+        value = version()
     elif name in _ROOM_OF:
         value = getattr(importlib.import_module(_ROOM_OF[name]), name)
     else:

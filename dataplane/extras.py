@@ -1,39 +1,38 @@
 """What to say when an optional package is missing: which extra of the project brings it.
 
-The extras and what is in them are read from the metadata of the installed distribution, so this
-room repeats nothing of pyproject.toml but the import names that differ from those of packages. The
-distribution is installed from a checkout; a bare `pip install 'dataplane[…]'` would ask the package
-index for somebody else's package. Pure functions.
+The extras and what is in them are those of the distribution, so this module repeats nothing of
+pyproject.toml but the import names that differ from those of packages. Pure functions.
 """
 
 from __future__ import annotations
 
 import re
-from importlib import metadata
 
+from dataplane.distribution import DISTRIBUTION, checkout, optional_requirements
 from dataplane.errors import MissingPackage
 
 __all__ = ["extra_of", "install_hint", "missing_package"]
 
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*;\s*extra\s*==\s*['\"]([^'\"]+)['\"]")
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _IMPORTED_AS = {
     "aiobotocore": "s3fs",
     "aiohttp": "s3fs",
     "botocore": "s3fs",
-    "vtk": "pyvista",
-    "vtkmodules": "pyvista",
+    "vtkmodules": "vtk",
 }
 _NOT_FOR_USERS = frozenset({"all", "dev"})
 
 
 def install_hint(extra: str) -> str:
-    """Return how to install an extra.
+    """Return how to install an extra: by the distribution's name, or from the checkout in use.
 
     Example:
-        >>> install_hint("torch")
-        "in the checkout: pip install '.[torch]'"
+        >>> install_hint("torch").endswith("[torch]'")
+        True
     """
-    return f"in the checkout: pip install '.[{extra}]'"
+    if checkout() is not None:
+        return f"in the checkout: pip install '.[{extra}]'"
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def extra_of(module: str) -> str:
@@ -45,10 +44,10 @@ def extra_of(module: str) -> str:
     """
     name = module.partition(".")[0]
     name = _normal(_IMPORTED_AS.get(name, name))
-    for requirement in metadata.requires("dataplane") or ():
-        match = _REQUIREMENT.match(requirement)
-        if match and _normal(match.group(1)) == name and match.group(2) not in _NOT_FOR_USERS:
-            return match.group(2)
+    for extra, requirement in optional_requirements():
+        match = _NAME.match(requirement)
+        if match and _normal(match.group()) == name and extra not in _NOT_FOR_USERS:
+            return extra
     return "all"
 
 
@@ -58,7 +57,7 @@ def missing_package(what: str, module: str, *, extra: str | None = None) -> Miss
     Args:
         what: needs it.
         module: that could not be imported.
-        extra: that brings it; by default found in the metadata.
+        extra: that brings it; by default found among the distribution's.
     """
     name = module.partition(".")[0]
     return MissingPackage(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 _SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "setup-venv.sh"
 _PIP = r"""#!/bin/sh
+echo "$*" >>calls
 case "$*" in
-  *"-e .[all]"*)
+  *"-e .[all,bench,dev]"*)
     echo '  Downloading small-1.0-py3-none-any.whl (9.9 MB)'
     echo '  Downloading https://registry.invalid/files/large-1.0-py3-none-any.whl (139.6 MB)'
     echo '  Downloading huge-1.0-py3-none-any.whl (2.1 GB)'
@@ -55,3 +56,14 @@ def test_a_failure_shows_what_the_compiler_said(tmp_path: Path) -> None:
     assert "core/x.cpp:7:1: error: expected a semicolon" in done.stderr
     assert "setup: done" not in done.stdout
     assert "error: expected" in (tmp_path / "build" / "setup.log").read_text()
+
+
+def test_the_old_name_of_the_distribution_is_removed_before_the_new_one_is_installed(
+    tmp_path: Path,
+) -> None:
+    done = setup(tmp_path)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    removed = calls.index("-m pip uninstall --yes dataplane")
+    (installed,) = (place for place, call in enumerate(calls) if "-e .[all,bench,dev]" in call)
+    assert removed < installed
+    assert done.returncode == 0

@@ -54,6 +54,8 @@ step 1 "a virtual environment in $venv (details are in $log)"
 install --upgrade pip
 step 2 "build tools"
 install "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
+# An older setup installed the project as `dataplane`: two distributions must not own one command.
+"$venv/bin/python" -m pip uninstall --yes dataplane >>"$log" 2>&1 || true
 step 3 "packages of all extras, and the native module; this takes minutes"
-install --no-build-isolation -e ".[all]"
+install --no-build-isolation -e ".[all,bench,dev]"
 printf 'setup: done; try %s/bin/dataplane --help\n' "$venv"

@@ -17,6 +17,7 @@ from importlib import metadata
 
 import click
 
+from dataplane.distribution import version
 from dataplane.errors import DataplaneError
 from dataplane.extras import missing_package
 
@@ -74,8 +75,22 @@ def _entry_points() -> tuple[metadata.EntryPoint, ...]:
     return tuple(metadata.entry_points(group=_ENTRY_POINTS))
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    del param
+    if value and not ctx.resilient_parsing:
+        click.echo(f"dataplane, version {version()}")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dataplane", prog_name="dataplane")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
 @click.option("--debug", is_flag=True, help="Print tracebacks and log everything.")
 @click.pass_context
 def cli(ctx: click.Context, *, debug: bool) -> None:
