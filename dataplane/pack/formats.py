@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dataplane.errors import FormatError
+from dataplane.pack.foreign import HEAD_BYTES, foreign_content
 from dataplane.pack.plot3d import pair_name
-from dataplane.pack.vtk_read import xml_type
+from dataplane.pack.vtk_xml import xml_type
 
 __all__ = ["ARCHIVE", "PARALLEL", "PLOT3D", "SERIES", "has_known_suffix", "recognise"]
 
@@ -37,7 +38,6 @@ _KNOWN = (
     "PLOT3D pairs (…xyz.bin, …q.bin)",
     *(".npz", ".npy", ".zip"),
 )
-_HEAD_BYTES = 64
 
 
 def has_known_suffix(path: Path) -> bool:
@@ -54,9 +54,7 @@ def recognise(path: Path) -> str:
     """
     suffix = path.suffix.lower().removeprefix(".")
     with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
-    if not head:
-        raise FormatError("it is empty")
+        head = stream.read(HEAD_BYTES)
     if head.startswith(b"# vtk DataFile Version"):
         return LEGACY
     if head.startswith(b"\x93NUMPY"):
@@ -68,6 +66,10 @@ def recognise(path: Path) -> str:
         return _XML_FORMATS[kind]
     if kind is not None:
         raise FormatError(f"a VTK file of the type {kind} is not supported")
+    foreign = foreign_content(head)
+    if foreign is not None and (suffix in _BY_SUFFIX or not head or pair_name(path) is not None):
+        what, hint = foreign
+        raise FormatError(f"it is {what}", hint=hint)
     if suffix in _BY_SUFFIX:
         raise FormatError(f"its content is not that of a .{suffix} file")
     if pair_name(path) is not None:

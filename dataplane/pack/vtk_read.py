@@ -31,12 +31,12 @@ from dataplane.errors import FormatError, MissingPackage
 from dataplane.extras import install_hint
 from dataplane.pack.source import one_line
 from dataplane.pack.vtk_legacy import check_legacy
+from dataplane.pack.vtk_xml import xml_type
 
-__all__ = ["MAX_COMPRESSION", "import_vtk", "read_legacy", "read_xml", "xml_type"]
+__all__ = ["MAX_COMPRESSION", "import_vtk", "read_legacy", "read_xml"]
 
 _log = logging.getLogger(__name__)
 
-_HEAD_BYTES = 16 << 10
 _TAIL_BYTES = 4 << 10
 MAX_COMPRESSION = 1100
 """Decoded bytes that one stored byte can stand for: deflate reaches 1032, LZ4 and LZMA less on
@@ -46,7 +46,6 @@ _XML_READERS = {
     for kind in ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
     for name in (kind, f"P{kind}")
 }
-_TYPE = re.compile(rb"<VTKFile[^>]*?\btype\s*=\s*[\"']([^\"']{1,64})[\"']", re.DOTALL)
 _PIECE = re.compile(rb"<(?:Piece|DataArray)\b[^>]{0,4096}>", re.DOTALL)
 _COUNT = re.compile(rb"\b(?:NumberOf\w+)\s*=\s*[\"']\s*(-?\d{1,40})\s*[\"']")
 _INTEGER = re.compile(rb"-?\d{1,40}")
@@ -70,13 +69,6 @@ def import_vtk() -> None:
             f"VTK files need the vtk package, which cannot be imported: {err}",
             hint=install_hint("vtk"),
         ) from err
-
-
-def xml_type(path: Path) -> str | None:
-    """Return what a VTK XML file says it is (`UnstructuredGrid`, `Collection`, …), or None."""
-    with path.open("rb") as stream:
-        found = _TYPE.search(stream.read(_HEAD_BYTES))
-    return found.group(1).decode(errors="replace") if found else None
 
 
 def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> Any:
