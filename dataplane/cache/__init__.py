@@ -1,6 +1,6 @@
 """The local SSD cache shared by every process of the user on the host.
 
-`Cache.open` gives a `CachedObject`, whose reads download each missing block once per host.
+`Cache.open` gives a `CachedObject`, whose reads download each missing block once per cache.
 `Cache.plan` fetches a plan of reads ahead of its reader. Counters: `CACHE_COUNTERS`.
 """
 

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataplane.cache.permissions import Sharing, parse_sharing
 from dataplane.config import parse_flag, setting
 from dataplane.errors import ConfigError
 from dataplane.units import parse_bytes
@@ -75,6 +76,12 @@ class CacheConfig:
         env="DATAPLANE_CACHE_SIZE",
         parse=parse_bytes,
         doc="budget; by default all but 10 % of the file system",
+    )
+    sharing: Sharing = setting(
+        "private",
+        env="DATAPLANE_CACHE_SHARING",
+        parse=parse_sharing,
+        doc="private, or group: shared by the users in the directory's group, who trust each other",
     )
     block_bytes: int = setting(
         DEFAULT_BLOCK_BYTES,
@@ -142,6 +149,7 @@ class CacheConfig:
         for name in _SIZES:
             if isinstance(value := getattr(self, name), str):  # as the file has it: "200GiB"
                 object.__setattr__(self, name, parse_bytes(value))
+        parse_sharing(self.sharing)
         if not MIN_BLOCK_BYTES <= self.block_bytes <= MAX_BLOCK_BYTES or self.block_bytes % 4096:
             raise ConfigError(
                 f"cache.block_bytes must be a multiple of 4096 from {MIN_BLOCK_BYTES} to "

@@ -306,7 +306,7 @@ class Cache:
                 old.close()
                 old = None
             if old is None:
-                session = Session(self.config.dir)
+                session = Session(self.config.dir, sharing=self.config.sharing)
                 budget = Budget(
                     session,
                     self.config.size_bytes,

@@ -1,6 +1,6 @@
 """The cache directory itself: may it be used, and what lies at its top.
 
-    DIR/            mode 0700, owned by the user, not a symbolic link
+    DIR/            mode 0700, owned by the user, not a symbolic link; or a group's (permissions.py)
       version       "dataplane-cache 1"
       lock          empty; its bytes are locked (dataplane/cache/locks.py)
       usage         numbers shared by all processes (native/core/usage.hpp)
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from dataplane import _native
 from dataplane.cache import locks
+from dataplane.cache.permissions import Sharing, admit, make_folder
 from dataplane.errors import CacheError
 
 __all__ = ["OUR_NAMES", "VERSION_TEXT", "Directory", "names_in", "other_version_of"]
@@ -58,13 +59,14 @@ class Directory:
 
     Args:
         path: the directory; it and its parents are created when missing.
+        sharing: with whom.
 
     Raises:
         CacheError: it is not a directory that can serve as a cache.
         OSError: the file system refused.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, sharing: Sharing = "private") -> None:
         self.path = path
         self._pid = os.getpid()
         self.fd = self.entries_fd = -1
@@ -87,12 +89,16 @@ class Directory:
                 ) from err
             raise
         try:
-            self._check_owner()
+            names = names_in(self.fd)
+            self._check_content(names)
+            admit(self.fd, path, sharing, is_cache="version" in names)
             self._has_version()  # before anything is written to a directory that is not ours
             with locks.hold(self.fd, locks.SETUP_BYTE):
-                if stat.S_IMODE(os.fstat(self.fd).st_mode) & 0o077:
+                if sharing == "private" and stat.S_IMODE(os.fstat(self.fd).st_mode) & 0o077:
                     os.fchmod(self.fd, 0o700)
                 if not self._has_version():
+                    if sharing == "group":
+                        self._make_folders()
                     self.write_file("version", VERSION_TEXT)
                 self.entries_fd = self.open_folder("entries")
         except BaseException:
@@ -118,15 +124,20 @@ class Directory:
         except FileNotFoundError:
             return False
 
-    def _check_owner(self) -> None:
-        status = os.fstat(self.fd)
-        if status.st_uid != os.geteuid():
-            raise CacheError(
-                f"the cache directory {self.path} belongs to user {status.st_uid}, "
-                f"not to {os.geteuid()}",
-                hint="choose another with --cache-dir",
-            )
-        names = names_in(self.fd)
+    def _make_folders(self) -> None:
+        """Make all folders of a group's cache while nobody else uses it.
+
+        A folder has its mode only a moment after it was made, and nobody is to be refused then.
+        """
+        locks.close_descriptor(self._open_folder("stats", self.fd))
+        entries = self._open_folder("entries", self.fd)
+        try:
+            for number in range(256):
+                locks.close_descriptor(self._open_folder(f"{number:02x}", entries))
+        finally:
+            locks.close_descriptor(entries)
+
+    def _check_content(self, names: set[str]) -> None:
         strangers = names - OUR_NAMES
         if strangers and "version" not in names:
             raise CacheError(
@@ -267,5 +278,5 @@ class Directory:
 
     def _open_folder(self, name: str, parent: int) -> int:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=parent)
+            make_folder(name, parent)
         return locks.open_descriptor(name, _DIRECTORY, dir_fd=parent)

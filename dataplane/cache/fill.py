@@ -1,4 +1,4 @@
-"""How missing blocks get from the store into the cache, once per host.
+"""How missing blocks get from the store into the cache, once for all who share it.
 
 A run of blocks that follow each other comes with one request. Each block is claimed (an OFD lock on
 its index, dropped by the kernel if this process dies), looked at again, given room in the budget,

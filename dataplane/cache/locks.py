@@ -24,6 +24,7 @@ from typing import NewType
 
 from dataplane import _native
 from dataplane.alive import Alive
+from dataplane.cache.permissions import is_of_group, open_in_group
 
 __all__ = [
     "CATALOG_BYTE",
@@ -66,8 +67,15 @@ def shard_byte(name: str) -> LockByte:
 
 
 def open_descriptor(path: str, flags: int, *, dir_fd: int | None = None) -> int:
-    """Open with mode 0600, close-on-exec and no symbolic links, and list the descriptor here."""
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=dir_fd)
+    """Open close-on-exec and through no symbolic link, and list the descriptor here.
+
+    What is made has mode 0600, or 0660 in a folder of a group (`permissions.py`).
+    """
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW
+    if flags & os.O_CREAT and dir_fd is not None and is_of_group(dir_fd):
+        fd = open_in_group(path, flags, dir_fd)
+    else:
+        fd = os.open(path, flags, 0o600, dir_fd=dir_fd)
     with _descriptors_lock:
         _descriptors.add(fd)
     return fd

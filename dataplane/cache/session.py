@@ -22,6 +22,7 @@ from dataplane.cache.directory import Directory
 from dataplane.cache.files import EntryFiles
 from dataplane.cache.live import LiveLocks
 from dataplane.cache.pace import Pace
+from dataplane.cache.permissions import Sharing
 from dataplane.cache.pins import PinList, Protection
 from dataplane.cache.recount import MANY_ENTRIES, estimated_entries, recount
 
@@ -46,13 +47,17 @@ def verify_tag(epoch: int) -> int:
 class Session:
     """A process's use of one cache directory, until `close`.
 
+    Args:
+        path: the directory; made when it is not there.
+        sharing: with whom.
+
     Raises:
         CacheError: the directory cannot serve as a cache.
         OSError: the file system refused.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.directory = Directory(path)
+    def __init__(self, path: Path, *, sharing: Sharing = "private") -> None:
+        self.directory = Directory(path, sharing=sharing)
         self.files = EntryFiles(self.directory)
         self.pins = PinList(self.directory)
         self._fd = -1

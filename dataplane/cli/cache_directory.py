@@ -61,7 +61,7 @@ def attached(config: CacheConfig, *, create: bool = False) -> Iterator[Session]:
             hint="it is made at the first read; name another with --cache-dir",
         )
     try:
-        session = Session(config.dir)
+        session = Session(config.dir, sharing=config.sharing)
     except OSError as err:
         raise CacheError(f"cannot use the cache directory {config.dir}: {err}") from err
     with closing(session):

@@ -122,7 +122,7 @@ def mount(
     # The daemon's parent has checked the mount point already; between the two only time passed.
     check_mountpoint(where, allow_other=allow_other)
     if cache_dir is not None and ready_fd is None:
-        _check_cache_directory(cache.dir)
+        _check_cache_directory(cache)
     if foreground or ready_fd is not None:
         # Imported by the process that serves: the other one only waits for it.
         from dataplane_fuse.service import MountRequest
@@ -214,7 +214,7 @@ def _serve(request: MountRequest, ready_fd: int | None, *, debug: bool) -> None:
     run(request, Ready(ready_fd))
 
 
-def _check_cache_directory(path: Path) -> None:
+def _check_cache_directory(cache: CacheConfig) -> None:
     """Check that a directory that was asked for can be one.
 
     Without this the mount would work, and cache nothing, and say so in its log only.
@@ -223,10 +223,10 @@ def _check_cache_directory(path: Path) -> None:
         CacheError: it cannot.
     """
     try:
-        Directory(path).close()
+        Directory(cache.dir, sharing=cache.sharing).close()
     except OSError as err:
         raise CacheError(
-            f"the cache directory {path} cannot be used: {err.strerror}",
+            f"the cache directory {cache.dir} cannot be used: {err.strerror}",
             hint="choose another with --cache-dir",
         ) from err
 

@@ -1,0 +1,164 @@
+"""Who may use a cache directory, and the modes of what is made in it.
+
+    private   the directory 0700, folders 0700, files 0600; all of it one user's
+    group     the directory and folders 2770, files 0660, whatever the umask
+
+The group is that of the directory: its set-group-ID bit hands it down to all that is made below.
+So the mode of a new file follows from the folder it is made in. The users of a group's cache trust
+each other: each of them can change the blocks that the others read.
+
+Pure functions on open folders.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Literal, get_args
+
+from dataplane.errors import CacheError, ConfigError
+
+__all__ = [
+    "Sharing",
+    "admit",
+    "is_of_group",
+    "make_folder",
+    "open_in_group",
+    "parse_sharing",
+]
+
+Sharing = Literal["private", "group"]
+"""With whom a cache directory is shared."""
+
+_GROUP_DIRECTORY = 0o2770
+_GROUP_FILE = 0o660
+_GROUP_BITS = 0o2070  # what tells a group's folder from one that a lax umask has opened
+_OTHERS_CHOICE = "choose another with --cache-dir"
+# What file systems without unnamed files answer to O_TMPFILE, and what a missing /proc does.
+_NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+
+
+def parse_sharing(text: str) -> Sharing:
+    """Read the setting `cache.sharing`.
+
+    Raises:
+        ConfigError: it is neither of the two words.
+    """
+    for known in get_args(Sharing):
+        if text == known:
+            return known  # type: ignore[no-any-return] # get_args is not typed
+    raise ConfigError(f'cache.sharing must be "private" or "group", got {text!r}')
+
+
+def is_of_group(folder: int) -> bool:
+    """Whether what is made in an open folder belongs to the users of a group."""
+    return os.fstat(folder).st_mode & _GROUP_BITS == _GROUP_BITS
+
+
+def admit(folder: int, path: Path, sharing: Sharing, *, is_cache: bool) -> None:
+    """Check that this user may use a directory as it is to be shared, and set a new group's mode.
+
+    Args:
+        folder: the open directory.
+        path: of it, for messages.
+        sharing: with whom.
+        is_cache: it is in use as a cache already, so its mode is not to be changed.
+
+    Raises:
+        CacheError: it belongs to somebody else, or is shared in another way.
+        OSError: the file system refused.
+    """
+    status = os.fstat(folder)
+    if sharing == "private":
+        _admit_owner(status, path, is_cache=is_cache)
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    user = os.geteuid()
+    if user not in (0, status.st_uid) and status.st_gid not in {os.getegid(), *os.getgroups()}:
+        raise CacheError(
+            f"the cache directory {path} belongs to group {status.st_gid}, "
+            f"of which user {user} is no member",
+            hint=_OTHERS_CHOICE,
+        )
+    if mode == _GROUP_DIRECTORY:
+        return
+    if is_cache or user != status.st_uid:
+        raise CacheError(
+            f"the cache directory {path} of user {status.st_uid} has mode {mode:04o}, "
+            f"expected {_GROUP_DIRECTORY:04o} for a group's cache",
+            hint=f"make a new one: install -d -m {_GROUP_DIRECTORY:o} -g GROUP DIRECTORY",
+        )
+    os.fchmod(folder, _GROUP_DIRECTORY)
+    if not is_of_group(folder):  # the kernel drops the bit for who is not in the group
+        raise CacheError(
+            f"the cache directory {path} cannot be shared with group {status.st_gid}, "
+            f"of which user {user} is no member",
+            hint=f"chgrp it to a group of yours: chgrp GROUP {path}",
+        )
+
+
+def _admit_owner(status: os.stat_result, path: Path, *, is_cache: bool) -> None:
+    is_groups = is_cache and status.st_mode & _GROUP_BITS == _GROUP_BITS
+    if is_groups:
+        raise CacheError(
+            f"the cache directory {path} is that of group {status.st_gid}, not private",
+            hint="to use it set DATAPLANE_CACHE_SHARING=group (cache.sharing), "
+            f"or {_OTHERS_CHOICE}",
+        )
+    if status.st_uid != os.geteuid():
+        raise CacheError(
+            f"the cache directory {path} belongs to user {status.st_uid}, not to {os.geteuid()}",
+            hint=_OTHERS_CHOICE,
+        )
+
+
+def make_folder(name: str, parent: int) -> None:
+    """Make a folder in an open one, with the mode of its kind.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    if not is_of_group(parent):
+        os.mkdir(name, 0o700, dir_fd=parent)
+        return
+    os.mkdir(name, 0o770, dir_fd=parent)
+    os.chmod(name, _GROUP_DIRECTORY, dir_fd=parent)
+
+
+def open_in_group(path: str, flags: int, folder: int) -> int:
+    """Open a file of a group's folder, made when it is not there.
+
+    A file that is made appears with its final mode: another user may open it at any moment, and the
+    mode that `open` takes is cut by the umask, which belongs to the whole process.
+    """
+    while True:
+        if not flags & os.O_EXCL:
+            try:
+                return os.open(path, flags & ~os.O_CREAT, dir_fd=folder)
+            except FileNotFoundError:
+                pass
+        try:
+            return _make_file(path, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), folder)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+
+
+def _make_file(path: str, flags: int, folder: int) -> int:
+    try:
+        made = os.open(".", (flags & ~os.O_NOFOLLOW) | os.O_TMPFILE, _GROUP_FILE, dir_fd=folder)
+    except OSError as err:
+        if err.errno not in _NO_UNNAMED_FILES:
+            raise
+        made = os.open(path, flags | os.O_CREAT | os.O_EXCL, _GROUP_FILE, dir_fd=folder)
+        os.fchmod(made, _GROUP_FILE)
+        return made
+    try:
+        os.fchmod(made, _GROUP_FILE)
+        os.link(f"/proc/self/fd/{made}", path, dst_dir_fd=folder, follow_symlinks=True)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
