@@ -4,20 +4,23 @@ VTK is C++ that trusts its files. One changed byte in a compression header makes
 must not or ask for more memory than there is, and both end the process: SIGSEGV, or SIGABRT from
 an uncaught `std::bad_alloc`. So no file is read by VTK in the user's process. Instead:
 
-    this process                 worker (vtk_worker)              reader
-    request (memfd)  ──────────> forks one reader per file ─────> VTK reads, arrays and description
-    arrays on it    <──────────  how it ended, result (memfd) <── into a memory file, exits
+    this process                 worker (vtk_worker)              reader (vtk_reader)
+    request (memfd)  ──────────> hands it to a reader ──────────> VTK reads, arrays and description
+    arrays on it    <──────────  how it ended, result (memfd) <── into a memory file
 
-A worker has VTK imported and reads no file itself, so it stays sound whatever a file does, and a
-reader costs a fork (milliseconds) and not a start of Python (half a second). Whatever a reader
-leaks or overwrites ends with it. Readers are the first that the kernel kills when memory is short.
-As each worker is a process, sources are read in parallel, without the GIL between them.
+A worker has VTK imported and reads no file itself, so it stays sound whatever a file does. A reader
+is a fork of it: that costs milliseconds, and not the half second of a start of Python. What a
+reader leaks or overwrites ends with it. Each file above `SHARED_BYTES` has a reader of its own;
+smaller ones share one for as long as every read is beyond complaint, and a file that fails in a
+reader that has read others is read again by a fresh one, so no file answers for another (see
+vtk_worker). Readers are the first that the kernel kills when memory is short. As each worker is a
+process, sources are read in parallel, without the GIL between them.
 
 Workers are started when there is no idle one and kept for the next file; they end by themselves
 after a minute without work, and when this process ends, however it does: they notice that their
-socket has no other end, and kill the reader that is under way. They are no part of the terminal's
-foreground group, so Ctrl-C is this process's to handle. A worker that is gone is replaced; one
-whose reader takes unreasonably long is ended.
+socket has no other end, and the reader that is under way ends with them. They are no part of the
+terminal's foreground group, so Ctrl-C is this process's to handle. A worker that is gone is
+replaced; one whose reader takes unreasonably long is killed.
 
 Thread-safe: a worker serves one thread at a time. Lock: `_lock` guards the list of idle workers
 and nothing else. A forked child begins without workers.
@@ -35,10 +38,11 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dataplane.errors import ConfigError, FormatError, MissingPackage
-from dataplane.pack.crossing import Crossed, read_outcome, write_request
+from dataplane.pack.crossing import ALONE, SHARED, Crossed, read_outcome, write_request
 from dataplane.pack.source import SourceFile, one_line
 from dataplane.shards import SourceSample
 
@@ -46,13 +50,16 @@ __all__ = ["convert_apart"]
 
 _log = logging.getLogger(__name__)
 
+SHARED_BYTES = 1 << 20
+"""Files below this may share a reader; above it a fork is a small part of the read."""
 _WORKER_MODULE = "dataplane.pack.vtk_worker"
 _MIN_READ_S = 600.0
 _MIN_READ_BYTES_PER_S = 1 << 20
 """A file may take ten minutes and a second per MiB; slower is a reader that runs in circles."""
 _STATUS_BYTES = 4
 _SAID_BYTES = 2000
-_CLOSE_S = 5.0
+_LAST_WORDS_S = 1.0
+"""A worker whose socket has closed may be writing why."""
 _ERRORS = {cls.kind: cls for cls in (ConfigError, FormatError, MissingPackage)}
 
 
@@ -83,6 +90,8 @@ def _read(source: SourceFile) -> Crossed:
             worker = _Worker()
             status, result = worker.read(source)
     except ConnectionError as err:
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(_LAST_WORDS_S)
         worker.close()
         code = worker.process.returncode
         said = one_line(worker.said().rpartition("\n")[2])
@@ -114,6 +123,8 @@ def _why(status: int, said: str) -> str:
     number = os.WTERMSIG(status)
     if number == signal.SIGKILL:
         return "its reader was killed, most likely because memory was short"
+    if number == signal.SIGBUS:
+        return "it was cut while it was read"
     if "bad_alloc" in last:
         return "VTK ran out of memory over it: it is damaged, or too large for this machine"
     return (
@@ -170,7 +181,8 @@ class _Worker:
         request = os.memfd_create("dataplane-vtk-request")
         try:
             write_request(request, source)
-            socket.send_fds(self._channel, [b"r"], [request])
+            shares = source.size_bytes() < SHARED_BYTES
+            socket.send_fds(self._channel, [SHARED if shares else ALONE], [request])
         finally:
             os.close(request)
         flags = socket.MSG_CMSG_CLOEXEC
@@ -190,13 +202,10 @@ class _Worker:
         self._channel.close()
 
     def close(self) -> None:
-        """End the worker and what it reads. Idempotent."""
+        """End the worker, and with it what it reads. Idempotent."""
         self._channel.close()
-        try:
-            self.process.wait(_CLOSE_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        self.process.kill()
+        self.process.wait()
 
 
 _lock = threading.Lock()

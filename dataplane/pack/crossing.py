@@ -24,7 +24,18 @@ import numpy as np
 from dataplane.pack.source import SourceFile
 from dataplane.shards import SourceArray, SourceSample
 
-__all__ = ["Crossed", "read_outcome", "read_request", "write_outcome", "write_request"]
+__all__ = [
+    "ALONE",
+    "SHARED",
+    "Crossed",
+    "read_outcome",
+    "read_request",
+    "write_outcome",
+    "write_request",
+]
+
+ALONE, SHARED = b"a", b"s"
+"""Messages with a request: it needs a reader of its own, or can have one that has read others."""
 
 _ALIGNMENT = 64
 _LENGTH_BYTES = 8

@@ -1,42 +1,43 @@
-"""The worker of `apart`: a process that forks a reader for each VTK file. Run as a module.
+"""The worker of `apart`: a process whose forks, the readers, read VTK files. Run as a module.
 
-It imports VTK once, takes requests from the socket whose number is its argument, and for each forks
-a reader that converts the file into a memory file and exits. The worker itself reads no file, makes
-no thread and keeps no state, so that every reader begins as the first one did. It ends when its
-socket closes or nothing was asked of it for a minute.
+It imports VTK once, takes requests from the socket whose number is its argument, and hands each to
+a reader (`vtk_reader`), a fork of itself. The worker itself reads no file and makes no thread, so
+that every reader begins as the first one did. It ends when its socket closes or nothing was asked
+of it for a minute; a reader ends with its worker, however that ends.
 
-A reader ends in one of three ways: exit code 0 with samples or a reason in the memory file; exit
-code 1 with a traceback on stderr; a signal, when VTK crashed.
+Forking costs several times what reading a file of some kilobytes does, so a reader goes on with the
+next small file, up to `READS_PER_READER`, for as long as every read is beyond complaint. What a
+file leaked or overwrote must not count against the next one:
+
+- A file that is not small has a reader of its own.
+- A read that ends with an error, a warning or a crash ends its reader.
+- Such an end is believed of a reader's first file only. At a later one the blame may lie with an
+  earlier file, so the file is read once more by a fresh reader, whose answer is the answer.
+- A reader whose memory has grown is replaced.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import resource
 import select
 import signal
 import socket
 import sys
-import traceback
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NoReturn
 
 from dataplane.errors import ConfigError
-from dataplane.pack.crossing import read_request, write_outcome
-from dataplane.pack.source import SourceFile, Unreadable
-from dataplane.pack.vtk_convert import VTK_CONVERTERS
-from dataplane.pack.vtk_read import MAX_COMPRESSION, import_vtk
+from dataplane.pack.crossing import SHARED
+from dataplane.pack.vtk_read import import_vtk
+from dataplane.pack.vtk_reader import LAST, SOUND, serve
 
 __all__ = ["main"]
 
 IDLE_S = 60.0
-_BASE_BYTES = 1 << 30
-_COPIES = 4
-"""How often a reader may hold the decoded data; merging pieces takes two."""
-_MAX_LOG_RECORDS = 100
-_MAX_LOG_CHARS = 10_000
+READS_PER_READER = 64
+"""A fork is about ten reads of a small file, so more would bring little."""
+_STATUS_BYTES = 4
+_NO_ANSWER = 1 << 8
+"""Wait status of an exit with the code 1."""
 
 
 def main(channel: socket.socket) -> None:
@@ -44,97 +45,95 @@ def main(channel: socket.socket) -> None:
     with suppress(ConfigError):  # without VTK the first reader says so
         import_vtk()
     channel.settimeout(IDLE_S)
-    while True:
-        try:
-            message, handles, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        except (TimeoutError, ConnectionError):
-            return
-        if not message or not handles:
-            return
-        result = os.memfd_create("dataplane-vtk-result")
-        status = _run_reader(handles[0], result, channel)
-        with suppress(OSError):  # nobody waits any more; the next receive notices
-            socket.send_fds(channel, [status.to_bytes(4, "little")], [result])
-        os.close(result)
-        os.close(handles[0])
-
-
-def _run_reader(request: int, result: int, channel: socket.socket) -> int:
-    """Fork a reader, and kill it when nobody waits for it any more; return its wait status."""
-    ended, alive = os.pipe()
-    reader = os.fork()
-    if reader == 0:
-        channel.close()
-        os.close(ended)
-        _read(request, result)
-    os.close(alive)
-    poll = select.poll()
-    poll.register(ended, select.POLLIN)  # closes with the reader, however it ends
-    poll.register(channel, select.POLLRDHUP)
-    if not any(handle == ended for handle, _ in poll.poll()):
-        os.kill(reader, signal.SIGKILL)
-    os.close(ended)
-    return os.waitpid(reader, 0)[1]
-
-
-def _read(request: int, result: int) -> NoReturn:
-    """Convert one file and exit; never returns into the worker's loop."""
+    worker = _Worker(channel)
     try:
-        source = read_request(request)
-        _limit(source.size_bytes())
-        _convert(source, result)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
+        while True:
+            try:
+                message, handles, _, _ = socket.recv_fds(channel, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            except (TimeoutError, ConnectionError):
+                return
+            if not message or not handles:
+                return
+            result = os.memfd_create("dataplane-vtk-result")
+            status = worker.read(handles[0], result, shared=message == SHARED)
+            with suppress(OSError):  # nobody waits any more; the next receive notices
+                socket.send_fds(channel, [status.to_bytes(_STATUS_BYTES, "little")], [result])
+            os.close(result)
+            os.close(handles[0])
     finally:
-        os._exit(1)
+        worker.close()
 
 
-def _limit(source_bytes: int) -> None:
-    """Let a file take no more memory than its bytes could decode to, and die first when short.
+class _Worker:
+    """The reader that is kept for the next file, if there is one."""
 
-    VTK allocates and fills what a header asks for: without a limit, one changed bit of a small file
-    is enough to fill the machine.
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._reader: _Reader | None = None
+
+    def read(self, request: int, result: int, *, shared: bool) -> int:
+        """Have a file read; return 0, or the wait status of the reader that ended over it."""
+        if not shared:
+            self.close()
+        if self._reader is None:
+            self._reader = _Reader(self._channel)
+        reader = self._reader
+        answer = reader.ask(request, result)
+        if answer == SOUND and shared and reader.reads < READS_PER_READER:
+            return 0
+        status = self.close()
+        if reader.reads == 1:
+            return 0 if answer else status or _NO_ANSWER
+        if answer in {SOUND, LAST}:
+            return 0
+        with suppress(OSError):  # what it said is not about this file alone
+            os.ftruncate(sys.stderr.fileno(), 0)
+            os.lseek(sys.stderr.fileno(), 0, os.SEEK_SET)
+        return self.read(request, result, shared=shared)
+
+    def close(self) -> int:
+        """End the reader that is kept, and return its wait status. Idempotent."""
+        reader, self._reader = self._reader, None
+        return 0 if reader is None else reader.end()
+
+
+class _Reader:
+    """A fork of this process that reads files.
+
+    Args:
+        channel: where requests come from; when it closes, nobody waits for the reader any more.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + _BASE_BYTES + _COPIES * MAX_COMPRESSION * source_bytes
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    if limit < (most if most != resource.RLIM_INFINITY else sys.maxsize):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
 
+    def __init__(self, channel: socket.socket) -> None:
+        self.reads = 0
+        self._asked_from = channel
+        self._socket, theirs = socket.socketpair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            channel.close()
+            self._socket.close()
+            serve(theirs)
+        theirs.close()
 
-def _convert(source: SourceFile, result: int) -> None:
-    log = _Gathered()
-    document: dict[str, Any] = {"log": log.records}
-    root = logging.getLogger("dataplane")
-    root.addHandler(log)
-    root.setLevel(logging.DEBUG)
-    root.propagate = False
-    try:
-        write_outcome(result, VTK_CONVERTERS[source.format](source), document)
-    except Exception as err:
-        if isinstance(err, ConfigError):
-            failed = {"kind": err.kind, "message": err.message, "hint": err.hint}
-        else:
-            error = Unreadable.from_exception(source.label, err).error()
-            failed = {"kind": error.kind, "message": error.message, "hint": error.hint}
-        write_outcome(result, (), {**document, "failed": failed})
+    def ask(self, request: int, result: int) -> bytes:
+        """Have a file read; return the answer, or nothing when the reader ended over it."""
+        self.reads += 1
+        try:
+            socket.send_fds(self._socket, [b"r"], [request, result])
+            poll = select.poll()
+            poll.register(self._socket, select.POLLIN)  # also when the reader ends
+            poll.register(self._asked_from, select.POLLRDHUP)
+            if not any(handle == self._socket.fileno() for handle, _ in poll.poll()):
+                return b""
+            return self._socket.recv(1)
+        except ConnectionError:
+            return b""
 
-
-class _Gathered(logging.Handler):
-    """Keeps what is logged for the process that asked, up to a limit."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.records: list[tuple[int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep one record."""
-        if len(self.records) < _MAX_LOG_RECORDS:
-            self.records.append((record.levelno, self.format(record)[:_MAX_LOG_CHARS]))
+    def end(self) -> int:
+        """Kill it, unless it has ended by itself, and return its wait status."""
+        self._socket.close()
+        os.kill(self._pid, signal.SIGKILL)  # one that is ending keeps the status that it ends with
+        return os.waitpid(self._pid, 0)[1]
 
 
 if __name__ == "__main__":

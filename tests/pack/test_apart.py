@@ -1,10 +1,12 @@
 """VTK reads in processes apart: its crashes cost one file, and no process stays behind."""
 
 import base64
+import faulthandler
 import logging
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -18,9 +20,11 @@ import pytest
 pv = pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError, MissingPackage  # noqa: E402
-from dataplane.pack import apart, open_source, pack  # noqa: E402
+from dataplane.pack import apart, open_source, pack, vtk_reader, vtk_worker  # noqa: E402
+from dataplane.pack.crossing import read_outcome, write_request  # noqa: E402
 from dataplane.pack.plan import plan_sources  # noqa: E402
-from dataplane.shards import DatasetIndex, WriteOptions  # noqa: E402
+from dataplane.pack.source import SourceFile  # noqa: E402
+from dataplane.shards import DatasetIndex, SourceArray, SourceSample, WriteOptions  # noqa: E402
 from dataplane.stores import open_store  # noqa: E402
 from tests.pack.oracle import assert_same_arrays, expected_arrays, values_of  # noqa: E402
 
@@ -130,6 +134,139 @@ def test_a_worker_serves_file_after_file_and_crashes_do_not_end_it(tmp_path, fre
     assert worker.process.poll() is None
 
 
+def _readers(worker):
+    return _children_of(worker.process.pid)
+
+
+def _children_of(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_small_files_share_a_reader_and_a_large_one_has_its_own(tmp_path, fresh_workers):
+    small, large = _mesh(tmp_path / "small.vtu"), tmp_path / "large.vtu"
+    pv.ImageData(dimensions=(60, 60, 20)).cast_to_unstructured_grid().save(large, binary=False)
+    assert large.stat().st_size > apart.SHARED_BYTES > small.stat().st_size
+    list(open_source(small))
+    (worker,) = apart._idle
+    first = _readers(worker)
+    assert len(first) == 1
+    list(open_source(small))
+    assert _readers(worker) == first
+    list(open_source(large))
+    assert _readers(worker) == []
+    list(open_source(small))
+    assert _readers(worker) != first
+
+
+@pytest.mark.parametrize("field", [0, 2])
+def test_a_file_that_fails_ends_the_reader_that_it_shared(tmp_path, fresh_workers, field):
+    small, bad = _mesh(tmp_path / "small.vtu"), _crasher(tmp_path / "bad.vtu", field=field)
+    with pytest.raises(FormatError) as alone:
+        list(open_source(bad))
+    list(open_source(small))
+    (worker,) = apart._idle
+    first = _readers(worker)
+    with pytest.raises(FormatError) as shared:
+        list(open_source(bad))
+    assert str(shared.value) == str(alone.value)
+    list(open_source(small))
+    assert _readers(worker) != first
+
+
+def _crash(_source):
+    faulthandler.disable()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _complain(source):
+    logging.getLogger("dataplane").info("VTK: warns")
+    yield from _plain(source)
+
+
+def _refuse(source):
+    raise FormatError(f"{source.label}: not so")
+
+
+def _plain(source):
+    yield SourceSample(source.key, {"p": SourceArray(np.arange(3))})
+
+
+def _grow(source):
+    _kept.append(np.empty(vtk_reader._MAX_GROWTH_BYTES + 1, np.uint8))
+    yield from _plain(source)
+
+
+_kept = []
+
+
+@pytest.fixture
+def ask(monkeypatch, tmp_path):
+    """Have a worker of this process read a file; the n-th file of a reader by the n-th converter.
+
+    For each file: the wait status, what crossed, and whether the reader is kept for another.
+    """
+    ours, theirs = socket.socketpair()
+    worker = vtk_worker._Worker(theirs)
+    source = SourceFile(tmp_path / "case.vtu", "case", "case", "case", "vtu")
+
+    def read(*converters):
+        upcoming = iter(converters)
+
+        def convert_next(source):
+            return next(upcoming)(source)
+
+        monkeypatch.setitem(vtk_reader.VTK_CONVERTERS, "vtu", convert_next)
+        found = []
+        for _ in converters:
+            request, result = os.memfd_create("request"), os.memfd_create("result")
+            write_request(request, source)
+            status = worker.read(request, result, shared=True)
+            crossed = None if status else read_outcome(result)
+            found.append((status, crossed, worker._reader is not None))
+            os.close(request)
+            os.close(result)
+        return found
+
+    yield read
+    worker.close()
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("harmed", [_crash, _complain, _refuse])
+def test_what_fails_in_a_reader_that_has_read_others_is_read_again_by_a_fresh_one(ask, harmed):
+    # The first file of any reader is read well; whatever comes second in it meets `harmed`.
+    for status, crossed, is_kept in ask(_plain, harmed):
+        assert (status, is_kept) == (0, True)
+        assert crossed.document == {"log": []}
+        assert np.array_equal(crossed.samples[0].arrays["p"].values, np.arange(3))
+
+
+def test_a_crash_over_the_first_file_of_a_reader_is_the_files_own(ask):
+    ((status, _, is_kept),) = ask(_crash)
+    assert os.WTERMSIG(status) == signal.SIGSEGV
+    assert not is_kept
+
+
+@pytest.mark.parametrize("harmed", [_complain, _refuse])
+def test_a_complaint_about_the_first_file_of_a_reader_counts_and_ends_it(ask, harmed):
+    ((status, crossed, is_kept),) = ask(harmed)
+    assert (status, is_kept) == (0, False)
+    assert crossed.document["log"] or crossed.document["failed"]
+
+
+def test_a_reader_is_replaced_after_a_bounded_number_of_files(ask, monkeypatch):
+    monkeypatch.setattr(vtk_worker, "READS_PER_READER", 3)
+    found = ask(_plain, _plain, _plain, _plain)
+    assert [is_kept for _, _, is_kept in found] == [True, True, False, True]
+
+
+def test_a_reader_whose_memory_has_grown_is_replaced(ask):
+    (_, (status, crossed, is_kept)) = ask(_plain, _grow)
+    assert (status, is_kept) == (0, False)
+    assert len(crossed.samples) == 1
+
+
 def test_a_worker_that_was_ended_is_replaced(tmp_path, fresh_workers):
     good = _mesh(tmp_path / "good.vtu")
     list(open_source(good))
@@ -196,6 +333,31 @@ def test_no_process_outlives_one_that_is_killed_while_it_reads(tmp_path):
         (reader,) = map(int, tasks.read_text().split())
         child.kill()
     _wait_until(lambda: not _is_running(reader) and not _is_running(worker))
+
+
+def test_a_reader_ends_with_its_worker(tmp_path, fresh_workers):
+    os.mkfifo(tmp_path / "case.vtu")
+    source = SourceFile(tmp_path / "case.vtu", "stuck", "stuck", "stuck", "vtu")
+    worker = apart._borrow()
+    request = os.memfd_create("request")
+    write_request(request, source)
+    socket.send_fds(worker._channel, [b"s"], [request])
+    os.close(request)
+    _wait_until(lambda: _readers(worker))
+    (reader,) = _readers(worker)
+    worker.process.kill()
+    _wait_until(lambda: not _is_running(reader))
+    worker.close()
+
+
+def test_this_process_waits_for_no_idle_worker_when_it_ends(tmp_path, fresh_workers):
+    list(open_source(_mesh(tmp_path / "small.vtu")))
+    (worker,) = apart._idle
+    os.kill(worker.process.pid, signal.SIGSTOP)  # it cannot notice that it is not needed
+    begin = time.monotonic()
+    apart._close_idle()
+    assert time.monotonic() - begin < 2
+    assert worker.process.returncode == -signal.SIGKILL
 
 
 def _is_running(pid):
