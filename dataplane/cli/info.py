@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -13,16 +13,18 @@ from rich.console import Console
 from rich.text import Text
 
 from dataplane.cli.options import store_config, store_options
-from dataplane.cli.text import Column, fits, output, plural, print_fitted, printable
+from dataplane.cli.text import Column, fits, output, plural, print_fitted, print_pieces, printable
 from dataplane.cli.waiting import said_when_late
 from dataplane.shards import FORMAT_VERSION, DatasetIndex
-from dataplane.shards.summary import ArraySummary, summarise
+from dataplane.shards.nonfinite import NonFinite
+from dataplane.shards.summary import ArraySummary, Moments, summarise
 from dataplane.stores import open_store
 from dataplane.units import format_bytes, format_count
 
 __all__ = ["info"]
 
 _TEXTS = 5  # of the columns, the first ones
+_FIRST_FIGURE = 8  # columns before those that components have, too
 
 
 @click.command()
@@ -79,11 +81,15 @@ def _document(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary]) -> 
 
 
 def _array_document(array: ArraySummary) -> dict[str, Any]:
-    """An array as JSON, which has no infinities: those are given as text."""
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in dataclasses.asdict(array).items()
-    }
+    """An array as JSON, which has no NaN and no infinities: those are given as text."""
+
+    def known(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {
+            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in items
+        }
+
+    return dataclasses.asdict(array, dict_factory=known)
 
 
 def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary], *, samples: int) -> None:
@@ -93,46 +99,90 @@ def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary], *, sam
     console.print(Text(printable(url), style="bold"), soft_wrap=True)
     ratio = f", ratio {decoded / stored:.2f}" if stored else ""
     shards = len(index.shards)
-    console.print(
+    total = (
         f"{format_count(len(index))} {plural('sample', len(index))} in "
         f"{format_count(shards)} {plural('shard', shards)}; "
-        f"{format_bytes(decoded)} decoded, {format_bytes(stored)} stored{ratio}",
-        soft_wrap=True,
+        f"{format_bytes(decoded)} decoded, {format_bytes(stored)} stored{ratio}"
     )
+    print_pieces(console, [total])
     _print_arrays(console, arrays)
+    for note in _notes(arrays):
+        print_pieces(console, [note])
     if samples:
         _print_samples(console, index, samples)
 
 
 def _print_arrays(console: Console, arrays: Sequence[ArraySummary]) -> None:
-    """Print a row per array, or where that would not fit, the name and its figures below it."""
+    """Print a row per array, or where that would not fit, the name and its figures below it.
+
+    Components have rows of their own.
+    """
+    columns = _columns(arrays)
+    if fits(console, columns) or not console.is_terminal:
+        print_fitted(console, columns)
+        return
+    for array in arrays:
+        samples = f"{format_count(array.samples)} {plural('sample', array.samples)}"
+        ratio = _ratio(array)
+        _print_line(console, array.name)
+        what = [", ".join(array.dtypes), _shapes(array), ", ".join(array.units)]
+        stored = [f"{format_bytes(array.decoded_bytes)} decoded", f"ratio {ratio}" if ratio else ""]
+        print_pieces(console, [*what, samples, *stored, "; ".join(array.codecs)], indent=4)
+        print_pieces(console, _moments(array), indent=4)
+        for number, component in enumerate(array.components):
+            print_pieces(console, [f"[{number}]", *_moments(component)], indent=6)
+
+
+def _columns(arrays: Sequence[ArraySummary]) -> list[Column]:
     headings = [
         *("array", "type", "shape", "units", "codec"),
-        *("samples", "decoded", "ratio", "from", "to"),
+        *("samples", "decoded", "ratio", "from", "to", "mean", "std"),
     ]
-    rows = [
-        (
+    rows: list[tuple[str, ...]] = []
+    for array in arrays:
+        rows.append((
             *(array.name, ", ".join(array.dtypes), _shapes(array), ", ".join(array.units)),
             *("; ".join(array.codecs), format_count(array.samples)),
-            *(format_bytes(array.decoded_bytes), _ratio(array)),
-            *(_number(array.minimum), _number(array.maximum)),
-        )
-        for array in arrays
-    ]
+            *(format_bytes(array.decoded_bytes), _ratio(array), *_figures(array)),
+        ))  # fmt: skip
+        for number, component in enumerate(array.components):
+            rows.append((f"  [{number}]", *("",) * (_FIRST_FIGURE - 1), *_figures(component)))
     cells_of = zip(*rows, strict=True) if rows else ([] for _ in headings)
-    columns = [
+    return [
         Column(heading, list(cells), is_text=place < _TEXTS)
         for place, (heading, cells) in enumerate(zip(headings, cells_of, strict=True))
     ]
-    if fits(console, columns):
-        print_fitted(console, columns)
-        return
-    for name, kind, shape, units, codec, samples, decoded, ratio, low, high in rows:
-        what = [kind, shape, units, f"{low} to {high}" if low else ""]
-        having = f"{samples} {plural('sample', 1 if samples == '1' else 2)}"
-        stored = [codec, having, decoded, f"ratio {ratio}" if ratio else ""]
-        _print_line(console, name)
-        _print_line(console, "    " + "  ".join(filter(None, [*what, *stored])))
+
+
+def _figures(values: ArraySummary | Moments) -> tuple[str, ...]:
+    return tuple(map(_number, (values.minimum, values.maximum, values.mean, values.std)))
+
+
+def _moments(values: ArraySummary | Moments) -> list[str]:
+    low, high, mean, std = _figures(values)
+    return [f"from {low} to {high}", f"mean {mean}", f"std {std}"] if low else []
+
+
+def _nan_count(array: ArraySummary) -> int | None:
+    return None if any(name.startswith("complex") for name in array.dtypes) else array.nan_count
+
+
+def _notes(arrays: Sequence[ArraySummary]) -> Iterator[str]:
+    """Yield a line for each array that is not what a reader would take it for."""
+    for array in arrays:
+        if array.nonfinite_count and array.nonfinite_first is not None:
+            found = NonFinite(
+                *(array.name, _nan_count(array), array.nonfinite_count),
+                *(array.nonfinite_samples, array.nonfinite_first),
+            )
+            yield f"not finite: {found}"
+        elif array.nonfinite_count is None and array.nan_count:
+            yield f"not finite: {array.name}: {format_count(array.nan_count)} NaN"
+        if array.round_bits or array.max_error:
+            units = f" {array.units[0]}" if len(array.units) == 1 else ""
+            bits = " or ".join(map(str, array.round_bits))
+            kept = f" {bits} mantissa bits kept," if bits else ""
+            yield f"lossy: {array.name}:{kept} largest error {_number(array.max_error)}{units}"
 
 
 def _print_samples(console: Console, index: DatasetIndex, samples: int) -> None:

@@ -17,6 +17,7 @@ from dataplane.units import parse_bytes
 
 __all__ = [
     "BYTES",
+    "ROUNDING",
     "cache_config",
     "cache_options",
     "encrypt_option",
@@ -41,6 +42,31 @@ class _Bytes(click.ParamType[int]):
 
 BYTES = _Bytes()
 """click type of a size in bytes."""
+
+
+class _Rounding(click.ParamType[tuple[str, int | None]]):
+    """A pattern of array names and the mantissa bits to keep: `point_data/*=10`, `points=none`."""
+
+    name = "rounding"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int | None]:
+        if isinstance(value, tuple):
+            return value
+        # The last sign: names of arrays may hold one.
+        pattern, _, bits = str(value).rpartition("=")
+        if pattern and bits == "none":
+            return pattern, None
+        if not pattern or not (bits.isascii() and bits.isdigit()) or not 1 <= int(bits) <= 52:
+            self.fail(
+                f"{value!r} is not PATTERN=N with N from 1 to 52, or PATTERN=none", param, ctx
+            )
+        return pattern, int(bits)
+
+
+ROUNDING = _Rounding()
+"""click type of what `--round` takes."""
 
 
 def store_options(command: CommandT) -> CommandT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import threading
@@ -16,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
-from dataplane.cli.options import BYTES, store_config, store_options
+from dataplane.cli.options import BYTES, ROUNDING, store_config, store_options
+from dataplane.cli.text import plural, print_pieces, printable
 from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_duration, format_rate
 
@@ -33,8 +35,10 @@ Examples:
   dataplane pack a.vtu b.vtu file:///data/set --codec zstd --level 5
   dataplane pack wavy.zip grid_xyz.bin s3://bucket/flow --endpoint-url http://localhost:9000
   dataplane pack runs/ s3://bucket/cars --permute-seed 7 --float32 --round-bits 10
+  dataplane pack runs/ s3://bucket/cars --round-bits 8 --round 'points=none' --fail-on-nan
 """
 _CURRENT_CHARS = 32
+_SHOWN_ARRAYS = 10
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,7 +77,23 @@ _CURRENT_CHARS = 32
     "--round-bits",
     type=click.IntRange(1, 52),
     metavar="N",
-    help="Keep N mantissa bits of every float: lossy, and much smaller.",
+    help="Keep N mantissa bits of floats: lossy, and much smaller. Arrays of one element, "
+    "global_data and integers stay as they are.",
+)
+@click.option(
+    "--round",
+    "round_arrays",
+    type=ROUNDING,
+    multiple=True,
+    metavar="PATTERN=N",
+    help="The same for the arrays that PATTERN names, such as 'point_data/*=10', and instead of "
+    "--round-bits; PATTERN=none keeps all bits. Can be given more than once: the last that "
+    "matches holds.",
+)
+@click.option(
+    "--fail-on-nan",
+    is_flag=True,
+    help="Refuse samples with NaN or infinite values, as --on-error says.",
 )
 @click.option(
     "--workers",
@@ -108,7 +128,7 @@ def pack(  # one parameter per option is how click hands them over
     A SOURCE is a file or a folder, which is searched. Read are VTK files (.vtu .vtp .vti .vtr .vts
     .vtk, .pvtu, and .pvd time series), PLOT3D pairs (…xyz.bin with …q.bin), .npz, .npy, and .zip
     archives of these. Each dataset becomes a sample that is called after its file; values are
-    stored bit by bit as they are, unless --float32 or --round-bits says otherwise.
+    stored bit by bit as they are, unless --float32, --round-bits or --round says otherwise.
 
     The dataset exists once its index is written, which happens last: a pack that is stopped leaves
     none. Sources that cannot be read are named with the reason.
@@ -133,6 +153,8 @@ def pack(  # one parameter per option is how click hands them over
         summary = pack_sources(
             list(sources), dest_url, options, report, on_error=on_error, store=store
         )
+    for pattern in summary.unused_patterns:
+        click.echo(f"dataplane: no array matched --round {printable(pattern)}=…", err=True)
     _print_summary(summary, dest_url, time.monotonic() - started_s, as_json=as_json)
 
 
@@ -201,6 +223,7 @@ def _print_summary(
             "stored_bytes": summary.stored_bytes,
             "ratio": round(summary.ratio, 4),
             "shards": summary.shards,
+            "nonfinite": [dataclasses.asdict(one) for one in summary.nonfinite],
             "duration_s": round(duration_s, 3),
             "skipped": [{"source": label, "reason": reason} for label, reason in summary.skipped],
         }
@@ -225,3 +248,8 @@ def _print_summary(
     console = Console(highlight=False)
     console.print(f"packed to {dest_url}", markup=False, soft_wrap=True)
     console.print(table)
+    for one in summary.nonfinite[:_SHOWN_ARRAYS]:
+        print_pieces(console, [f"not finite: {one}"])
+    if len(summary.nonfinite) > _SHOWN_ARRAYS:
+        more = len(summary.nonfinite) - _SHOWN_ARRAYS
+        print_pieces(console, [f"not finite: {more} more {plural('array', more)}; see --json"])

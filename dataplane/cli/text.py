@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -28,6 +29,7 @@ __all__ = [
     "output",
     "plural",
     "print_fitted",
+    "print_pieces",
     "printable",
 ]
 
@@ -82,8 +84,8 @@ class Column:
 
     def width(self, *, is_broken: bool) -> int:
         """Return how many places of a terminal it needs."""
-        texts = [*self.heading_lines(is_broken=is_broken), *self.cells]
-        return max(cell_len(text) for text in texts)
+        texts = [*self.heading_lines(is_broken=is_broken), *map(printable, self.cells)]
+        return max(map(cell_len, texts))
 
 
 def print_fitted(
@@ -109,29 +111,64 @@ def print_fitted(
             break
         shown.remove(min(droppable, key=lambda column: column.drop or 0))
     gap, is_broken = form or _FORMS[-1]
-    table = Table(
-        box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim",
-        title=title and Text(title, style="bold"), title_justify="left",
-    )  # fmt: skip
-    for column in shown:
-        table.add_column(
-            "\n".join(column.heading_lines(is_broken=is_broken)),
-            justify="left" if column.is_text else "right",
-            no_wrap=True,
-        )
+    if title is not None:
+        console.print(Text(title, style="bold"), soft_wrap=True)
+    widths = [column.width(is_broken=is_broken) for column in shown]
+    headings = [column.heading_lines(is_broken=is_broken) for column in shown]
+    for cells in zip_longest(*headings, fillvalue=""):
+        console.print(Text(_row(shown, cells, widths, gap), "dim"), soft_wrap=True)
     for number, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
-        # Text, not str: names may come from outside, and rich would read markup in them.
+        # Text, not str: names may come from outside, and rich would read markup in them. A terminal
+        # narrower than what must be shown wraps its lines, which loses nothing.
         style = styles[number] if styles else ""
-        table.add_row(*(Text(printable(cell)) for cell in cells), style=style)
-    # A terminal narrower than what must be shown wraps its lines, which loses nothing.
-    width = max(console.width, _width(shown, gap, is_broken=is_broken))
-    console.print(table, width=width, crop=False, no_wrap=True, overflow="ignore")
+        console.print(Text(_row(shown, cells, widths, gap), style), soft_wrap=True)
     missing = [column.heading for column in columns if column not in shown]
     if missing:
         console.print(
             f"no room for: {', '.join(missing)} (a wider terminal or --json shows them)",
             style="dim", markup=False,
         )  # fmt: skip
+
+
+def _row(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int], gap: int) -> str:
+    """Lay out one line of a table."""
+    padded = []
+    for column, cell, width in zip(columns, cells, widths, strict=True):
+        shown = printable(cell)
+        space = " " * (width - cell_len(shown))
+        padded.append(shown + space if column.is_text else space + shown)
+    return (" " * gap).join(padded).rstrip()
+
+
+def print_pieces(console: Console, pieces: Sequence[str], *, indent: int = 0) -> None:
+    """Print texts side by side, two spaces apart: over several lines on a terminal that needs them.
+
+    A text that is wider than the terminal is broken between its words. A pipe gets one line.
+    """
+    shown = [printable(piece) for piece in pieces if piece]
+    if not console.is_terminal:
+        console.print(Text(" " * indent + "  ".join(shown)), soft_wrap=True)
+        return
+    room = max(1, console.width - indent)
+    lines: list[str] = []
+    for piece in shown:
+        if lines and cell_len(lines[-1]) + 2 + cell_len(piece) <= room:
+            lines[-1] += f"  {piece}"
+        else:
+            lines += _word_lines(piece, room)
+    for line in lines:
+        # A single word that is wider than all the room is left to the terminal.
+        console.print(Text(" " * indent + line), soft_wrap=True)
+
+
+def _word_lines(text: str, room: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) > room:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return lines
 
 
 def fits(console: Console, columns: Sequence[Column]) -> bool:

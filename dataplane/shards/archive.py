@@ -25,12 +25,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.codecs import Pipeline, encode_chunk, parse_pipeline
-from dataplane.shards.chunking import inner_chunk_shape
-from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta
+from dataplane.errors import FormatError
+from dataplane.shards.chunking import component_count, inner_chunk_shape
+from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta, Measured
+from dataplane.shards.nonfinite import nonfinite_of
 from dataplane.shards.options import WriteOptions
 from dataplane.shards.shard_index import pack_shard_index, shard_index_bytes
 from dataplane.shards.source import SourceSample
-from dataplane.shards.statistics import PartialStats, partial_stats
+from dataplane.shards.statistics import ArrayStats, array_stats
 from dataplane.shards.transform import StoredArray, plan_arrays
 from dataplane.shards.zarr_metadata import (
     array_document,
@@ -75,7 +77,8 @@ def write_archive(
     """Write a checked sample to an empty seekable stream.
 
     Raises:
-        FormatError: an attribute has no JSON form, or a value does not fit what is asked for.
+        FormatError: an attribute has no JSON form, or a value does not fit what is asked for, or is
+            not finite and that is refused.
     """
     stored, record = plan_arrays(sample, options)
     attributes = json_attributes(sample.attributes, f"sample {sample.key!r}: attributes")
@@ -89,12 +92,14 @@ def write_archive(
     for array, meta in zip(stored, metas, strict=True):
         archive.add(f"{array.name}/zarr.json", array_document(meta))
     window = options.effective_workers * _CHUNKS_IN_FLIGHT
-    entries = tuple(
-        _write_shard(archive, array, meta, pool, window)
-        for array, meta in zip(stored, metas, strict=True)
-    )
+    entries = []
+    for array, meta in zip(stored, metas, strict=True):
+        entries.append(_write_shard(archive, array, meta, pool, window))
+        nonfinite = nonfinite_of(entries[-1], sample.key) if options.fail_on_nan else None
+        if nonfinite is not None:
+            raise FormatError(f"{array.where}: array {array.name!r} has {nonfinite.counts()}")
     source_bytes = sum(array.values.nbytes for array in sample.arrays.values())
-    return Archive(attributes, entries, archive.finish(), source_bytes)
+    return Archive(attributes, tuple(entries), archive.finish(), source_bytes)
 
 
 def _meta(array: StoredArray, options: WriteOptions) -> ArrayMeta:
@@ -132,14 +137,14 @@ def _write_shard(
     count = math.prod(meta.grid_shape)
     if count == 0:
         empty = np.empty(0, np.uint64)
-        return ArrayEntry(array.name, meta, "", 0, 0, empty, empty)
+        return ArrayEntry(array.name, meta, "", 0, 0, empty, empty, None, Measured(0))
     chunk_bytes = math.prod(meta.chunk_shape) * meta.dtype.itemsize
     # Blosc and CRC add at most 20 bytes and a block table to a chunk that does not compress; twice
     # the size is beyond any codec here.
     bound = count * 2 * (chunk_bytes + PAGE_BYTES) + shard_index_bytes(count)
     offsets = np.full(count, MISSING_CHUNK)
     nbytes = np.full(count, MISSING_CHUNK)
-    stats = PartialStats()
+    stats = ArrayStats()
     alignment = PAGE_BYTES if chunk_bytes >= ALIGN_FROM_BYTES else 1
     name = chunk_key(array.name, len(meta.shape))
     with archive.entry(name, alignment=alignment, max_size_bytes=bound) as entry:
@@ -155,15 +160,23 @@ def _write_shard(
         entry.write(pack_shard_index(offsets, nbytes))
     offsets[offsets != MISSING_CHUNK] += np.uint64(entry.start)
     stop = entry.start + entry.size
-    return ArrayEntry(array.name, meta, "", entry.start, stop, offsets, nbytes, stats.finish())
+    measured = Measured(
+        stats.whole.nan_count + stats.whole.infinite_count,
+        tuple(filter(None, (part.finish() for part in stats.components))),
+        array.round_bits,
+        stats.max_error if array.is_lossy else None,
+    )
+    return ArrayEntry(
+        array.name, meta, "", entry.start, stop, offsets, nbytes, stats.whole.finish(), measured
+    )
 
 
 def _encode(
     array: StoredArray, meta: ArrayMeta, pool: Executor, window: int
-) -> Iterator[tuple[bytes | None, PartialStats]]:
+) -> Iterator[tuple[bytes | None, ArrayStats]]:
     """Yield the encoded chunks in C order, with at most `window` of them under way."""
     pipeline = parse_pipeline(meta.codecs, meta.dtype)
-    pending: deque[Future[tuple[bytes | None, PartialStats]]] = deque()
+    pending: deque[Future[tuple[bytes | None, ArrayStats]]] = deque()
     try:
         for index in itertools.product(*map(range, meta.grid_shape)):
             if len(pending) >= window:
@@ -178,13 +191,13 @@ def _encode(
 
 def _encode_one(
     array: StoredArray, meta: ArrayMeta, pipeline: Pipeline, index: tuple[int, ...]
-) -> tuple[bytes | None, PartialStats]:
+) -> tuple[bytes | None, ArrayStats]:
     box = [
         slice(i * c, min(n, (i + 1) * c))
         for i, c, n in zip(index, meta.chunk_shape, meta.shape, strict=True)
     ]
-    values = array.read_chunk(box)
-    stats = partial_stats(values)
+    values, max_error = array.read_chunk(box)
+    stats = array_stats(values, _components(meta), max_error)
     if _all_zero_bytes(values):
         return None, stats
     if values.shape != meta.chunk_shape:
@@ -192,6 +205,13 @@ def _encode_one(
         padded[tuple(slice(0, n) for n in values.shape)] = values
         values = padded
     return encode_chunk(values, pipeline), stats
+
+
+def _components(meta: ArrayMeta) -> int:
+    """Return how many components have statistics of their own; point numbers have none."""
+    if meta.dtype.kind != "f" or not meta.shape or meta.chunk_shape[-1] != meta.shape[-1]:
+        return 0
+    return component_count(meta.shape, meta.dimension_names)
 
 
 def _all_zero_bytes(values: npt.NDArray[Any]) -> bool:

@@ -18,13 +18,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["ROW_DIMENSIONS", "TIME_DIMENSIONS", "inner_chunk_shape"]
+__all__ = ["ROW_DIMENSIONS", "TIME_DIMENSIONS", "component_count", "inner_chunk_shape"]
 
 TIME_DIMENSIONS = frozenset({"t", "time", "step"})
 ROW_DIMENSIONS = frozenset({"point", "cell"})
 _SPATIAL_DIMENSIONS = frozenset({"x", "y", "z", "r", "theta", "phi", "lat", "lon"})
 _MAX_COMPONENTS = 16
 _MAX_WHOLE_ROW_BYTES = 4096
+
+
+def component_count(
+    shape: Sequence[int], dimension_names: Sequence[str | None] | None = None
+) -> int:
+    """Return how many components (of vectors, tensors) the last dimension has; 0 for scalars.
+
+    Example:
+        >>> component_count((1000, 3)), component_count((64, 64, 3), ("x", "y", "z"))
+        (3, 0)
+    """
+    if len(shape) < 2 or not 1 < shape[-1] <= _MAX_COMPONENTS:
+        return 0
+    if len(shape) > 2 and shape[-2] <= _MAX_COMPONENTS:
+        return 0  # a matrix per point or a thin box: its last dimension means nothing by itself
+    name = dimension_names[-1] if dimension_names else None
+    return 0 if name in _SPATIAL_DIMENSIONS | TIME_DIMENSIONS else shape[-1]
 
 
 def inner_chunk_shape(

@@ -27,8 +27,10 @@ import pyarrow.parquet as pq
 
 from dataplane.errors import BucketNotFound, ConfigError, FormatError, NotFound
 from dataplane.shards.absence import why_no_index
+from dataplane.shards.index_added import AddedColumns
 from dataplane.shards.index_columns import Keys, ListColumn, TextColumn, numbers, one_chunk
 from dataplane.shards.index_schema import (
+    ADDED,
     FORMAT_NAME,
     FORMAT_VERSION,
     INDEX_KEY,
@@ -74,6 +76,7 @@ class DatasetIndex:
         self._shards = _parse_header(table.schema.metadata or {}, where)
         self._numbers = {name: numbers(table, name) for name in _NUMBERS}
         self._has_stats = one_chunk(table, "nan_count").is_valid().to_numpy(zero_copy_only=False)
+        self._added = AddedColumns(table)
         self._text = {name: TextColumn(table, name, where) for name in _TEXT}
         self._lists = {name: ListColumn(table, name, where) for name in _LISTS}
         self._first_rows = _first_rows(self._numbers["sample_index"], where)
@@ -125,7 +128,8 @@ class DatasetIndex:
             with pq.ParquetFile(
                 io.BytesIO(data), read_dictionary=list(_TEXT), page_checksum_verification=True
             ) as file:
-                table = file.read(columns=SCHEMA.names)
+                added = [name for name in ADDED.names if name in header.names]
+                table = file.read(columns=[*SCHEMA.names, *added])
             table = table.replace_schema_metadata(header.metadata).combine_chunks()
         except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
             raise FormatError(f"{where}: not a readable Parquet file: {err}") from err
@@ -222,13 +226,16 @@ class DatasetIndex:
             shape=shape,
             chunk_shape=chunk_shape,
             codecs=_codecs(self._text["codecs"].require(row)),
-            fill_value=_fill_value(self._text["fill_value"].require(row), dtype, where),
+            fill_value=parse_fill_value(
+                _parse_json(self._text["fill_value"].require(row), where), dtype, where
+            ),
             dimension_names=_names(self._text["dimension_names"].get(row), len(shape), where),
             units=self._text["units"].get(row),
             attributes=_object(self._text["attributes"].get(row), where),
         )
         shard = self._text["shard"].require(row)
-        return ArrayEntry(name, meta, shard, start, stop, offsets, nbytes, self._stats(row))
+        stats, measured = self._stats(row), self._added.measured(row)
+        return ArrayEntry(name, meta, shard, start, stop, offsets, nbytes, stats, measured)
 
     def _stats(self, row: int) -> Stats | None:
         if self._has_stats[row]:
@@ -287,7 +294,9 @@ def _check_file(footer: Any, schema: Any, where: str) -> None:
     _parse_header(schema.metadata or {}, where)
     if len(set(schema.names)) != len(schema.names):
         raise FormatError(f"{where}: two columns have the same name")
-    for field in SCHEMA:
+    for field in (*SCHEMA, *ADDED):
+        if field.name in ADDED.names and field.name not in schema.names:
+            continue
         if field.name not in schema.names:
             raise FormatError(f"{where}: the column {field.name} is missing")
         found = schema.field(field.name).type
@@ -375,10 +384,6 @@ def _names(text: str | None, ndim: int, where: str) -> tuple[str, ...] | None:
     ):
         raise FormatError(f"{where}: dimension names {value!r:.80} for {ndim} dimensions")
     return tuple(value)
-
-
-def _fill_value(text: str, dtype: np.dtype[Any], where: str) -> Any:
-    return parse_fill_value(_parse_json(text, where), dtype, where)
 
 
 @functools.lru_cache(maxsize=256)

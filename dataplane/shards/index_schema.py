@@ -19,10 +19,10 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dataplane.shards.model import SampleEntry
+from dataplane.shards.model import Measured, SampleEntry
 from dataplane.shards.zarr_metadata import json_fill_value
 
-__all__ = ["FORMAT_NAME", "FORMAT_VERSION", "INDEX_KEY", "SCHEMA", "IndexBuilder"]
+__all__ = ["ADDED", "FORMAT_NAME", "FORMAT_VERSION", "INDEX_KEY", "SCHEMA", "IndexBuilder"]
 
 INDEX_KEY = "index.parquet"
 FORMAT_NAME = "dataplane-dataset"
@@ -62,7 +62,24 @@ _FIELDS: list[Any] = [
     pa.field("chunk_nbytes", pa.list_(pa.uint64()), nullable=False),
 ]
 SCHEMA = pa.schema(_FIELDS)
-"""Text columns `codecs`, `fill_value`, `dimension_names`, `attributes` hold JSON."""
+"""The columns that every index has. Text columns `codecs`, `fill_value`, `dimension_names`,
+`attributes` hold JSON."""
+_COMPONENT = pa.struct([
+    pa.field("min", pa.float64()),
+    pa.field("max", pa.float64()),
+    pa.field("mean", pa.float64()),
+    pa.field("std", pa.float64()),
+    pa.field("nan_count", pa.uint64()),
+])  # fmt: skip
+_ADDED_FIELDS: list[Any] = [
+    pa.field("nonfinite_count", pa.uint64()),
+    pa.field("components", pa.list_(_COMPONENT)),
+    pa.field("round_bits", pa.uint8()),
+    pa.field("max_error", pa.float64()),
+]
+ADDED = pa.schema(_ADDED_FIELDS)
+"""Columns that came later: older readers ignore them, and older datasets lack them."""
+_WRITTEN = pa.schema([*_FIELDS, *_ADDED_FIELDS])
 
 
 class IndexBuilder:
@@ -89,6 +106,7 @@ class IndexBuilder:
                 *((None,) * 5 if stats is None else (stats.minimum, stats.maximum)),
                 *(() if stats is None else (stats.mean, stats.std, stats.nan_count)),
                 *(array.chunk_offsets, array.chunk_nbytes),
+                *_added(array.measured),
             )
             for column, value in zip(columns.values(), row, strict=True):
                 column.append(value)
@@ -109,7 +127,7 @@ class IndexBuilder:
             VERSION_FIELD: str(FORMAT_VERSION).encode(),
             SHARDS_FIELD: _json([[key, size] for key, size in shards]).encode(),
         }
-        table = pa.Table.from_batches(self._batches, SCHEMA).replace_schema_metadata(metadata)
+        table = pa.Table.from_batches(self._batches, _WRITTEN).replace_schema_metadata(metadata)
         sink = io.BytesIO()
         pq.write_table(
             table,
@@ -128,13 +146,24 @@ class IndexBuilder:
 
     def _flush(self) -> None:
         if self._columns["sample"]:
-            arrays = [pa.array(self._columns[field.name], field.type) for field in SCHEMA]
-            self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
+            arrays = [pa.array(self._columns[field.name], field.type) for field in _WRITTEN]
+            self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=_WRITTEN))
             self._columns = _empty_columns()
 
 
 def _empty_columns() -> dict[str, list[Any]]:
-    return {field.name: [] for field in SCHEMA}
+    return {field.name: [] for field in _WRITTEN}
+
+
+def _added(measured: Measured) -> tuple[Any, ...]:
+    """Return the values of the columns of `ADDED`."""
+    components = [
+        {"min": one.minimum, "max": one.maximum, "mean": one.mean, "std": one.std,
+         "nan_count": one.nan_count}
+        for one in measured.components
+    ]  # fmt: skip
+    rounded = (measured.round_bits, measured.max_error)
+    return (measured.nonfinite_count, components or None, *rounded)
 
 
 def _json(value: Mapping[str, Any] | Sequence[Any] | float | str | bool | None) -> str:

@@ -13,7 +13,15 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MISSING_CHUNK", "ArrayEntry", "ArrayMeta", "Attributes", "SampleEntry", "Stats"]
+__all__ = [
+    "MISSING_CHUNK",
+    "ArrayEntry",
+    "ArrayMeta",
+    "Attributes",
+    "Measured",
+    "SampleEntry",
+    "Stats",
+]
 
 Attributes: TypeAlias = Mapping[str, Any]
 """JSON values by name."""
@@ -40,6 +48,24 @@ class Stats:
     mean: float
     std: float
     nan_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a writer saw of an array's values besides `Stats`; None where that is not known.
+
+    Attributes:
+        nonfinite_count: elements that are NaN or infinite, in either part of a complex number.
+        components: statistics of each component (vectors, tensors); empty where there are none.
+        round_bits: mantissa bits that rounding kept; None where nothing was rounded.
+        max_error: largest absolute difference between a value of the source and the stored one, in
+            the array's units; None where nothing that loses anything was asked for.
+    """
+
+    nonfinite_count: int | None = None
+    components: tuple[Stats, ...] = ()
+    round_bits: int | None = None
+    max_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +116,8 @@ class ArrayEntry:
         stop: one past its last byte (shard index included).
         chunk_offsets: uint64[n_chunks], absolute in the object, C order over `meta.grid_shape`.
         chunk_nbytes: uint64[n_chunks]; both are MISSING_CHUNK for a chunk that is not stored.
-        stats: statistics, or None for arrays that have none (empty, not numeric).
+        stats: statistics, or None for arrays that have none (empty, complex).
+        measured: what else the writer saw of the values; unknown in datasets of older releases.
     """
 
     name: str
@@ -101,6 +128,7 @@ class ArrayEntry:
     chunk_offsets: npt.NDArray[np.uint64]
     chunk_nbytes: npt.NDArray[np.uint64]
     stats: Stats | None = None
+    measured: Measured = field(default_factory=Measured)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from dataplane.errors import ConfigError
+from dataplane.shards.nonfinite import NonFinite
 
 __all__ = ["CodecName", "PackSummary", "WriteOptions"]
 
@@ -32,7 +34,12 @@ class WriteOptions:
         permute_seed: reorder points and cells pseudo-randomly, so that any contiguous run is a
             uniform sample; None keeps the order.
         float32: store 64-bit floats with 32 bits.
-        round_bits: keep this many explicit mantissa bits of every float; None keeps all.
+        round_bits: keep this many explicit mantissa bits of the floats of every array that
+            `round_arrays` does not name; None keeps all.
+        round_arrays: pairs of a pattern of array names (`*` and `?` as in a shell, `*` also over
+            `/`) and the mantissa bits to keep, None for all; the last that matches holds. Arrays
+            of one element, those below `global_data/` and integers are never rounded.
+        fail_on_nan: refuse samples with values that are NaN or infinite.
         workers: threads that encode.
         overwrite: replace a dataset that is already there.
         temp_dir: where shards are built before their upload; the system's default when None.
@@ -48,6 +55,8 @@ class WriteOptions:
     permute_seed: int | None = None
     float32: bool = False
     round_bits: int | None = None
+    round_arrays: tuple[tuple[str, int | None], ...] = ()
+    fail_on_nan: bool = False
     workers: int = 0
     overwrite: bool = False
     temp_dir: Path | None = None
@@ -65,8 +74,9 @@ class WriteOptions:
             raise ConfigError(f"shard bytes must be at least 64 KiB, got {self.shard_bytes}")
         if self.permute_seed is not None and not 0 <= self.permute_seed < 2**63:
             raise ConfigError(f"the permutation seed must be 0 to 2^63-1, got {self.permute_seed}")
-        if self.round_bits is not None and not 1 <= self.round_bits <= 52:
-            raise ConfigError(f"mantissa bits must be 1 to 52, got {self.round_bits}")
+        for bits in (self.round_bits, *(bits for _, bits in self.round_arrays)):
+            if bits is not None and not 1 <= bits <= 52:
+                raise ConfigError(f"mantissa bits must be 1 to 52, got {bits}")
         if self.workers < 0:
             raise ConfigError(f"workers cannot be negative, got {self.workers}")
 
@@ -74,6 +84,19 @@ class WriteOptions:
     def effective_level(self) -> int:
         """The level asked for, or the codec's default."""
         return DEFAULT_LEVELS[self.codec] if self.level is None else self.level
+
+    def rounding_of(self, name: str) -> tuple[str | None, int | None]:
+        """Return the pattern of `round_arrays` that holds for an array, and the bits to keep.
+
+        Example:
+            >>> options = WriteOptions(round_bits=8, round_arrays=(("points", None),))
+            >>> options.rounding_of("points"), options.rounding_of("fields/p")
+            (('points', None), (None, 8))
+        """
+        for pattern, bits in reversed(self.round_arrays):
+            if fnmatch.fnmatchcase(name, pattern):
+                return pattern, bits
+        return None, self.round_bits
 
     @property
     def effective_workers(self) -> int:
@@ -93,6 +116,8 @@ class PackSummary:
         stored_bytes: size of the shards, without the index.
         shards: shard objects written.
         skipped: sources that could not be read, with the reason.
+        nonfinite: arrays with values that are NaN or infinite.
+        unused_patterns: patterns of `round_arrays` that held for no array.
     """
 
     samples: int = 0
@@ -102,6 +127,8 @@ class PackSummary:
     stored_bytes: int = 0
     shards: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
+    nonfinite: tuple[NonFinite, ...] = ()
+    unused_patterns: tuple[str, ...] = ()
 
     @property
     def ratio(self) -> float:

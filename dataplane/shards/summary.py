@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,25 @@ import numpy.typing as npt
 
 from dataplane.errors import FormatError
 from dataplane.shards.index import DatasetIndex
+from dataplane.shards.index_added import AddedColumns
 from dataplane.shards.index_columns import ListColumn, TextColumn, numbers, one_chunk
 from dataplane.shards.zarr_metadata import parse_dtype
 
-__all__ = ["ArraySummary", "summarise"]
+__all__ = ["ArraySummary", "Moments", "summarise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Extremes, mean and standard deviation of some values; NaNs are left out of them."""
+
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+
+
+_FIGURES = ("min", "max", "mean", "std")
+_NOTHING = Moments(math.nan, math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +52,18 @@ class ArraySummary:
         codecs: codec chains in use, by the names of their codecs.
         decoded_bytes: size of the elements.
         stored_bytes: size of the Zarr shards.
-        minimum: smallest value of all, or None where there are no statistics.
-        maximum: largest value of all.
+        minimum: smallest value of all that are no NaN, or None where there are no statistics.
+        maximum: largest value of all that are no NaN.
         nan_count: NaNs in all.
+        mean: arithmetic mean of all values that are no NaN; NaN where some are infinite.
+        std: population standard deviation of those.
+        nonfinite_count: NaN and infinite values in all, or None where that is not known.
+        nonfinite_samples: samples that have one.
+        nonfinite_first: key of the first of these, or None.
+        round_bits: mantissa bits that rounding kept, where it was asked for.
+        max_error: largest absolute difference from a value of the sources, or None where the
+            arrays were stored as they came.
+        components: the same statistics of each component of vectors and tensors.
     """
 
     name: str
@@ -52,6 +77,14 @@ class ArraySummary:
     minimum: float | None
     maximum: float | None
     nan_count: int
+    mean: float | None = None
+    std: float | None = None
+    nonfinite_count: int | None = None
+    nonfinite_samples: int = 0
+    nonfinite_first: str | None = None
+    round_bits: tuple[int, ...] = ()
+    max_error: float | None = None
+    components: tuple[Moments, ...] = ()
 
 
 def summarise(index: DatasetIndex) -> list[ArraySummary]:
@@ -65,7 +98,11 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
         name: TextColumn(table, name, "index") for name in ("array", "dtype", "units", "codecs")
     }
     shape = ListColumn(table, "shape", "index")
-    values = {name: numbers(table, name) for name in ("start", "stop", "min", "max", "nan_count")}
+    values = {
+        name: numbers(table, name)
+        for name in ("start", "stop", "sample_index", "nan_count", *_FIGURES)
+    }
+    added = AddedColumns(table)
     has_stats = one_chunk(table, "nan_count").is_valid().to_numpy(zero_copy_only=False)
     itemsize = np.array(
         [parse_dtype(name, "index").itemsize for name in columns["dtype"].values], np.float64
@@ -78,8 +115,11 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
     for rows in sorted(groups, key=lambda rows: int(rows[0])):
         shapes, elements = _shapes(shape, rows)
         known = rows[has_stats[rows]]
-        low, high = values["min"][known], values["max"][known]
-        known_low, known_high = low[~np.isnan(low)], high[~np.isnan(high)]
+        nan_counts = values["nan_count"][known].astype(np.float64)
+        counts = elements[has_stats[rows]] - nan_counts
+        moments = _moments(np.stack([values[name][known] for name in _FIGURES]), counts)
+        nonfinite = rows[added.nonfinite_count[rows] > 0]
+        errors = added.max_error[rows][added.has_max_error[rows]]
         summaries.append(
             ArraySummary(
                 name=columns["array"].require(int(rows[0])),
@@ -90,12 +130,55 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
                 codecs=tuple(dict.fromkeys(map(_codec_names, _distinct(columns["codecs"], rows)))),
                 decoded_bytes=int(np.dot(elements, itemsize[columns["dtype"].codes[rows]])),
                 stored_bytes=int((values["stop"][rows] - values["start"][rows]).sum()),
-                minimum=float(known_low.min()) if known_low.size else None,
-                maximum=float(known_high.max()) if known_high.size else None,
-                nan_count=int(values["nan_count"][known].sum()),
+                minimum=moments.minimum if moments else None,
+                maximum=moments.maximum if moments else None,
+                nan_count=int(nan_counts.sum()),
+                mean=moments.mean if moments else None,
+                std=moments.std if moments else None,
+                nonfinite_count=int(added.nonfinite_count[rows].sum())
+                if added.has_nonfinite_count[rows].all()
+                else None,
+                nonfinite_samples=len(nonfinite),
+                nonfinite_first=index.keys[int(values["sample_index"][nonfinite[0]])]
+                if len(nonfinite)
+                else None,
+                round_bits=tuple(int(n) for n in np.unique(added.round_bits[rows]) if n),
+                max_error=float(errors.max()) if errors.size else None,
+                components=_components(added, rows, elements),
             )
         )
     return summaries
+
+
+def _moments(figures: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> Moments | None:
+    """Combine min, max, mean and std (float64[4, parts]) of parts with so many values each."""
+    has_values = (counts > 0) & ~np.isnan(figures[0])
+    low, high, mean, std = figures[:, has_values]
+    counts = counts[has_values]
+    if not len(counts):
+        return None
+    with np.errstate(invalid="ignore", over="ignore"):
+        share = counts / counts.sum()
+        whole = float(np.dot(share, mean))
+        variance = float(np.dot(share, std * std + (mean - whole) ** 2))
+    deviation = math.sqrt(variance) if variance >= 0 else math.nan
+    return Moments(float(low.min()), float(high.max()), whole, deviation)
+
+
+def _components(
+    added: AddedColumns, rows: npt.NDArray[Any], elements: npt.NDArray[np.float64]
+) -> tuple[Moments, ...]:
+    """Combine the statistics of components where all samples have as many."""
+    lengths = np.diff(added.component_bounds)[rows]
+    if not lengths[0] or (lengths != lengths[0]).any():
+        return ()
+    first = added.component_bounds[rows]
+    combined = []
+    for component in range(int(lengths[0])):
+        places = first + component
+        counts = elements / lengths[0] - added.component_nans[places]
+        combined.append(_moments(added.component_figures[:, places], counts) or _NOTHING)
+    return tuple(combined)
 
 
 def _shapes(

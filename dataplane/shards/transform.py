@@ -25,6 +25,8 @@ __all__ = ["StoredArray", "plan_arrays"]
 
 _NARROWED = {np.dtype("f8"): np.dtype("<f4"), np.dtype("c16"): np.dtype("<c8")}
 _PLAIN = Gather()
+_LABELS = "global_data/"
+"""Numbers about a sample as a whole, which are targets of training more often than not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +40,7 @@ class StoredArray:
         values: its values, or the regrouped ones.
         dtype: element type stored, little endian.
         gather: how it is reordered.
-        round_bits: mantissa bits to keep, or None.
+        round_bits: mantissa bits to keep of its floats, or None.
     """
 
     name: str
@@ -49,13 +51,20 @@ class StoredArray:
     gather: Gather
     round_bits: int | None
 
-    def read_chunk(self, box: Sequence[slice]) -> npt.NDArray[Any]:
+    @property
+    def is_lossy(self) -> bool:
+        """Whether stored values may differ from the source's."""
+        return self.round_bits is not None or self.dtype.itemsize < self.values.dtype.itemsize
+
+    def read_chunk(self, box: Sequence[slice]) -> tuple[npt.NDArray[Any], float]:
         """Return the stored values of a box, C-contiguous, of type `dtype`.
+
+        With them comes the largest absolute difference between one of them and the source's value.
 
         Raises:
             FormatError: a value does not fit the narrower type, or is no point number.
         """
-        values = self._gathered(tuple(box))
+        source = values = self._gathered(tuple(box))
         if self.gather.renumber is not None:
             values = renumbered(values, self.gather.renumber, self.name, self.where)
         try:
@@ -66,9 +75,9 @@ class StoredArray:
                 f"{self.where}: array {self.name!r} has values that float32 cannot hold",
                 hint="pack it without float32",
             ) from err
-        if self.round_bits is not None and self.dtype.kind in "fc":
+        if self.round_bits is not None:
             values = round_mantissa(values, self.round_bits)
-        return values
+        return values, _max_error(source, values) if self.is_lossy else 0.0
 
     def _gathered(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
         axis, order = self.gather.axis, self.gather.order
@@ -77,6 +86,15 @@ class StoredArray:
         rows = order[box[axis]]
         others = tuple(slice(None) if d == axis else s for d, s in enumerate(box))
         return np.take(self.values[others], rows, axis=axis)
+
+
+def _max_error(source: npt.NDArray[Any], stored: npt.NDArray[Any]) -> float:
+    """Return the largest absolute difference; NaNs and infinities are stored as they are."""
+    wide = np.complex128 if stored.dtype.kind == "c" else np.float64
+    with np.errstate(invalid="ignore"):
+        differences = np.abs(np.subtract(source, stored, dtype=wide))
+    # Not max(), which an infinity minus itself, a NaN, would win.
+    return float(np.fmax.reduce(differences, axis=None, initial=0.0))
 
 
 def plan_arrays(
@@ -101,9 +119,8 @@ def plan_arrays(
         record["permuted"] = list(permutation.dimensions)
     if options.float32:
         record["float32"] = True
-    if options.round_bits is not None:
-        record["round_bits"] = options.round_bits
     arrays = []
+    rounded: dict[str, int] = {}
     for name, source in sample.arrays.items():
         values = replaced.get(name, source.values)
         dtype = values.dtype.newbyteorder("<")
@@ -111,5 +128,18 @@ def plan_arrays(
             dtype = _NARROWED.get(dtype.newbyteorder("="), dtype)
         where = f"sample {sample.key!r}"
         gather = gathers.get(name, _PLAIN)
-        arrays.append(StoredArray(name, where, source, values, dtype, gather, options.round_bits))
+        bits = _round_bits(name, values, options)
+        if bits is not None:
+            rounded[name] = bits
+        arrays.append(StoredArray(name, where, source, values, dtype, gather, bits))
+    if rounded:
+        if options.round_bits is not None:
+            record["round_bits"] = options.round_bits
+        record["rounded"] = rounded
     return arrays, record
+
+
+def _round_bits(name: str, values: npt.NDArray[Any], options: WriteOptions) -> int | None:
+    """Return the mantissa bits to keep: labels and integers are stored as they are."""
+    is_label = values.size <= 1 or name.startswith(_LABELS)
+    return None if is_label or values.dtype.kind not in "fc" else options.rounding_of(name)[1]

@@ -28,6 +28,7 @@ from typing import BinaryIO, Self, cast
 from dataplane.errors import BucketNotFound, ConfigError, DataplaneError, NotFound
 from dataplane.shards.archive import Archive, write_archive
 from dataplane.shards.index_schema import INDEX_KEY, IndexBuilder
+from dataplane.shards.nonfinite import NonFiniteTally
 from dataplane.shards.options import PackSummary, WriteOptions
 from dataplane.shards.scratch import ScratchFolder
 from dataplane.shards.shard import ShardFile, disk_error
@@ -72,6 +73,7 @@ class DatasetWriter:
         self._lock = threading.Lock()
         self._keys: set[str] = set()
         self._array_names: set[str] = set()
+        self._nonfinite = NonFiniteTally()
         self._folders: Counter[str] = Counter()
         self._shard: ShardFile | None = None
         self._upload: Future[None] | None = None
@@ -142,7 +144,11 @@ class DatasetWriter:
                 raise disk_error(err, f"shards to {self._folder.path}") from err
             stored_bytes = sum(size for _, size in self._shards)
             self._summary = replace(
-                self._summary, stored_bytes=stored_bytes, shards=len(self._shards)
+                self._summary,
+                stored_bytes=stored_bytes,
+                shards=len(self._shards),
+                nonfinite=self._nonfinite.found(),
+                unused_patterns=self._unused_patterns(),
             )
             self._state = "finished"
         self._remove_leftovers()
@@ -210,6 +216,8 @@ class DatasetWriter:
         entry = shard.append(key, archive, content)
         self._index.add(entry)
         self._array_names.update(array.name for array in archive.arrays)
+        for array in archive.arrays:
+            self._nonfinite.add(array, key)
         summary = self._summary
         self._summary = replace(
             summary,
@@ -249,6 +257,11 @@ class DatasetWriter:
             except BaseException:
                 self._state = _BROKEN
                 raise
+
+    def _unused_patterns(self) -> tuple[str, ...]:
+        """Return the patterns of the options that held for no array, which may be misspelt."""
+        used = {self._options.rounding_of(name)[0] for name in self._array_names}
+        return tuple(dict.fromkeys(it for it, _ in self._options.round_arrays if it not in used))
 
     def _remove_leftovers(self) -> None:
         """Remove shards that an earlier writer left and that this dataset does not have."""

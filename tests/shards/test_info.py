@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,11 +91,43 @@ def test_a_folder_that_is_no_dataset_is_an_error(folder: Path) -> None:
         run(f"file://{folder}")
 
 
+def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    console = functools.partial(Console, width=width, force_terminal=True, no_color=True)
+    monkeypatch.setattr(sys.modules["dataplane.cli.info"], "output", console)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_line_is_left_to_the_terminal_to_break(
+    pack: Callable[..., Store], folder: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_terminal(monkeypatch, width)
+    monkeypatch.chdir(folder.parent)
+    pack(make_sample("a", points=1500), make_sample("b"), round_bits=8)
+    lines = [re.sub(r"\x1b\[\d*m", "", line) for line in run(folder.name).splitlines()]
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert {"500–1,500", "float32", "fields/velocity", "m/s", "[2]", "bitshuffle"} <= set(words)
+    # Sizes have a name, in a heading or behind them.
+    assert "decoded" in words
+
+
+def test_in_a_pipe_an_array_is_a_line(
+    pack: Callable[..., Store], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "point_data/" + "a_rather_long_name" * 9
+    pack(SourceSample("s", {name: SourceArray(np.zeros(3), units="kg m-1 s-2")}))
+    (line,) = (line for line in run(f"file://{folder}").splitlines() if line.startswith(name))
+    assert line.split()[1:] == [
+        *("float64", "3", "kg", "m-1", "s-2", "lz4", "shuffle", "1", "24", "B"),
+        *("1.20", "0", "0", "0", "0"),
+    ]
+
+
 @pytest.mark.parametrize("width", [40, 80, 100, 300])
 def test_no_name_or_figure_is_lost_in_a_narrow_terminal(
     pack: Callable[..., Store], folder: Path, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["dataplane.cli.info"], "output", lambda: Console(width=width))
+    on_terminal(monkeypatch, width)
     name = "point_data/a_rather_long_name_of_a_quantity"
     values = np.linspace(-1234.5, 98765.25, 12_000, dtype=np.float32).reshape(-1, 3)
     pack(SourceSample("s", {name: SourceArray(values, units="kg m-1 s-2")}))

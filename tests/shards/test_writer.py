@@ -118,7 +118,7 @@ def test_float32_and_rounding_are_applied_and_recorded(store: Store) -> None:
     assert not (stored["x"].view(np.uint32) & ((1 << 15) - 1)).any()
     np.testing.assert_allclose(stored["x"], values, rtol=2**-9 * 1.01)
     record = DatasetIndex.load(store)[0].attributes["dataplane"]
-    assert record == {"float32": True, "round_bits": 8}
+    assert record == {"float32": True, "round_bits": 8, "rounded": {"x": 8}}
 
 
 def test_values_beyond_float32_are_refused_not_made_infinite(store: Store) -> None:
