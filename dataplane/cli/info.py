@@ -106,7 +106,7 @@ def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary], *, sam
     )
     print_pieces(console, [total])
     _print_arrays(console, arrays)
-    for note in _notes(arrays):
+    for note in (*_notes(arrays), *_recorded(index, arrays)):
         print_pieces(console, [note])
     if samples:
         _print_samples(console, index, samples)
@@ -183,6 +183,15 @@ def _notes(arrays: Sequence[ArraySummary]) -> Iterator[str]:
             bits = " or ".join(map(str, array.round_bits))
             kept = f" {bits} mantissa bits kept," if bits else ""
             yield f"lossy: {array.name}:{kept} largest error {_number(array.max_error)}{units}"
+
+
+def _recorded(index: DatasetIndex, arrays: Sequence[ArraySummary]) -> Iterator[str]:
+    """Yield what the first release recorded of rounding: in attributes only, without errors."""
+    record = index[0].attributes.get("dataplane") if len(index) else None
+    if isinstance(record, dict) and all(array.max_error is None for array in arrays):
+        asked = [f"{name} {record[name]}" for name in ("round_bits", "float32") if name in record]
+        if asked:
+            yield f"lossy: packed with {', '.join(asked)}; errors were not recorded"
 
 
 def _print_samples(console: Console, index: DatasetIndex, samples: int) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from dataplane.cli.info import info
 from dataplane.errors import FormatError
 from dataplane.shards import INDEX_KEY, DatasetIndex, SourceArray, SourceSample
 from dataplane.shards.index_schema import ADDED, SCHEMA
@@ -60,6 +63,16 @@ def test_a_dataset_of_the_first_release_loads_and_knows_less(data: bytes) -> Non
     u, _ = summarise(index)
     assert (u.nan_count, u.nonfinite_count, u.components, u.max_error) == (2, None, (), None)
     assert u.mean is not None
+
+
+def test_info_says_of_the_first_release_that_it_rounded(data: bytes, tmp_path: Path) -> None:
+    shown = []
+    for content in (edited(data, lambda table: table.select(_FIRST_RELEASE)), data):
+        (tmp_path / INDEX_KEY).write_bytes(content)
+        shown.append(CliRunner().invoke(info, [str(tmp_path)], catch_exceptions=False).output)
+    assert "lossy: packed with round_bits 9; errors were not recorded" in shown[0]
+    assert "not recorded" not in shown[1]
+    assert "lossy: u: 9 mantissa bits kept" in shown[1]
 
 
 @pytest.mark.parametrize("name", ADDED.names)
