@@ -16,10 +16,11 @@ import zlib
 from pathlib import Path
 
 from dataplane.errors import FormatError, NoSpace
+from dataplane.pack.source import one_line
 from dataplane.shards.names import check_member_name
 from dataplane.units import format_bytes
 
-__all__ = ["UNSOUND_ZIP", "unpack"]
+__all__ = ["UNSOUND_ZIP", "check_beginning", "unpack"]
 
 MAX_MEMBERS = 100_000
 _MAX_COMPRESSION = 1100  # deflate reaches 1032
@@ -42,12 +43,31 @@ def unpack(archive: Path, folder: Path, label: str) -> None:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
+            check_beginning(opened, label)
             members = [member for member in opened.infolist() if not member.is_dir()]
             _check(members, archive, folder, label)
             for member in members:
                 _write(opened, member, folder, label)
     except UNSOUND_ZIP as err:
-        raise FormatError(f"{label}: it is not a sound zip archive: {err}") from err
+        raise FormatError(f"{label}: it is not a sound zip archive: {one_line(str(err))}") from err
+
+
+def check_beginning(opened: zipfile.ZipFile, label: str) -> None:
+    """Refuse an archive whose directory leaves out its beginning.
+
+    The directory stands at the end and counts backwards, so an archive that was cut within a stored
+    member that is an archive itself, such as an `.npz`, looks like that member.
+
+    Raises:
+        FormatError: something stands before its first member.
+    """
+    first = min((member.header_offset for member in opened.infolist()), default=opened.start_dir)
+    if first:
+        raise FormatError(
+            f"{label}: its directory says nothing about its first {first} bytes; it was cut, or "
+            f"something was put in front of it",
+            hint="copy it again from where it was written",
+        )
 
 
 def _check(members: list[zipfile.ZipInfo], archive: Path, folder: Path, label: str) -> None:

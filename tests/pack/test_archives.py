@@ -183,3 +183,26 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path, temp_folder):
     (tmp_path / "all.zip").write_bytes(content)
     with pytest.raises(FormatError, match=r"all\.zip: it is not a sound zip archive: 'utf-8'"):
         list(open_source(tmp_path / "all.zip"))
+
+
+def test_an_archive_that_was_cut_within_an_archive_is_not_taken_for_that_one(tmp_path, temp_folder):
+    inner = io.BytesIO()
+    np.savez(inner, p=np.arange(3.0))
+    _zip(tmp_path / "all.zip", [("a.npy", _npy(1)), ("b.npz", inner.getvalue()), ("c.npy", b"")])
+    content = (tmp_path / "all.zip").read_bytes()
+    cut = content[: content.index(inner.getvalue()) + len(inner.getvalue())]
+    for name in ("cut.zip", "cut.npz"):
+        (tmp_path / name).write_bytes(cut)
+        with pytest.raises(FormatError, match=rf"{name}: .* it was cut"):
+            list(open_source(tmp_path / name))
+
+
+def test_a_message_about_a_damaged_archive_stays_short(tmp_path, temp_folder):
+    _zip(tmp_path / "all.zip", [("a.npy", _npy(1)), ("b.npy", bytes(range(1, 256)) * 40)])
+    content = bytearray((tmp_path / "all.zip").read_bytes())
+    second = content.index(b"PK\x03\x04", 4)
+    content[second + 26 : second + 28] = (9000).to_bytes(2, "little")  # length of its name
+    (tmp_path / "all.zip").write_bytes(content)
+    with pytest.raises(FormatError, match="not a sound zip archive: File name") as caught:
+        list(open_source(tmp_path / "all.zip"))
+    assert len(str(caught.value)) < 1000
