@@ -14,12 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.pack.corpus.archive_files import zip_case
 from tests.pack.corpus.damage import damage
 from tests.pack.corpus.law import Wrong, compare, judge, write
 from tests.pack.corpus.legacy_files import legacy_case
 from tests.pack.corpus.model import Case, Refused, Sample
 from tests.pack.corpus.numpy_files import npy_case, npz_case
+from tests.pack.corpus.parallel_files import parallel_case
 from tests.pack.corpus.plot3d_files import plot3d_case
+from tests.pack.corpus.series_files import blocks_case, series_case
 from tests.pack.corpus.xml_files import xml_case
 
 __all__ = ["FAMILIES", "Finding", "Tally", "run_case"]
@@ -30,6 +33,10 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Case]] = {
     "plot3d": plot3d_case,
     "npy": npy_case,
     "npz": npz_case,
+    "parallel": parallel_case,
+    "zip": zip_case,
+    "series": series_case,
+    "blocks": blocks_case,
 }
 SLOW_S = 60.0
 

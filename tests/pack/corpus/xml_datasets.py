@@ -81,7 +81,7 @@ def write_mesh(written: Written, pieces: int) -> str:
         if 42 in own_types:
             group += _face_elements(encoding, own_faces, index, in_lists=in_lists)
         rng.shuffle(group)
-        written.pieces.append(
+        written.end_piece(
             f'<Piece NumberOfPoints="{count}" NumberOfCells="{cells[number]}">'
             + written.data("PointData", point_arrays[number])
             + written.data("CellData", cell_arrays[number])
@@ -182,7 +182,7 @@ def write_surface(written: Written, pieces: int) -> str:
             groups += written.data(
                 name, [("connectivity", joined), ("offsets", ends.astype(index))]
             )
-        written.pieces.append(
+        written.end_piece(
             f'<Piece NumberOfPoints="{points[number]}"{tags}>'
             + written.data("PointData", point_arrays[number])
             + written.data("CellData", cell_arrays[number])
@@ -259,7 +259,7 @@ def write_grid(written: Written, pieces: int) -> str:
         if written.kind == "vtr":
             own_axes = [(letter, places[letter][at["zyx".index(letter)]]) for letter in "xyz"]
             text += written.data("Coordinates", own_axes)
-        written.pieces.append(f"{text}</Piece>")
+        written.end_piece(f"{text}</Piece>")
     for prefix, arrays, whole in (
         ("fields", fields, shape),
         ("cell_fields", cell_fields, cell_shape),

@@ -9,7 +9,7 @@ import numpy as np
 from tests.pack.corpus.model import Sample, encoded_name, put
 from tests.pack.corpus.xml_oracle import XmlFile, extent_of, field_data, need, whole
 
-__all__ = ["assemble", "merge_meshes", "read_xml", "surface_types"]
+__all__ = ["assemble", "assemble_pieces", "merge_meshes", "read_xml", "surface_types"]
 
 _MESHES = {"UnstructuredGrid", "PolyData"}
 _GRIDS = {"ImageData", "RectilinearGrid", "StructuredGrid"}
@@ -24,18 +24,23 @@ def read_xml(path: Path) -> list[Sample]:
 
 def assemble(file: XmlFile) -> Sample:
     """Read all pieces of a file and put them together."""
-    kind = file.kind
-    need(kind in _MESHES | _GRIDS, f"kind {kind}")
-    grid = file.root.find(kind)
+    grid = file.root.find(file.kind)
     need(grid is not None, "no dataset")
-    pieces = grid.findall("Piece")
+    return assemble_pieces(file.kind, grid, [(file, piece) for piece in grid.findall("Piece")])
+
+
+def assemble_pieces(kind: str, grid, pieces) -> Sample:
+    """Put pieces together, each given with the file that it is in."""
+    need(kind in _MESHES | _GRIDS, f"kind {kind}")
     sample = Sample({}, {"dataset": kind})
     if kind in _MESHES:
         read = _grid_piece if kind == "UnstructuredGrid" else _surface_piece
-        merge_meshes(sample, [read(file, piece) for piece in pieces])
+        merge_meshes(sample, [read(file, piece) for file, piece in pieces])
     else:
-        _merge_grids(file, kind, grid, pieces, sample)
-    field_data(file, grid, sample)
+        _merge_grids(kind, grid, pieces, sample)
+    for file in {id(file): file for file, _ in pieces}.values():
+        data = file.root.find(file.kind)
+        field_data(file, data, sample)
     time = sample.arrays.get("global_data/TimeValue")
     if time is not None and time.size == 1:
         sample.attributes["time"] = float(time.reshape(-1)[0])
@@ -312,13 +317,13 @@ def _sizes(extent: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return points, tuple(max(1, n - 1) for n in points)
 
 
-def _merge_grids(file: XmlFile, kind: str, grid, pieces, sample: Sample) -> None:
+def _merge_grids(kind: str, grid, pieces, sample: Sample) -> None:
     extent = extent_of(grid, "WholeExtent")
     shape, cell_shape = _sizes(extent)
     need(np.prod(shape, dtype=object) < 1 << 26, "too large")
     filled = {"point": np.zeros(shape, bool), "cell": np.zeros(cell_shape, bool)}
     read_pieces = []
-    for piece in pieces:
+    for file, piece in pieces:
         own = extent_of(piece, "Extent")
         points, cells = _sizes(own)
         read = _Piece(int(np.prod(points)), int(np.prod(cells)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import lzma
+import re
 import zlib
 from xml.sax.saxutils import quoteattr
 
@@ -163,9 +164,10 @@ def draw_arrays(rng: np.random.Generator, tuples: int, limit: int = 3) -> list:
 class Written:
     """A file under way: its elements, and the sample that reading it must give."""
 
-    def __init__(self, encoding: Encoding, kind: str) -> None:
-        self.encoding, self.kind = encoding, kind
+    def __init__(self, encoding: Encoding, kind: str, *, parallel: bool = False) -> None:
+        self.encoding, self.kind, self.parallel = encoding, kind, parallel
         self.pieces: list[str] = []
+        self.alone: list[bytes] = []
         self.grid_attributes = ""
         self.version = "1.0"
         self.sample = Sample({}, {"dataset": KINDS[kind]})
@@ -175,13 +177,24 @@ class Written:
         inside = "".join(self.encoding.element(values, name) for name, values in arrays)
         return f"<{tag}>{inside}</{tag}>"
 
-    def content(self) -> bytes:
+    def end_piece(self, text: str) -> None:
+        """Take a piece; of a parallel file, into a file of its own."""
+        self.pieces.append(text)
+        if self.parallel:
+            extent = re.search(r'<Piece Extent="([^"]*)"', text)
+            attributes = f' WholeExtent="{extent[1]}"' if extent else ""
+            self.alone.append(self.content(attributes, [text]))
+            self.encoding.appended.clear()
+
+    def content(self, attributes: str | None = None, pieces: list[str] | None = None) -> bytes:
+        """The file with all pieces, or with some."""
         kind = KINDS[self.kind]
+        attributes = self.grid_attributes if attributes is None else attributes
         head = '<?xml version="1.0"?>\n' if self.encoding.rng.random() < 0.7 else ""
         text = (
             f'{head}<VTKFile type="{kind}" version="{self.version}" {self.encoding.attributes()}>\n'
-            f"<{kind}{self.grid_attributes}>{self.global_data}\n"
-            + "\n".join(self.pieces)
+            f"<{kind}{attributes}>{self.global_data}\n"
+            + "\n".join(self.pieces if pieces is None else pieces)
             + f"\n</{kind}>\n"
         )
         return text.encode() + self.encoding.appended_data() + b"</VTKFile>\n"
