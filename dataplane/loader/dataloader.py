@@ -380,6 +380,14 @@ def _ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return _whole("rank", rank), _whole("world_size", world_size)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    world = os.environ.get("WORLD_SIZE", "")  # set by torchrun
+    if world not in ("", "0", "1"):
+        warnings.warn(
+            f"WORLD_SIZE is {world}, but torch.distributed is not initialised: this process reads "
+            "every sample and not its share; make the DataLoader after init_process_group, or give "
+            "rank and world_size",
+            stacklevel=3,
+        )
     return 0, 1
 
 
