@@ -40,7 +40,8 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from dataplane.loader import DataLoader
-    from dataplane.metrics import serve_metrics, stats
+    from dataplane.metrics import stats
+    from dataplane.prometheus import serve_metrics
     from dataplane.stores import StoreConfig
 
 __all__ = [
@@ -106,7 +107,8 @@ _ROOMS = {
         "Unavailable",
     ),
     "dataplane.loader": ("DataLoader",),
-    "dataplane.metrics": ("serve_metrics", "stats"),
+    "dataplane.metrics": ("stats",),
+    "dataplane.prometheus": ("serve_metrics",),
     "dataplane.stores": ("StoreConfig",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -1,30 +1,20 @@
-"""Every counter and gauge by name, and the two ways out: a dictionary and a Prometheus endpoint.
+"""Every counter and gauge by name: what it says, and what Prometheus calls it; and `stats`.
 
-`stats()` is for programs. `serve_metrics()` answers Prometheus over HTTP, from this process, on the
-loopback interface unless told otherwise: the figures name no object and hold no secret, but there
-is no access control either. Names on the wire are `dataplane_<name>` with `_s` written out as
-`_seconds`, and `_total` behind counters, as Prometheus wants it.
-
-What a running process publishes in its cache directory is `dataplane.cache.publish`.
-Pure functions apart from the server, which has a thread of its own, dp-metrics.
+`stats()` gives a program the figures of its process. Names on the wire are `dataplane_<name>` with
+`_s` written out as `_seconds`, and `_total` behind counters; the endpoint is
+`dataplane.prometheus`. What a running process publishes in its cache directory is
+`dataplane.cache.publish`. Tables and pure functions, apart from `stats`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from dataplane.cache.counters import CACHE_COUNTERS
-from dataplane.errors import ConfigError
-from dataplane.extras import missing_package
 from dataplane.telemetry import gauges, totals
 
-if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
-__all__ = ["COUNTERS", "GAUGES", "MetricsServer", "describe", "serve_metrics", "stats"]
+__all__ = ["COUNTERS", "DIRECTORY_GAUGES", "GAUGES", "LABELS", "describe", "stats", "wire_name"]
 
 COUNTERS: Mapping[str, str] = MappingProxyType(
     {
@@ -62,17 +52,26 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
 GAUGES: Mapping[str, str] = MappingProxyType(
     {
         "cache_used_bytes": "disk space that the cache takes, of all processes",
+        "cache_budget_bytes": "disk space that it may take: its budget, or what the disk leaves it",
+        "cache_disk_bytes": "size of the file system that the cache is on",
+        "cache_disk_free_bytes": "of that, what is free for the user",
         "cache_jobs": "blocks that are being downloaded or wait for that",
         "cache_plan_bytes": "bytes of blocks inside the windows of plans",
         "cache_memory_bytes": "bytes of downloaded blocks held in memory for their reader",
+        "processes": "processes that use the cache; from the endpoint of a host only",
         "loader_queue_": "finished items that wait for the next stage, by stage",
         "mount_open_files": "files that are open in mounts",
     }
 )
 """What each gauge says; families as in `COUNTERS`."""
 
-_LABELS = {"store_errors_": "kind", "mount_errors_": "errno", "loader_queue_": "stage"}
-_MAX_PORT = 65_535
+DIRECTORY_GAUGES = frozenset({"cache_used_bytes", "cache_disk_bytes", "cache_disk_free_bytes"})
+"""Those that are of a cache directory, and so the same for all processes that use it."""
+
+LABELS: Mapping[str, str] = MappingProxyType(
+    {"store_errors_": "kind", "mount_errors_": "errno", "loader_queue_": "stage"}
+)
+"""The label that a family's members differ in."""
 
 
 def stats() -> dict[str, float]:
@@ -91,109 +90,13 @@ def describe(name: str) -> tuple[str, str, str] | None:
     for documented in (COUNTERS, GAUGES):
         if name in documented:
             return name, "", documented[name]
-        for family in _LABELS:
+        for family in LABELS:
             if family in documented and name.startswith(family):
                 return family, name[len(family) :], documented[family]
     return None
 
 
-def serve_metrics(port: int, *, host: str = "127.0.0.1") -> MetricsServer:
-    """Answer Prometheus at `http://host:port/metrics` until the server is closed or we end.
-
-    Needs the extra `metrics`.
-
-    Args:
-        port: to listen at; 0 takes a free one, which `MetricsServer.port` tells.
-        host: the address to listen at. Whoever reaches it may read the figures.
-
-    Raises:
-        ConfigError: nobody can listen there, or prometheus_client is missing.
-
-    Example:
-        >>> import dataplane as dp
-        >>> server = dp.serve_metrics(9400)  # doctest: +SKIP
-    """
-    if not 0 <= port <= _MAX_PORT:
-        raise ConfigError(f"a metrics port is 0 to {_MAX_PORT}, got {port}")
-    try:
-        import prometheus_client
-    except ImportError as err:
-        raise missing_package("serving metrics", "prometheus_client") from err
-    registry = prometheus_client.CollectorRegistry()
-    registry.register(_Figures())
-    prometheus_client.ProcessCollector(registry=registry)
-    try:
-        server, thread = prometheus_client.start_http_server(port, host, registry)
-    except (OSError, OverflowError) as err:
-        raise ConfigError(
-            f"cannot serve metrics on {host}:{port}: {err}", hint="choose another port"
-        ) from err
-    return MetricsServer(server, thread)
-
-
-class MetricsServer:
-    """A running endpoint; made by `serve_metrics`. A context manager."""
-
-    def __init__(self, server: Any, thread: threading.Thread) -> None:
-        self._server = server
-        self._thread = thread
-        thread.name = "dp-metrics"
-
-    @property
-    def port(self) -> int:
-        """The port that it listens at."""
-        return int(self._server.server_port)
-
-    def close(self) -> None:
-        """Stop answering. Idempotent."""
-        server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
-            server.server_close()
-            self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class _Figures:
-    """Gives Prometheus the figures of the moment at which it asks."""
-
-    def collect(self) -> Iterator[Metric]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        yield from _families(totals(), CounterMetricFamily)
-        yield from _families(gauges(), GaugeMetricFamily)
-
-    def describe(self) -> Iterable[Metric]:
-        return ()  # so that nothing is collected at registration
-
-
-def _families(figures: Mapping[str, float], kind: Any) -> Iterator[Metric]:
-    families: dict[str, Any] = {}
-    for name, value in figures.items():
-        family, member, meaning = describe(name) or (name, "", "undocumented")
-        label = _LABELS.get(family)
-        metric = families.get(family)
-        if metric is None:
-            metric = families[family] = kind(
-                _wire_name(family), meaning, labels=[label] if label else None
-            )
-            if label is None:
-                metric.add_metric([], value)
-        if label is not None:
-            metric.add_metric([member], value)
-    yield from families.values()
-
-
-def _wire_name(family: str) -> str:
+def wire_name(family: str) -> str:
+    """Return what Prometheus calls a counter (without `_total`) or a gauge."""
     name = family.rstrip("_")
     return f"dataplane_{name[:-2]}_seconds" if name.endswith("_s") else f"dataplane_{name}"

@@ -13,7 +13,8 @@ import pytest
 import dataplane as dp
 from dataplane import metrics
 from dataplane.errors import ConfigError, MissingPackage
-from dataplane.metrics import COUNTERS, GAUGES, describe, serve_metrics
+from dataplane.metrics import COUNTERS, GAUGES, describe
+from dataplane.prometheus import serve_metrics
 from dataplane.telemetry import Counters, offer_gauges
 
 pytest.importorskip("prometheus_client")
@@ -132,4 +133,4 @@ def test_a_family_member_is_described_by_its_family() -> None:
         "store_errors_", "timeout", COUNTERS["store_errors_"],
     )  # fmt: skip
     assert describe("nothing") is None
-    assert metrics._wire_name("store_get_s") == "dataplane_store_get_seconds"
+    assert metrics.wire_name("store_get_s") == "dataplane_store_get_seconds"

@@ -80,6 +80,10 @@ class Budget:
         """Bytes of disk space that the cache takes, of all processes."""
         return max(0, self._session.usage.used)
 
+    def limit_bytes(self) -> int:
+        """Bytes that the cache may take as things stand: its budget, or what the disk leaves it."""
+        return max(0, self._session.usage.used - self._excess(0))
+
     def reserve(self, length: int, rotation: Rotation | None = None) -> bool:
         """Take `length` bytes, evicting others if need be; False when there is no room.
 

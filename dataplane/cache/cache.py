@@ -30,6 +30,7 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from dataplane import _native
@@ -42,6 +43,7 @@ from dataplane.cache.catalog import Catalog
 from dataplane.cache.entries import Entry, EntryTable
 from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
+from dataplane.cache.gauges import directory_gauges
 from dataplane.cache.keeper import Keeper
 from dataplane.cache.live import Hold
 from dataplane.cache.places import Places
@@ -276,12 +278,22 @@ class Cache:
         attachment = self._attachment
         if attachment is None:
             return {}
-        return {
-            "cache_used_bytes": attachment.budget.used_bytes,
+        shared: dict[str, float] = {}
+        if self._speaks_for(attachment.session.directory.path):
+            shared = directory_gauges(attachment.session)
+            shared["cache_budget_bytes"] = attachment.budget.limit_bytes()
+        return shared | {
             "cache_jobs": len(self._fetcher._jobs),
             "cache_plan_bytes": sum(plan.ahead_bytes for plan in self._plans),
             "cache_memory_bytes": self._awaited.held_bytes,
         }
+
+    def _speaks_for(self, path: Path) -> bool:
+        """Whether this is the first of the process's caches in a directory, which counts once."""
+        for cache in _live:
+            if (used := cache._attachment) is not None and used.session.directory.path == path:
+                return cache is self
+        return False
 
     def _attached(self) -> _Attachment | None:
         attachment = self._attachment

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,12 +24,14 @@ from rich.live import Live
 from rich.measure import Measurement
 from rich.text import Text
 
+from dataplane.cache import CacheConfig
 from dataplane.cache.inventory import disk_room
 from dataplane.cache.publish import ProcessFigures, read_published
 from dataplane.cache.session import Session
 from dataplane.cli.cache_directory import DIR_OPTION, attached
 from dataplane.cli.options import cache_config
 from dataplane.cli.text import grid, output, plural, printable
+from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_rate
 
 __all__ = ["stats"]
@@ -53,6 +56,18 @@ _MIN_SPAN_S = 0.5  # figures are published once a second; rates over less are no
     metavar="SECONDS",
     help="How often to look (1 by default); goes on without a terminal, too.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve the figures of all of them to Prometheus, and print none (0: any free port).",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address for --metrics-port; whoever reaches it may read the figures.",
+)
 @DIR_OPTION
 @click.option(
     "--json",
@@ -60,7 +75,15 @@ _MIN_SPAN_S = 0.5  # figures are published once a second; rates over less are no
     is_flag=True,
     help="Print JSON with every counter and gauge, a line per look.",
 )
-def stats(*, once: bool, interval: float | None, cache_dir: Path | None, as_json: bool) -> None:
+def stats(
+    *,
+    once: bool,
+    interval: float | None,
+    metrics_port: int | None,
+    metrics_host: str,
+    cache_dir: Path | None,
+    as_json: bool,
+) -> None:
     """Watch the loaders, mounts and other processes that use the cache.
 
     Shown for each: how much it reads, how much of that comes from the store and not from the cache,
@@ -69,7 +92,18 @@ def stats(*, once: bool, interval: float | None, cache_dir: Path | None, as_json
 
     On a terminal it goes on until Ctrl-C, which returns 0. Without one it prints once and ends,
     unless --interval is given.
+
+    With --metrics-port it is the one Prometheus endpoint of the host: every figure of every process
+    that uses the cache directory, with labels pid and program. It may start before they do.
     """
+    if metrics_port is not None:
+        if once or interval or as_json:
+            raise ConfigError(
+                "--metrics-port serves until Ctrl-C and prints no figures: "
+                "leave --once, --interval and --json out"
+            )
+        _serve(metrics_port, metrics_host, cache_config(cache_dir))
+        return
     console = output()
     # Not what rich takes for a terminal: FORCE_COLOR, which CI systems set, must not go on forever.
     on_terminal = sys.stdout.isatty()
@@ -82,6 +116,20 @@ def stats(*, once: bool, interval: float | None, cache_dir: Path | None, as_json
                 _lines(session, console, interval or _INTERVAL_S, as_json=as_json)
             else:
                 _watch(session, console, interval or _INTERVAL_S)
+
+
+def _serve(port: int, host: str, config: CacheConfig) -> None:
+    """Serve the figures of the host until Ctrl-C."""
+    from dataplane.prometheus import serve_host_metrics  # its HTTP server is for this use only
+
+    with suppress(KeyboardInterrupt), serve_host_metrics(port, config, host=host) as server:
+        place = f"[{host}]" if ":" in host else host
+        click.echo(
+            f"serving the figures of {config.dir} at http://{place}:{server.port}/metrics; "
+            "Ctrl-C ends it",
+            err=True,
+        )
+        threading.Event().wait()
 
 
 def _lines(session: Session, console: Console, interval_s: float, *, as_json: bool) -> None:

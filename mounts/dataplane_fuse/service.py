@@ -17,7 +17,7 @@ from pathlib import Path
 from dataplane.cache import Cache
 from dataplane.cache.base import CacheConfig
 from dataplane.errors import ConfigError, DataplaneError, MountError, NotFound, StoreError
-from dataplane.metrics import serve_metrics
+from dataplane.prometheus import serve_metrics
 from dataplane.stores import open_store, split_url
 from dataplane.stores.base import Store, StoreConfig
 from dataplane.telemetry import Counters, logger
