@@ -1,8 +1,8 @@
 """Stream large 3D simulation datasets from object storage into training, mounts and the GPU.
 
 The names below are the public interface. They are imported at their first use, so that `import
-dataplane` costs milliseconds and torch is needed only by what needs it: `Dataset` and `DataLoader`
-are in the extra `torch`.
+dataplane` costs milliseconds and torch (the extra `torch`) is needed only by what needs it:
+`DataLoader`, and the tensors of a `Dataset`.
 """
 
 from __future__ import annotations

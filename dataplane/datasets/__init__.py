@@ -1,7 +1,7 @@
 """Datasets: samples by number, their order, and how they become batches.
 
-`Dataset` needs torch (the extra `torch`); order and selections do not, so nothing here imports it
-before it is used.
+Tensors and `collate` need torch (the extra `torch`); a `Dataset` of NumPy arrays, order and
+selections do not, so nothing here imports it before it is used.
 """
 
 from __future__ import annotations
@@ -41,5 +41,5 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as err:
         if err.name != "torch":
             raise
-        raise missing_package(f"dataplane.{name}", "torch") from err
+        raise missing_package(f"dataplane.{name}", "torch") from None
     return getattr(module, name)

@@ -1,9 +1,11 @@
-"""`Dataset`: a packed dataset as a map-style torch dataset.
+"""`Dataset`: a packed dataset as a map-style torch dataset; without torch, of NumPy arrays.
 
 It loads the index once and nothing else until a sample is asked for; store and cache are opened in
 the process that reads, so a dataset can be pickled to workers and inherited by a fork. Used with
 `dataplane.DataLoader` its samples are decoded into batches by native threads; it works in torch's
 own `DataLoader` too, with worker processes, where each worker reads through the same cache.
+
+Without torch, `numpy(i)` reads samples and all but tensors works.
 
 Thread-safe. What it is not: the order (`order.py`), batches (`batch.py`), or the error policy
 (`reader.py`).
@@ -13,18 +15,16 @@ from __future__ import annotations
 
 import operator
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import NoneType, TracebackType
-from typing import Any, Self, TypeAlias, TypeVar, cast
-
-import torch.utils.data
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 from dataplane.cache import CacheConfig
 from dataplane.config import assemble
-from dataplane.datasets.batch import KEY, Sample, separate
 from dataplane.datasets.layout import (
     ArrayLayout,
     ArraysArgument,
@@ -34,16 +34,32 @@ from dataplane.datasets.layout import (
 from dataplane.datasets.plan import Planner
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader, check_policy
 from dataplane.datasets.runtime import Runtime, cached_reader, describe_shards
-from dataplane.errors import ConfigError, DataplaneError, NotFound, StoreError
+from dataplane.datasets.samples import KEY, ArraySample, separate_arrays
+from dataplane.errors import ConfigError, DataplaneError, MissingPackage, NotFound, StoreError
+from dataplane.extras import install_hint
 from dataplane.shards import DatasetIndex
 from dataplane.stores import open_store
 from dataplane.stores.base import ObjectInfo, StoreConfig
 from dataplane.telemetry import Counters
 
+if TYPE_CHECKING:
+    import torch.utils.data
+
+    from dataplane.datasets.batch import Sample
+
+    _MapDataset = torch.utils.data.Dataset[Sample]
+else:
+    try:
+        from torch.utils.data import Dataset as _MapDataset
+    except ModuleNotFoundError as err:
+        if err.name != "torch":
+            raise
+        _MapDataset = object
+
 __all__ = ["CacheArgument", "Dataset", "Transform"]
 
 CacheArgument: TypeAlias = "CacheConfig | str | os.PathLike[str] | bool | None"
-Transform: TypeAlias = Callable[[Sample], object]
+Transform: TypeAlias = "Callable[[Sample], object]"
 
 T = TypeVar("T")
 
@@ -52,10 +68,11 @@ MAX_DECODE_THREADS = 4
 """Native threads for samples read outside a loader; a loader says how many it wants."""
 
 
-class Dataset(torch.utils.data.Dataset[Sample]):
+class Dataset(_MapDataset):
     """The samples of a packed dataset, by number.
 
     A sample is a dict from array name to CPU tensor, plus `"__key__"`. Indices may be negative.
+    Tensors need torch; `numpy(i)` gives a sample as NumPy arrays, and does not.
 
     Args:
         url: where the dataset is: `s3://bucket/cars`, `file:///data/cars`, a path, …
@@ -144,25 +161,27 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return self.index[self._checked(i)].attributes
 
     def __getitem__(self, i: int) -> Sample:
-        reader = self.reader()
-        position = self._checked(i)
-        samples = self._load(reader, [position])
-        if not samples:
-            # The policy left it out, but a single index has nothing to be left out of.
-            single = SampleReader(
-                reader.runtime,
-                reader.planner,
-                reader.layouts,
-                policy="raise",
-                length=len(self),
-                counters=self.counters,
-            )
-            samples = self._load(single, [position])
-        return samples[0]
+        tensors_of = _tensors_of()  # first, so that nothing is downloaded in vain
+        return self._transformed([tensors_of(self._load_one(i))])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
         """Return several samples, decoded in one call; torch's loader asks for batches so."""
-        return self._load(self.reader(), [self._checked(i) for i in indices])
+        tensors_of = _tensors_of()
+        samples = self._load(self.reader(), [self._checked(i) for i in indices])
+        return self._transformed([tensors_of(sample) for sample in samples])
+
+    def numpy(self, i: int) -> ArraySample:
+        """Return a sample as NumPy arrays, plus `"__key__"`; the transform, if any, is not called.
+
+        Raises:
+            IndexError: there is no such sample.
+            DataplaneError: it cannot be read.
+
+        Example:
+            >>> ds.numpy(0)["points"].mean(axis=0)  # doctest: +SKIP
+            array([0.41, 0.02, 0.31], dtype=float32)
+        """
+        return self._load_one(i)
 
     def transformed(self, sample: Sample) -> object:
         """Call the transform with a sample; what it raises says which sample that was."""
@@ -246,17 +265,36 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             counters=self.counters,
         )
 
-    def _load(self, reader: SampleReader, positions: list[int]) -> list[Sample]:
+    def _load_one(self, i: int) -> ArraySample:
+        reader = self.reader()
+        position = self._checked(i)
+        samples = self._load(reader, [position])
+        if not samples:
+            # The policy left it out, but a single index has nothing to be left out of.
+            single = SampleReader(
+                reader.runtime,
+                reader.planner,
+                reader.layouts,
+                policy="raise",
+                length=len(self),
+                counters=self.counters,
+            )
+            samples = self._load(single, [position])
+        return samples[0]
+
+    def _load(self, reader: SampleReader, positions: list[int]) -> list[ArraySample]:
         threads = _decode_threads()
         fetched = reader.fetch(positions)
         try:
-            samples = separate(fetched, reader.layouts, threads=threads)
+            return separate_arrays(fetched, reader.layouts, threads=threads)
         except SAMPLE_ERRORS:
             fetched = reader.recover(positions)
-            samples = separate(fetched, reader.layouts, threads=threads)
+            return separate_arrays(fetched, reader.layouts, threads=threads)
+
+    def _transformed(self, samples: list[Sample]) -> list[Sample]:
         if self.transform is None:
             return samples
-        return [cast(Sample, self.transformed(sample)) for sample in samples]
+        return [cast("Sample", self.transformed(sample)) for sample in samples]
 
     def _checked(self, i: int) -> int:
         count = len(self)
@@ -264,6 +302,24 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         if not -count <= index < count:
             raise IndexError(f"sample {index} of a dataset of {count}: {self.url}")
         return index % count
+
+
+def _tensors_of() -> Callable[[ArraySample], Sample]:
+    """Return what turns arrays into tensors of the same memory.
+
+    Raises:
+        MissingPackage: there is no torch.
+    """
+    try:
+        from dataplane.datasets.batch import tensors_of
+    except ModuleNotFoundError as err:
+        if err.name != "torch":
+            raise
+        raise MissingPackage(
+            "samples as tensors need the Python package torch, which is not installed",
+            hint=f"{install_hint('torch')}, or read NumPy arrays with Dataset.numpy(i)",
+        ) from None
+    return tensors_of
 
 
 def _checked_argument(name: str, value: T, kinds: tuple[type, ...], wanted: str) -> T:
@@ -302,6 +358,8 @@ def _cache_config(cache: CacheArgument) -> CacheConfig | None:
 
 
 def _decode_threads() -> int:
-    if torch.utils.data.get_worker_info() is not None:
+    # Looked up, since a process that never imported torch is no worker of its loader.
+    loading = sys.modules.get("torch.utils.data")
+    if loading is not None and loading.get_worker_info() is not None:
         return 1  # the loader runs a process per core already
     return min(MAX_DECODE_THREADS, len(os.sched_getaffinity(0)))

@@ -28,10 +28,10 @@ from dataplane.buffers import shared_pool
 from dataplane.cache import CachedObject, PlannedRead
 from dataplane.cache.ranges import pack_ranges
 from dataplane.codecs import Codec, join_rows
-from dataplane.datasets.batch import FetchedSample, separate
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
+from dataplane.datasets.samples import FetchedSample, separate_arrays
 from dataplane.errors import (
     ConfigError,
     DataplaneError,
@@ -172,10 +172,10 @@ class SampleReader:
         plan = self.planner.plan(index)
         sample = self._fetch(plan)
         try:
-            separate([sample], self.layouts)
+            separate_arrays([sample], self.layouts)
         except (DecodeError, FormatError) as err:
             again = self._fetch(plan, direct=True)
-            separate([again], self.layouts)
+            separate_arrays([again], self.layouts)
             self._counters.add("dataset_samples_reread", 1)
             logger.warning("%s; read again from the store, where it is sound", err)
             return again

@@ -28,5 +28,5 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as err:
         if err.name != "torch":
             raise
-        raise missing_package(f"dataplane.{name}", "torch") from err
+        raise missing_package(f"dataplane.{name}", "torch") from None
     return getattr(module, name)

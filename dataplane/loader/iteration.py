@@ -22,9 +22,10 @@ from typing import Any, Self
 
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from dataplane.datasets.batch import FetchedSample, assemble, decoded_bytes, separate
+from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.dataset import Transform
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
+from dataplane.datasets.samples import FetchedSample, decoded_bytes
 from dataplane.errors import LoaderError
 from dataplane.loader.ahead import Ahead
 from dataplane.loader.engine import EndOfStream, Pipeline, Stage, StageStats

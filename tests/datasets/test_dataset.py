@@ -18,7 +18,7 @@ import torch.utils.data
 
 import dataplane as dp
 from dataplane.datasets import collate
-from dataplane.datasets.batch import KEY
+from dataplane.datasets.samples import KEY
 from dataplane.errors import FormatError
 from dataplane.shards import SourceArray, SourceSample
 from dataplane.testing.s3 import S3Endpoint

@@ -1,0 +1,134 @@
+"""From the bytes of several samples to NumPy arrays, in one native decode call.
+
+`decode_samples` fills arrays that the caller made, in a batch or one by one; `separate_arrays`
+makes them, in memory of the pool of `buffers.py`. Nothing here needs torch. Functions without
+state; safe from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.buffers import shared_pool
+from dataplane.codecs import ChunkTable, decode, join_rows
+from dataplane.datasets.layout import ArrayLayout
+from dataplane.datasets.plan import SamplePlan
+from dataplane.stores.base import Buffer
+
+__all__ = [
+    "KEY",
+    "NOTHING",
+    "ArraySample",
+    "FetchedSample",
+    "decode_samples",
+    "decoded_bytes",
+    "separate_arrays",
+]
+
+KEY = "__key__"
+"""Name under which a sample or batch holds its key or keys."""
+
+_Array: TypeAlias = npt.NDArray[Any]
+ArraySample: TypeAlias = "dict[str, npt.NDArray[Any] | str]"
+
+NOTHING: _Array = np.empty(0, np.uint8)
+"""Destination of an array that a sample lacks; no row of its plan refers to it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FetchedSample:
+    """A plan and the bytes that it asked for.
+
+    Attributes:
+        plan: of the sample.
+        sources: the memory that holds them: the packed spans, or several pieces.
+        rows: CHUNK_DTYPE[n], the plan's rows; `source` and `source_offset` refer to `sources`.
+    """
+
+    plan: SamplePlan
+    sources: Sequence[Buffer]
+    rows: npt.NDArray[Any]
+
+
+def separate_arrays(
+    samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout], *, threads: int = 1
+) -> list[ArraySample]:
+    """Decode samples into a dict of arrays each, in one call.
+
+    Raises:
+        DecodeError: a chunk cannot be decoded; the message names sample, array, chunk, offset.
+    """
+    results: list[ArraySample] = []
+    places: list[list[_Array]] = []
+    for sample in samples:
+        result: ArraySample = {}
+        place: list[_Array] = []
+        for part, layout in zip(sample.plan.parts, layouts, strict=True):
+            if part is None:
+                place.append(NOTHING)
+            else:
+                array = shared_pool().array(part.shape, part.dtype)
+                result[layout.name] = array
+                place.append(array)
+        places.append(place)
+        result[KEY] = sample.plan.entry.key
+        results.append(result)
+    decode_samples(samples, places, layouts, threads)
+    return results
+
+
+def decoded_bytes(samples: Sequence[FetchedSample]) -> int:
+    """Return how many bytes of elements the selections of `samples` hold."""
+    return sum(part.nbytes for sample in samples for part in sample.plan.parts if part is not None)
+
+
+def decode_samples(
+    samples: Sequence[FetchedSample],
+    places: Sequence[Sequence[_Array]],
+    layouts: Sequence[ArrayLayout],
+    threads: int,
+) -> None:
+    """Decode samples into the arrays of `places`: one per sample and layout.
+
+    Raises:
+        DecodeError: as `separate_arrays`.
+    """
+    if not samples:
+        return
+    counts = [len(sample.rows) for sample in samples]
+    rows = join_rows([sample.rows for sample in samples])
+    sample_of = np.repeat(np.arange(len(samples), dtype=np.uint32), counts)
+    source_counts = np.array([len(sample.sources) for sample in samples], np.uint32)
+    rows["source"] += (np.cumsum(source_counts, dtype=np.uint32) - source_counts)[sample_of]
+    rows["destination"] += sample_of * np.uint32(len(layouts))
+
+    def describe(row: int) -> str:
+        if row >= len(rows):
+            return "decoding a batch"
+        number = int(sample_of[row])
+        plan = samples[number].plan
+        return _describe(plan, plan.rows[row - sum(counts[:number])], layouts)
+
+    decode(
+        ChunkTable(rows),
+        [source for sample in samples for source in sample.sources],
+        [array for place in places for array in place],
+        threads=threads,
+        describe=describe,
+    )
+
+
+def _describe(plan: SamplePlan, row: Any, layouts: Sequence[ArrayLayout]) -> str:
+    """Say which chunk a row of a plan is: sample, array, chunk, place in the shard."""
+    entry = plan.entry
+    layout = layouts[int(row["destination"])]
+    array = entry.arrays[layout.name]
+    offset = plan.shard_offset(int(row["source_offset"]))
+    place = np.unravel_index(int(row["chunk"]), array.meta.grid_shape or (1,))
+    chunk = "/".join(str(int(coordinate)) for coordinate in place)
+    return f"sample {entry.key!r}, array {array.name!r}, chunk {chunk}, {entry.shard} byte {offset}"
