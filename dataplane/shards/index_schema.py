@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -22,9 +23,18 @@ import pyarrow.parquet as pq
 from dataplane.shards.model import Measured, SampleEntry
 from dataplane.shards.zarr_metadata import json_fill_value
 
-__all__ = ["ADDED", "FORMAT_NAME", "FORMAT_VERSION", "INDEX_KEY", "SCHEMA", "IndexBuilder"]
+__all__ = [
+    "ADDED",
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
+    "INDEX_KEY",
+    "SCHEMA",
+    "SHARD_NAME",
+    "IndexBuilder",
+]
 
 INDEX_KEY = "index.parquet"
+SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")
 FORMAT_NAME = "dataplane-dataset"
 FORMAT_VERSION = 1
 NAME_FIELD, VERSION_FIELD, SHARDS_FIELD = (

@@ -16,7 +16,6 @@ serialises. Encoding happens outside it. The lock order is: only that one.
 
 from __future__ import annotations
 
-import re
 import tempfile
 import threading
 from collections import Counter
@@ -27,7 +26,7 @@ from typing import BinaryIO, Self, cast
 
 from dataplane.errors import BucketNotFound, ConfigError, DataplaneError, NotFound
 from dataplane.shards.archive import Archive, write_archive
-from dataplane.shards.index_schema import INDEX_KEY, IndexBuilder
+from dataplane.shards.index_schema import INDEX_KEY, SHARD_NAME, IndexBuilder
 from dataplane.shards.nonfinite import NonFiniteTally
 from dataplane.shards.options import PackSummary, WriteOptions
 from dataplane.shards.scratch import ScratchFolder
@@ -39,7 +38,6 @@ from dataplane.telemetry import logger
 __all__ = ["DatasetWriter"]
 
 _BROKEN = "broken by an earlier failure"
-_SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")
 
 
 class DatasetWriter:
@@ -272,7 +270,7 @@ class DatasetWriter:
             logger.warning("cannot look for leftover shards in %s: %s", self._store.url, err)
             return
         for key in found:
-            if key not in ours and _SHARD_NAME.fullmatch(key):
+            if key not in ours and SHARD_NAME.fullmatch(key):
                 self._delete_quietly(key)
 
     def _delete_quietly(self, key: str) -> None:

@@ -19,7 +19,7 @@ from dataplane.stores.memory import MemoryStore
 from dataplane.stores.meter import MeterStore
 from dataplane.stores.perprocess import PerProcessStore
 from dataplane.stores.retry import RetryPolicy, RetryStore
-from dataplane.stores.urls import Location, parse_url
+from dataplane.stores.urls import Location, parse_url, split_url
 from dataplane.stores.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
@@ -34,6 +34,15 @@ class OpenedStore(StoreWrapper):
         self._config = config
         self._opened_url = url
         self.counters = counters
+
+    def around(self) -> tuple[Store, str]:
+        """Return the store one level up, reached alike, and what this URL is called there.
+
+        Raises:
+            ConfigError: the URL names a whole bucket or host.
+        """
+        root, key = split_url(self._opened_url)
+        return open_store(root, self._config), key
 
     def __reduce__(self) -> tuple[object, ...]:
         return (open_store, (self._opened_url, self._config))

@@ -143,7 +143,7 @@ def bucket() -> Iterator[None]:
         ("/does/not/exist", dp.NotFound, "no such folder: /does/not/exist"),
         ("{folder}/empty", dp.NotFound, "there is nothing below"),
         ("{folder}", dp.FormatError, "not a packed dataset"),
-        ("{folder}/a.vtu", dp.FormatError, "a.vtu is a file, not a packed dataset"),
+        ("{folder}/a.vtu", dp.FormatError, "a.vtu is a file of 1 B, not a packed dataset"),
         ("memory://none/x", dp.NotFound, "there is nothing below memory://none/x"),
         ("nope://x/y", dp.ConfigError, "unknown scheme nope://"),
     ],
