@@ -30,18 +30,20 @@ __all__ = ["VTK_CONVERTERS"]
 _AXES = ("x", "y", "z")
 _POINT_AXES = ("z", "y", "x")
 _CELL_AXES = ("z_cell", "y_cell", "x_cell")
-_TIME_ARRAY = "TimeValue"
-"""Field data in which ParaView's writers put the time of a file."""
+_TIME_ARRAYS = ("TimeValue", "TIME")
+"""Field data in which writers put the time of a file: ParaView's; deal.II's and VisIt's."""
 
 
 def _convert_xml(source: SourceFile) -> Iterator[SourceSample]:
     """Convert a VTK XML file (`.vtu .vtp .vti .vtr .vts`, and the parallel `.pvtu`, …)."""
-    yield _sample(source, read_xml(source.path, source.label, source.companions))
+    dataset, left_out = read_xml(source.path, source.label, source.companions)
+    notes = {"arrays_left_out": left_out} if left_out else {}
+    yield _sample(source, dataset, notes)
 
 
 def _convert_legacy(source: SourceFile) -> Iterator[SourceSample]:
     """Convert a legacy VTK file (`.vtk`)."""
-    yield _sample(source, read_legacy(source.path, source.label))
+    yield _sample(source, read_legacy(source.path, source.label), {})
 
 
 VTK_CONVERTERS: dict[str, Converter] = {
@@ -55,7 +57,7 @@ VTK_CONVERTERS: dict[str, Converter] = {
 """By format. VTK can crash over a damaged file, so these run in a process apart (`apart`)."""
 
 
-def _sample(source: SourceFile, dataset: Any) -> SourceSample:
+def _sample(source: SourceFile, dataset: Any, notes: dict[str, Any]) -> SourceSample:
     label = source.label
     if dataset.GetNumberOfPoints() < 1:
         raise FormatError(f"{label}: it holds no points")
@@ -76,10 +78,12 @@ def _sample(source: SourceFile, dataset: Any) -> SourceSample:
         raise FormatError(f"{label}: a {dataset.GetClassName()} is not a mesh or grid")
     group = ArrayGroup("global_data", None, None, None)
     add_arrays(converted, dataset.GetFieldData(), group, label)
-    attributes: dict[str, Any] = {"dataset": _dataset_kind(dataset)}
-    time = converted.arrays.get(f"global_data/{_TIME_ARRAY}")
-    if time is not None and time.values.size == 1:
-        attributes["time"] = float(time.values.reshape(-1)[0])
+    attributes: dict[str, Any] = {"dataset": _dataset_kind(dataset), **notes}
+    for name in _TIME_ARRAYS:
+        time = converted.arrays.get(f"global_data/{name}")
+        if time is not None and time.values.size == 1:
+            attributes["time"] = float(time.values.reshape(-1)[0])
+            break
     attributes |= converted.attributes
     return SourceSample(source.key, converted.arrays, attributes | describe_source(source))
 

@@ -3,12 +3,11 @@
 VTK's readers do not raise. They print, set a code or do neither, and return what they have: often
 an empty or half-filled mesh. So a read counts as good only when
 
-1. the file is whole (an XML file that was cut has no closing tag, and VTK does not always notice;
-   for legacy files see vtk_legacy) and its header declares no more elements than its bytes could
-   hold (VTK would allocate what a hostile header asks for, and a failed allocation ends the
-   process);
+1. the file holds what it declares (vtk_check and vtk_prepare for XML files, vtk_legacy for the
+   others), so that VTK neither makes values up nor allocates what a hostile header asks for;
 2. no object of VTK reported an error while it ran;
-3. the reader's error code is zero, and it gave a dataset.
+3. the reader's error code is zero, and it gave a dataset;
+4. of XML files: that dataset is what the file holds (vtk_confirm).
 
 Messages are caught at VTK's output window, because parsers inside a reader report there and not at
 the reader. Warnings go to this module's logger.
@@ -20,36 +19,30 @@ some damaged files it crashes. The window and VTK's log to stderr are taken over
 from __future__ import annotations
 
 import logging
-import mmap
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from dataplane.errors import FormatError, MissingPackage
 from dataplane.extras import install_hint
 from dataplane.pack.source import one_line
+from dataplane.pack.vtk_confirm import confirm
 from dataplane.pack.vtk_legacy import check_legacy
+from dataplane.pack.vtk_pieces import MAX_COMPRESSION
+from dataplane.pack.vtk_prepare import prepare
 from dataplane.pack.vtk_xml import xml_type
 
 __all__ = ["MAX_COMPRESSION", "import_vtk", "read_legacy", "read_xml"]
 
 _log = logging.getLogger(__name__)
 
-_TAIL_BYTES = 4 << 10
-MAX_COMPRESSION = 1100
-"""Decoded bytes that one stored byte can stand for: deflate reaches 1032, LZ4 and LZMA less on
-VTK's blocks of at most some megabytes."""
 _XML_READERS = {
     name: f"vtkXML{name}Reader"
     for kind in ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
     for name in (kind, f"P{kind}")
 }
-_PIECE = re.compile(rb"<(?:Piece|DataArray)\b[^>]{0,4096}>", re.DOTALL)
-_COUNT = re.compile(rb"\b(?:NumberOf\w+)\s*=\s*[\"']\s*(-?\d{1,40})\s*[\"']")
-_INTEGER = re.compile(rb"-?\d{1,40}")
-_PIECE_EXTENT = re.compile(rb"\bExtent\s*=\s*[\"']([-\d\s]{1,200})[\"']")
 _ADDRESS = re.compile(r" ?\(0x[0-9a-fA-F]+\)| ?\b0x[0-9a-fA-F]{5,}")
 _LOCATION = re.compile(r"^(?:ERROR|Warning): In (\S+), line (\d+)\s*\n\S+ \(0x[0-9a-f]+\): ")
 
@@ -71,13 +64,16 @@ def import_vtk() -> None:
         ) from err
 
 
-def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> Any:
+def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> tuple[Any, list[str]]:
     """Read a VTK XML file into a vtkDataSet.
 
     Args:
         path: the file.
         label: how messages call it.
         pieces: for a parallel file, the files that it refers to; its reader merges them.
+
+    Returns:
+        The dataset, and the names of arrays that were left out of it.
 
     Raises:
         MissingPackage: VTK is not installed.
@@ -91,18 +87,18 @@ def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> Any:
         known = ", ".join(name for name in _XML_READERS if not name.startswith("P"))
         found = f"of the type {kind!r}" if kind else "not a VTK XML file"
         raise FormatError(f"{label}: it is {found}; expected one of {known}")
-    _check_xml(path, label)
-    for piece in pieces:
-        _check_xml(piece, f"{label}: piece {piece.name}")
-    reader = getattr(vtkIOXML, _XML_READERS[kind])()
-    reader.SetFileName(str(path))
-    output = _run(reader, label)
+    with ExitStack() as stack:
+        prepared = prepare(path, label, pieces, stack)
+        reader = getattr(vtkIOXML, _XML_READERS[kind])()
+        reader.SetFileName(str(prepared.path))
+        output = _run(reader, label)
     if reader.GetNumberOfTimeSteps() > 1:
         raise FormatError(
             f"{label}: it holds {reader.GetNumberOfTimeSteps()} time steps in one file",
             hint="write one file per time step and a .pvd that lists them",
         )
-    return output
+    confirm(output, prepared, label)
+    return output, prepared.left_out
 
 
 def read_legacy(path: Path, label: str) -> Any:
@@ -137,41 +133,6 @@ def _run(reader: Any, label: str) -> Any:
     if output is None:
         raise FormatError(f"{label}: VTK found no dataset in it")
     return output
-
-
-def _check_xml(path: Path, label: str) -> None:
-    """Refuse a file that was cut, or whose header asks for more than its bytes could hold."""
-    size_bytes = path.stat().st_size
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as text:
-        if b"</VTKFile>" not in text[max(0, size_bytes - _TAIL_BYTES) :]:
-            raise FormatError(
-                f"{label}: it ends before its closing tag </VTKFile>; the file was cut",
-                hint="copy it again from where it was written",
-            )
-        appended = text.find(b"<AppendedData")
-        header_stop = size_bytes if appended < 0 else appended
-        limit = size_bytes * MAX_COMPRESSION
-        for piece in _PIECE.finditer(text, 0, header_stop):
-            for declared in _declared_elements(piece.group(), label):
-                if not 0 <= declared <= limit:
-                    raise FormatError(
-                        f"{label}: its header declares {declared} elements, which cannot be in "
-                        f"a file of {size_bytes} bytes"
-                    )
-
-
-def _declared_elements(tag: bytes, label: str) -> Iterator[int]:
-    for found in _COUNT.finditer(tag):
-        yield int(found.group(1))
-    for found in _PIECE_EXTENT.finditer(tag):
-        words = found.group(1).split()
-        if len(words) != 6 or not all(map(_INTEGER.fullmatch, words)):
-            raise FormatError(f"{label}: it has the extent {found.group(1)[:80].decode()!r}")
-        bounds = [int(word) for word in words]
-        elements = 1
-        for low, high in zip(bounds[::2], bounds[1::2], strict=True):
-            elements *= max(0, high - low + 1)
-        yield elements
 
 
 def _tidied(message: str) -> str:

@@ -1,31 +1,113 @@
-"""The head of a VTK XML file: which kind of dataset it says it holds. Reads no values.
+"""Structure of a VTK XML file: pieces, their arrays, and where the values of each lie. No values.
 
-Comments and processing instructions may come before the root element, at any length up to a limit.
-Thread-safe: no state.
+The file is parsed with expat up to its appended data, which is no XML. Only element tags are
+looked at; the text of a DataArray is passed over and described by its byte range, so a file of any
+size takes no memory here but what its tags take. Document type declarations are refused: with
+entities, byte ranges would not mean what the text says.
+
+Thread-safe: no state. Source: the VTK XML file formats (VTK user's guide, section 19.3).
 """
 
 from __future__ import annotations
 
+import mmap
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
+from xml.parsers import expat
 
-__all__ = ["xml_type"]
+from dataplane.errors import FormatError
+
+__all__ = ["ArrayElement", "Content", "Document", "Group", "Piece", "scan", "tag_end", "xml_type"]
+
+Content: TypeAlias = "bytes | mmap.mmap"
 
 _FIRST_BYTES = 16 << 10
 MAX_PROLOG_BYTES = 16 << 20
 """Comments before the root element; a file with more of them is not taken for VTK XML."""
+MAX_ELEMENTS = 1_000_000
 _BEFORE_ROOT = re.compile(
     rb"(?:\xef\xbb\xbf)?(?:\s+|<\?.*?\?>|<!--.*?-->|<!DOCTYPE[^\[>]*(?:\[.*?\]\s*)?>)*", re.DOTALL
 )
 _ROOT = re.compile(rb"<VTKFile\b[^>]*?\stype\s*=\s*[\"']([^\"']{1,64})[\"']", re.DOTALL)
+_TAG = re.compile(rb"<(?:[^<>\"']+|\"[^\"]*\"|'[^']*')*>", re.DOTALL)
+_ARRAYS = frozenset({"DataArray", "Array", "PDataArray", "PArray"})
+_INCOMPLETE = frozenset(
+    {
+        "no element found",
+        "unclosed token",
+        "unclosed CDATA section",
+        "partial character",
+    }
+)
+
+
+@dataclass(slots=True)
+class ArrayElement:
+    """A `<DataArray>`: its attributes, and the byte ranges of its tag and of its text."""
+
+    attributes: dict[str, str]
+    tag_start: int
+    body_start: int = 0
+    body_stop: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name; empty when it has none."""
+        return self.attributes.get("Name", "")
+
+
+@dataclass(slots=True)
+class Group:
+    """A `<PointData>`, `<Cells>`, `<Points>`, … with its arrays; `stop` is behind its end tag."""
+
+    name: str
+    attributes: dict[str, str]
+    start: int
+    stop: int = 0
+    arrays: list[ArrayElement] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Piece:
+    """A `<Piece>`; `start` and `stop` are its byte range."""
+
+    attributes: dict[str, str]
+    start: int
+    stop: int = 0
+    groups: dict[str, Group] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Document:
+    """What the tags of a file say.
+
+    Attributes:
+        attributes: of `<VTKFile>`.
+        kind: `UnstructuredGrid`, `PImageData`, …
+        dataset: attributes of the element of that name, which begins at `dataset_start`.
+        groups: groups outside pieces: `FieldData`, and `PPointData`, … of a parallel file.
+        pieces: in the order of the file.
+        appended: where the tag `<AppendedData>` begins, or None.
+        encoding: of the appended data.
+    """
+
+    content: Content
+    attributes: dict[str, str]
+    kind: str
+    dataset: dict[str, str] = field(default_factory=dict)
+    dataset_start: int = 0
+    groups: dict[str, Group] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    appended: int | None = None
+    encoding: str = "base64"
 
 
 def xml_type(path: Path) -> str | None:
     """Return what a VTK XML file says it is (`UnstructuredGrid`, `Collection`, …), or None."""
     with path.open("rb") as stream:
         head = stream.read(_FIRST_BYTES)
-        if b"<" not in head[:_FIRST_BYTES]:
-            return None
         found = _root(head)
         if found is None and head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<?", b"<!")):
             found = _root(head + stream.read(MAX_PROLOG_BYTES))
@@ -36,3 +118,133 @@ def _root(head: bytes) -> bytes | None:
     before = _BEFORE_ROOT.match(head)
     found = _ROOT.match(head, before.end() if before else 0)
     return found.group(1) if found else None
+
+
+def scan(content: Content, label: str) -> Document:
+    """Return the structure of a file.
+
+    Raises:
+        FormatError: it is no well-formed VTK XML file, or says one thing twice.
+    """
+    scanner = _Scanner(content, label)
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = lambda tag, attributes: scanner.start(
+        tag, attributes, parser.CurrentByteIndex
+    )
+    parser.EndElementHandler = lambda tag: scanner.end(tag, parser.CurrentByteIndex)
+    parser.StartDoctypeDeclHandler = scanner.doctype
+    try:
+        parser.Parse(content, True)
+    except _AppendedData:
+        pass
+    except expat.ExpatError as err:
+        what = expat.ErrorString(err.code)
+        if what in _INCOMPLETE:
+            raise FormatError(
+                f"{label}: it ends before its closing tag </VTKFile>; the file was cut",
+                hint="copy it again from where it was written",
+            ) from None
+        raise FormatError(f"{label}: it is not valid XML: {err}") from None
+    if scanner.document is None:
+        raise FormatError(f"{label}: it holds no dataset")
+    return scanner.document
+
+
+def tag_end(content: Content, start: int) -> int:
+    """The position behind the tag that begins at `start`, whatever its attributes hold.
+
+    Raises:
+        ValueError: it is no tag.
+    """
+    tag = _TAG.match(content, start)
+    if tag is None:
+        raise ValueError(f"its tag at byte {start} cannot be read")
+    return tag.end()
+
+
+class _AppendedData(Exception):  # no error: it ends the parsing where XML ends
+    """The appended data was reached."""
+
+
+class _Scanner:
+    """Builds a Document from the events of the parser. Used once."""
+
+    def __init__(self, content: Content, label: str) -> None:
+        self.document: Document | None = None
+        self._content = content
+        self._label = label
+        self._path: list[str] = []
+        self._array: ArrayElement | None = None
+        self._group: Group | None = None
+        self._piece: Piece | None = None
+        self._elements = 0
+
+    def doctype(self, *_: object) -> None:
+        raise FormatError(f"{self._label}: it has a document type declaration, which is not read")
+
+    def start(self, tag: str, attributes: dict[str, str], at: int) -> None:
+        self._elements += 1
+        if self._elements > MAX_ELEMENTS:
+            raise FormatError(f"{self._label}: more than {MAX_ELEMENTS} elements")
+        depth = len(self._path)
+        self._path.append(tag)
+        document = self.document
+        if document is None:
+            if tag != "VTKFile":
+                raise FormatError(f"{self._label}: it is not a VTK XML file but <{tag}>")
+            self.document = Document(self._content, attributes, attributes.get("type", ""))
+        elif self._array is not None:
+            if not self._array.body_stop:  # values end where the first nested element begins
+                self._array.body_stop = at
+        elif depth == 1 and tag == "AppendedData":
+            document.appended = at
+            document.encoding = attributes.get("encoding", "base64")
+            raise _AppendedData
+        elif depth == 1 and tag == document.kind:
+            document.dataset, document.dataset_start = attributes, at
+        elif depth == 2 and tag == "Piece" and self._path[1] == document.kind:
+            self._piece = Piece(attributes, at)
+            document.pieces.append(self._piece)
+        elif self._group is not None and tag in _ARRAYS:
+            self._array = ArrayElement(attributes, at, body_start=self._behind(at))
+            self._group.arrays.append(self._array)
+        elif depth == (2 if self._piece is None else 3) and self._path[1] == document.kind:
+            self._start_group(document, tag, attributes, at)
+
+    def _start_group(
+        self, document: Document, tag: str, attributes: dict[str, str], at: int
+    ) -> None:
+        holder = self._piece or document
+        if tag in holder.groups:
+            raise FormatError(f"{self._label}: a second <{tag}> in one place")
+        self._group = holder.groups[tag] = Group(tag, attributes, at)
+
+    def end(self, tag: str, at: int) -> None:
+        self._path.pop()
+        depth = len(self._path)
+        if self._array is not None:
+            if tag in _ARRAYS and depth == (3 if self._piece is None else 4):
+                array, self._array = self._array, None
+                array.body_stop = array.body_stop or max(at, array.body_start)
+        elif self._group is not None:
+            if depth == (2 if self._piece is None else 3):
+                self._group.stop = self._behind_end(at, self._group.start)
+                self._group = None
+        elif self._piece is not None and depth == 2:
+            self._piece.stop = self._behind_end(at, self._piece.start)
+            self._piece = None
+
+    def _behind(self, at: int) -> int:
+        try:
+            return tag_end(self._content, at)
+        except ValueError as err:
+            raise FormatError(f"{self._label}: {err}") from None
+
+    def _behind_end(self, at: int, start: int) -> int:
+        """The position behind an element that begins at `start` and whose end is reported `at`.
+
+        For an element without content that is behind its tag, else before its end tag.
+        """
+        if self._content[at - 2 : at] == b"/>" and self._behind(start) == at:
+            return at
+        return self._content.find(b">", at) + 1

@@ -1,0 +1,331 @@
+"""Check of one VTK XML file before VTK reads it: every array holds as many values as declared.
+
+Per array, the number of values that the piece needs (its points or cells times components) is
+compared with what the file holds: the length words and block tables of binary values, the tokens of
+ASCII values. Values are not decoded for that, and appended raw data is only looked at where its
+length words are. What VTK is known to read wrongly although the file is right is edited:
+
+- base64 broken into lines is joined; NaN and infinities in ASCII become base64;
+- arrays without a name, and further arrays of one name, get names of their own until they are read;
+- field data without a number of tuples gets it;
+- `>` in an attribute is escaped, since VTK looks for the end of a tag by it.
+
+Thread-safe: no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dataplane.errors import FormatError
+from dataplane.pack.vtk_binary import BinaryFormat, Run, decoded_bytes, encoded, stored_bytes
+from dataplane.pack.vtk_pieces import CELL_LISTS, PieceSize, piece_size
+from dataplane.pack.vtk_rewrite import Edits, tag
+from dataplane.pack.vtk_text import count_numbers, parse_numbers
+from dataplane.pack.vtk_xml import ArrayElement, Document, Group, Piece
+
+__all__ = ["ATTRIBUTE_GROUPS", "KINDS", "ArrayType", "CheckedFile", "CheckedPiece", "check_file"]
+
+ATTRIBUTE_GROUPS = ("PointData", "CellData", "FieldData")
+KINDS = ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
+_TYPES = {
+    f"{name}{8 * size}": f"{code}{size}"
+    for name, code, sizes in (
+        ("Int", "i", (1, 2, 4, 8)),
+        ("UInt", "u", (1, 2, 4, 8)),
+        ("Float", "f", (4, 8)),
+    )
+    for size in sizes
+}
+_SPACE = b" \t\r\n\v\f"
+_ANY = None
+"""For arrays whose number of values nothing but other arrays says; compared after the read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayType:
+    """Type of values as VTK's XML calls it, and components."""
+
+    type: str
+    components: int
+
+
+@dataclass(slots=True)
+class CheckedPiece:
+    """A piece: its size, the types of its named arrays, and the lengths of its cell arrays."""
+
+    size: PieceSize
+    start: int
+    stop: int
+    types: dict[str, dict[str, ArrayType]] = field(default_factory=dict)
+    cell_lengths: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class CheckedFile:
+    """A file that holds what it declares.
+
+    Attributes:
+        field_types: arrays of its field data.
+        edits: what must be changed before VTK reads it.
+        names: per group, the name that an array has while VTK reads it to its own name.
+    """
+
+    document: Document
+    kind: str
+    pieces: list[CheckedPiece] = field(default_factory=list)
+    field_types: dict[str, ArrayType] = field(default_factory=dict)
+    edits: Edits = field(default_factory=Edits)
+    names: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def check_file(document: Document, label: str) -> CheckedFile:
+    """Check the arrays of a file; of a parallel one, those of its field data.
+
+    Raises:
+        FormatError: an array does not hold what the file declares.
+    """
+    return _Check(document, label).run()
+
+
+class _Check:
+    """One check: the file's format and what was found so far."""
+
+    def __init__(self, document: Document, label: str) -> None:
+        self._document = document
+        self._content = document.content
+        self._label = label
+        self._form = BinaryFormat.of(document, label)
+        self._checked = CheckedFile(document, document.kind)
+        self._appended: tuple[int, int] | None = None
+
+    def run(self) -> CheckedFile:
+        fields = self._document.groups.get("FieldData")
+        if fields is not None:
+            self._checked.field_types = self._attribute_group(fields, None, self._label)
+        if self._document.kind not in KINDS:  # a parallel file, whose pieces are files
+            return self._checked
+        for number, piece in enumerate(self._document.pieces):
+            several = len(self._document.pieces) > 1
+            label = f"{self._label}: piece {number}" if several else self._label
+            self._checked.pieces.append(self._piece(piece, label))
+        return self._checked
+
+    def _piece(self, piece: Piece, label: str) -> CheckedPiece:
+        kind = self._document.kind
+        size = piece_size(kind, piece.attributes, len(self._content), label)
+        checked = CheckedPiece(size, piece.start, piece.stop)
+        for name, group in piece.groups.items():
+            if name == "PointData":
+                checked.types[name] = self._attribute_group(group, size.points, label)
+            elif name == "CellData":
+                checked.types[name] = self._attribute_group(group, size.cells, label)
+            elif name == "Points":
+                checked.types[name] = self._points(group, size, label)
+            elif name == "Coordinates":
+                checked.types[name] = self._coordinates(group, size, label)
+            elif name in CELL_LISTS.get(kind, ()):
+                self._cells(group, size.lists[name], checked, label)
+        return checked
+
+    def _attribute_group(
+        self, group: Group, tuples: int | None, label: str
+    ) -> dict[str, ArrayType]:
+        """Check PointData, CellData or (with no number of tuples) FieldData."""
+        types: dict[str, ArrayType] = {}
+        own_names = {array.name for array in group.arrays}
+        for array in group.arrays:
+            changes = {}
+            name = array.name
+            if not name or name in types:
+                number = 2
+                while (name := f"{array.name or 'unnamed'} (array {number})") in own_names | {
+                    *types
+                }:
+                    number += 1
+                self._checked.names.setdefault(group.name, {})[name] = array.name
+                changes["Name"] = name
+            shown = f"{label}: array {array.name!r}"
+            types[name] = found = _array_type(array, shown)
+            if tuples is not None:
+                self._values(array, tuples * found.components, changes, shown)
+            else:
+                self._field_values(array, found, changes, shown)
+        return types
+
+    def _field_values(
+        self, array: ArrayElement, found: ArrayType, changes: dict[str, str], label: str
+    ) -> None:
+        text = array.attributes.get("NumberOfTuples", "")
+        if text.strip().isdecimal():
+            self._values(array, int(text) * found.components, changes, label)
+            return
+        values = self._values(array, _ANY, {**changes, "NumberOfTuples": "0"}, label, dry=True)
+        if values % found.components:
+            raise FormatError(f"{label}: {values} values for {found.components} components")
+        changes["NumberOfTuples"] = str(values // found.components)
+        self._values(array, values, changes, label)
+
+    def _points(self, group: Group, size: PieceSize, label: str) -> dict[str, ArrayType]:
+        for array in group.arrays[:1]:
+            found = _array_type(array, f"{label}: its points")
+            if found.components != 3:
+                raise FormatError(
+                    f"{label}: points need 3 components, got {found.components}",
+                    hint="write x, y and z of each point; z may be 0",
+                )
+            self._values(array, 3 * size.points, {}, f"{label}: its points")
+            return {"Points": found}
+        if size.points:
+            raise FormatError(f"{label}: it has {size.points} points and no array of them")
+        return {}
+
+    def _coordinates(self, group: Group, size: PieceSize, label: str) -> dict[str, ArrayType]:
+        if len(group.arrays) != 3:
+            raise FormatError(f"{label}: it has {len(group.arrays)} arrays of coordinates, not 3")
+        types = {}
+        for axis, array, count in zip("xyz", group.arrays, size.axes, strict=True):
+            shown = f"{label}: its {axis} coordinates"
+            types[axis] = _array_type(array, shown)
+            self._values(array, count, {}, shown)
+        return types
+
+    def _cells(self, group: Group, cells: int, checked: CheckedPiece, label: str) -> None:
+        counted = {"offsets": cells, "types": cells, "connectivity": _ANY if cells else 0}
+        for array in group.arrays:
+            shown = f"{label}: array {array.name!r} of {group.name}"
+            _array_type(array, shown)
+            values = self._values(array, counted.get(array.name, _ANY), {}, shown)
+            if (group.name, array.name) in checked.cell_lengths:
+                raise FormatError(f"{shown} is there twice")
+            checked.cell_lengths[group.name, array.name] = values
+
+    def _values(
+        self,
+        array: ArrayElement,
+        expected: int | None,
+        changes: Mapping[str, str],
+        label: str,
+        *,
+        dry: bool = False,
+    ) -> int:
+        """Count the values of an array, compare, and edit it where VTK would read it wrongly."""
+        try:
+            body, count = self._count(array, expected)
+        except ValueError as err:
+            raise FormatError(f"{label}: {err}") from None
+        if expected is not None and count != expected:
+            raise FormatError(f"{label}: expected {expected} values, got {count}")
+        if not dry and (body is not None or changes or self._hides_tag_end(array)):
+            self._edit(array, changes, body)
+        return count
+
+    def _count(self, array: ArrayElement, expected: int | None) -> tuple[bytes | None, int]:
+        """Return the number of values, and the text to put in the place of theirs or None."""
+        attributes = array.attributes
+        kind = attributes.get("type", "")
+        if ("offset" in attributes) != (attributes.get("format") == "appended"):
+            raise ValueError("it has an offset, or is appended, and not both")
+        if "offset" in attributes:
+            run = self._appended_run(attributes["offset"], expected)
+            return None, 0 if run is None else self._binary_count(run, kind, expected)
+        if attributes.get("format") == "binary":
+            run, joined = self._inline_run(array)
+            return joined, self._binary_count(run, kind, expected)
+        return self._ascii_count(array, kind)
+
+    def _binary_count(self, run: Run, kind: str, expected: int | None) -> int:
+        if run.exact and run.start == run.stop:
+            return 0
+        size_bytes = stored_bytes(run, self._form)
+        if kind == "String":
+            return decoded_bytes(run, self._form).count(b"\0")
+        if kind == "Bit":
+            return _bits(size_bytes, expected)
+        values, rest = divmod(size_bytes, np.dtype(_TYPES[kind]).itemsize)
+        if rest:
+            raise ValueError(f"it holds {size_bytes} bytes, which are no whole number of {kind}")
+        return values
+
+    def _inline_run(self, array: ArrayElement) -> tuple[Run, bytes | None]:
+        text = bytes(self._content[array.body_start : array.body_stop]).strip(_SPACE)
+        joined = text.translate(None, _SPACE)
+        run = Run(joined, 0, len(joined), base64=True, exact=True)
+        return run, joined if len(joined) < len(text) else None
+
+    def _appended_run(self, offset: str, expected: int | None) -> Run | None:
+        """The place of appended values; None where an empty array has none."""
+        if self._appended is None:
+            self._appended = self._find_appended()
+        start, stop = self._appended
+        if not offset.strip().isdecimal():
+            raise ValueError(f"its offset is {offset[:40]!r}")
+        start += int(offset)
+        if start >= stop and expected == 0:
+            return None
+        return Run(self._content, start, stop, self._document.encoding == "base64", exact=False)
+
+    def _find_appended(self) -> tuple[int, int]:
+        start, content = self._document.appended, self._content
+        if start is None:
+            raise ValueError("it is appended, and the file has no appended data")
+        if self._document.encoding not in {"base64", "raw"}:
+            raise ValueError(f"the appended data is encoded as {self._document.encoding!r}")
+        begin = content.find(b"_", content.find(b">", start))
+        stop = content.rfind(b"</AppendedData", start)
+        if begin < 0 or stop < begin:
+            raise ValueError("the appended data does not begin with _ or is not closed")
+        return begin + 1, stop
+
+    def _ascii_count(self, array: ArrayElement, kind: str) -> tuple[bytes | None, int]:
+        start, stop = array.body_start, array.body_stop
+        if kind == "String":
+            codes = parse_numbers(self._content, start, stop, np.dtype("u1"))
+            if len(codes) and codes[-1]:
+                raise ValueError("its last text is cut")
+            return None, int(np.count_nonzero(codes == 0))
+        dtype = np.dtype("u1" if kind == "Bit" else _TYPES[kind])
+        count = count_numbers(self._content, start, stop, dtype)
+        if count is not None:
+            return None, count
+        values = parse_numbers(self._content, start, stop, dtype)
+        if dtype.kind != "f":
+            return None, len(values)
+        return encoded(
+            values.astype(self._form.byte_order + dtype.str[1:]).tobytes(), self._form
+        ), len(values)
+
+    def _hides_tag_end(self, array: ArrayElement) -> bool:
+        return self._content.find(b">", array.tag_start, array.body_start) != array.body_start - 1
+
+    def _edit(self, array: ArrayElement, changes: Mapping[str, str], body: bytes | None) -> None:
+        attributes = {**array.attributes, **changes}
+        name = "Array" if attributes.get("type") == "String" else "DataArray"
+        closed = self._content[array.body_start - 2 : array.body_start] == b"/>"
+        stop = array.body_start
+        if body is not None:
+            attributes["format"], stop = "binary", array.body_stop
+        self._checked.edits.replace(
+            array.tag_start, stop, tag(name, attributes, closed=closed) + (body or b"")
+        )
+
+
+def _bits(size_bytes: int, expected: int | None) -> int:
+    """Bits fill whole bytes, so their number can only be compared with an expected one."""
+    fits = expected is not None and size_bytes == -(-expected // 8)
+    return expected if fits and expected is not None else 8 * size_bytes
+
+
+def _array_type(array: ArrayElement, label: str) -> ArrayType:
+    kind = array.attributes.get("type", "")
+    if kind not in _TYPES and kind not in {"String", "Bit"}:
+        raise FormatError(
+            f"{label}: its type is {kind!r}, expected one of {', '.join(_TYPES)} and String"
+        )
+    text = array.attributes.get("NumberOfComponents", "1").strip()
+    if not text.isdecimal() or len(text) > 9:
+        raise FormatError(f"{label}: its number of components is {text[:40]!r}")
+    return ArrayType(kind, max(1, int(text)))
