@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dataplane.errors import FormatError
 from dataplane.pack.foreign import HEAD_BYTES, foreign_content
-from dataplane.pack.plot3d import pair_name
+from dataplane.pack.plot3d_pairs import pair_name
 from dataplane.pack.vtk_xml import xml_type
 
 __all__ = ["ARCHIVE", "PARALLEL", "PLOT3D", "SERIES", "has_known_suffix", "recognise"]

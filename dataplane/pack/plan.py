@@ -4,7 +4,7 @@
    taken as they are, each once; then everything is sorted by name, so that the order is the same on
    every machine.
 2. Files that another one refers to are packed through it: the steps of a `.pvd`, the pieces of a
-   `.pvtu`, the two halves of a PLOT3D pair.
+   `.pvtu`, the solutions of a PLOT3D grid.
 3. Every dataset gets a key: the folders below the one that was named, and the file's stem.
 
 What cannot be packed stands in the list too, with its reason, at its place in the order.
@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 from dataplane.errors import FormatError
 from dataplane.pack.formats import ARCHIVE, PARALLEL, PLOT3D, SERIES, has_known_suffix, recognise
 from dataplane.pack.names import sample_key
-from dataplane.pack.plot3d import pair_name
+from dataplane.pack.plot3d_pairs import Pair, pair_folder, pair_name
 from dataplane.pack.references import read_pieces, read_series
 from dataplane.pack.source import SourceFile, Unreadable
 
@@ -119,6 +119,8 @@ class _Planner:
         self._root = root
         self._taken: set[Path] = set()
         self._planned: list[Planned] = []
+        self._plot3d_found: set[Path] = set()
+        self._pairs: dict[Path, tuple[list[Pair], dict[Path, str]]] = {}
 
     def run(self) -> list[Planned]:
         recognised: list[tuple[_Found, str]] = []
@@ -129,6 +131,7 @@ class _Planner:
                 self._planned.append(Unreadable(item.label, str(err), asked_for=item.asked_for))
             except Exception as err:  # of the system, or of a library; see from_exception
                 self._planned.append(Unreadable.from_exception(item.label, err))
+        self._plot3d_found = {item.path.resolve() for item, kind in recognised if kind == PLOT3D}
         # What refers to others goes first, and series before the parallel files that they list.
         for formats in ({SERIES}, PARALLEL, {PLOT3D}):
             for item, kind in recognised:
@@ -145,14 +148,14 @@ class _Planner:
             if kind == SERIES:
                 self._planned.extend(self._series(item))
             elif kind == PLOT3D:
-                self._planned.append(self._plot3d(item))
+                self._planned.extend(self._plot3d(item))
             else:
                 self._planned.append(self._parallel(item, kind, item.key(), {}))
         except Exception as err:  # the file's, the system's or a library's; see from_exception
             self._planned.append(Unreadable.from_exception(item.label, err))
 
-    def _source(self, item: _Found, kind: str) -> SourceFile:
-        return SourceFile(item.path, item.label, item.name, item.key(), kind)
+    def _source(self, item: _Found, kind: str, stem: str | None = None) -> SourceFile:
+        return SourceFile(item.path, item.label, item.name, item.key(stem), kind)
 
     def _parallel(
         self, item: _Found, kind: str, key: str, attributes: dict[str, Any]
@@ -199,34 +202,43 @@ class _Planner:
             return Unreadable.from_exception(found.label, err)
         return SourceFile(found.path, found.label, found.name, key, kind, attributes=attributes)
 
-    def _plot3d(self, item: _Found) -> Planned:
-        pair = pair_name(item.path)
-        assert pair is not None, "recognised by its name"
-        stem, role = pair
-        wanted = "solution" if role == "grid" else "grid"
-        other = _sibling(item.path, stem, wanted)
-        if role == "solution":
-            if other is None:
-                return Unreadable(
-                    item.label, f"a PLOT3D solution without its grid (such as {stem}xyz.bin)"
-                )
-            # The pair is called after its grid, whichever half was found first.
-            parts = (*item.parts[:-1], other.name)
-            label = item.label[: len(item.label) - len(item.path.name)] + other.name
-            item, other = _Found(other, label, parts, item.prefix, item.asked_for), item.path
-        companions = () if other is None else (other,)
-        self._taken.update(path.resolve() for path in (item.path, *companions))
-        return SourceFile(item.path, item.label, item.name, item.key(stem), PLOT3D, companions)
+    def _plot3d(self, item: _Found) -> list[Planned]:
+        """Plan a grid with its solutions, or a solution whose grid is not found itself."""
+        pairs, refused = self._pairs_beside(item.path)
+        if item.path in refused:
+            return [Unreadable(item.label, refused[item.path])]
+        mine = [pair for pair in pairs if item.path in {pair.grid, pair.solution}]
+        if not mine:
+            self._taken.add(item.path.resolve())
+            stem, _ = pair_name(item.path) or (None, "")
+            return [self._source(item, PLOT3D, stem)]
+        if mine[0].solution == item.path and mine[0].grid.resolve() in self._plot3d_found:
+            return []  # packed through its grid
+        planned: list[Planned] = []
+        for pair in mine:
+            self._taken.update((pair.grid.resolve(), pair.solution.resolve()))
+            planned.append(self._solution(item, pair))
+        return planned
 
+    def _pairs_beside(self, path: Path) -> tuple[list[Pair], dict[Path, str]]:
+        if path.parent not in self._pairs:
+            self._pairs[path.parent] = pair_folder(path.parent)
+        return self._pairs[path.parent]
 
-def _sibling(path: Path, stem: str, role: str) -> Path | None:
-    """The other half of a PLOT3D pair: same folder, same stem, same suffix first."""
-    others = sorted(
-        (other.suffix != path.suffix, other.name, other)
-        for other in path.parent.iterdir()
-        if pair_name(other) == (stem, role) and other.is_file()
-    )
-    return others[0][2] if others else None
+    def _solution(self, item: _Found, pair: Pair) -> SourceFile:
+        # It is called after its grid, whichever of the two was found.
+        parts = (*item.parts[:-1], pair.grid.name)
+        label = item.label[: len(item.label) - len(item.path.name)] + pair.grid.name
+        grid = _Found(pair.grid, label, parts, item.prefix, item.asked_for)
+        key = grid.key(pair.stem)
+        attributes: dict[str, Any] = {}
+        if pair.step is not None:
+            step = f"{pair.step:0{_MIN_STEP_DIGITS}d}"
+            label = f"{label} step {step} ({pair.solution.name})"
+            attributes = {"series": key, "timestep": pair.step}
+            key = f"{key}-{step}"
+        files = (pair.solution,)
+        return SourceFile(pair.grid, label, grid.name, key, PLOT3D, files, attributes)
 
 
 def _order(item: Planned) -> str:

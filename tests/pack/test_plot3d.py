@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.errors import FormatError
 from dataplane.pack import open_source
-from dataplane.pack.plot3d import pair_name
+from dataplane.pack.plot3d_pairs import pair_name
 
 SHAPES = [(4, 3, 5), (2, 6, 3)]
 
@@ -109,9 +109,29 @@ def test_a_solution_of_another_grid_is_refused(tmp_path):
         list(open_source(tmp_path / "casexyz.bin"))
 
 
-def test_padding_after_the_solution_is_allowed(tmp_path):
-    _write(tmp_path, tail=bytes(484))
+def test_zeros_that_fill_the_last_disk_block_of_a_solution_are_no_fault(tmp_path):
+    _write(tmp_path)
+    size = (tmp_path / "caseq.bin").stat().st_size
+    _write(tmp_path, tail=bytes(-size % 512))
     assert len(list(open_source(tmp_path / "casexyz.bin"))) == 1
+
+
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("tail", [b"\0", bytes(484), b"\1" * 512, bytes(1024)])
+def test_any_other_bytes_after_a_solution_are_refused(tmp_path, tail, framed):
+    _write(tmp_path, tail=tail, framed=framed)
+    with pytest.raises(FormatError, match=r"caseq\.bin: no layout of a PLOT3D solution"):
+        list(open_source(tmp_path / "casexyz.bin"))
+
+
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("tail", [b"\0", bytes(484), bytes(1024)])
+def test_any_bytes_after_a_grid_are_refused(tmp_path, tail, framed):
+    _write(tmp_path, framed=framed)
+    grid = tmp_path / "casexyz.bin"
+    grid.write_bytes(grid.read_bytes() + tail)
+    with pytest.raises(FormatError, match=r"casexyz\.bin: no layout of a binary PLOT3D grid"):
+        list(open_source(grid))
 
 
 @pytest.mark.parametrize("framed", [False, True])
