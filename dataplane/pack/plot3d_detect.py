@@ -1,10 +1,11 @@
 """Detection of the one layout that a PLOT3D file has, by what fits and by its values.
 
-Record lengths prove a layout. Without them a file that was cut can have exactly the size of another
-layout, so the values have to agree as well: coordinates are finite, below 1e15 and not denormal (as
-integers read as floats are), `iblank` is small, no block size stands where the first coordinate
-belongs, and 32-bit floats are not the halves of 64-bit ones: of two neighbouring words one is then
-the leading half, near 1, and the other anything or zero. No layout, or more than one, is refused.
+Coordinates have to be finite, below 1e15 and not denormal (as integers read as floats are), and
+`iblank` small. That and record lengths prove a layout. Without record lengths a file that was cut
+can have exactly the size of another layout, so two more things are asked: no block size stands
+where the first coordinate belongs, and 32-bit floats are not the halves of 64-bit ones (of two
+neighbouring words one is then the leading half, near 1, and the other anything or zero). No layout,
+or more than one, is refused.
 
 One cut remains that nothing can tell: a single block without record lengths that ends exactly where
 its `iblank` begins is the same grid without `iblank`. Values are looked at in pieces of some
@@ -52,9 +53,9 @@ def detect_grid(content: FileBytes, label: str) -> tuple[Layout, tuple[Shape, ..
         FormatError: none is proven, or more than one.
     """
     fitting = [*fitting_grids(content)]
-    sound = [found for found in fitting if found[0].record_lengths]
-    doubts = []
-    for layout, shapes in () if sound else fitting:
+    framed = [found for found in fitting if found[0].record_lengths]
+    sound, doubts = [], []
+    for layout, shapes in framed or fitting:
         doubt = _grid_doubt(content, layout, shapes)
         if doubt is None:
             sound.append((layout, shapes))
@@ -116,20 +117,21 @@ def sizes_text(shapes: tuple[Shape, ...]) -> str:
 
 
 def _grid_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -> str | None:
-    """Return what speaks against the values of a grid without record lengths, or None."""
+    """Return what speaks against the values of a grid, or None."""
     start = at = layout.header_bytes(len(shapes))
     first = int(content[at : at + 4].view(layout.integers)[0])
-    if 1 <= first <= _LARGEST_SIZE:
+    if not layout.record_lengths and 1 <= first <= _LARGEST_SIZE:
         return f"the size {first} stands where its first coordinate belongs"
     anything = False
     for shape in shapes:
+        at += layout.around
         points = math.prod(shape)
         stop = at + layout.dimensions * points * layout.float_bytes
         for values in _chunks(content, at, stop, layout.floats):
-            anything |= bool(values.any())
             doubt = _float_doubt(values, "a coordinate")
             if doubt is not None:
                 return doubt
+            anything |= bool(values.any())
         at = stop
         if layout.blanking:
             for values in _chunks(content, at, at + 4 * points, layout.integers):
@@ -137,9 +139,10 @@ def _grid_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -
                 if worst > _LARGEST_IBLANK:
                     return f"{worst} stands where an iblank belongs"
             at += 4 * points
-    if not anything:
-        return "all its coordinates are zero"
-    return _halves_doubt(content, start, layout)
+        at += layout.around
+    if layout.record_lengths:
+        return None
+    return _halves_doubt(content, start, layout) if anything else "all its coordinates are zero"
 
 
 def _solution_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -> str | None:

@@ -12,6 +12,7 @@ Source: PLOT3D User's Manual, NASA TM-101067, chapter 8.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -143,12 +144,16 @@ class SolutionFit:
         return self.variables == self.layout.variables
 
 
-def layouts(*, blanking: bool) -> Iterator[Layout]:
+@functools.cache
+def layouts(*, blanking: bool) -> tuple[Layout, ...]:
     """Every layout, those with record lengths first, 3D before 2D."""
-    for records, dimensions, order, size, count, blank in itertools.product(
-        (True, False), (3, 2), "<>", (4, 8), (False, True), (False, True) if blanking else (False,)
-    ):
-        yield Layout(order, size, dimensions, count, records, blank)
+    return tuple(
+        Layout(order, size, dimensions, count, records, blank)
+        for records, dimensions, order, size, count, blank in itertools.product(
+            (True, False), (3, 2), "<>", (4, 8), (False, True), (False, True)
+        )
+        if blanking or not blank
+    )
 
 
 def block_sizes(content: FileBytes, layout: Layout) -> tuple[Shape, ...] | None:

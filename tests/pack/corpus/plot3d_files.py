@@ -69,13 +69,14 @@ class _Reader:
                 raise Refused("record length")
         return content
 
-    def shapes(self) -> list[tuple[int, int, int]]:
+    def shapes(self, dimensions: int) -> list[tuple[int, ...]]:
         blocks = 1
         if self.layout.multi:
             blocks = int(np.frombuffer(self.record(4), self.layout.integers())[0])
         if not 0 < blocks <= len(self.content):
             raise Refused("blocks")
-        sizes = np.frombuffer(self.record(12 * blocks), self.layout.integers()).reshape(-1, 3)
+        numbers = np.frombuffer(self.record(4 * dimensions * blocks), self.layout.integers())
+        sizes = numbers.reshape(-1, dimensions)
         if sizes.min() < 1 or sizes.max() > len(self.content):
             raise Refused("size")
         return [tuple(int(n) for n in size[::-1]) for size in sizes]
@@ -85,24 +86,25 @@ class _Reader:
             raise Refused("too long")
 
 
-def _read(path: Path, layout: _Layout, *, with_solution: bool) -> list[Sample]:
+def _read(path: Path, layout: _Layout, axes: int, *, with_solution: bool) -> list[Sample]:
     grid = _Reader(path.read_bytes(), layout)
-    shapes = grid.shapes()
+    shapes = grid.shapes(axes)
     samples = []
     for shape in shapes:
         count = int(np.prod(shape, dtype=object))
         width = layout.numbers().itemsize
-        content = grid.record(count * (3 * width + 4 * layout.blanking))
-        points = np.frombuffer(content[: 3 * count * width], layout.numbers()).reshape(3, *shape)
+        content = grid.record(count * (axes * width + 4 * layout.blanking))
+        points = np.frombuffer(content[: axes * count * width], layout.numbers())
+        points = points.reshape(axes, *shape)
         arrays = {"points": np.moveaxis(points, 0, -1).astype(layout.floats)}
         if layout.blanking:
-            blank = np.frombuffer(content[3 * count * width :], layout.integers())
+            blank = np.frombuffer(content[axes * count * width :], layout.integers())
             arrays["fields/IBlank"] = blank.reshape(shape).astype("i4")
         samples.append(Sample(arrays, {"dataset": "StructuredGrid"}))
     grid.end()
     if with_solution:
         solution = _Reader(path.with_suffix(".q").read_bytes(), layout)
-        if solution.shapes() != shapes:
+        if solution.shapes(axes) != shapes:
             raise Refused("sizes differ")
         for shape, sample in zip(shapes, samples, strict=True):
             _read_solution(solution, shape, sample)
@@ -115,15 +117,16 @@ def _read_solution(solution: _Reader, shape, sample: Sample) -> None:
     conditions = np.frombuffer(solution.record(4 * numbers.itemsize), numbers)
     sample.attributes["plot3d"] = dict(zip(_CONDITIONS, map(float, conditions), strict=True))
     count = int(np.prod(shape, dtype=object))
-    values = np.frombuffer(solution.record(5 * count * numbers.itemsize), numbers)
-    values = values.reshape(5, *shape).astype(solution.layout.floats)
+    variables = len(shape) + 2
+    values = np.frombuffer(solution.record(variables * count * numbers.itemsize), numbers)
+    values = values.reshape(variables, *shape).astype(solution.layout.floats)
     sample.arrays["fields/Density"] = values[0]
-    sample.arrays["fields/Momentum"] = np.moveaxis(values[1:4], 0, -1)
-    sample.arrays["fields/StagnationEnergy"] = values[4]
+    sample.arrays["fields/Momentum"] = np.moveaxis(values[1:-1], 0, -1)
+    sample.arrays["fields/StagnationEnergy"] = values[-1]
 
 
 def plot3d_case(rng: np.random.Generator) -> Case:
-    """A grid, with or without its solution; rarely a 2D one, which is not read."""
+    """A grid, with or without its solution; rarely a 2D one."""
     multi = bool(rng.random() < 0.5)
     layout = _Layout(str(rng.choice(["<", ">"])), str(rng.choice(["f4", "f8"])), multi,
                      bool(rng.random() < 0.6), bool(rng.random() < 0.4))  # fmt: skip
@@ -136,12 +139,12 @@ def plot3d_case(rng: np.random.Generator) -> Case:
     if with_solution:
         files["case.q"] = solution
 
-    def oracle(path: Path) -> list[Sample]:
-        if planes:
-            raise Refused("2D")
-        return _read(path, layout, with_solution=with_solution)
+    axes = 2 if planes else 3
 
-    expected = None if planes else _expected(grid, solution, layout, with_solution=with_solution)
+    def oracle(path: Path) -> list[Sample]:
+        return _read(path, layout, axes, with_solution=with_solution)
+
+    expected = _expected(grid, solution, layout, axes, with_solution=with_solution)
     described = f"plot3d {layout}{' 2D' if planes else ''}{' q' if with_solution else ''}"
     return Case(described, "case.xyz", files, expected, oracle, headers=(("case.xyz", 0, 48),))
 
@@ -185,7 +188,7 @@ def _draw(rng, count: int, layout: _Layout) -> bytes:
     return values.astype(layout.numbers()).tobytes()
 
 
-def _expected(grid, solution, layout: _Layout, *, with_solution: bool) -> list[Sample]:
+def _expected(grid, solution, layout: _Layout, axes: int, *, with_solution: bool) -> list[Sample]:
     """Read what was written back, value by value with the standard library."""
     import struct
 
@@ -201,27 +204,29 @@ def _expected(grid, solution, layout: _Layout, *, with_solution: bool) -> list[S
     if layout.multi:
         (blocks,), at = numbers(grid, at, 1, "i")
         at += 2 * around
-    sizes, at = numbers(grid, at, 3 * blocks, "i")
+    sizes, at = numbers(grid, at, axes * blocks, "i")
     grid_at = solution_at = at + around
     for block in range(blocks):
-        nx, ny, nz = sizes[3 * block : 3 * block + 3]
-        count = nx * ny * nz
-        points, grid_at = numbers(grid, grid_at + around, 3 * count, code)
-        arrays = {"points": np.array(points, layout.floats).reshape(3, nz, ny, nx)}
+        shape = sizes[axes * block : axes * (block + 1)][::-1]
+        count = int(np.prod(shape))
+        points, grid_at = numbers(grid, grid_at + around, axes * count, code)
+        arrays = {"points": np.array(points, layout.floats).reshape(axes, *shape)}
         arrays["points"] = np.stack([*arrays["points"]], axis=-1)
         if layout.blanking:
             blank, grid_at = numbers(grid, grid_at, count, "i")
-            arrays["fields/IBlank"] = np.array(blank, "i4").reshape(nz, ny, nx)
+            arrays["fields/IBlank"] = np.array(blank, "i4").reshape(shape)
         grid_at += around
         sample = Sample(arrays, {"dataset": "StructuredGrid"})
         if with_solution:
             conditions, solution_at = numbers(solution, solution_at + around, 4, code)
             sample.attributes["plot3d"] = dict(zip(_CONDITIONS, conditions, strict=True))
-            values, solution_at = numbers(solution, solution_at + 2 * around, 5 * count, code)
+            variables = axes + 2
+            at = solution_at + 2 * around
+            values, solution_at = numbers(solution, at, variables * count, code)
             solution_at += around
-            five = np.array(values, layout.floats).reshape(5, nz, ny, nx)
-            sample.arrays["fields/Density"] = five[0]
-            sample.arrays["fields/Momentum"] = np.stack([*five[1:4]], axis=-1)
-            sample.arrays["fields/StagnationEnergy"] = five[4]
+            found = np.array(values, layout.floats).reshape(variables, *shape)
+            sample.arrays["fields/Density"] = found[0]
+            sample.arrays["fields/Momentum"] = np.stack([*found[1:-1]], axis=-1)
+            sample.arrays["fields/StagnationEnergy"] = found[-1]
         samples.append(sample)
     return samples
