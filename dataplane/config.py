@@ -20,7 +20,15 @@ from typing import Any, Generic, TypeVar, cast
 
 from dataplane.errors import ConfigError
 
-__all__ = ["SECTIONS", "Resolved", "assemble", "load_toml", "parse_flag", "setting"]
+__all__ = [
+    "SECTIONS",
+    "Resolved",
+    "absolute_path",
+    "assemble",
+    "load_toml",
+    "parse_flag",
+    "setting",
+]
 
 ConfigT = TypeVar("ConfigT")
 
@@ -79,6 +87,18 @@ def parse_flag(text: str) -> bool:
     if lowered in _TRUE or lowered in _FALSE:
         return lowered in _TRUE
     raise ConfigError(f"not a yes or no: {text!r}", hint="write true or false")
+
+
+def absolute_path(path: str | os.PathLike[str]) -> Path:
+    """Tie a path to where it was given: programs and daemons change their working directory.
+
+    Raises:
+        ConfigError: it begins with `~` and there is no such user.
+    """
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as err:
+        raise ConfigError(f"{os.fspath(path)!r}: {err}", hint="write the whole path") from err
 
 
 def load_toml(environ: Mapping[str, str] | None = None) -> tuple[dict[str, Any], str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.cache.permissions import Sharing, parse_sharing
-from dataplane.config import parse_flag, setting
+from dataplane.config import absolute_path, parse_flag, setting
 from dataplane.errors import ConfigError
 from dataplane.units import parse_bytes
 
@@ -48,14 +48,6 @@ def default_dir() -> Path:
     return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "dataplane"
 
 
-def _absolute(path: str | os.PathLike[str]) -> Path:
-    """Tie a path to where it was given: programs and daemons change their working directory."""
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as err:
-        raise ConfigError(f"{os.fspath(path)!r}: {err}", hint="write the whole path") from err
-
-
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
     """Where the cache is, how large it may grow, and how hard it fetches.
@@ -67,7 +59,7 @@ class CacheConfig:
     dir: Path = setting(
         default_factory=default_dir,
         env="DATAPLANE_CACHE_DIR",
-        parse=_absolute,
+        parse=absolute_path,
         is_path=True,
         doc="directory",
     )
@@ -131,7 +123,7 @@ class CacheConfig:
     key_file: Path | None = setting(
         None,
         env="DATAPLANE_CACHE_KEY_FILE",
-        parse=_absolute,
+        parse=absolute_path,
         is_path=True,
         doc="file with the key of an encrypted cache",
     )
@@ -143,9 +135,9 @@ class CacheConfig:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dir", _absolute(self.dir))
+        object.__setattr__(self, "dir", absolute_path(self.dir))
         if self.key_file is not None:
-            object.__setattr__(self, "key_file", _absolute(self.key_file))
+            object.__setattr__(self, "key_file", absolute_path(self.key_file))
         for name in _SIZES:
             if isinstance(value := getattr(self, name), str):  # as the file has it: "200GiB"
                 object.__setattr__(self, name, parse_bytes(value))

@@ -21,12 +21,22 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from dataplane.config import parse_flag, setting
+from dataplane.config import absolute_path, parse_flag, setting
 from dataplane.errors import ConfigError
 
-__all__ = ["Buffer", "Listing", "ObjectInfo", "Store", "StoreConfig"]
+__all__ = ["CA_VARIABLES", "Buffer", "Listing", "ObjectInfo", "Store", "StoreConfig"]
+
+CA_VARIABLES = (
+    "DATAPLANE_CA_BUNDLE",
+    "AWS_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "SSL_CERT_FILE",
+)
+"""Variables that name certificates to trust, ours and other tools'; the first one set counts."""
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 """Contiguous bytes. Stores return one of these; zero-copy results come as a memoryview."""
@@ -57,10 +67,13 @@ class Listing:
     Attributes:
         objects: the objects directly at this level, in key order.
         prefixes: full prefixes of the levels below, each ending in `/`, in order.
+        hidden: what of this level is left out, keys and prefixes as the store has them, because
+            this interface cannot address it.
     """
 
     objects: tuple[ObjectInfo, ...]
     prefixes: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -83,6 +96,8 @@ class Store(Protocol):
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield all objects whose key starts with `prefix`, in key order.
+
+        An object whose key cannot be addressed (`keys.py`) is left out, with one warning per store.
 
         Raises:
             Denied: the credentials do not allow it.
@@ -180,6 +195,12 @@ class StoreConfig:
         parse=float,
         doc="time allowed per try; of a stream, for a pause",
     )
+    metadata_deadline_s: float = setting(
+        15.0,
+        env="DATAPLANE_STORE_METADATA_DEADLINE_S",
+        parse=float,
+        doc="time allowed to describe an object or list a page, retries included; a try gets half",
+    )
     max_concurrency: int = setting(
         32, env="DATAPLANE_STORE_MAX_CONCURRENCY", parse=int, doc="requests under way at once"
     )
@@ -195,6 +216,13 @@ class StoreConfig:
         parse=parse_flag,
         doc="receive from servers without TLS straight into memory, past the client library",
     )
+    ca_bundle: Path | None = setting(
+        None,
+        env=CA_VARIABLES,
+        parse=absolute_path,
+        is_path=True,
+        doc="file or folder of certificates (PEM) to trust besides those of the system",
+    )
     storage_options: Mapping[str, object] = setting(
         default_factory=dict,
         doc="passed to fsspec for protocols that it serves",
@@ -208,7 +236,9 @@ class StoreConfig:
             raise ConfigError(
                 f"store.max_concurrency must be at least 1, got {self.max_concurrency}"
             )
-        for name in ("deadline_s", "timeout_s", "hedge_floor_s"):
+        if self.ca_bundle is not None:
+            object.__setattr__(self, "ca_bundle", absolute_path(self.ca_bundle))
+        for name in ("deadline_s", "timeout_s", "metadata_deadline_s", "hedge_floor_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"store.{name} must be positive, got {getattr(self, name)}")
         keys = {"key", "secret", "token", "account_key"} & self.storage_options.keys()
@@ -216,3 +246,8 @@ class StoreConfig:
             raise ConfigError(
                 f"store.anonymous and store.storage_options.{min(keys)} exclude each other"
             )
+
+    @property
+    def metadata_timeout_s(self) -> float:
+        """Time allowed for one try to describe or list, so that one that hangs can be repeated."""
+        return min(self.timeout_s, self.metadata_deadline_s / 2)

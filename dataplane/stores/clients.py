@@ -16,45 +16,67 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 from dataplane.errors import ConfigError
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.credentials import s3_options
+from dataplane.stores.tls import root_certificates
 from dataplane.stores.urls import HTTP_SCHEMES, Location, azure_parts
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-__all__ = ["CONNECT_TIMEOUT_S", "make_client"]
+__all__ = ["CONNECT_TIMEOUT_S", "make_client", "scheme_options"]
 
 CONNECT_TIMEOUT_S = 5.0  # with its TLS handshake; eight tries of it are 40 s of silence
 _STREAM_TIMEOUT_S = 86_400.0  # a stream may take as long as it will, while bytes are coming
 
 
-def make_client(
-    location: Location, config: StoreConfig, *, retries: bool = False, streams: bool = False
-) -> ObjectStore:
-    """Make the client for a location's bucket; no request is made.
-
-    Args:
-        location: what the URL names; its prefix is not used.
-        config: endpoint, region, timeouts.
-        retries: let the client repeat requests by itself (for uploads in parts).
-        streams: let a request take longer than `timeout_s` as long as it does not pause for that.
+def scheme_options(location: Location, config: StoreConfig) -> Mapping[str, Any]:
+    """Return what the clients of a location have in common: endpoint, region, credentials.
 
     Raises:
         ConfigError: a setting cannot be used.
         Denied: there are no credentials.
     """
+    if location.scheme == "s3":
+        return s3_options(location.url, config)
+    if config.anonymous and location.scheme in ("gs", "az", "abfs"):
+        return {"skip_signature": True}
+    return {}
+
+
+def make_client(
+    location: Location,
+    config: StoreConfig,
+    options: Mapping[str, Any],
+    *,
+    retries: bool = False,
+    streams: bool = False,
+    timeout_s: float | None = None,
+) -> ObjectStore:
+    """Make the client for a location's bucket; no request is made.
+
+    Args:
+        location: what the URL names; its prefix is not used.
+        config: timeouts, certificates.
+        options: what `scheme_options` returned.
+        retries: let the client repeat requests by itself (for uploads in parts).
+        streams: let a request take longer than its time as long as it does not pause for that.
+        timeout_s: time for a request; by default `config.timeout_s`.
+
+    Raises:
+        ConfigError: a setting cannot be used, or the certificates to trust cannot be read.
+    """
     scheme = location.scheme
-    options: dict[str, Any] = {}
-    if scheme == "s3":
-        options = s3_options(location.url, config)
-    elif config.anonymous and scheme in ("gs", "az", "abfs"):
-        options = {"skip_signature": True}
+    timeout_s = config.timeout_s if timeout_s is None else timeout_s
+    is_plain = scheme == "http" or str(options.get("endpoint", "")).startswith("http://")
     client: ClientConfig = {
-        "timeout": timedelta(seconds=_STREAM_TIMEOUT_S if streams else config.timeout_s),
-        "read_timeout": timedelta(seconds=config.timeout_s),
-        "connect_timeout": timedelta(seconds=min(config.timeout_s, CONNECT_TIMEOUT_S)),
-        "allow_http": scheme == "http" or str(options.get("endpoint", "")).startswith("http://"),
+        "timeout": timedelta(seconds=_STREAM_TIMEOUT_S if streams else timeout_s),
+        "read_timeout": timedelta(seconds=timeout_s),
+        "connect_timeout": timedelta(seconds=min(timeout_s, CONNECT_TIMEOUT_S)),
+        "allow_http": is_plain,
         "user_agent": "dataplane",
     }
+    roots = None if is_plain else root_certificates(config)
+    if roots is not None:
+        client["root_certificate"] = roots
     retry: RetryConfig = {"max_retries": 0}
     if retries:
         retry = {

@@ -8,8 +8,7 @@ from then on where it gets bytes and we only an answer that we do not understand
 
 A signed URL works for whoever has it until it expires, so it is made for one request and neither
 kept nor shown. Some servers take none; so until the first one was good, a refusal may be meant for
-the way of asking, and the library asks again. Tags come from listings, which others have written:
-one that is no plain text goes into no header.
+the way of asking, and the library asks again.
 
 Thread-safe, as its parts are.
 """
@@ -17,9 +16,7 @@ Thread-safe, as its parts are.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import SplitResult, quote, urlsplit
@@ -30,13 +27,13 @@ from dataplane.stores.base import StoreConfig
 from dataplane.stores.clients import CONNECT_TIMEOUT_S
 from dataplane.stores.failures import Reply, error_code
 from dataplane.stores.plain_http import NotPlain, PlainAnswer, PlainFailure, PlainHttp
+from dataplane.stores.ranged_answer import RangedAnswer, ranged_answer
 from dataplane.stores.urls import Location, s3_endpoint
-from dataplane.stores.versions import modified_of
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-__all__ = ["DirectAnswer", "DirectReads"]
+__all__ = ["DirectReads"]
 
 _EXPIRES = timedelta(minutes=15)
 """As far as the clocks of client and server may be apart when a request itself is signed."""
@@ -47,25 +44,7 @@ _CLIENT_ALONE = (
     "AWS_SSE_CUSTOMER_KEY_BASE64",
 )
 _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 _DISLIKES_THE_URL = frozenset({400, 401, 403, 405, 414, 501})
-
-
-@dataclass(frozen=True, slots=True)
-class DirectAnswer:
-    """A range that is on its way.
-
-    Attributes:
-        body: its bytes; fewer than asked for where the object ends. Close it.
-        size_bytes: the object's length.
-        etag: its version, if the server names one.
-        modified_s: when it was written, in seconds since the epoch, if the server says.
-    """
-
-    body: PlainAnswer
-    size_bytes: int
-    etag: str | None
-    modified_s: float | None
 
 
 class DirectReads:
@@ -115,8 +94,13 @@ class DirectReads:
             return cls(server, lambda key: root + quote(f"/{location.bucket}/{key}"), config)
         return cls(server, lambda key: _signed(client, key, server), config, is_signed=True)
 
-    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> DirectAnswer | None:
+    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> RangedAnswer | None:
         """Ask for bytes `[wanted[0], wanted[1])` of the object with this full key.
+
+        Args:
+            key: whole.
+            wanted: the range.
+            if_match: a tag of printable ASCII, or None.
 
         Returns:
             Their beginning, or None where only the client can ask.
@@ -130,14 +114,15 @@ class DirectReads:
             return None
         headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}", "Accept-Encoding": "identity"}
         if if_match is not None:
-            if not (if_match.isascii() and if_match.isprintable()):
-                return None
             headers["If-Match"] = if_match
         answer = self._http.get(self._target_of(key), headers)
         try:
             if answer.status != 206:
                 self._refuse(answer)
-            partial = _partial(answer, wanted)
+            partial = ranged_answer(answer, answer.headers, answer.length, wanted)
+        except ValueError as err:
+            answer.close()
+            raise NotPlain(str(err)) from err
         except BaseException:
             answer.close()
             raise
@@ -155,19 +140,6 @@ class DirectReads:
         if status < 400 or status == 414 or (self._is_doubtful and status in _DISLIKES_THE_URL):
             raise NotPlain(f"status {status}")
         raise PlainFailure(Reply(status, error_code(answer.text()), ""), answer.headers)
-
-
-def _partial(answer: PlainAnswer, wanted: tuple[int, int]) -> DirectAnswer:
-    """Check that an answer is the range asked for, or as much of it as there is."""
-    headers = answer.headers
-    given = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-    if given is None or int(given[1]) != wanted[0]:
-        raise NotPlain("another range than that asked for")
-    stop = int(given[2]) + 1
-    if stop > wanted[1] or stop - wanted[0] != answer.length:
-        raise NotPlain("a body of another length than its range")
-    modified_s = modified_of(headers.get("last-modified", ""))
-    return DirectAnswer(answer, int(given[3]), headers.get("etag"), modified_s)
 
 
 def _signed(client: object, key: str, server: SplitResult) -> str:

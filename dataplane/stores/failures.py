@@ -14,6 +14,7 @@ without URL queries, since those may hold signatures.
 | 429, 503, a slow-down code | `Throttled` | yes |
 | 408, 504, no answer in time | `Timeout` | yes |
 | 500, 502, a broken or refused connection | `Unavailable` | yes |
+| nothing: its certificate is refused (`tls.py`) | `StoreError` | no |
 | a full disk | `NoSpace` | no |
 """
 
@@ -36,8 +37,18 @@ from dataplane.errors import (
     Timeout,
     Unavailable,
 )
+from dataplane.stores.tls import certificate_failure, refusal_in_text, refusal_of
 
-__all__ = ["Reply", "error_code", "from_obstore", "from_python", "from_reply", "retry_after_s"]
+__all__ = [
+    "Reply",
+    "error_code",
+    "from_obstore",
+    "from_python",
+    "from_reply",
+    "is_foreign_header",
+    "is_foreign_key",
+    "retry_after_s",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +58,9 @@ class Reply:
     Attributes:
         status: the HTTP status, or None where there was no answer.
         code: the store's own code (`SignatureDoesNotMatch`), or empty.
-        text: one line for a person, without secrets; used when nothing better is known.
-        connection: what broke below HTTP (`timeout`, `connect`, `broken`), or empty.
+        text: one line for a person, without secrets; used when nothing better is known. Of a
+            certificate, why it was refused (`tls.py`).
+        connection: what broke below HTTP (`timeout`, `connect`, `broken`, `certificate`), or empty.
     """
 
     status: int | None
@@ -119,11 +131,14 @@ def from_obstore(
         return _denied("no credentials were found", where, action)
     if "non-partial response" in headline or "Range request not supported" in headline:
         return _no_ranges(where, action)
-    if "InvalidPath" in type(err).__name__:
+    if is_foreign_key(err):
         return StoreError(
-            f"cannot {action} {where}: it holds a key with an empty, '.' or '..' part",
+            f"cannot {action} {where}: it holds a key with an empty, '.' or '..' part, or with a "
+            "control character",
             hint="such keys cannot be addressed; rename them or list a narrower prefix",
         )
+    if refusal := refusal_in_text(text):
+        return certificate_failure(refusal, where, action=action, server=server)
     if "No space left on device" in headline:
         return NoSpace(f"cannot {action} {where}: no space left on the device")
     status = _STATUS.search(headline)
@@ -145,11 +160,23 @@ def from_obstore(
     return from_reply(reply, where, bucket=bucket, action=action, server=server)
 
 
+def is_foreign_key(err: Exception) -> bool:
+    """Whether obstore has no path for a key: of a call's argument, or anywhere in a page."""
+    return "InvalidPath" in type(err).__name__
+
+
+def is_foreign_header(err: Exception) -> bool:
+    """Whether obstore refused an answer for a header that is not ASCII, such as its ETag."""
+    return "header containing non-ASCII data" in str(err).partition("\n\nDebug source")[0]
+
+
 def from_python(err: BaseException, where: str, *, bucket: str, action: str) -> DataplaneError:
     """Translate what an fsspec file system raised; arguments as for `from_obstore`."""
     response = _response(err)
     if response is not None:
         return from_reply(response, where, bucket=bucket, action=action)
+    if refusal := next(filter(None, map(refusal_of, _causes(err))), ""):
+        return certificate_failure(refusal, where, action=action, server="")
     if isinstance(err, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return NotFound(f"no object {where}")
     if isinstance(err, PermissionError) or "credential" in type(err).__name__.lower():
@@ -174,6 +201,8 @@ def from_reply(
 ) -> DataplaneError:
     """Translate an answer of the store, or the lack of one."""
     status, code = reply.status, reply.code
+    if reply.connection == "certificate":
+        return certificate_failure(reply.text, where, action=action, server=server)
     said = " ".join(str(part) for part in (status, code) if part)
     if code in _NO_BUCKET:
         return BucketNotFound(

@@ -39,12 +39,14 @@ from dataplane.extras import extra_of, missing_package
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.failures import from_python
 from dataplane.stores.keys import (
+    LeftOut,
     check_key,
     check_level,
     check_prefix,
     check_range,
     check_source,
     join_key,
+    why_unusable,
 )
 from dataplane.stores.piecewise import PiecewiseStore
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
@@ -93,6 +95,7 @@ class FsspecStore(PiecewiseStore):
         check_protocol(location)
         self._location = location
         self._identity = identity_of(location, config)
+        self._left_out = LeftOut(location.url)
         options = _file_system_options(location, config)
         try:
             self._fs, root = url_to_fs(location.url, skip_instance_cache=True, **options)
@@ -125,17 +128,20 @@ class FsspecStore(PiecewiseStore):
         if not entries:
             self._check_bucket()
         found = [
-            self._described(self._key_of(path), info)
+            self._described(self._key_of(path, is_file=bool(info.get("size"))), info)
             for path, info in entries.items()
             if info.get("type") != "directory"
         ]
         # A zero-length object `name/`, as S3 consoles make them for folders, is listed as `name`.
         folders = {parent for info in found for parent in _parents(info.key)}
         found = [info for info in found if info.size_bytes or info.key not in folders]
-        yield from sorted(
-            (i for i in found if i.key.startswith(prefix) and _is_object(i.key)),
-            key=lambda info: info.key,
-        )
+        found = [i for i in found if i.key.startswith(prefix) and _is_object(i.key)]
+        for info in sorted(found, key=lambda info: info.key):
+            reason = why_unusable(info.key)
+            if reason is None:
+                yield info
+            else:
+                self._left_out.tell(info.key, reason)
 
     def list_level(self, prefix: str = "") -> Listing:
         check_level(prefix)
@@ -150,15 +156,20 @@ class FsspecStore(PiecewiseStore):
             self._check_bucket()
         objects: list[ObjectInfo] = []
         prefixes: set[str] = set()
+        hidden: list[str] = []
         for info in entries:
             key = self._key_of(str(info["name"]))
             if not key.startswith(prefix) or not _is_object(key.removeprefix(prefix)):
                 continue  # The level itself, as some file systems list it, or a write under way.
+            if why_unusable(key) is not None:
+                hidden.append(key)
+                continue
             if info.get("type") == "directory":
                 prefixes.add(f"{key.rstrip('/')}/")
             else:
                 objects.append(self._described(key, info))
-        return Listing(tuple(sorted(objects, key=lambda info: info.key)), tuple(sorted(prefixes)))
+        objects.sort(key=lambda info: info.key)
+        return Listing(tuple(objects), tuple(sorted(prefixes)), tuple(hidden))
 
     def head(self, key: str) -> ObjectInfo:
         path = self._path(key)
@@ -253,8 +264,9 @@ class FsspecStore(PiecewiseStore):
             if not self._fs.exists(bucket):
                 raise BucketNotFound(f"no such bucket: {self._location.scheme}://{bucket}")
 
-    def _key_of(self, path: str) -> str:
-        return path.rstrip("/").removeprefix(self._root).lstrip("/")
+    def _key_of(self, path: str, *, is_file: bool = False) -> str:
+        path = path if is_file else path.rstrip("/")  # of a folder, or of what marks one
+        return path.removeprefix(self._root).removeprefix("/")
 
     def _described(self, key: str, info: Mapping[str, Any]) -> ObjectInfo:
         size = info.get("size")

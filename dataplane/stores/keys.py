@@ -8,13 +8,16 @@ two things, and the same key works on every store.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
+from dataplane.telemetry import logger
 
 __all__ = [
+    "LeftOut",
     "check_key",
     "check_level",
     "check_prefix",
@@ -22,16 +25,84 @@ __all__ = [
     "check_source",
     "join_key",
     "level_of",
+    "why_foreign",
+    "why_unusable",
 ]
 
 MAX_KEY_BYTES = 1024
 """S3's limit on a key; the smallest of the stores that have one."""
 
 _FORBIDDEN_SEGMENTS = frozenset({"", ".", ".."})
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f]")
+_SHOWN_CHARACTERS = 200
 
 
 def _usable(key: str) -> bool:
     return "\0" not in key and _FORBIDDEN_SEGMENTS.isdisjoint(key.split("/"))
+
+
+def why_unusable(key: str) -> str | None:
+    """Say why no store takes a key that one of them holds, or return None when all do.
+
+    Example:
+        >>> why_unusable("a/b"), why_unusable("a//b")
+        (None, 'a part of it is empty')
+    """
+    parts = key.split("/")
+    if "" in parts:
+        return "a part of it is empty"
+    if not _FORBIDDEN_SEGMENTS.isdisjoint(parts):
+        return "a part of it is . or .."
+    if "\0" in key:
+        return "it holds a NUL"
+    return None
+
+
+def why_foreign(key: str) -> str | None:
+    r"""Say why the clients of remote stores cannot address a key, or return None when they can.
+
+    Example:
+        >>> why_foreign("two\nlines")
+        'it holds a control character'
+    """
+    reason = why_unusable(key)
+    if reason is None and _CONTROL.search(key):
+        return "it holds a control character"
+    if reason is None and not _is_unicode(key):
+        return "it is not valid Unicode"
+    return reason
+
+
+def _is_unicode(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class LeftOut:
+    """Warns, once per store, that a listing leaves out what cannot be addressed. Thread-safe.
+
+    Args:
+        where: the store's URL.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._told = False
+
+    def tell(self, key: str, reason: str) -> None:
+        """Say that a key was left out."""
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "%s holds a key that cannot be addressed, and is read without it: %r, because %s "
+                "(said once, there may be more)",
+                self._where,
+                key[:_SHOWN_CHARACTERS],
+                reason,
+            )
 
 
 def check_key(key: str) -> str:

@@ -6,16 +6,19 @@ at most one block. So one call here is one request on the wire, and `retry.py` d
 next. Uploads in parts are the exception: repeating a whole object for one refused part would be
 worse, so they go through a second client whose retries are on.
 
-Every ranged read carries `If-Match` (not for weak etags, which never match by RFC 9110 §13.1.1) and
-also compares the answer's own etag, for servers that ignore the header. Servers without etags
-(plain HTTP) get one made of modification time and size, compared the same way.
+Every ranged read carries `If-Match` (not for weak etags, which never match by RFC 9110 §13.1.1, nor
+for those outside ASCII, which servers spell in bytes of their choice) and also compares the
+answer's own etag, for servers that ignore the header. Servers without etags (plain HTTP) get one
+made of modification time and size, compared the same way.
 
-Known limits of the client: keys with empty, `.` or `..` segments cannot be addressed; and a
-zero-length "folder" object `name/`, as S3 consoles make them, is left out of listings where keys
-below it follow, and listed as `name` where none do.
+The client cannot address keys with empty, `.` or `..` segments or with control characters; listings
+leave them out (`remote_listing.py`). Nor does it take an answer whose ETag is not ASCII: from the
+first one on the store's objects are asked for with requests of our own (`own_requests.py`).
 
 A stream comes in pooled, page-aligned memory, which a cache can write to the disk as it is:
 straight from the socket (`direct.py`), or copied from the client's own (`client_body.py`).
+
+Describing an object has a time limit of its own, so it goes through a client of its own.
 
 Thread-safe, as the client is. Not used across fork: `perprocess.py` sees to that.
 """
@@ -24,14 +27,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import obstore
-from obstore.exceptions import BaseError
 
 from dataplane.buffers import shared_pool
 from dataplane.errors import (
@@ -44,9 +45,9 @@ from dataplane.errors import (
 )
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.client_body import ClientBody
-from dataplane.stores.clients import make_client
+from dataplane.stores.clients import make_client, scheme_options
 from dataplane.stores.direct import DirectReads
-from dataplane.stores.failures import from_obstore, from_reply
+from dataplane.stores.failures import from_obstore, from_reply, is_foreign_header
 from dataplane.stores.keys import (
     check_key,
     check_level,
@@ -55,34 +56,25 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
+from dataplane.stores.own_requests import OwnRequests
 from dataplane.stores.plain_http import NotPlain, PlainFailure
+from dataplane.stores.ranged_answer import Body, RangedAnswer
+from dataplane.stores.remote_listing import CLIENT_ERRORS, RemoteListing, described
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import same_version, tag_of
 from dataplane.telemetry import logger
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult, ObjectMeta
+    from obstore import GetOptions, GetResult
     from obstore.store import ObjectStore
 
 __all__ = ["RemoteStore"]
 
-_LIST_PAGE = 1000
 _PART_BYTES = 8 << 20
 _MAX_PARTS = 9_000
 """S3 allows 10,000 parts of an upload; the size of a part grows so that we stay below."""
 _PUT_CONCURRENCY = 4
 _UINT8 = np.dtype(np.uint8)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CLIENT_ERRORS = (BaseError, OSError, ValueError)
-"""What obstore raises: its own errors, FileNotFoundError, and ValueError for paths."""
-
-
-class _Body(Protocol):
-    """The bytes of an answer, in order."""
-
-    def read_into(self, memory: memoryview) -> int: ...
-
-    def close(self) -> None: ...
 
 
 class RemoteStore:
@@ -93,10 +85,22 @@ class RemoteStore:
         self._prefix = location.prefix
         self._identity = identity_of(location, config)
         self._server = (s3_endpoint(config) or "") if location.scheme == "s3" else ""
-        self._client = make_client(location, config)
-        self._upload_client = make_client(location, config, retries=True)
-        self._stream_client = make_client(location, config, streams=True)
+        options = scheme_options(location, config)
+        self._client = make_client(location, config, options)
+        self._upload_client = make_client(location, config, options, retries=True)
+        self._stream_client = make_client(location, config, options, streams=True)
+        self._metadata_client = make_client(
+            location, config, options, timeout_s=config.metadata_timeout_s
+        )
         self._direct = DirectReads.of(location, config, self._client)
+        self._own = OwnRequests.of(location, config, options, self._client)
+        self._by_ourselves = False
+        self._listing = RemoteListing(
+            self.url,
+            self._metadata_client,
+            self._own if location.scheme == "s3" else None,
+            lambda err, below: self._failure(err, below[len(join_key(self._prefix, "")) :], "list"),
+        )
 
     @property
     def url(self) -> str:
@@ -112,40 +116,24 @@ class RemoteStore:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         check_prefix(prefix)
         self._refuse_listing()
-        wanted = join_key(self._prefix, prefix)
-        # The client lists whole levels: ask for the one that holds the prefix, and filter.
-        level = wanted.rpartition("/")[0]
-        waiting: ObjectInfo | None = None
-        for meta in self._pages(level):
-            path = meta["path"]
-            if not path.startswith(wanted):
-                continue
-            # "name/" arrives as "name": a zero-length object that the next key lies below.
-            if waiting and (waiting.size_bytes or not path.startswith(f"{waiting.key}/")):
-                yield self._relative(waiting)
-            waiting = _described(meta, self.url)
-        if waiting:
-            yield self._relative(waiting)
+        yield from map(self._relative, self._listing.objects(join_key(self._prefix, prefix)))
 
     def list_level(self, prefix: str = "") -> Listing:
         check_level(prefix)
         self._refuse_listing()
-        below = join_key(self._prefix, prefix)
-        try:
-            level = obstore.list_with_delimiter(self._client, below.rstrip("/") or None)
-        except _CLIENT_ERRORS as err:
-            raise self._failure(err, prefix, "list") from err
-        objects = [_described(meta, self.url) for meta in level["objects"]]
-        found = [self._relative(info) for info in objects if info.key.startswith(below)]
+        level = self._listing.level(join_key(self._prefix, prefix))
         cut = len(join_key(self._prefix, ""))
-        prefixes = sorted(f"{path[cut:]}/" for path in level["common_prefixes"])
-        return Listing(tuple(sorted(found, key=lambda info: info.key)), tuple(prefixes))
+        return Listing(
+            tuple(map(self._relative, level.objects)),
+            tuple(path[cut:] for path in level.prefixes),
+            tuple(key[cut:] for key in level.hidden),
+        )
 
     def head(self, key: str) -> ObjectInfo:
-        full = self.full_key(check_key(key))
+        check_key(key)
         try:
-            return self._relative(_described(obstore.head(self._client, full), self.url))
-        except _CLIENT_ERRORS as err:
+            return self._relative(self._head(self.full_key(key)))
+        except CLIENT_ERRORS as err:
             raise self._explained(self._failure(err, key, "describe"), key) from err
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
@@ -154,10 +142,9 @@ class RemoteStore:
         if start == stop:
             return b""
         with self._reading(key, if_match):
-            result = self._ask(self._client, key, (start, stop), if_match)
-            content = memoryview(result.bytes())
+            content, size = self._range(key, (start, stop), if_match)
         if len(content) != stop - start:
-            raise self._wrong_length(key, (start, stop), len(content), result.meta["size"])
+            raise self._wrong_length(key, (start, stop), len(content), size)
         return content
 
     def stream_range(
@@ -201,7 +188,7 @@ class RemoteStore:
                 chunk_size=part_bytes,
                 max_concurrency=_PUT_CONCURRENCY,
             )
-        except _CLIENT_ERRORS as err:
+        except CLIENT_ERRORS as err:
             raise self._failure(err, key, "write") from err
         # Some servers name no etag for an upload in parts (Ceph), or none at all (HTTP).
         etag = result["e_tag"]
@@ -211,7 +198,7 @@ class RemoteStore:
         full = self.full_key(check_key(key))
         try:
             obstore.delete(self._client, full)
-        except _CLIENT_ERRORS as err:
+        except CLIENT_ERRORS as err:
             failure = self._failure(err, key, "delete")
             if isinstance(failure, NotFound) and not isinstance(failure, BucketNotFound):
                 return
@@ -232,41 +219,93 @@ class RemoteStore:
         if strong is not None:
             options["if_match"] = strong
         result = obstore.get(client, self.full_key(key), options=options)
-        self._check_version(key, if_match, _described(result.meta, self.url).etag)
+        self._check_version(key, if_match, described(result.meta, self.url).etag)
         return result
+
+    def _range(
+        self, key: str, wanted: tuple[int, int], if_match: str | None
+    ) -> tuple[memoryview, int]:
+        """Return a range, or as much of it as there is, and the object's size."""
+        if not self._by_ourselves:
+            try:
+                result = self._ask(self._client, key, wanted, if_match)
+                return memoryview(result.bytes()), result.meta["size"]
+            except CLIENT_ERRORS as err:
+                self._go_on_ourselves(err)
+        answer = self._ask_ourselves(key, wanted, if_match)
+        with contextlib.closing(answer.body) as body:
+            content = memoryview(bytearray(wanted[1] - wanted[0]))
+            return content[: body.read_into(content)], answer.size_bytes
+
+    def _ask_ourselves(
+        self, key: str, wanted: tuple[int, int], if_match: str | None
+    ) -> RangedAnswer:
+        """Send one ranged request past the client."""
+        assert self._own is not None, "only where the client's refusal led here"
+        answer = self._own.get(self.full_key(key), wanted, _strong(if_match))
+        return self._checked(answer, key, if_match)
+
+    def _checked(self, answer: RangedAnswer, key: str, if_match: str | None) -> RangedAnswer:
+        """Return an answer that is of the version asked for; close any other."""
+        try:
+            tag = tag_of(answer.etag, answer.modified_s, answer.size_bytes, self.url)
+            self._check_version(key, if_match, tag)
+        except BaseException:
+            answer.body.close()
+            raise
+        return answer
 
     def _check_version(self, key: str, expected: str | None, actual: str) -> None:
         if expected is not None and not same_version(actual, expected):
             self._raise_changed(key, expected, actual)
 
-    def _begin(self, key: str, wanted: tuple[int, int], if_match: str | None) -> tuple[_Body, int]:
+    def _begin(self, key: str, wanted: tuple[int, int], if_match: str | None) -> tuple[Body, int]:
         """Ask for a stream, past the client where that can be; return it and the object's size."""
         direct = self._direct  # another thread may give it up
+        answer: RangedAnswer | None = None
         odd: NotPlain | None = None
         if direct is not None:
             try:
                 answer = direct.get(self.full_key(key), wanted, _strong(if_match))
             except NotPlain as err:
-                answer, odd = None, err
-            if answer is not None:
-                try:
-                    tag = tag_of(answer.etag, answer.modified_s, answer.size_bytes, self.url)
-                    self._check_version(key, if_match, tag)
-                except BaseException:
-                    answer.body.close()
-                    raise
-                return answer.body, answer.size_bytes
-        result = self._ask(self._stream_client, key, wanted, if_match)
-        if odd is not None:
-            logger.debug("%s is read through the client library: %s", self.url, odd)
-            self._direct = None
-        return ClientBody(result), result.meta["size"]
+                odd = err
+        if answer is not None:
+            answer = self._checked(answer, key, if_match)
+        elif not self._by_ourselves:
+            try:
+                result = self._ask(self._stream_client, key, wanted, if_match)
+            except CLIENT_ERRORS as err:
+                self._go_on_ourselves(err)
+            else:
+                if odd is not None:
+                    logger.debug("%s is read through the client library: %s", self.url, odd)
+                    self._direct = None
+                return ClientBody(result), result.meta["size"]
+        if answer is None:
+            answer = self._ask_ourselves(key, wanted, if_match)
+        return answer.body, answer.size_bytes
+
+    def _head(self, full: str) -> ObjectInfo:
+        if not self._by_ourselves:
+            try:
+                return described(obstore.head(self._metadata_client, full), self.url)
+            except CLIENT_ERRORS as err:
+                self._go_on_ourselves(err)
+        assert self._own is not None, "only where the client's refusal led here"
+        return self._own.head(full)
+
+    def _go_on_ourselves(self, err: Exception) -> None:
+        """Turn to requests of our own if the client refused an answer for its headers."""
+        if not (self._own and is_foreign_header(err)):
+            raise err
+        logger.debug("%s is read past the client library: %s", self.url, err)
+        self._by_ourselves = True
 
     @contextlib.contextmanager
     def _reading(self, key: str, if_match: str | None) -> Iterator[None]:
         try:
             yield
-        except _CLIENT_ERRORS as err:
+        except CLIENT_ERRORS as err:
             failure = self._failure(err, key, "read")
             if isinstance(failure, ObjectChanged) and if_match is not None:
                 self._raise_changed(key, if_match, self._etag_now(key), err)
@@ -279,15 +318,6 @@ class RemoteStore:
             f"cannot read {self.url}/{key}: bytes [{asked[0]}, {asked[1]}) asked for, "
             f"{arrived} received; the object has {size_bytes}"
         )
-
-    def _pages(self, level: str) -> Iterator[ObjectMeta]:
-        try:
-            pages = iter(obstore.list(self._client, level or None, chunk_size=_LIST_PAGE))
-            page: Sequence[ObjectMeta]
-            for page in pages:
-                yield from page
-        except _CLIENT_ERRORS as err:
-            raise self._failure(err, "", "list") from err
 
     def _relative(self, info: ObjectInfo) -> ObjectInfo:
         cut = len(join_key(self._prefix, ""))
@@ -305,16 +335,16 @@ class RemoteStore:
         if not isinstance(failure, NotFound | Denied):
             return failure
         try:
-            obstore.get(self._client, self.full_key(key), options={"range": (0, 1)})
-        except _CLIENT_ERRORS as err:
+            obstore.get(self._metadata_client, self.full_key(key), options={"range": (0, 1)})
+        except CLIENT_ERRORS as err:
             second = self._failure(err, key, "read")
             return second if isinstance(second, NotFound | Denied) else failure
         return failure
 
     def _etag_now(self, key: str) -> str | None:
         try:
-            return _described(obstore.head(self._client, self.full_key(key)), self.url).etag
-        except _CLIENT_ERRORS:
+            return self._head(self.full_key(key)).etag
+        except CLIENT_ERRORS:
             return None
 
     def _raise_changed(
@@ -334,12 +364,11 @@ class RemoteStore:
 
 
 def _strong(tag: str | None) -> str | None:
-    """Return a tag that may be sent as `If-Match`: no weak one, and none of ours."""
-    return tag if tag is not None and tag.startswith('"') else None
+    """Return a tag that may be sent as `If-Match`: no weak one, none of ours, and no odd one.
 
-
-def _described(meta: ObjectMeta, where: str) -> ObjectInfo:
-    modified = meta["last_modified"]
-    modified_s = modified.timestamp() if modified > _EPOCH else None
-    tag = tag_of(meta["e_tag"], modified_s, meta["size"], where)
-    return ObjectInfo(meta["path"], meta["size"], tag, modified_s)
+    Tags come from listings, which others have written: one that is no plain text goes into no
+    header.
+    """
+    if tag is None or not (tag.startswith('"') and tag.isascii() and tag.isprintable()):
+        return None
+    return tag

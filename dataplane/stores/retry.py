@@ -5,7 +5,8 @@ connections, failures of the server). Before attempt n+1 the wrapper waits a ran
 and `min(MAX_PAUSE_S, BASE_PAUSE_S · 2ⁿ)`; full jitter spreads the clients of a throttled store
 best (Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). When the
 store names a pause (`Retry-After`) it waits at least that long. It gives up after `max_attempts`,
-or when the pause would end after `deadline_s`; the error then says how often and how long it tried.
+or when the pause would end after `deadline_s` (`metadata_deadline_s` for calls that describe and
+list, which somebody waits for at a terminal); the error then says how often and how long it tried.
 
 All calls of a store may be repeated: reads trivially, `put` and `delete` because they replace or
 remove a whole object. A listing that breaks off is begun again and continues after the last key
@@ -16,11 +17,12 @@ Thread-safe: no state between calls.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from dataplane.errors import DataplaneError
@@ -44,6 +46,7 @@ class RetryPolicy:
 
     max_attempts: int
     deadline_s: float
+    metadata_deadline_s: float = math.inf
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = field(default=random.uniform)
@@ -53,6 +56,10 @@ class RetryPolicy:
         ceiling = min(MAX_PAUSE_S, BASE_PAUSE_S * 2.0 ** min(attempt - 1, 32))
         return max(self.uniform(0.0, ceiling), retry_after_s(err) or 0.0)
 
+    def for_metadata(self) -> RetryPolicy:
+        """Return the policy of calls that describe and list."""
+        return replace(self, deadline_s=min(self.deadline_s, self.metadata_deadline_s))
+
 
 class RetryStore(StoreWrapper):
     """A store whose passing failures are tried again."""
@@ -60,11 +67,12 @@ class RetryStore(StoreWrapper):
     def __init__(self, inner: Store, policy: RetryPolicy, counters: Counters) -> None:
         super().__init__(inner)
         self._policy = policy
+        self._metadata_policy = policy.for_metadata()
         self._counters = counters
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         last = ""
-        attempts = _Attempts(self._policy, self._counters)
+        attempts = _Attempts(self._metadata_policy, self._counters)
         while True:
             try:
                 for info in self._inner.list(prefix):
@@ -77,10 +85,12 @@ class RetryStore(StoreWrapper):
                 attempts.failed(err, f"list {self.url}/{prefix}")
 
     def list_level(self, prefix: str = "") -> Listing:
-        return self._run(lambda: self._inner.list_level(prefix), prefix, "list")
+        return self._run(
+            lambda: self._inner.list_level(prefix), prefix, "list", policy=self._metadata_policy
+        )
 
     def head(self, key: str) -> ObjectInfo:
-        return self._run(lambda: self._inner.head(key), key, "head")
+        return self._run(lambda: self._inner.head(key), key, "head", policy=self._metadata_policy)
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         try:
@@ -137,8 +147,10 @@ class RetryStore(StoreWrapper):
         key: str,
         action: str,
         first: DataplaneError | None = None,
+        *,
+        policy: RetryPolicy | None = None,
     ) -> ResultT:
-        attempts = _Attempts(self._policy, self._counters)
+        attempts = _Attempts(policy or self._policy, self._counters)
         what = f"{action} {self.url}/{key}"
         if first is not None:
             attempts.failed(first, what)

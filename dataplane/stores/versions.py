@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 
 from dataplane.telemetry import logger
 
-__all__ = ["modified_of", "new_tag", "same_version", "tag_of"]
+__all__ = ["header_text", "modified_of", "new_tag", "same_version", "tag_of"]
 
 _PREFIX = "unversioned-"
 _told: set[str] = set()
@@ -28,6 +28,17 @@ def modified_of(date: str) -> float | None:
     except (ValueError, OverflowError, OSError):
         return None
     return seconds if seconds > 0 else None
+
+
+def header_text(value: str) -> str:
+    """Return the text of a header whose characters stand for bytes.
+
+    HTTP leaves it to the server what bytes outside ASCII mean; listings have the same tag in UTF-8.
+    """
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
 
 
 def tag_of(etag: str | None, modified_s: float | None, size_bytes: int, where: str) -> str:

@@ -104,6 +104,7 @@ class StoreBelow:
         return Listing(
             tuple(map(self._seen, listing.objects)),
             tuple(below[len(self._prefix) :] for below in listing.prefixes),
+            tuple(key[len(self._prefix) :] for key in listing.hidden),
         )
 
     def head(self, key: str) -> ObjectInfo:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from dataplane.stores.base import Listing, ObjectInfo, Store
+from dataplane.stores.keys import why_foreign
 from dataplane.telemetry import Counters
 from dataplane_fuse.flights import Flights
 from dataplane_fuse.names import HiddenNames, why_not_a_name
@@ -80,6 +81,11 @@ def build_level(prefix: str, listing: Listing, hidden: HiddenNames, now_s: float
             files[name] = info
         else:
             hidden.report(shown, name, reason)
+    for key in listing.hidden:
+        name = key[len(prefix) :]
+        part = name.removesuffix("/")
+        reason = why_not_a_name(part) or why_foreign(part) or "the store cannot address it"
+        hidden.report(shown, name, reason)
     return Level(prefix, files, directories, now_s)
 
 

@@ -5,7 +5,8 @@ or `..`, holds a NUL or a `/`, is longer than 255 bytes or cannot be written in 
 name. Such keys are *hidden*: they are left out of listings and cannot be looked up, so that no name
 ever escapes the mount point. So is an object `a` beside `a/b`, because a name is a file or a
 directory, never both; the directory wins, as it leads to more. Renaming them instead would make
-names that change when their neighbours do.
+names that change when their neighbours do. Of a remote store keys with a control character are
+hidden, too: its clients cannot address them.
 
 `HiddenNames` counts what was hidden and warns once per directory and reason. Thread-safe.
 """

@@ -96,7 +96,7 @@ def check_answers(store: Store, config: StoreConfig) -> None:
     missing: NotFound | None = None
     try:
         listing = store.list_level("")
-        if listing.objects or listing.prefixes:
+        if listing.objects or listing.prefixes or listing.hidden:
             return
     except NotFound as err:
         missing = err

@@ -164,3 +164,33 @@ for i in range(5):
     print(group["points"].shape[0], group.attrs["speed"])
 """
     assert mount.python(program) == "".join(f"20000 {float(i)}\n" for i in range(5))
+
+
+def test_a_key_that_cannot_be_addressed_costs_the_mount_that_key_and_nothing_else(
+    make_mount: MakeMount,
+) -> None:
+    odd = ("a//b", "x/./y", "x/../y", "two\nlines", "deep/er/bell\x07", "/front")
+    with S3Endpoint() as endpoint:
+        for key in odd:
+            endpoint.put("data", key, b"odd")
+        for key in ("a/1", "deep/er/2", "x/3", "top"):
+            endpoint.put("data", key, key.encode())
+        mount = make_mount("s3://data", **endpoint.environment())
+        done = mount.mount()
+        assert done.status == 0, done.errors
+        listed = mount.shell("find . -type f | sort | xargs grep -H .")
+        assert listed.output.split("\n")[:-1] == [
+            "./a/1:a/1",
+            "./deep/er/2:deep/er/2",
+            "./top:top",
+            "./x/3:x/3",
+        ]
+        assert listed.errors == ""
+        log = mount.log.read_text()
+        assert "'two\\nlines' in directory '', because it holds a control character" in log
+        assert "'/' in directory 'a', because it is empty" in log
+        cache = ("--cache-dir", str(mount.home / "warmed"))
+        warmed = mount.command("warm", "s3://data", *cache)
+        assert warmed.status == 0, warmed.errors
+        assert "4 objects" in warmed.output
+        assert warmed.errors.count("holds a key that cannot be addressed") == 1

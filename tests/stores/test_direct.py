@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dataplane.errors import Denied, NotFound, StoreError, Throttled
+from dataplane.errors import Denied, NotFound, ObjectChanged, StoreError, Throttled
 from dataplane.stores import StoreConfig, open_store
 from dataplane.stores.direct import DirectReads
 from dataplane.stores.failures import retry_after_s
@@ -124,11 +124,14 @@ def test_a_refusal_may_be_of_signed_urls(proven: bool, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("tag", ['"x"\r\nEvil: 1', '"x\0"', '"\u20ac"', '"x"\n\nGET / HTTP/1.1'])
 def test_a_hostile_tag_goes_into_no_header(tag: str) -> None:
     with HttpServer(lambda request: good(request, keep=False)) as server:
-        reads = DirectReads.of(parse_url(server.url), ONCE, None)
-        assert reads is not None
-        assert reads.get("k", (0, 9), tag) is None
-        reads.close()
-    assert server.requests == []
+        store = open_store(server.url, ONCE)
+        with pytest.raises(ObjectChanged):
+            b"".join(map(bytes, store.stream_range("k", 0, 9, piece_bytes=9, if_match=tag)))
+        with pytest.raises(ObjectChanged):
+            store.get_range("k", 0, 9, if_match=tag)
+        store.close()
+    assert [request.method for request in server.requests] == ["GET", "GET"]
+    assert all({"if-match", "evil"}.isdisjoint(request.headers) for request in server.requests)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,296 @@
+"""Requests that the client library cannot make, or whose answers it does not take.
+
+It refuses a page of a listing for one key that it has no path for, and an answer whose ETag is not
+ASCII. Such pages and objects are asked for here, one connection a request, with TLS and proxies:
+slower than the library, and only where it fails. The library still signs, as in `direct.py`, so
+that keys and tokens come from the same chains.
+
+It signs URLs of keys only; a listing is a request to the bucket, with a query. So it is given the
+bucket's name with that query, and signs the whole; the slash that it puts behind it becomes part of
+the value of `x-id`, a parameter that stands for nothing.
+
+Thread-safe: it keeps nothing but what it was made with, and the certificates to trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote, urlencode
+
+import obstore
+
+from dataplane.stores.base import ObjectInfo, StoreConfig
+from dataplane.stores.clients import make_client
+from dataplane.stores.failures import Reply, error_code
+from dataplane.stores.plain_http import PlainFailure
+from dataplane.stores.ranged_answer import RangedAnswer, ranged_answer
+from dataplane.stores.tls import refusal_of, tls_context
+from dataplane.stores.urls import HTTP_SCHEMES, Location
+from dataplane.stores.versions import header_text, modified_of, tag_of
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore, S3Store
+
+__all__ = ["OwnAnswer", "OwnRequests"]
+
+_EXPIRES = timedelta(minutes=15)
+_MAX_PAGE_BYTES = 64 << 20
+_MAX_ERROR_BYTES = 64 << 10
+_PIECE_BYTES = 64 << 10
+
+
+class OwnAnswer:
+    """An answer whose body is still to be received. Used by one thread; close it.
+
+    Attributes:
+        status: its status.
+        headers: by name in lower case; characters stand for bytes.
+        length: bytes of its body, if the server says.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.length: int | None = response.length
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+
+    def read_into(self, memory: memoryview) -> int:
+        """Fill `memory` with what comes next; return how many bytes came before the end.
+
+        Raises:
+            PlainFailure: the connection broke, or nothing came for too long.
+        """
+        filled = 0
+        with _reading(self.status):
+            while filled < len(memory):
+                count = self._response.readinto(memory[filled:])
+                if not count:
+                    break
+                filled += count
+        return filled
+
+    def content(self, most: int, until_s: float) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            PlainFailure: it is longer than `most`, takes longer than the monotonic time `until_s`,
+                or breaks off.
+        """
+        pieces, left = [], most
+        with _reading(self.status):
+            while piece := self._response.read1(_PIECE_BYTES):
+                left -= len(piece)
+                if left < 0:
+                    raise PlainFailure(Reply(self.status, "", f"more than {most} bytes"))
+                if time.monotonic() > until_s:
+                    raise PlainFailure(Reply(None, "", "", "timeout"))
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Give up what was not received yet. Idempotent."""
+        self._response.close()
+
+
+class OwnRequests:
+    """Requests of our own to one bucket or HTTP host. See the module's text.
+
+    Args:
+        location: what the URL names; its prefix is not used.
+        config: time limits, endpoint, certificates.
+        options: of the library's clients.
+        client: one of them, which signs.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        config: StoreConfig,
+        options: Mapping[str, Any],
+        client: ObjectStore,
+    ) -> None:
+        self._location = location
+        self._config = config
+        self._options = options
+        self._client = client
+        self._opener: urllib.request.OpenerDirector | None = None
+
+    @classmethod
+    def of(
+        cls,
+        location: Location,
+        config: StoreConfig,
+        options: Mapping[str, Any],
+        client: ObjectStore,
+    ) -> OwnRequests | None:
+        """Return what makes such requests to a location, or None where nothing can."""
+        if location.scheme == "s3" or location.scheme in HTTP_SCHEMES:
+            return cls(location, config, options, client)
+        return None
+
+    def list_page(self, query: Mapping[str, str]) -> bytes:
+        """Ask for a page of an S3 bucket's listing and return the document.
+
+        Args:
+            query: the parameters of ListObjectsV2, as text.
+
+        Raises:
+            PlainFailure: no answer, or one that says no.
+            BaseError: the client cannot sign.
+        """
+        timeout_s = self._config.metadata_timeout_s
+        until_s = time.monotonic() + timeout_s
+        url = self._signed_listing(urlencode(query, quote_via=quote, safe=""))
+        with contextlib.closing(self._send("GET", url, {}, timeout_s)) as answer:
+            if answer.status != 200:
+                self._refuse(answer)
+            return answer.content(_MAX_PAGE_BYTES, until_s)
+
+    def head(self, key: str) -> ObjectInfo:
+        """Describe the object with this full key.
+
+        Raises:
+            PlainFailure: no answer, or one that says no or lacks a length.
+            BaseError: the client cannot sign.
+        """
+        url = self._object_url("HEAD", key)
+        timeout_s = self._config.metadata_timeout_s
+        with contextlib.closing(self._send("HEAD", url, {}, timeout_s)) as answer:
+            length = answer.headers.get("content-length", "")
+            if answer.status != 200:
+                self._refuse(answer)
+            if not (length.isascii() and length.isdigit()):
+                raise PlainFailure(Reply(None, "", "the server does not say the object's size"))
+            etag = header_text(answer.headers.get("etag", "")) or None
+            modified_s = modified_of(answer.headers.get("last-modified", ""))
+        size_bytes = int(length)
+        tag = tag_of(etag, modified_s, size_bytes, self._location.url)
+        return ObjectInfo(key, size_bytes, tag, modified_s)
+
+    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> RangedAnswer:
+        """Ask for bytes `[wanted[0], wanted[1])` of the object with this full key.
+
+        Args:
+            key: whole.
+            wanted: the range.
+            if_match: a tag of printable ASCII, or None.
+
+        Raises:
+            PlainFailure: no answer, or not that range.
+            BaseError: the client cannot sign.
+        """
+        headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}"}
+        if if_match is not None:
+            headers["If-Match"] = if_match
+        url = self._object_url("GET", key)
+        answer = self._send("GET", url, headers, self._config.timeout_s)
+        try:
+            if answer.status != 206:
+                self._refuse(answer)
+            return ranged_answer(answer, answer.headers, answer.length, wanted)
+        except ValueError as err:
+            answer.close()
+            raise PlainFailure(Reply(None, "", f"the server sent {err}")) from err
+        except BaseException:
+            answer.close()
+            raise
+
+    def _object_url(self, method: Any, key: str) -> str:
+        location = self._location
+        if location.scheme in HTTP_SCHEMES:
+            return f"{location.scheme}://{location.bucket}/{quote(key)}"
+        if self._is_anonymous():
+            return f"{self._bucket_url()}/{quote(key)}"
+        s3: S3Store = self._client  # type: ignore[assignment]
+        return obstore.sign(s3, method, key, _EXPIRES)
+
+    def _signed_listing(self, query: str) -> str:
+        if os.environ.get("AWS_REQUEST_PAYER"):
+            query += "&x-amz-request-payer=requester"
+        if self._is_anonymous():
+            return f"{self._bucket_url()}?{query}"
+        bucket = f"{self._location.bucket}?{query}&x-id=ListObjectsV2"
+        location = dataclasses.replace(self._location, bucket=bucket)
+        # The query follows the bucket's name, which must then be at the end of the URL.
+        options = {**self._options, "virtual_hosted_style_request": False}
+        client: S3Store = make_client(location, self._config, options)  # type: ignore[assignment]
+        return obstore.sign(client, "GET", "", _EXPIRES)
+
+    def _bucket_url(self) -> str:
+        region = self._options.get("region", "us-east-1")
+        endpoint = self._options.get("endpoint", f"https://s3.{region}.amazonaws.com")
+        return f"{endpoint}/{self._location.bucket}"
+
+    def _is_anonymous(self) -> bool:
+        skips = os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true", "yes", "on")
+        return self._config.anonymous or skips
+
+    def _send(
+        self, method: str, url: str, headers: Mapping[str, str], timeout_s: float
+    ) -> OwnAnswer:
+        request = urllib.request.Request(  # noqa: S310 - the scheme is http or https
+            url, headers={"User-Agent": "dataplane", **headers}, method=method
+        )
+        opener = self._opener
+        if opener is None:
+            opener = self._opener = _opener(tls_context(self._config))
+        try:
+            response = opener.open(request, timeout=timeout_s)
+        except urllib.error.URLError as err:
+            raise _not_sent(err.reason if isinstance(err.reason, OSError) else err) from err
+        except (OSError, http.client.HTTPException) as err:
+            raise _not_sent(err) from err
+        return OwnAnswer(response)
+
+    def _refuse(self, answer: OwnAnswer) -> NoReturn:
+        status = answer.status
+        until_s = time.monotonic() + self._config.metadata_timeout_s
+        text = ""
+        if status >= 400:
+            with contextlib.suppress(PlainFailure):
+                text = answer.content(_MAX_ERROR_BYTES, until_s).decode("utf-8", "replace")
+        raise PlainFailure(Reply(status, error_code(text), f"status {status}"), answer.headers)
+
+
+def _opener(context: ssl.SSLContext) -> urllib.request.OpenerDirector:
+    """Make an opener that knows proxies, and neither redirections nor errors."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(context=context),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _not_sent(err: BaseException) -> PlainFailure:
+    refusal = refusal_of(err)
+    if refusal:
+        return PlainFailure(Reply(None, "", refusal, "certificate"))
+    if isinstance(err, TimeoutError):
+        return PlainFailure(Reply(None, "", "", "timeout"))
+    is_broken = isinstance(err, ConnectionResetError | BrokenPipeError | http.client.HTTPException)
+    return PlainFailure(Reply(None, "", "", "broken" if is_broken else "connect"))
+
+
+@contextlib.contextmanager
+def _reading(status: int) -> Iterator[None]:
+    try:
+        yield
+    except PlainFailure:
+        raise
+    except TimeoutError as err:
+        raise PlainFailure(Reply(None, "", "", "timeout")) from err
+    except (OSError, http.client.HTTPException, ValueError) as err:
+        raise PlainFailure(Reply(None, "", f"status {status}", "broken")) from err

@@ -1,0 +1,159 @@
+"""Which certificates are trusted, and what is said of one that is not.
+
+What is trusted: the system's authorities, and those in the file or folder that `store.ca_bundle`
+names, or one of the variables that other tools have for it (`CA_VARIABLES`). They are added to the
+system's, so that public stores stay within reach. A certificate that is refused will be refused
+again, so the error is one that is not tried again. Pure functions; files are read at the call.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+from dataplane.errors import ConfigError, StoreError
+from dataplane.stores.base import CA_VARIABLES, StoreConfig
+
+__all__ = [
+    "certificate_failure",
+    "refusal_in_text",
+    "refusal_of",
+    "root_certificates",
+    "tls_context",
+]
+
+_MAX_BUNDLE_BYTES = 16 << 20
+_BLOCK = re.compile(
+    rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII
+)
+_IN_FOLDERS = re.compile(r".*\.(pem|crt|cer|[0-9])", re.DOTALL)
+"""Also `9d66eef0.0`, the name that OpenSSL finds a certificate by."""
+
+_RUSTLS = re.compile(r"InvalidCertificate\(\s*(\w+)")
+_RUSTLS_OTHER = re.compile(r"CaUsedAsEndEntity")
+_PRESENTED = re.compile(r"DnsName\(\\?\"([^\"\\]{1,253})")
+_UNKNOWN, _EXPIRED, _EARLY, _NAME, _CA = "unknown", "expired", "early", "name", "ca"
+_OF_RUSTLS = {
+    "UnknownIssuer": _UNKNOWN,
+    "Expired": _EXPIRED,
+    "ExpiredContext": _EXPIRED,
+    "NotValidYet": _EARLY,
+    "NotValidYetContext": _EARLY,
+    "NotValidForName": _NAME,
+    "NotValidForNameContext": _NAME,
+}
+# Source: X509_V_ERR_* of openssl/x509_vfy.h.
+_OF_OPENSSL = {9: _EARLY, 10: _EXPIRED, 62: _NAME, 64: _NAME}
+_OPENSSL_UNKNOWN = frozenset({2, 18, 19, 20, 21})
+_TRUST = f"to trust its authority, name the file of its certificate in {CA_VARIABLES[0]}"
+_CLOCK = "the server needs a new one, or this machine's clock is wrong"
+_WORDS = {
+    _UNKNOWN: ("is not trusted: no authority known here has signed it", _TRUST),
+    _EXPIRED: ("has expired", _CLOCK),
+    _EARLY: ("is not valid yet", _CLOCK),
+    _NAME: ("is for another name", "write the server's address as its certificate has it"),
+    _CA: (
+        "is an authority's own, which may sign but not serve",
+        "give the server one that is signed by it (basicConstraints CA:FALSE)",
+    ),
+}
+
+
+def root_certificates(
+    config: StoreConfig, environ: Mapping[str, str] | None = None
+) -> bytes | None:
+    """Return the certificates to trust besides the system's, as PEM; None for none.
+
+    Raises:
+        ConfigError: what is named cannot be read, or holds none.
+    """
+    environ = os.environ if environ is None else environ
+    named = next((name for name in CA_VARIABLES if environ.get(name)), None)
+    if config.ca_bundle is not None:
+        path, origin = config.ca_bundle, "store.ca_bundle"
+    elif named is not None:
+        path, origin = Path(environ[named]).expanduser(), named
+    else:
+        return None
+    try:
+        files = [path]
+        if path.is_dir():
+            files = sorted(it for it in path.iterdir() if _IN_FOLDERS.fullmatch(it.name))
+        # A folder names each certificate twice: its file, and a link from its hash.
+        blocks = dict.fromkeys(block for file in files for block in _certificates(file))
+    except OSError as err:
+        raise ConfigError(
+            f"cannot read the certificates {path}: {err.strerror}", hint=f"{origin} names them"
+        ) from err
+    if not blocks:
+        raise ConfigError(
+            f"{path} holds no certificates (PEM)",
+            hint=f"{origin} names it; it must have lines -----BEGIN CERTIFICATE-----",
+        )
+    return b"\n".join(blocks) + b"\n"
+
+
+def tls_context(config: StoreConfig) -> ssl.SSLContext:
+    """Return what our own requests check certificates with.
+
+    Raises:
+        ConfigError: as `root_certificates`, or a certificate is damaged.
+    """
+    context = ssl.create_default_context()
+    roots = root_certificates(config)
+    if roots is not None:
+        try:
+            context.load_verify_locations(cadata=roots.decode("ascii"))
+        except ssl.SSLError as err:
+            raise ConfigError(f"a certificate of store.ca_bundle is damaged: {err}") from err
+    return context
+
+
+def refusal_of(err: BaseException) -> str:
+    """Return why the certificate of a server was refused, as OpenSSL says it; or an empty text."""
+    if not isinstance(err, ssl.SSLCertVerificationError):
+        return ""
+    kind = _OF_OPENSSL.get(err.verify_code)
+    if kind is None and err.verify_code in _OPENSSL_UNKNOWN:
+        kind = _UNKNOWN
+    return kind or err.verify_message or "refused"
+
+
+def refusal_in_text(text: str) -> str:
+    """Return why the certificate of a server was refused, in the text of an error of rustls."""
+    found = _RUSTLS.search(text)
+    if found is None:
+        return ""
+    if _RUSTLS_OTHER.search(text):
+        return _CA
+    kind = _OF_RUSTLS.get(found[1], found[1])
+    names = _PRESENTED.findall(text) if kind == _NAME else []
+    return f"{_NAME}:{', '.join(names[:3])}" if names else kind
+
+
+def certificate_failure(refusal: str, where: str, *, action: str, server: str) -> StoreError:
+    """Say that a server's certificate was refused.
+
+    Args:
+        refusal: why, from `refusal_of` or `refusal_in_text`.
+        where: the URL of the object.
+        action: what was tried.
+        server: its address, where the user chose one.
+    """
+    kind, _, names = refusal.partition(":")
+    words, hint = _WORDS.get(kind, (f"was refused: {kind}", _TRUST))
+    if kind == _NAME and names:
+        words += f" ({names})"
+    whose = f" of {server}" if server else " of the server"
+    return StoreError(f"cannot {action} {where}: the certificate{whose} {words}", hint=hint)
+
+
+def _certificates(file: Path) -> list[bytes]:
+    with file.open("rb") as stream:
+        content = stream.read(_MAX_BUNDLE_BYTES + 1)
+    if len(content) > _MAX_BUNDLE_BYTES:
+        raise ConfigError(f"{file} is too large for a file of certificates")
+    return _BLOCK.findall(content)
