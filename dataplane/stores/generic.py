@@ -17,9 +17,9 @@ import contextlib
 import datetime
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import fsspec
@@ -49,10 +49,14 @@ from dataplane.stores.keys import (
     why_unusable,
 )
 from dataplane.stores.piecewise import PiecewiseStore
+from dataplane.stores.runners import shared_runners
+from dataplane.stores.tls import named_bundle, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import new_tag, same_version
 
 __all__ = ["FsspecStore", "check_protocol"]
+
+ResultT = TypeVar("ResultT")
 
 _TAG_FIELDS = ("ETag", "etag", "e_tag", "sha256", "blob_id", "md5Hash", "content_hash", "oid")
 _TIME_FIELDS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
@@ -96,6 +100,7 @@ class FsspecStore(PiecewiseStore):
         self._location = location
         self._identity = identity_of(location, config)
         self._left_out = LeftOut(location.url)
+        self._timeout_s = config.metadata_timeout_s
         options = _file_system_options(location, config)
         try:
             self._fs, root = url_to_fs(location.url, skip_instance_cache=True, **options)
@@ -174,7 +179,7 @@ class FsspecStore(PiecewiseStore):
     def head(self, key: str) -> ObjectInfo:
         path = self._path(key)
         with self._errors(key, "describe"):
-            info = self._fs.info(path)
+            info = self._in_time(lambda: self._fs.info(path))
         if info.get("type") == "directory":
             raise NotFound(f"no object {self.url}/{key}: it is a folder")
         return self._described(key, info)
@@ -236,6 +241,14 @@ class FsspecStore(PiecewiseStore):
         # HTTP file systems are named by URLs, the others by plain paths.
         is_http = self._location.scheme in HTTP_SCHEMES
         return join_key(self._root, quote(check_key(key)) if is_http else check_key(key))
+
+    def _in_time(self, call: Callable[[], ResultT]) -> ResultT:
+        """Give a request its time; what hangs goes on in a thread that nobody waits for.
+
+        Listings have no such limit: one call fetches all of their pages.
+        """
+        future = shared_runners().run(call)
+        return call() if future is None else future.result(self._timeout_s)
 
     def _write(self, target: str, source: Path | memoryview) -> None:
         if isinstance(source, Path):
@@ -303,21 +316,33 @@ class FsspecStore(PiecewiseStore):
 def _file_system_options(location: Location, config: StoreConfig) -> dict[str, Any]:
     options: dict[str, Any] = dict(config.storage_options)
     if location.scheme == "s3":
-        endpoint = s3_endpoint(config)
-        if endpoint and "endpoint_url" not in options:
-            options["endpoint_url"] = endpoint
-        if config.anonymous:
-            options["anon"] = True
-        if config.region:
-            options["client_kwargs"] = {
-                "region_name": config.region,
-                **dict(options.get("client_kwargs") or {}),
-            }
+        _add_s3_options(options, config)
+    elif location.scheme == "https" and named_bundle(config) is not None:
+        options.setdefault("ssl", tls_context(config))
     elif config.anonymous and location.scheme == "gs":
         options["token"] = "anon"  # noqa: S105 - the name of a mode, not a secret
     elif config.anonymous and location.scheme in ("az", "abfs"):
         options["anon"] = True
     return options
+
+
+def _add_s3_options(options: dict[str, Any], config: StoreConfig) -> None:
+    endpoint = s3_endpoint(config)
+    if endpoint and "endpoint_url" not in options:
+        options["endpoint_url"] = endpoint
+    if config.anonymous:
+        options["anon"] = True
+    client = dict(options.get("client_kwargs") or {})
+    if config.region:
+        client.setdefault("region_name", config.region)
+    bundle = named_bundle(config)
+    if bundle is not None and not bundle[0].is_dir():  # botocore takes a file alone
+        client.setdefault("verify", str(bundle[0]))
+    if client:
+        options["client_kwargs"] = client
+    # `retry.py` does that, within a deadline.
+    if "config_kwargs" not in options:
+        options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
 
 
 def _parents(key: str) -> Iterator[str]:

@@ -91,5 +91,7 @@ def _with_policy(location: Location, config: StoreConfig, counters: Counters) ->
     metered = MeterStore(PerProcessStore(location, config), counters)
     reading = HedgeStore(metered, config.hedge_floor_s, counters) if config.hedge else metered
     limited = LimitStore(reading, config.max_concurrency, counters)
-    policy = RetryPolicy(config.max_attempts, config.deadline_s, config.metadata_deadline_s)
+    policy = RetryPolicy(
+        config.max_attempts, config.deadline_s, metadata_deadline_s=config.metadata_deadline_s
+    )
     return RetryStore(limited, policy, counters)

@@ -42,14 +42,26 @@ MAX_PAUSE_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long to try; clock, sleep and chance can be replaced by tests."""
+    """How often and how long to try; clock, sleep and chance can be replaced by tests.
+
+    Attributes:
+        max_attempts: tries of one call.
+        deadline_s: time for all of them, pauses included.
+        clock: monotonic seconds.
+        sleep: waits.
+        uniform: draws a pause.
+        metadata_deadline_s: the same time for a call that describes or lists.
+        try_s: as much of a try counts at most. A request is given up by then; a listing of many
+            pages may take longer, and its last page must not be the first to have no second try.
+    """
 
     max_attempts: int
     deadline_s: float
-    metadata_deadline_s: float = math.inf
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = field(default=random.uniform)
+    metadata_deadline_s: float = math.inf
+    try_s: float = math.inf
 
     def pause_s(self, attempt: int, err: DataplaneError) -> float:
         """Return how long to wait after the failed attempt number `attempt` (from 1)."""
@@ -58,7 +70,8 @@ class RetryPolicy:
 
     def for_metadata(self) -> RetryPolicy:
         """Return the policy of calls that describe and list."""
-        return replace(self, deadline_s=min(self.deadline_s, self.metadata_deadline_s))
+        deadline_s = min(self.deadline_s, self.metadata_deadline_s)
+        return replace(self, deadline_s=deadline_s, try_s=self.metadata_deadline_s / 2)
 
 
 class RetryStore(StoreWrapper):
@@ -167,14 +180,16 @@ class _Attempts:
     def __init__(self, policy: RetryPolicy, counters: Counters) -> None:
         self._policy = policy
         self._counters = counters
-        self._begun_s = policy.clock()
+        self._begun_s = self._try_begun_s = policy.clock()
+        self._spent_s = 0.0
         self._count = 0
 
     def reset(self) -> None:
         """Progress was made: count from here."""
         if self._count:
             self._count = 0
-            self._begun_s = self._policy.clock()
+            self._spent_s = 0.0
+            self._begun_s = self._try_begun_s = self._policy.clock()
 
     def failed(self, err: DataplaneError, what: str) -> None:
         """Wait before the next attempt, or raise the error when there is none."""
@@ -182,9 +197,11 @@ class _Attempts:
             raise err
         policy = self._policy
         self._count += 1
-        elapsed_s = policy.clock() - self._begun_s
+        failed_s = policy.clock()
+        elapsed_s = failed_s - self._begun_s
+        self._spent_s += min(failed_s - self._try_begun_s, policy.try_s)
         pause_s = policy.pause_s(self._count, err)
-        if self._count >= policy.max_attempts or elapsed_s + pause_s > policy.deadline_s:
+        if self._count >= policy.max_attempts or self._spent_s + pause_s > policy.deadline_s:
             tries = "1 attempt" if self._count == 1 else f"{self._count} attempts"
             raise type(err)(
                 f"{err.message}; gave up after {tries} in {format_duration(elapsed_s)} ({what})",
@@ -195,3 +212,5 @@ class _Attempts:
         )
         self._counters.add("store_retries")
         policy.sleep(pause_s)
+        self._try_begun_s = policy.clock()
+        self._spent_s += self._try_begun_s - failed_s

@@ -19,6 +19,7 @@ from dataplane.stores.base import CA_VARIABLES, StoreConfig
 
 __all__ = [
     "certificate_failure",
+    "named_bundle",
     "refusal_in_text",
     "refusal_of",
     "root_certificates",
@@ -62,28 +63,41 @@ _WORDS = {
 }
 
 
+def named_bundle(
+    config: StoreConfig, environ: Mapping[str, str] | None = None
+) -> tuple[Path, str] | None:
+    """Return the file or folder of certificates to trust, and who names it; None for none."""
+    environ = os.environ if environ is None else environ
+    if config.ca_bundle is not None:
+        return config.ca_bundle, "store.ca_bundle"
+    name = next((name for name in CA_VARIABLES if environ.get(name)), None)
+    return None if name is None else (Path(environ[name]).expanduser(), name)
+
+
 def root_certificates(
     config: StoreConfig, environ: Mapping[str, str] | None = None
 ) -> bytes | None:
     """Return the certificates to trust besides the system's, as PEM; None for none.
 
     Raises:
-        ConfigError: what is named cannot be read, or holds none.
+        ConfigError: what is named cannot be read, holds none, or a damaged one.
     """
-    environ = os.environ if environ is None else environ
-    named = next((name for name in CA_VARIABLES if environ.get(name)), None)
-    if config.ca_bundle is not None:
-        path, origin = config.ca_bundle, "store.ca_bundle"
-    elif named is not None:
-        path, origin = Path(environ[named]).expanduser(), named
-    else:
+    named = named_bundle(config, environ)
+    if named is None:
         return None
+    path, origin = named
     try:
         files = [path]
         if path.is_dir():
             files = sorted(it for it in path.iterdir() if _IN_FOLDERS.fullmatch(it.name))
         # A folder names each certificate twice: its file, and a link from its hash.
-        blocks = dict.fromkeys(block for file in files for block in _certificates(file))
+        blocks = b"\n".join(dict.fromkeys(it for file in files for it in _certificates(file)))
+        if blocks:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=blocks.decode())
+    except ssl.SSLError as err:
+        raise ConfigError(
+            f"a certificate in {path} is damaged: {err.reason or err}", hint=f"{origin} names it"
+        ) from err
     except OSError as err:
         raise ConfigError(
             f"cannot read the certificates {path}: {err.strerror}", hint=f"{origin} names them"
@@ -93,32 +107,28 @@ def root_certificates(
             f"{path} holds no certificates (PEM)",
             hint=f"{origin} names it; it must have lines -----BEGIN CERTIFICATE-----",
         )
-    return b"\n".join(blocks) + b"\n"
+    return blocks + b"\n"
 
 
 def tls_context(config: StoreConfig) -> ssl.SSLContext:
     """Return what our own requests check certificates with.
 
     Raises:
-        ConfigError: as `root_certificates`, or a certificate is damaged.
+        ConfigError: as `root_certificates`.
     """
     context = ssl.create_default_context()
     roots = root_certificates(config)
     if roots is not None:
-        try:
-            context.load_verify_locations(cadata=roots.decode("ascii"))
-        except ssl.SSLError as err:
-            raise ConfigError(f"a certificate of store.ca_bundle is damaged: {err}") from err
+        context.load_verify_locations(cadata=roots.decode())
     return context
 
 
 def refusal_of(err: BaseException) -> str:
     """Return why the certificate of a server was refused, as OpenSSL says it; or an empty text."""
-    if not isinstance(err, ssl.SSLCertVerificationError):
+    code = getattr(err, "verify_code", None)  # what aiohttp makes of such an error has none
+    if not isinstance(err, ssl.SSLCertVerificationError) or code is None:
         return ""
-    kind = _OF_OPENSSL.get(err.verify_code)
-    if kind is None and err.verify_code in _OPENSSL_UNKNOWN:
-        kind = _UNKNOWN
+    kind = _UNKNOWN if code in _OPENSSL_UNKNOWN else _OF_OPENSSL.get(code)
     return kind or err.verify_message or "refused"
 
 
