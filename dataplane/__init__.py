@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-    from dataplane.cache import CacheConfig
+    from dataplane.cache import CacheConfig, CacheWarning
     from dataplane.datasets import Dataset, collate, permutation, whole
     from dataplane.errors import (
         BucketNotFound,
@@ -48,6 +48,7 @@ __all__ = [
     "BucketNotFound",
     "CacheConfig",
     "CacheError",
+    "CacheWarning",
     "ChecksumMismatch",
     "ConfigError",
     "Corrupt",
@@ -80,7 +81,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "dataplane.cache": ("CacheConfig",),
+    "dataplane.cache": ("CacheConfig", "CacheWarning"),
     "dataplane.datasets": ("Dataset", "collate", "permutation", "whole"),
     "dataplane.errors": (
         "BucketNotFound",

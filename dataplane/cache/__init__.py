@@ -4,10 +4,18 @@
 `Cache.plan` fetches a plan of reads ahead of its reader. Counters: `CACHE_COUNTERS`.
 """
 
-from dataplane.cache.base import CacheConfig
+from dataplane.cache.base import CacheConfig, CacheWarning
 from dataplane.cache.cache import Cache
 from dataplane.cache.counters import CACHE_COUNTERS
 from dataplane.cache.plan import Plan, PlannedRead
 from dataplane.cache.reader import CachedObject
 
-__all__ = ["CACHE_COUNTERS", "Cache", "CacheConfig", "CachedObject", "Plan", "PlannedRead"]
+__all__ = [
+    "CACHE_COUNTERS",
+    "Cache",
+    "CacheConfig",
+    "CacheWarning",
+    "CachedObject",
+    "Plan",
+    "PlannedRead",
+]

@@ -22,6 +22,7 @@ __all__ = [
     "MAX_HOST_REQUESTS",
     "MIN_BLOCK_BYTES",
     "CacheConfig",
+    "CacheWarning",
     "default_dir",
 ]
 
@@ -46,6 +47,10 @@ def default_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME", "")
     # Source: XDG Base Directory Specification, which says to ignore a relative path.
     return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "dataplane"
+
+
+class CacheWarning(UserWarning):
+    """The cache directory cannot be used: everything is read from the store, each time."""
 
 
 @dataclass(frozen=True, slots=True)

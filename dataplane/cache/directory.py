@@ -1,6 +1,6 @@
 """The cache directory itself: may it be used, and what lies at its top.
 
-    DIR/            mode 0700, owned by the user, not a symbolic link; or a group's (permissions.py)
+    DIR/            mode 0700, owned by the user; or a group's (permissions.py)
       version       "dataplane-cache 1"
       lock          empty; its bytes are locked (dataplane/cache/locks.py)
       usage         numbers shared by all processes (native/core/usage.hpp)
@@ -12,7 +12,9 @@
       catalog.sqlite  a derived list of the entries (dataplane/cache/catalog.py)
 
 A directory that holds anything else, belongs to somebody else or says another version is left as it
-is. docs/cache-format.md is the byte-exact note. Thread-safe.
+is; `lost+found`, which a new file system has at its top, is nothing else. DIR itself may be a
+symbolic link; below it no link is followed. docs/cache-format.md is the byte-exact note.
+Thread-safe.
 """
 
 from __future__ import annotations
@@ -28,10 +30,17 @@ from pathlib import Path
 
 from dataplane import _native
 from dataplane.cache import locks
-from dataplane.cache.permissions import Sharing, admit, make_folder
+from dataplane.cache.permissions import Sharing, admit, followed, make_folder, refuse_open
 from dataplane.errors import CacheError
 
-__all__ = ["OUR_NAMES", "VERSION_TEXT", "Directory", "names_in", "other_version_of"]
+__all__ = [
+    "OUR_NAMES",
+    "VERSION_TEXT",
+    "Directory",
+    "names_in",
+    "other_version_of",
+    "why_unusable",
+]
 
 VERSION_TEXT = b"dataplane-cache 1\n"
 _ANY_VERSION = re.compile(rb"dataplane-cache ([1-9][0-9]{0,8})\n")
@@ -40,6 +49,7 @@ OUR_NAMES = frozenset(
     {"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries", "live", "places", "stats"}
     | {"pins.json", ".pins.json.tmp", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"}
 )
+_FILE_SYSTEM_NAMES = frozenset({"lost+found"})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -52,6 +62,17 @@ def other_version_of(text: bytes) -> int | None:
     """Return the number in a `version` file of another release; None for any other text."""
     match = _ANY_VERSION.fullmatch(text)
     return int(match.group(1)) if match is not None and text != VERSION_TEXT else None
+
+
+def why_unusable(path: Path, *, sharing: Sharing = "private") -> str | None:
+    """Say why a directory cannot be a cache, or make it one where need be and return None."""
+    try:
+        Directory(path, sharing=sharing).close()
+    except CacheError as err:
+        return str(err)
+    except OSError as err:
+        return f"the cache directory {path} cannot be used: {err.strerror or err}"
+    return None
 
 
 class Directory:
@@ -79,16 +100,20 @@ class Directory:
             ) from err
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
+        # A link is followed here and nowhere else; what it leads to is opened without one.
+        target = followed(path) if path.is_symlink() else path
         try:
-            self.fd = locks.open_descriptor(str(path), _DIRECTORY)
+            self.fd = locks.open_descriptor(str(target), _DIRECTORY)
         except OSError as err:
-            if path.is_symlink() or not path.is_dir():
+            if not target.is_dir():
                 raise CacheError(
-                    f"the cache directory {path} is a symbolic link or not a directory",
-                    hint="name the directory itself with --cache-dir",
+                    f"the cache directory {path} is not a directory",
+                    hint="choose another with --cache-dir",
                 ) from err
             raise
         try:
+            if target is not path:
+                refuse_open(self.fd, path, target, sharing)
             names = names_in(self.fd)
             self._check_content(names)
             admit(self.fd, path, sharing, is_cache="version" in names)
@@ -120,8 +145,8 @@ class Directory:
     def is_current(self) -> bool:
         """Whether the path still leads to the directory that was opened."""
         try:
-            return os.path.samestat(os.fstat(self.fd), self.path.lstat())
-        except FileNotFoundError:
+            return os.path.samestat(os.fstat(self.fd), self.path.stat())
+        except OSError:
             return False
 
     def _make_folders(self) -> None:
@@ -138,7 +163,7 @@ class Directory:
             locks.close_descriptor(entries)
 
     def _check_content(self, names: set[str]) -> None:
-        strangers = names - OUR_NAMES
+        strangers = names - OUR_NAMES - _FILE_SYSTEM_NAMES
         if strangers and "version" not in names:
             raise CacheError(
                 f"{self.path} is not a cache: it holds {sorted(strangers)[0]!r}",

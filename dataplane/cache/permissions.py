@@ -7,6 +7,9 @@ The group is that of the directory: its set-group-ID bit hands it down to all th
 So the mode of a new file follows from the folder it is made in. The users of a group's cache trust
 each other: each of them can change the blocks that the others read.
 
+The directory may be given as a symbolic link, as `/cache -> /nvme/cache`, where nobody but the user
+and root could have made the link, and nobody else may write to what it leads to.
+
 Pure functions on open folders.
 """
 
@@ -23,10 +26,12 @@ from dataplane.errors import CacheError, ConfigError
 __all__ = [
     "Sharing",
     "admit",
+    "followed",
     "is_of_group",
     "make_folder",
     "open_in_group",
     "parse_sharing",
+    "refuse_open",
 ]
 
 Sharing = Literal["private", "group"]
@@ -55,6 +60,42 @@ def parse_sharing(text: str) -> Sharing:
 def is_of_group(folder: int) -> bool:
     """Whether what is made in an open folder belongs to the users of a group."""
     return os.fstat(folder).st_mode & _GROUP_BITS == _GROUP_BITS
+
+
+def followed(link: Path) -> Path:
+    """Return the directory that a link leads to, if it is one that others could not have made.
+
+    Raises:
+        CacheError: it belongs to somebody else, or leads nowhere.
+    """
+    owner = link.lstat().st_uid
+    if owner not in (0, os.geteuid()):
+        raise CacheError(
+            f"the cache directory {link} is a symbolic link of user {owner}",
+            hint="name the directory itself with --cache-dir",
+        )
+    target = Path(os.path.realpath(link))
+    if not target.is_dir():
+        raise CacheError(
+            f"the cache directory {link} is a symbolic link that leads to no directory",
+            hint=f"make the directory {target}, or {_OTHERS_CHOICE}",
+        )
+    return target
+
+
+def refuse_open(folder: int, link: Path, target: Path, sharing: Sharing) -> None:
+    """Refuse what a link leads to if others may write to it: it may be anything of theirs.
+
+    Raises:
+        CacheError: they may, and it is not to be shared with a group.
+    """
+    mode = stat.S_IMODE(os.fstat(folder).st_mode)
+    if mode & (0o022 if sharing == "private" else 0o002):
+        raise CacheError(
+            f"the cache directory {link} is a symbolic link to {target}, to which others may write "
+            f"(mode {mode:04o})",
+            hint=f"chmod 700 {target}",
+        )
 
 
 def admit(folder: int, path: Path, sharing: Sharing, *, is_cache: bool) -> None:

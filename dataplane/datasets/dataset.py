@@ -17,13 +17,15 @@ import operator
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
-from dataplane.cache import CacheConfig
+from dataplane.cache import CacheConfig, CacheWarning
+from dataplane.cache.directory import why_unusable
 from dataplane.config import assemble
 from dataplane.datasets.layout import (
     ArrayLayout,
@@ -115,6 +117,8 @@ class Dataset(_MapDataset):
         self.counters = Counters()
         self._cache_config = _cache_config(cache)
         self._store_config = store
+        if self._cache_config is not None:
+            _warn_if_unusable(self._cache_config)
         self.index, self._shards = self._load_index()
         self.selections = resolve_selections(arrays, self.index.array_names)
         self._required = arrays is not None
@@ -337,6 +341,13 @@ def _first_cause(err: DataplaneError) -> BaseException | None:
     """Return what another library raised and became this error, perhaps in several steps."""
     cause = err.__cause__
     return _first_cause(cause) if isinstance(cause, DataplaneError) else cause
+
+
+def _warn_if_unusable(config: CacheConfig) -> None:
+    """Say where the caller sees it, and not only in a log, that nothing will be cached."""
+    reason = why_unusable(config.dir, sharing=config.sharing)
+    if reason is not None:
+        warnings.warn(f"{reason}; everything is read from the store", CacheWarning, stacklevel=3)
 
 
 def _shown(value: object) -> str:

@@ -218,10 +218,11 @@ class StoreConfig:
     )
     ca_bundle: Path | None = setting(
         None,
-        env=CA_VARIABLES,
+        env=CA_VARIABLES[0],
         parse=absolute_path,
         is_path=True,
-        doc="file or folder of certificates (PEM) to trust besides those of the system",
+        doc="file or folder of certificates (PEM) to trust besides the system's; by default what "
+        f"{', '.join(CA_VARIABLES[1:-1])} or {CA_VARIABLES[-1]} names",
     )
     storage_options: Mapping[str, object] = setting(
         default_factory=dict,

@@ -60,6 +60,7 @@ from dataplane.stores.own_requests import OwnRequests
 from dataplane.stores.plain_http import NotPlain, PlainFailure
 from dataplane.stores.ranged_answer import Body, RangedAnswer
 from dataplane.stores.remote_listing import CLIENT_ERRORS, RemoteListing, described
+from dataplane.stores.tls import refusal_in_text
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import same_version, tag_of
 from dataplane.telemetry import logger
@@ -95,6 +96,7 @@ class RemoteStore:
         self._direct = DirectReads.of(location, config, self._client)
         self._own = OwnRequests.of(location, config, options, self._client)
         self._by_ourselves = False
+        self._is_trusted = (self._server or location.url).startswith("http://")
         self._listing = RemoteListing(
             self.url,
             self._metadata_client,
@@ -179,6 +181,8 @@ class RemoteStore:
         size = source.stat().st_size if isinstance(source, Path) else source.nbytes
         part_bytes = max(_PART_BYTES, -(-size // _MAX_PARTS))
         in_parts = size > part_bytes
+        if in_parts:
+            self._refuse_certificate(key)
         try:
             result = obstore.put(
                 self._upload_client if in_parts else self._client,
@@ -354,6 +358,17 @@ class RemoteStore:
         raise ObjectChanged(
             f"{self.url}/{key} was replaced: expected etag {expected}, {now}"
         ) from cause
+
+    def _refuse_certificate(self, key: str) -> None:
+        """Ask once: the client that uploads in parts tries again what cannot succeed, too."""
+        if self._is_trusted:
+            return
+        try:
+            obstore.head(self._metadata_client, self.full_key(key))
+        except CLIENT_ERRORS as err:
+            if refusal_in_text(str(err)):
+                raise self._failure(err, key, "write") from err
+        self._is_trusted = True
 
     def _refuse_listing(self) -> None:
         if self._location.scheme in HTTP_SCHEMES:

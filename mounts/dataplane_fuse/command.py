@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataplane.cache.directory import Directory
+from dataplane.cache.directory import Directory, why_unusable
 from dataplane.cli.options import (
     cache_config,
     cache_options,
@@ -121,7 +121,9 @@ def mount(
     check_device()
     # The daemon's parent has checked the mount point already; between the two only time passed.
     check_mountpoint(where, allow_other=allow_other)
-    if cache_dir is not None and ready_fd is None:
+    if cache_dir is None and ready_fd is None:
+        _warn_if_unusable(cache)
+    elif ready_fd is None:
         _check_cache_directory(cache)
     if foreground or ready_fd is not None:
         # Imported by the process that serves: the other one only waits for it.
@@ -229,6 +231,13 @@ def _check_cache_directory(cache: CacheConfig) -> None:
             f"the cache directory {cache.dir} cannot be used: {err.strerror}",
             hint="choose another with --cache-dir",
         ) from err
+
+
+def _warn_if_unusable(cache: CacheConfig) -> None:
+    """Say on the terminal, and not only in the daemon's log, that nothing will be cached."""
+    reason = why_unusable(cache.dir, sharing=cache.sharing)
+    if reason is not None:
+        click.echo(f"dataplane: {reason}; everything is read from the store", err=True)
 
 
 def _absolute(url: str) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 
 import dataplane.errors
 from dataplane.errors import DataplaneError, MountError
+from dataplane.stores.base import CA_VARIABLES
 from dataplane_fuse.mountpoint import find_mount, probe, unmount
 
 __all__ = ["default_log_file", "is_daemon", "start", "wait_for_exit"]
@@ -38,6 +39,7 @@ _PATH_VARIABLES = (
     *("DATAPLANE_CACHE_DIR", "DATAPLANE_CACHE_KEY_FILE", "DATAPLANE_CONFIG"),
     *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
     *("GOOGLE_APPLICATION_CREDENTIALS", "AZURE_FEDERATED_TOKEN_FILE"),
+    *CA_VARIABLES,
 )
 """Environment variables that name files, also relative to where the command runs."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -75,12 +76,77 @@ def test_a_cache_of_another_version_is_left_alone(config, store, caplog, text):
     assert (config.dir / "version").read_bytes() == text
 
 
-def test_a_symbolic_link_is_not_followed(config, store, caplog, tmp_path):
+def test_the_top_of_a_new_file_system_is_taken(config, store):
+    (config.dir / "lost+found").mkdir(parents=True)
+    info = store.put("a", b"content")
+    with Cache(config) as cache:
+        assert read_all(cache.open(store, info)) == b"content"
+        assert cache.counters["cache_passthrough_reads"] == 0
+    assert {"lost+found", "version", "entries"} <= {path.name for path in config.dir.iterdir()}
+    with Cache(config) as cache:
+        assert cache.open(store, info).is_complete()
+
+
+def test_a_link_to_a_directory_is_followed(config, store, tmp_path):
+    target = tmp_path / "nvme" / "cache"
+    target.mkdir(parents=True, mode=0o755)
+    config.dir.symlink_to(target)
+    info = store.put("a", b"content")
+    with Cache(config) as cache:
+        assert read_all(cache.open(store, info)) == b"content"
+        assert cache.counters["cache_passthrough_reads"] == 0
+    assert stat.S_IMODE(target.stat().st_mode) == 0o700
+    assert config.dir.is_symlink()
+    direct = dataclasses.replace(config, dir=target)
+    with Cache(direct) as cache:  # one cache, whatever its name
+        assert cache.open(store, info).is_complete()
+
+
+def test_a_link_that_leads_elsewhere_is_noticed_like_a_directory_that_is_replaced(
+    config, store, tmp_path, retry_at_once
+):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir(mode=0o700)
+    config.dir.symlink_to(tmp_path / "first")
+    directory = Directory(config.dir)
+    assert directory.is_current()
+    config.dir.unlink()
+    assert not directory.is_current()
+    config.dir.symlink_to(tmp_path / "second")
+    assert not directory.is_current()
+    directory.close()
+
+
+def test_a_link_that_others_made_or_may_write_through_is_refused(tmp_path, monkeypatch):
     target = tmp_path / "target"
     target.mkdir()
-    config.dir.symlink_to(target)
-    assert_passes_through(config, store, caplog, "symbolic link")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    for mode in (0o777, 0o770, 0o2770, 0o1777):
+        target.chmod(mode)
+        with pytest.raises(CacheError, match="to which others may write"):
+            Directory(link)
     assert list(target.iterdir()) == []
+    target.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(CacheError, match=r"(of|to) user"):
+        Directory(link)
+
+
+def test_a_link_that_leads_to_no_directory_is_refused(config, store, caplog, tmp_path):
+    config.dir.symlink_to(tmp_path / "nowhere")
+    assert_passes_through(config, store, caplog, "symbolic link that leads to no directory")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link of somebody else")
+def test_a_link_of_somebody_else_is_refused(tmp_path):
+    (tmp_path / "target").mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "target")
+    os.lchown(link, 12345, 12345)
+    with pytest.raises(CacheError, match="symbolic link of user 12345"):
+        Directory(link)
 
 
 def test_a_file_in_place_of_the_directory_is_reported(config, store, caplog):

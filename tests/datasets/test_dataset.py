@@ -284,3 +284,16 @@ def test_arrays_of_the_most_dimensions_that_can_be_packed_are_read(tmp_path):
     assert np.array_equal(dataset[1]["x"].numpy(), values + 1)
     with pytest.raises(FormatError, match="has 9 dimensions"):
         pack(tmp_path / "nine", [SourceSample("s", {"x": SourceArray(values[None])})])
+
+
+def test_a_cache_directory_that_cannot_be_used_is_warned_of_where_the_dataset_is_made(
+    packed: Packed, tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "thesis.tex").write_text("...")
+    with pytest.warns(dp.CacheWarning, match="it holds 'thesis.tex'.*read from the store") as told:
+        dataset = dp.Dataset(packed.url, cache=taken)
+    assert told[0].filename == __file__
+    assert len(dataset[0]) > 1
+    dataset.close()

@@ -158,3 +158,21 @@ class TestRefusals:
         done = mount.mount()
         assert done.status in {2, 6}
         assert "mount.log" in done.errors
+
+
+def test_a_default_cache_directory_that_cannot_be_used_is_said_on_the_terminal(
+    source: Path, make_mount: MakeMount
+) -> None:
+    home = make_mount(source).home
+    taken = home / "taken"
+    taken.mkdir()
+    (taken / "thesis.tex").write_text("...")
+    mount = make_mount(source, DATAPLANE_CACHE_DIR=str(taken))
+    log = ("--log-file", str(mount.log))
+    done = mount.command("mount", *log, str(source), str(mount.point))
+    assert done.status == 0, done.errors
+    mount.pid = int(done.output.rpartition("(pid ")[2].split(",")[0])
+    [line] = done.errors.splitlines()
+    assert line.startswith(f"dataplane: {taken} is not a cache: it holds 'thesis.tex'")
+    assert line.endswith("everything is read from the store")
+    assert mount.shell("wc -c <large.bin").output.split() == ["30000001"]

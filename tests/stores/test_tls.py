@@ -111,6 +111,7 @@ def test_a_refused_certificate_is_said_as_such_after_one_try(
             store.list_level,
             lambda: store.get_range("a/b", 0, 7),
             lambda: store.put("new", b"x"),
+            lambda: store.put("large", bytes(9 << 20)),
         )):  # fmt: skip
             message = f"the certificate of {front.url} {said}"
             with pytest.raises(StoreError, match=message) as caught:
