@@ -33,7 +33,7 @@ from dataplane.pack.vtk_reader import LAST, SOUND, serve
 __all__ = ["main"]
 
 IDLE_S = 60.0
-READS_PER_READER = 64
+READS_PER_READER = 256
 """A fork is about ten reads of a small file, so more would bring little."""
 _STATUS_BYTES = 4
 _NO_ANSWER = 1 << 8

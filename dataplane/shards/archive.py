@@ -13,6 +13,7 @@ Chunks are encoded by the threads of a pool, a bounded number at a time, and wri
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import deque
@@ -29,7 +30,7 @@ from dataplane.errors import FormatError
 from dataplane.shards.chunking import component_count, inner_chunk_shape
 from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta, Measured
 from dataplane.shards.nonfinite import nonfinite_of
-from dataplane.shards.options import WriteOptions
+from dataplane.shards.options import CodecName, WriteOptions
 from dataplane.shards.shard_index import pack_shard_index, shard_index_bytes
 from dataplane.shards.source import SourceSample
 from dataplane.shards.statistics import ArrayStats, array_stats
@@ -91,10 +92,9 @@ def write_archive(
         archive.add(f"{folder}/zarr.json", group_document({}))
     for array, meta in zip(stored, metas, strict=True):
         archive.add(f"{array.name}/zarr.json", array_document(meta))
-    window = options.effective_workers * _CHUNKS_IN_FLIGHT
     entries = []
     for array, meta in zip(stored, metas, strict=True):
-        entries.append(_write_shard(archive, array, meta, pool, window))
+        entries.append(_write_shard(archive, array, meta, pool, options))
         nonfinite = nonfinite_of(entries[-1], sample.key) if options.fail_on_nan else None
         if nonfinite is not None:
             raise FormatError(f"{array.where}: array {array.name!r} has {nonfinite.counts()}")
@@ -131,7 +131,11 @@ def _folders(names: Mapping[str, object]) -> list[str]:
 
 
 def _write_shard(
-    archive: ZipWriter, array: StoredArray, meta: ArrayMeta, pool: Executor, window: int
+    archive: ZipWriter,
+    array: StoredArray,
+    meta: ArrayMeta,
+    pool: Executor,
+    options: WriteOptions,
 ) -> ArrayEntry:
     """Encode and write the chunks of one array, then their index."""
     count = math.prod(meta.grid_shape)
@@ -148,7 +152,7 @@ def _write_shard(
     alignment = PAGE_BYTES if chunk_bytes >= ALIGN_FROM_BYTES else 1
     name = chunk_key(array.name, len(meta.shape))
     with archive.entry(name, alignment=alignment, max_size_bytes=bound) as entry:
-        for i, (encoded, part) in enumerate(_encode(array, meta, pool, window)):
+        for i, (encoded, part) in enumerate(_encode(array, meta, pool, options)):
             stats = stats.combine(part)
             if encoded is None:
                 continue
@@ -172,10 +176,14 @@ def _write_shard(
 
 
 def _encode(
-    array: StoredArray, meta: ArrayMeta, pool: Executor, window: int
+    array: StoredArray, meta: ArrayMeta, pool: Executor, options: WriteOptions
 ) -> Iterator[tuple[bytes | None, ArrayStats]]:
-    """Yield the encoded chunks in C order, with at most `window` of them under way."""
-    pipeline = parse_pipeline(meta.codecs, meta.dtype)
+    """Yield the encoded chunks in C order, with a bounded number of them under way."""
+    pipeline = _pipeline(meta.dtype, options.codec, options.effective_level)
+    if math.prod(meta.grid_shape) == 1:  # a hand-over to a thread would cost more than it saves
+        yield _encode_one(array, meta, pipeline, (0,) * len(meta.shape))
+        return
+    window = options.effective_workers * _CHUNKS_IN_FLIGHT
     pending: deque[Future[tuple[bytes | None, ArrayStats]]] = deque()
     try:
         for index in itertools.product(*map(range, meta.grid_shape)):
@@ -187,6 +195,11 @@ def _encode(
     finally:
         for future in pending:
             future.cancel()
+
+
+@functools.lru_cache(maxsize=64)
+def _pipeline(dtype: np.dtype[Any], codec: CodecName, level: int) -> Pipeline:
+    return parse_pipeline(inner_codecs(dtype, codec, level), dtype)
 
 
 def _encode_one(

@@ -6,6 +6,7 @@ inner chunk lies in the shard object. Readers need nothing else to turn a sample
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -101,7 +102,7 @@ class ArrayMeta:
     @property
     def nbytes(self) -> int:
         """Decoded size in bytes."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True, eq=False)

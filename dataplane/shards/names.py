@@ -12,6 +12,8 @@ something else. Pure functions, no state.
 
 from __future__ import annotations
 
+import re
+
 from dataplane.errors import ConfigError, FormatError
 
 __all__ = ["check_array_name", "check_key", "check_member_name", "why_not_a_path"]
@@ -20,6 +22,7 @@ MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 240
 """So that `<segment>.zarr.zip` is a legal file name (255 bytes) wherever a dataset is unpacked."""
 _MAX_MEMBER_BYTES = 4096
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _RESERVED_SEGMENTS = frozenset({"zarr.json"})
 
 
@@ -33,7 +36,7 @@ def why_not_a_path(name: str, max_segment_bytes: int = 255) -> str | None:
         return "it is not valid Unicode"
     if len(encoded) > _MAX_MEMBER_BYTES:
         return f"it is longer than {_MAX_MEMBER_BYTES} bytes"
-    if any(ord(c) < 32 or ord(c) == 127 for c in name):
+    if _CONTROL.search(name):
         return "it holds a control character"
     if "\\" in name:
         return "it holds a backslash"

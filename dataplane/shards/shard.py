@@ -11,10 +11,12 @@ Not thread-safe; the writer serialises.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -109,10 +111,13 @@ class ShardFile:
         return _Placement(zip_start - overhead - json_start, end)
 
     def _rewind(self, position: int) -> None:
-        """Forget everything after `position`."""
+        """Forget everything after `position`, buffered bytes that could not be written included."""
+        with suppress(OSError):
+            self._stream.close()
+        self._stream = self.path.open("r+b")
+        self._stream.truncate(position)
         self._stream.seek(position)
-        self._stream.truncate()
-        self._tar.position = position
+        self._tar = TarWriter(self._stream, position)
 
 
 def disk_error(err: OSError, what: str) -> DataplaneError:
@@ -130,7 +135,10 @@ def _attributes_json(attributes: Mapping[str, Any]) -> bytes:
 
 
 def _copy(source: BinaryIO, destination: BinaryIO, size: int) -> None:
-    """Append `size` bytes of one file to another within the kernel, where it can."""
+    """Append a file of `size` bytes to another, within the kernel where it can."""
+    if isinstance(source, io.BytesIO):
+        destination.write(source.getbuffer())
+        return
     source.flush()
     copied = 0
     out = destination.fileno()

@@ -31,8 +31,10 @@ def shard_index_bytes(chunks: int) -> int:
 
 def pack_shard_index(offsets: npt.NDArray[np.uint64], nbytes: npt.NDArray[np.uint64]) -> bytes:
     """Write a shard index: little-endian u64 pairs in C order, then their CRC32C."""
-    pairs = np.stack([offsets.ravel(), nbytes.ravel()], axis=1).astype("<u8").tobytes()
-    return pairs + _native.crc32c(pairs).to_bytes(4, "little")
+    pairs = np.empty((offsets.size, 2), "<u8")
+    pairs[:, 0], pairs[:, 1] = offsets.ravel(), nbytes.ravel()
+    packed = pairs.tobytes()
+    return packed + _native.crc32c(packed).to_bytes(4, "little")
 
 
 def parse_shard_index(

@@ -15,6 +15,7 @@ Not thread-safe; the reader keeps one window of read-ahead. Source: POSIX.1-2017
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -76,9 +77,9 @@ class TarWriter:
         2048
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, position: int = 0) -> None:
         self._stream = stream
-        self.position = 0
+        self.position = position
 
     def add(self, name: str, data: Buffer) -> int:
         """Write a member from memory.
@@ -118,6 +119,7 @@ class TarWriter:
         return self.position
 
 
+@functools.lru_cache(maxsize=16)  # asked for several times while a member finds its place
 def _headers(name: str, size: int) -> bytes:
     encoded = name.encode()
     records: dict[str, bytes] = {}

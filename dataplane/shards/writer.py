@@ -1,9 +1,10 @@
 """Write a packed dataset: samples into shards, shards to the store as they fill, the index last.
 
-`DatasetWriter.add` encodes a sample into an archive of its own (a nameless temporary file), then
-appends it to the shard under construction, a local tar file. A shard that the next sample would
-make too large is closed and uploaded by a background thread while the next one fills; at most one
-upload is under way, so local disk use stays below two shards and one sample per adding thread.
+`DatasetWriter.add` encodes a sample into an archive of its own (in memory where it is small, or
+else in a nameless temporary file), then appends it to the shard under construction, a local tar
+file. A shard that the next sample would make too large is closed and uploaded by a background
+thread while the next one fills; at most one upload is under way, so local disk use stays below two
+shards and one sample per adding thread.
 `finish` uploads the rest, then the index: until then nothing at the destination is a dataset, so a
 writer that is killed leaves none. What such a writer left behind at the destination is overwritten
 or removed by the next one that finishes; what it left on the local disk, by the next one that
@@ -16,6 +17,7 @@ serialises. Encoding happens outside it. The lock order is: only that one.
 
 from __future__ import annotations
 
+import io
 import tempfile
 import threading
 from collections import Counter
@@ -38,6 +40,8 @@ from dataplane.telemetry import logger
 __all__ = ["DatasetWriter"]
 
 _BROKEN = "broken by an earlier failure"
+_MEMORY_SPOOL_BYTES = 1 << 20
+"""Samples up to this decoded size are encoded into memory, and larger ones into a file."""
 
 
 class DatasetWriter:
@@ -109,7 +113,7 @@ class DatasetWriter:
         sample.check()
         self._reserve(sample.key)
         try:
-            with self._spool() as content:
+            with self._spool(sample) as content:
                 archive = write_archive(sample, content, self._options, self._pool)
                 with self._lock:
                     self._check_open()
@@ -199,7 +203,9 @@ class DatasetWriter:
             self._keys.discard(key)
             self._folders.subtract(_folders_of(key))
 
-    def _spool(self) -> BinaryIO:
+    def _spool(self, sample: SourceSample) -> BinaryIO:
+        if sum(array.values.nbytes for array in sample.arrays.values()) <= _MEMORY_SPOOL_BYTES:
+            return io.BytesIO()
         # Nameless from the start, so that nothing is left of it when the process is killed.
         return cast(BinaryIO, tempfile.TemporaryFile(dir=self._folder.path))
 

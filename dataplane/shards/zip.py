@@ -114,9 +114,21 @@ class ZipWriter:
         self._names: set[bytes] = set()
 
     def add(self, name: str, data: Buffer) -> None:
-        """Write a whole entry."""
-        with self.entry(name) as entry:
-            entry.write(data)
+        """Write a whole entry.
+
+        Raises:
+            FormatError: the name is not a plain path, or is taken; or 4 GiB and more.
+        """
+        encoded = self._new_name(name)
+        if len(data) >= U32:
+            raise FormatError(f"zip archive: {name!r} is too large to be written at once")
+        record = _Record(encoded, self._position, len(data), zlib.crc32(data))
+        header = _local_header(record, b"", zip64=False)
+        self._stream.write(header)
+        self._stream.write(data)
+        self._position += len(header) + len(data)
+        self._names.add(encoded)
+        self._records.append(record)
 
     @contextmanager
     def entry(
@@ -133,10 +145,7 @@ class ZipWriter:
         Raises:
             FormatError: the name is not a plain path, or is taken.
         """
-        check_member_name(name, "zip archive")
-        encoded = name.encode()
-        if encoded in self._names:
-            raise FormatError(f"zip archive: {name!r} is there already")
+        encoded = self._new_name(name)
         zip64 = max_size_bytes >= U32
         extra = struct.pack("<HHQQ", ZIP64_EXTRA, 16, 0, 0) if zip64 else b""
         extra += _alignment_extra(
@@ -158,6 +167,13 @@ class ZipWriter:
         self._stream.seek(self._position)
         self._names.add(encoded)
         self._records.append(record)
+
+    def _new_name(self, name: str) -> bytes:
+        check_member_name(name, "zip archive")
+        encoded = name.encode()
+        if encoded in self._names:
+            raise FormatError(f"zip archive: {name!r} is there already")
+        return encoded
 
     def finish(self) -> int:
         """Write the directory.

@@ -10,7 +10,9 @@ of equal size within one tick of the file system's clock, some milliseconds, is 
 
 `put` writes a hidden temporary file in the same folder, syncs it and renames it. Temporary files
 are not objects: listings leave them out. Symbolic links are followed, since they are the owner's;
-keys cannot leave the root (see `keys.py`). Thread-safe and fork-safe: it holds no state.
+keys cannot leave the root (see `keys.py`). A root that a store made is removed by its `close` when
+it is empty. Thread-safe and fork-safe: its one state is which of the folders above its root were
+there before.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class LocalStore(PiecewiseStore):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = os.path.realpath(Path(root).expanduser())
+        self._kept = self._root
 
     @property
     def url(self) -> str:
@@ -122,7 +125,11 @@ class LocalStore(PiecewiseStore):
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
         path = self._path(key)
         source = check_source(data)
-        temp = os.path.join(os.path.dirname(path), _TEMP_PREFIX + secrets.token_hex(8))
+        folder = os.path.dirname(path)
+        temp = os.path.join(folder, _TEMP_PREFIX + secrets.token_hex(8))
+        before = _nearest_folder(folder)
+        if len(before) < len(self._kept):
+            self._kept = before
         try:
             fd = _create(temp)
             try:
@@ -135,6 +142,7 @@ class LocalStore(PiecewiseStore):
                 os.unlink(temp)
                 raise
         except OSError as err:
+            _remove_empty(folder, before)
             raise self._failure(err, key, writing=True) from err
         return ObjectInfo(key, status.st_size, _etag(status), status.st_mtime)
 
@@ -147,16 +155,11 @@ class LocalStore(PiecewiseStore):
         except OSError as err:
             raise self._failure(err, key, writing=True) from err
         # Object stores have no empty folders: take away those that this left behind.
-        folder = os.path.dirname(path)
-        while len(folder) > len(self._root):
-            try:
-                os.rmdir(folder)
-            except OSError:
-                return
-            folder = os.path.dirname(folder)
+        _remove_empty(os.path.dirname(path), self._root)
 
     def close(self) -> None:
-        """Nothing to drop: files are open only during a read."""
+        """Remove the root if this store made it and it is empty; files are open in reads only."""
+        _remove_empty(self._root, self._kept)
 
     def _path(self, key: str) -> str:
         return os.path.join(self._root, check_key(key))
@@ -248,6 +251,23 @@ def _create(temp: str) -> int:
             if attempt == _PUT_ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+def _nearest_folder(path: str) -> str:
+    """The path itself, or the first above it, that exists."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _remove_empty(folder: str, kept: str) -> None:
+    """Remove a folder and those above it, up to one that is kept, while they are empty."""
+    while len(folder) > len(kept):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            return
+        folder = os.path.dirname(folder)
 
 
 def _fill(fd: int, source: Path | memoryview) -> None:

@@ -1,5 +1,6 @@
 """Packing: order, errors, what is left when it is stopped."""
 
+import errno
 import logging
 import os
 import signal
@@ -8,15 +9,16 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dataplane.errors import ConfigError, FormatError
+from dataplane.errors import ConfigError, FormatError, NoSpace
 from dataplane.pack import convert as convert_room
 from dataplane.pack import engine, pack
 from dataplane.shards import DatasetIndex, WriteOptions
-from dataplane.stores import open_store
+from dataplane.stores import local, open_store
 from tests.pack.packed import read_with_zarr
 
 
@@ -148,6 +150,28 @@ def test_a_dataset_is_replaced_only_when_asked_and_only_by_another(tmp_path, sou
     assert len(_keys(tmp_path)) == 12
     pack([sources / "case01.npy"], _url(tmp_path), WriteOptions(overwrite=True))
     assert _keys(tmp_path) == ["case01"]
+
+
+@pytest.mark.parametrize("shard_bytes", [1 << 20, 1 << 30], ids=["many shards", "one shard"])
+def test_a_pack_onto_a_full_disk_leaves_nothing(tmp_path, temp_folder, monkeypatch, shard_bytes):
+    for number in range(3):
+        values = np.random.default_rng(number).integers(0, 256, 700_000, np.uint8)
+        np.save(tmp_path / f"case{number}.npy", values)
+    fill = local._fill
+    filled = []
+
+    def fill_until_full(handle, source):
+        if isinstance(source, Path) and (len(filled) or shard_bytes > 1 << 20):
+            os.write(handle, b"some")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fill(handle, source)
+        filled.append(source)
+
+    monkeypatch.setattr(local, "_fill", fill_until_full)
+    with pytest.raises(NoSpace):
+        pack([*tmp_path.glob("*.npy")], _url(tmp_path), WriteOptions(shard_bytes=shard_bytes))
+    assert len(filled) == (shard_bytes == 1 << 20)
+    assert not (tmp_path / "dataset").exists()
 
 
 def test_an_interruption_leaves_no_dataset_no_thread_and_no_file(tmp_path, temp_folder, sources):

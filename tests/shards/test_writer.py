@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import threading
@@ -330,9 +331,29 @@ def test_a_full_disk_is_one_clear_error(store: Store, monkeypatch: pytest.Monkey
         with monkeypatch.context() as patch:
             patch.setattr(os, "sendfile", full)
             with pytest.raises(NoSpace, match="the disk is full"):
-                writer.add(one("b"))
+                writer.add(noise("b", 2 << 20))  # too large to be encoded into memory
         writer.add(one("c"))
+    assert list(DatasetIndex.load(store).keys) == ["a", "c"]
     np.testing.assert_array_equal(read_sample(store, "c")["x"], np.arange(10))
+
+
+def test_a_small_sample_that_finds_no_room_leaves_nothing_in_the_shard(
+    store: Store, temp_dir: Path
+) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with DatasetWriter(store, WriteOptions(temp_dir=temp_dir)) as writer:
+        writer.add(one("a"))
+        (shard,) = temp_dir.glob("*/shard-000000.tar")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (shard.stat().st_size + 1000, limit[1]))
+        try:
+            with pytest.raises(ConfigError, match="File too large"):
+                writer.add(noise("b", 50_000))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        writer.add(one("c"))
+    assert list(DatasetIndex.load(store).keys) == ["a", "c"]
+    for key in "ac":
+        np.testing.assert_array_equal(read_sample(store, key)["x"], np.arange(10))
 
 
 def test_systems_without_sendfile_copy_in_memory(
@@ -348,6 +369,10 @@ def test_systems_without_sendfile_copy_in_memory(
     with DatasetWriter(store) as writer:
         writer.add(make_sample("a"))
         writer.add(make_sample("b"))
+        writer.add(noise("c", 2 << 20))  # too large to be encoded into memory
+    np.testing.assert_array_equal(
+        read_sample(store, "c")["noise"], noise("c", 2 << 20).arrays["noise"].values
+    )
     values = make_sample("b").arrays["fields/velocity"].values
     np.testing.assert_array_equal(read_sample(store, "b")["fields/velocity"], values)
 

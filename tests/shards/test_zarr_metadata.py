@@ -15,6 +15,7 @@ from dataplane.shards.model import MISSING_CHUNK
 from dataplane.shards.shard_index import pack_shard_index
 from dataplane.shards.zarr_metadata import (
     array_document,
+    group_document,
     inner_codecs,
     json_attributes,
     json_fill_value,
@@ -203,3 +204,23 @@ def test_chunks_outside_the_shard_are_refused(offset: int, length: int) -> None:
 def test_a_declared_grid_that_no_file_could_hold_is_refused() -> None:
     with pytest.raises(FormatError, match="cannot be the index"):
         parse_shard_index(b"", 2**40, 1000, "x")
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"none": None, "yes": True, "no": False, "whole": -(2**70), "half": 0.5, "tiny": 1e-300},
+        {"text": 'quote " slash \\ tab \t é ∇ \x7f \u2028', "": "", "ключ": [[], {}, [{}], [[1]]]},
+        {"nested": {"a": [1, [2.5, {"b": [None, "c"]}], "d"], "e": {"f": {"g": []}}}},
+    ],
+)
+def test_documents_are_indented_as_the_standard_library_does(attributes: dict[str, Any]) -> None:
+    document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    expected = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1).encode()
+    assert group_document(attributes) == expected
+
+
+def test_documents_refuse_numbers_that_json_lacks() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        group_document({"a": [math.nan]})

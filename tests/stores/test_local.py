@@ -55,6 +55,34 @@ def test_a_full_disk_is_no_space_and_leaves_the_old_object(
     assert _everything(tmp_path) == ["k"]
 
 
+def test_a_write_that_fails_takes_the_folders_away_that_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(fd: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = LocalStore(tmp_path / "new" / "deep")
+    with monkeypatch.context() as patch:
+        patch.setattr(local.os, "write", write)
+        with pytest.raises(NoSpace):
+            store.put("a/k", b"1")
+    assert _everything(tmp_path) == []
+    store.put("a/k", b"1")
+    assert _everything(tmp_path) == ["new", "new/deep", "new/deep/a", "new/deep/a/k"]
+
+
+def test_a_root_that_was_made_and_is_empty_goes_when_the_store_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for folder in ("there", "new/deep"):
+        store = LocalStore(tmp_path / folder)
+        store.put("k", b"1")
+        store.close()
+        assert (tmp_path / folder / "k").exists()
+        store.delete("k")
+        store.close()
+    assert _everything(tmp_path) == ["there"]
+
+
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(local.os, "write", lambda fd, data: write(fd, data[:3]))
