@@ -44,7 +44,7 @@ class ShardFile:
         self.key = key
         self.path = path
         self.samples = 0
-        self._stream = path.open("wb")
+        self._stream: BinaryIO = path.open("wb")
         self._tar = TarWriter(self._stream)
 
     def size_with(self, key: str, archive: Archive) -> int:

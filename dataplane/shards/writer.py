@@ -4,11 +4,10 @@
 else in a nameless temporary file), then appends it to the shard under construction, a local tar
 file. A shard that the next sample would make too large is closed and uploaded by a background
 thread while the next one fills; at most one upload is under way, so local disk use stays below two
-shards and one sample per adding thread.
-`finish` uploads the rest, then the index: until then nothing at the destination is a dataset, so a
-writer that is killed leaves none. What such a writer left behind at the destination is overwritten
-or removed by the next one that finishes; what it left on the local disk, by the next one that
-starts.
+shards and one sample per adding thread. `finish` uploads the rest, then the index: until then
+nothing at the destination is a dataset, so a writer that is killed leaves none. What such a writer
+left behind at the destination is overwritten or removed by the next one that finishes; what it left
+on the local disk, by the next one that starts.
 
 Thread-safe: several threads may `add`; samples are numbered as their encoding completes. One lock
 guards the shard under construction and is held while a sample is appended, since that is what it
