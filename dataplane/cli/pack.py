@@ -24,6 +24,7 @@ from dataplane.units import format_bytes, format_count, format_duration, format_
 
 if TYPE_CHECKING:
     from dataplane.pack import PackProgress
+    from dataplane.pack.source import Unreadable
     from dataplane.shards import PackSummary
 
 __all__ = ["pack"]
@@ -39,6 +40,7 @@ Examples:
 """
 _CURRENT_CHARS = 32
 _SHOWN_ARRAYS = 10
+_MAX_SKIPPED_LINES = 20
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,9 +128,10 @@ def pack(  # one parameter per option is how click hands them over
     """Convert simulation files to a packed dataset at DEST_URL.
 
     A SOURCE is a file or a folder, which is searched. Read are VTK files (.vtu .vtp .vti .vtr .vts
-    .vtk, .pvtu, and .pvd time series), PLOT3D pairs (…xyz.bin with …q.bin), .npz, .npy, and .zip
-    archives of these. Each dataset becomes a sample that is called after its file; values are
-    stored bit by bit as they are, unless --float32, --round-bits or --round says otherwise.
+    .vtk .pvtu), their time series (.pvd .series) and trees of blocks (.vtm .vtpc .vtpd), PLOT3D
+    pairs (…xyz.bin with …q.bin), .npz, .npy, and .zip archives of these. Each dataset becomes a
+    sample that is called after its file; values are stored bit by bit as they are, unless
+    --float32, --round-bits or --round says otherwise.
 
     The dataset exists once its index is written, which happens last: a pack that is stopped leaves
     none. Sources that cannot be read are named with the reason.
@@ -177,7 +180,13 @@ def _terminated_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def _shown_progress() -> Iterator[Callable[[PackProgress], None]]:
-    """Show a bar on a terminal, and on any stderr one line per source that is skipped."""
+    """Show a bar on a terminal, and on any stderr what is skipped.
+
+    Sources that should have been packed get a line each, up to a limit, while they are met; files
+    of other formats are counted, and told at the end.
+    """
+    from dataplane.pack.skipped import counted_lines, is_counted
+
     console = Console(stderr=True, highlight=False)
     bar = Progress(
         TextColumn("{task.fields[sources]}"),
@@ -191,13 +200,20 @@ def _shown_progress() -> Iterator[Callable[[PackProgress], None]]:
         disable=not console.is_terminal,
     )
     task = bar.add_task("pack", total=None, sources="", current="")
-    told = 0
+    skipped: tuple[Unreadable, ...] = ()
+    lines = 0
+
+    def say(text: str) -> None:
+        console.print(f"skipped {text}", markup=False, soft_wrap=True)
 
     def report(progress: PackProgress) -> None:
-        nonlocal told
-        for item in progress.skipped[told:]:
-            console.print(f"skipped {item.error()}", markup=False, soft_wrap=True)
-        told = len(progress.skipped)
+        nonlocal skipped, lines
+        for item in progress.skipped[len(skipped) :]:
+            if not is_counted(item):
+                lines += 1
+                if lines <= _MAX_SKIPPED_LINES:
+                    say(str(item.error()))
+        skipped = progress.skipped
         bar.update(
             task,
             total=progress.source_bytes,
@@ -208,6 +224,12 @@ def _shown_progress() -> Iterator[Callable[[PackProgress], None]]:
 
     with bar:
         yield report
+    if lines > _MAX_SKIPPED_LINES:
+        say(
+            f"{lines - _MAX_SKIPPED_LINES} more sources that cannot be read (--json lists them all)"
+        )
+    for line in counted_lines(skipped):
+        say(line)
 
 
 def _print_summary(

@@ -116,7 +116,8 @@ def _copy_of(source: SourceFile, seen: dict[str, str]) -> str | None:
     Archives made by hand often hold the same series twice, once in a folder of its own.
     """
     files = sorted((path.name, sha256_of(path)) for path in source.files)
-    place = {name: value for name, value in source.attributes.items() if name != "series"}
+    named_after_folders = {"series", "collection"}
+    place = {k: v for k, v in source.attributes.items() if k not in named_after_folders}
     identity = json.dumps([files, place], sort_keys=True)
     earlier = seen.setdefault(identity, source.label)
     return None if earlier == source.label else earlier

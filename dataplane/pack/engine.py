@@ -27,8 +27,10 @@ from typing import Literal, TypeAlias
 
 from dataplane.errors import ConfigError, FormatError
 from dataplane.pack.convert import Outcome, convert
+from dataplane.pack.formats import ARCHIVE
 from dataplane.pack.names import unique_name
 from dataplane.pack.plan import Planned, plan_sources
+from dataplane.pack.skipped import counted_lines, is_counted
 from dataplane.pack.source import SourceFile, Unreadable
 from dataplane.shards import DatasetWriter, PackSummary, SourceSample, WriteOptions
 from dataplane.stores import StoreConfig, open_store
@@ -139,7 +141,8 @@ class _Pack:
         self._readers = min(options.effective_workers, MAX_READERS)
         self._report = progress or (lambda _: None)
         self._on_error = on_error
-        self._keys: set[str] = set()
+        self._reserved = {item.key for item in planned if not _is_archive(item)}
+        self._keys = {*self._reserved}
         self._progress = PackProgress(
             sources=len(planned), source_bytes=sum(map(_size_bytes, planned))
         )
@@ -174,7 +177,11 @@ class _Pack:
     def _written(
         self, planned: Planned, sample: SourceSample, writer: DatasetWriter
     ) -> PackProgress:
-        sample = replace(sample, key=unique_name(sample.key, self._keys, "-"))
+        # The plan has told apart what it knows of; members of archives and blocks come in between.
+        if sample.key == planned.key and sample.key in self._reserved and not _is_archive(planned):
+            self._reserved.discard(sample.key)
+        else:
+            sample = replace(sample, key=unique_name(sample.key, self._keys, "-"))
         try:
             writer.add(sample)
         except FormatError as err:
@@ -216,14 +223,19 @@ def _size_bytes(planned: Planned) -> int:
     return planned.size_bytes() if isinstance(planned, SourceFile) else 0
 
 
+def _is_archive(item: Planned) -> bool:
+    return isinstance(item, SourceFile) and item.format == ARCHIVE
+
+
 def _listed(left_out: Sequence[Planned]) -> str:
     skipped = [item for item in left_out if isinstance(item, Unreadable)]
     if not skipped:
         return "the sources hold no files"
-    listed = [str(item.error()) for item in skipped[:_LISTED_REASONS]]
-    if len(skipped) > _LISTED_REASONS:
-        listed.append(f"and {len(skipped) - _LISTED_REASONS} more")
-    return "; ".join(listed)
+    alone = [item for item in skipped if not is_counted(item)]
+    listed = [str(item.error()) for item in alone[:_LISTED_REASONS]]
+    if len(alone) > _LISTED_REASONS:
+        listed.append(f"and {len(alone) - _LISTED_REASONS} more")
+    return "; ".join([*listed, *counted_lines(skipped)])
 
 
 class _Feed:

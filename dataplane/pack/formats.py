@@ -8,19 +8,32 @@ Thread-safe: no state.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from dataplane.errors import FormatError
 from dataplane.pack.foreign import HEAD_BYTES, foreign_content
+from dataplane.pack.other_formats import UNKNOWN, OtherFormat, other_format
 from dataplane.pack.plot3d_pairs import pair_name
 from dataplane.pack.vtk_xml import xml_type
 
-__all__ = ["ARCHIVE", "PARALLEL", "PLOT3D", "SERIES", "has_known_suffix", "recognise"]
+__all__ = [
+    "ARCHIVE",
+    "COMPOSITE",
+    "ONE_DATASET",
+    "PARALLEL",
+    "PLOT3D",
+    "SERIES",
+    "dataset_stem",
+    "has_known_suffix",
+    "recognise",
+]
 
 ARCHIVE = "zip"
 LEGACY = "vtk"
 PLOT3D = "plot3d"
-SERIES = "pvd"
+SERIES = frozenset({"pvd", "series"})
+"""Lists of datasets, each with its time."""
+_JSON_SERIES = "series"
 _XML = {
     "ImageData": "vti",
     "PolyData": "vtp",
@@ -28,16 +41,30 @@ _XML = {
     "StructuredGrid": "vts",
     "UnstructuredGrid": "vtu",
 }
+_COMPOSITE_XML = {
+    "vtkMultiBlockDataSet": "vtm",
+    "vtkPartitionedDataSet": "vtpd",
+    "vtkPartitionedDataSetCollection": "vtpc",
+}
+COMPOSITE = frozenset(_COMPOSITE_XML.values())
+"""Trees of named blocks, each in a file of its own."""
 PARALLEL = frozenset(f"p{name}" for name in _XML.values())
 _XML_FORMATS = (
-    _XML | {f"P{kind}": f"p{name}" for kind, name in _XML.items()} | {"Collection": SERIES}
+    _XML
+    | {f"P{kind}": f"p{name}" for kind, name in _XML.items()}
+    | _COMPOSITE_XML
+    | {"Collection": "pvd"}
 )
-_BY_SUFFIX = frozenset({*_XML_FORMATS.values(), LEGACY, "npy", "npz", ARCHIVE})
+ONE_DATASET = frozenset({*_XML.values(), *PARALLEL, LEGACY, "npy", "npz"})
+"""Formats of which a file is one dataset, and which are told by their suffix."""
+_BY_SUFFIX = ONE_DATASET | COMPOSITE | SERIES | {"vtmb", ARCHIVE}
 _KNOWN = (
-    *(f".{name}" for name in ("vtu", "vtp", "vti", "vtr", "vts", "vtk", "pvd", "pvtu")),
+    *(f".{name}" for name in ("vtu", "vtp", "vti", "vtr", "vts", "vtk", "pvtu")),
+    *(f".{name}" for name in ("pvd", "series", "vtm", "vtpc", "vtpd")),
     "PLOT3D pairs (…xyz.bin, …q.bin)",
     *(".npz", ".npy", ".zip"),
 )
+_UNKNOWN = OtherFormat(UNKNOWN, f"not a simulation format that pack knows: {', '.join(_KNOWN)}")
 
 
 def has_known_suffix(path: Path) -> bool:
@@ -45,33 +72,62 @@ def has_known_suffix(path: Path) -> bool:
     return path.suffix.lower().removeprefix(".") in _BY_SUFFIX or pair_name(path) is not None
 
 
-def recognise(path: Path) -> str:
-    """Return the format of a file: `vtu`, `pvtu`, `vtk`, `pvd`, `plot3d`, `npz`, `npy` or `zip`.
+def dataset_stem(name: str) -> str:
+    """Return a file's name without its suffix, and for `case.vtu.series` without both.
+
+    Example:
+        >>> dataset_stem("case.vtu.series"), dataset_stem("case.v2.vtu"), dataset_stem("s.series")
+        ('case', 'case.v2', 's')
+    """
+    path = PurePath(name)
+    stem = PurePath(path.stem)
+    is_series = path.suffix.lower() == f".{_JSON_SERIES}"
+    return stem.stem if is_series and has_known_suffix(Path(stem)) else path.stem
+
+
+def recognise(path: Path) -> str | OtherFormat:
+    """Return the format of a file, or what is known of one that pack does not read.
+
+    Formats are called after their suffix (`vtu`, `pvtu`, `pvd`, `vtm`, `vtk`, `npz`, `zip`, …) and
+    `plot3d`.
 
     Raises:
-        FormatError: pack does not read it; the message is the reason, without the file's name.
+        FormatError: its name promises a format that its content is not; the message is the reason,
+            without the file's name.
         OSError: it cannot be opened.
     """
     suffix = path.suffix.lower().removeprefix(".")
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
+    if not head and not has_known_suffix(path):
+        return other_format(path, head) or OtherFormat(UNKNOWN, "it is empty")
     if head.startswith(b"# vtk DataFile Version"):
         return LEGACY
     if head.startswith(b"\x93NUMPY"):
         return "npy"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")) and suffix in {"npz", ARCHIVE}:
         return suffix
+    if suffix == _JSON_SERIES and head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
+        return _JSON_SERIES
     kind = xml_type(path)
     if kind in _XML_FORMATS:
         return _XML_FORMATS[kind]
+    if kind is not None and suffix not in _BY_SUFFIX:
+        return OtherFormat(
+            f"VTK file of the type {kind}", f"a VTK file of the type {kind}, which is not supported"
+        )
     if kind is not None:
         raise FormatError(f"a VTK file of the type {kind} is not supported")
     foreign = foreign_content(head)
-    if foreign is not None and (suffix in _BY_SUFFIX or not head or pair_name(path) is not None):
+    if foreign is not None and (suffix in _BY_SUFFIX or pair_name(path) is not None):
         what, hint = foreign
         raise FormatError(f"it is {what}", hint=hint)
     if suffix in _BY_SUFFIX:
         raise FormatError(f"its content is not that of a .{suffix} file")
     if pair_name(path) is not None:
         return PLOT3D
-    raise FormatError(f"not a simulation format that pack knows: {', '.join(_KNOWN)}")
+    other = other_format(path, head)
+    if other is None and foreign is not None:
+        what, hint = foreign
+        return OtherFormat(UNKNOWN, f"it is {what}", hint)
+    return other or _UNKNOWN

@@ -19,11 +19,12 @@ Pure functions, no state.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["array_segment", "decode_segment", "sample_key", "unique_name"]
+__all__ = ["array_segment", "decode_segment", "member_key", "sample_key", "unique_name"]
 
 MAX_SEGMENT_BYTES = 200
 """Well below the 255 bytes of a file name, so that a suffix for a double name still fits."""
@@ -81,6 +82,25 @@ def sample_key(parts: Iterable[str]) -> str:
     cleaned = (_NOT_IN_A_KEY.sub("_", part).strip("_-") for part in parts)
     key = "-".join(part for part in cleaned if part) or "sample"
     return key.encode()[:MAX_KEY_BYTES].decode(errors="ignore")
+
+
+def member_key(key: str, parts: Iterable[str]) -> str:
+    """Make the key of a member of a collection from the collection's key and the member's names.
+
+    A key that would be too long is cut and ends in a hash of the whole.
+
+    Example:
+        >>> member_key("case-0003", ["boundary", "inlet 1"])
+        'case-0003-boundary-inlet_1'
+    """
+    parts = [*parts]
+    cleaned = (_NOT_IN_A_KEY.sub("_", part).strip("_-") for part in parts)
+    whole = "-".join([key, *(part for part in cleaned if part)])
+    encoded = whole.encode()
+    if len(encoded) <= MAX_KEY_BYTES:
+        return whole
+    digest = hashlib.sha256(json.dumps([key, *parts]).encode()).hexdigest()[:16]
+    return f"{encoded[: MAX_KEY_BYTES - len(digest) - 1].decode(errors='ignore')}-{digest}"
 
 
 def unique_name(name: str, taken: Iterable[str], separator: str) -> str:

@@ -64,7 +64,7 @@ def _convert(source: SourceFile, files: ExitStack) -> Iterator[SourceSample]:
                 attributes["time"] = conditions["time"]
         if len(shapes) > 1:
             attributes |= {"block": number, "blocks": len(shapes)}
-        key = source.key if len(shapes) == 1 else f"{source.key}-{number:04d}"
+        key = source.key if len(shapes) == 1 else f"{source.stem_key or source.key}-{number:04d}"
         yield SourceSample(key, arrays, attributes)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dataplane.errors import FormatError
+from dataplane.pack.other_formats import OtherFormat
 from dataplane.shards import SourceArray, SourceSample
 
 __all__ = [
@@ -41,7 +42,9 @@ class SourceFile:
         path: the file to read, or the first of several.
         label: how messages call it: the path as given, or `archive.zip/member`.
         name: how attributes call it: the same without the folders of this machine.
-        key: key of its sample; further samples of the same file get suffixes.
+        key: key of its sample.
+        stem_key: what keys of its samples begin with where it holds several: `key` before it was
+            told apart from others.
         format: what it was recognised as: `vtu`, `plot3d`, `npz`, …
         companions: further files of the same dataset.
         attributes: attributes that its samples get besides their own (time of a series, …).
@@ -54,6 +57,7 @@ class SourceFile:
     format: str
     companions: tuple[Path, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    stem_key: str = ""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -75,12 +79,17 @@ class Unreadable:
         asked_for: whether the user named it, or its name promises a format that pack reads; False
             for a file that merely lies in a folder that the user named.
         hint: what to do, where there is something.
+        key: key that its sample would have had, and that no other sample gets; empty if unknown.
+        group: for a format that pack does not read, what files of it are counted under (see
+            `other_formats.OtherFormat`); None for everything else.
     """
 
     label: str
     reason: str
     asked_for: bool = True
     hint: str | None = None
+    key: str = ""
+    group: str | None = None
 
     @classmethod
     def from_error(cls, label: str, error: FormatError) -> Unreadable:
@@ -102,6 +111,11 @@ class Unreadable:
             return cls(label, "it does not fit into this machine's memory")
         _log.debug("reading %s failed", label, exc_info=error)
         return cls(label, f"reading it failed: {one_line(f'{type(error).__name__}: {error}')}")
+
+    @classmethod
+    def from_other(cls, label: str, other: OtherFormat, *, asked_for: bool = True) -> Unreadable:
+        """Make one of a file whose format pack does not read."""
+        return cls(label, other.reason, asked_for, other.hint, group=other.group)
 
     def error(self) -> FormatError:
         """The error to raise for it."""

@@ -38,7 +38,37 @@ def test_a_summary_is_printed_and_skipped_sources_are_named_once(tmp_path, sourc
     assert lines["skipped"].strip() == "1, named above"
     assert "README.md" not in done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"skipped {sources}/README.md: not a simulation format")
+    assert line.startswith("skipped 1 file of an unknown format: …")
+    assert line.endswith("/sources/README.md")
+    assert len(line) <= 100
+
+
+def test_a_case_beside_a_dataset_is_told_in_a_line_per_kind(tmp_path):
+    folder = tmp_path / "runs"
+    for name in ("0/U", "0/p", "constant/g", "system/controlDict"):
+        (folder / "case" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "case" / name).write_text("/*-------*- C++ -*-------*\\\nFoamFile {}")
+    for number in range(30):
+        (folder / f"log.{number}").write_text("a line")
+        (folder / f"notes{number}.txt").write_text("a line")
+        (folder / f"damaged{number}.npy").write_text("no array")
+    (folder / "case" / "case.foam").write_bytes(b"")
+    (folder / "DONE").write_bytes(b"")
+    np.save(folder / "good.npy", np.zeros(3))
+    done = _run(folder, (tmp_path / "ds").as_uri(), "--json")
+    assert len(json.loads(done.stdout)["skipped"]) == 4 + 3 * 30 + 2
+    lines = done.stderr.splitlines()
+    damaged = [line for line in lines if line.endswith("its content is not that of a .npy file")]
+    assert len(damaged) == 20
+    told, convert = lines[20:], "run foamToVTK in the case and pack its folder VTK"
+    assert told == [
+        "skipped 10 more sources that cannot be read (--json lists them all)",
+        "skipped 61 files of unknown formats: 30 .N (e.g. log.0), 30 .txt (e.g. notes0.txt), "
+        "1 without suffix",
+        f"skipped 4 OpenFOAM files (e.g. …/runs/case/0/U): {convert}",
+        f"skipped 1 OpenFOAM case (…/runs/case/case.foam): {convert}",
+    ]
+    assert max(map(len, told)) <= 100
 
 
 def test_json_is_the_only_thing_on_stdout(tmp_path, sources):

@@ -230,7 +230,7 @@ def test_an_unforeseen_error_over_a_file_of_references_costs_that_file_only(tmp_
     np.save(sources / "x.npy", np.zeros(2))
     (sources / "x.npy").rename(sources / "x.vtu")
     summary = pack([sources], _url(tmp_path))
-    assert summary.samples == 12
+    assert summary.samples == 13
     assert "series.pvd" in str(summary.skipped)
     assert "parts.pvd" in str(summary.skipped)
 

@@ -59,7 +59,7 @@ def test_what_is_missing_is_named(tmp_path):
     assert item.reason == "no such file or folder"
 
 
-@pytest.mark.parametrize("name", ["README.md", "Copyright.txt", "case.stl"])
+@pytest.mark.parametrize("name", ["README.md", "Copyright.txt", "case.q1"])
 def test_what_is_no_simulation_is_named_with_what_would_be(tmp_path, name):
     (tmp_path / name).write_text("# readme")
     (item,) = plan_sources([tmp_path / name])

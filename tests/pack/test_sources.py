@@ -69,7 +69,7 @@ def test_folders_that_may_not_be_read_are_named(
         onerror(PermissionError(13, "Permission denied", f"{top}/secret"))
         return []
 
-    monkeypatch.setattr("dataplane.pack.plan.os.walk", denied)
+    monkeypatch.setattr("dataplane.pack.found.os.walk", denied)
     (item,) = plan_sources([folder])
     assert isinstance(item, Unreadable)
     assert (item.label, item.reason) == (

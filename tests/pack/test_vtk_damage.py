@@ -130,7 +130,7 @@ def test_cells_that_refer_to_missing_points_are_refused(tmp_path):
         ("case.vtu", b"", "it is empty"),
         ("case.vtu", b"<html>404</html>", "it is an HTML page"),
         ("case.vtu", b"mesh 1 2 3", "its content is not that of a .vtu file"),
-        ("case.vtm", b'<VTKFile type="vtkMultiBlockDataSet"></VTKFile>', "is not supported"),
+        ("case.vth", b'<VTKFile type="vtkOverlappingAMR"></VTKFile>', "is not supported"),
         ("case.vtk", b"# vtk DataFile Version 3.0\nt\nASCII\nDATASET NONSENSE\n", "case.vtk"),
         ("case.vtk", b"# vtk DataFile Version 3.0\nt\nASCII\nDATASET POLYDATA\n", "no points"),
     ],
