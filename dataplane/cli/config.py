@@ -31,7 +31,7 @@ _PREFIX = "DATAPLANE_"
 _OTHER_VARIABLES = frozenset({
     "DATAPLANE_CONFIG",
     KEY_VARIABLE,
-    # Of mounts/dataplane-mount@.service.
+    # Of mounts/dataplane_fuse/system.
     "DATAPLANE_MOUNTPOINT",
     "DATAPLANE_MOUNT_OPTIONS",
     "DATAPLANE_URL",

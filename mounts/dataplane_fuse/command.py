@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from dataplane.cli.options import (
 )
 from dataplane.errors import CacheError, ConfigError, MountError
 from dataplane.stores.urls import parse_url
+from dataplane_fuse.boot import mount_helper, systemd_unit, this_program
 from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
 from dataplane_fuse.filesystem import FilesystemOptions
 from dataplane_fuse.frontends.library import load_library
@@ -38,6 +40,20 @@ if TYPE_CHECKING:
 __all__ = ["mount", "umount"]
 
 _EXIT_TIMEOUT_S = 30.0
+
+
+def _printer(
+    content: Callable[[str], str],
+) -> Callable[[click.Context, click.Parameter, bool], None]:
+    """Return the callback of an option that prints a file for the system instead of mounting."""
+
+    def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        del param
+        if value and not ctx.resilient_parsing:
+            click.echo(content(this_program()), nl=False)
+            ctx.exit()
+
+    return show
 
 
 @click.command()
@@ -82,6 +98,22 @@ _EXIT_TIMEOUT_S = 30.0
     show_default=True,
     metavar="ADDRESS",
     help="Answer Prometheus at this address.",
+)
+@click.option(
+    "--print-systemd-unit",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_printer(systemd_unit),
+    help="Print a systemd unit that makes mounts at boot, and exit.",
+)
+@click.option(
+    "--print-mount-helper",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_printer(mount_helper),
+    help="Print the helper that lets fstab and mount -t dataplane make mounts, and exit.",
 )
 @click.option("--ready-fd", type=int, hidden=True)
 @click.pass_context

@@ -18,7 +18,7 @@ from dataplane_fuse.mountpoint import Mounted, Probe, find_mount, holders, norma
 from tests.mount.conftest import MakeMount, run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-HELPER = REPOSITORY / "mounts" / "mount.dataplane"
+HELPER = REPOSITORY / "mounts" / "dataplane_fuse" / "system" / "mount.dataplane"
 MOUNTINFO = r"""
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
 30 22 0:40 / /mnt/sims ro,nosuid,nodev shared:1 - fuse.dataplane s3://bucket/prefix ro,user_id=0
