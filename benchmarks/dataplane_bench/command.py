@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
+from dataplane.cli.groups import CommandGroup
 from dataplane.cli.options import BYTES
 from dataplane.errors import ConfigError
 from dataplane_bench.machine import describe_machine, require_release_build
@@ -23,7 +24,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _Measured = list[Row] | tuple[list[Row], list[Figure]]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def bench() -> None:
     """Measure throughput beside rivals and measured ceilings.
 

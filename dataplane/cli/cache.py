@@ -6,11 +6,12 @@ import click
 
 from dataplane.cli.cache_look import info, ls, pin, unpin
 from dataplane.cli.cache_upkeep import clear, gc, verify
+from dataplane.cli.groups import CommandGroup
 
 __all__ = ["cache"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def cache() -> None:
     """Look into the cache, check it, empty it, and say what must stay.
 

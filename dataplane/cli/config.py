@@ -10,18 +10,21 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.keys import KEY_VARIABLE
-from dataplane.cli.text import Column, output, print_fitted, printable
+from dataplane.cli.text import Column, fits, output, print_fitted, print_pieces, printable
 from dataplane.config import Resolved, assemble, load_toml
+from dataplane.stores.access import s3_access
 from dataplane.stores.base import StoreConfig
+from dataplane.units import format_bytes, parse_bytes
 
 __all__ = ["config", "markdown"]
 
@@ -67,19 +70,24 @@ class Setting:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def config(*, as_json: bool) -> None:
-    """Show every setting, its value, and where that came from.
+    """Show every setting, its value, and where that came from; for S3 region and credentials, too.
 
-    Settings: defaults < the configuration file < environment variables < arguments. In JSON, sizes
-    are in bytes and times in seconds; what is not set is null. A DATAPLANE_* variable that nothing
-    reads is named on standard error.
+    Settings: defaults < the configuration file < environment variables < arguments. Of credentials
+    only the kind is shown. In JSON, sizes are in bytes and times in seconds; what is not set is
+    null. A DATAPLANE_* variable that nothing reads is named on standard error.
     """
     for warning in _unread(os.environ):
         click.echo(f"dataplane: {warning}", err=True)
     resolved = {name: assemble(cls, name) for name, cls in _SECTIONS.items()}
     settings = list(_settings(resolved))
     _, path = load_toml()
+    access = s3_access(resolved["store"].value, resolved["store"].origins["region"])
     if as_json:
-        document = {"file": path, "settings": [dataclasses.asdict(one) for one in settings]}
+        document = {
+            "file": path,
+            "settings": [dataclasses.asdict(one) for one in settings],
+            "s3": dataclasses.asdict(access),
+        }
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))
         return
     console = output()
@@ -88,11 +96,29 @@ def config(*, as_json: bool) -> None:
     columns = [
         Column("setting", [one.name for one in settings], is_text=True),
         Column("value", [_shown(one) for one in settings], is_text=True),
-        Column("from", [one.origin for one in settings], is_text=True, drop=3),
-        Column("variable", [one.variable for one in settings], is_text=True, drop=2),
-        Column("what it is", [one.doc for one in settings], is_text=True, drop=1),
+        Column("from", [one.origin for one in settings], is_text=True),
+        Column("variable", [one.variable for one in settings], is_text=True),
+        Column("what it is", [one.doc for one in settings], is_text=True),
     ]
-    print_fitted(console, columns)
+    if fits(console, columns) or not console.is_terminal:
+        print_fitted(console, columns)
+    else:
+        _print_narrow(console, settings)
+    print_pieces(console, [f"S3 region: {_from(access.region or 'not set', access.region_origin)}"])
+    print_pieces(
+        console, [f"S3 credentials: {_from(access.credentials, access.credentials_origin)}"]
+    )
+
+
+def _print_narrow(console: Console, settings: Sequence[Setting]) -> None:
+    """Print a setting and its value, and below them the rest."""
+    for one in settings:
+        print_pieces(console, [f"{one.name} = {_shown(one)}".rstrip()])
+        print_pieces(console, [f"from {one.origin}", one.variable, one.doc], indent=4)
+
+
+def _from(what: str, origin: str) -> str:
+    return f"{what}, from {origin}" if origin else what
 
 
 def markdown() -> str:
@@ -100,7 +126,8 @@ def markdown() -> str:
     lines = ["| setting | default | variable | what it is |", "|---|---|---|---|"]
     for section, cls in _SECTIONS.items():
         for field in _fields(cls):
-            default = "" if field.default is dataclasses.MISSING else _text(field.default)
+            default = "" if field.default is dataclasses.MISSING else field.default
+            default = _readable(field.name, default)
             variables = [f"`{it}`" for it in field.metadata.get("env", ())]
             lines.append(
                 f"| `{section}.{field.name}` | {f'`{default}`' if default else ''} "
@@ -150,7 +177,20 @@ def _plain(value: object) -> bool | int | float | str | None:
 
 
 def _shown(one: Setting) -> str:
-    return "set, not shown" if one.is_hidden else _text(one.value)
+    if one.is_hidden:
+        return "set, not shown"
+    return _readable(one.name, one.value)
+
+
+def _readable(name: str, value: object) -> str:
+    """Write a value as the configuration file may have it; a size with its unit, if that is exact.
+
+    A size that no three digits hold is followed by its bytes.
+    """
+    if not name.endswith("_bytes") or not isinstance(value, int):
+        return _text(value)
+    text = format_bytes(value)
+    return text if parse_bytes(text) == value else f"{text} ({value})"
 
 
 def _text(value: object) -> str:

@@ -17,6 +17,7 @@ from importlib import metadata
 
 import click
 
+from dataplane.cli.groups import CommandGroup
 from dataplane.distribution import version
 from dataplane.errors import DataplaneError
 from dataplane.extras import missing_package
@@ -43,8 +44,8 @@ _ENTRY_POINT_HELP = {
 }
 
 
-class _Commands(click.Group):
-    """A click group whose commands are imported when they are needed."""
+class _Commands(CommandGroup):
+    """A group whose commands are imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

@@ -21,13 +21,13 @@ from dataplane.extras import install_hint
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.urls import s3_endpoint
 
-__all__ = ["s3_options"]
+__all__ = ["CLIENT_READS", "DEFAULT_REGION", "s3_options"]
 
 _REFRESH = timedelta(minutes=5)
 """botocore hands out temporary credentials with at least 10 minutes left; ask it again sooner."""
 
-_DEFAULT_REGION = "us-east-1"
-_CLIENT_READS = (
+DEFAULT_REGION = "us-east-1"
+CLIENT_READS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_WEB_IDENTITY_TOKEN_FILE",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
@@ -61,13 +61,13 @@ def s3_options(
         options["virtual_hosted_style_request"] = False
     if config.anonymous:
         options["skip_signature"] = True
-    elif not any(environ.get(name) for name in _CLIENT_READS):
+    elif not any(environ.get(name) for name in CLIENT_READS):
         provider, profile_region = _profile_credentials(url, environ)
         if provider is not None:
             options["credential_provider"] = provider
         region = region or profile_region
     if region or endpoint:
-        options["region"] = region or _DEFAULT_REGION
+        options["region"] = region or DEFAULT_REGION
     return options
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from dataplane.cli.config import _SECTIONS, _unread, config, markdown
 from dataplane.config import SECTIONS
@@ -100,3 +104,84 @@ def test_every_variable_that_the_repository_reads_is_known(
     }
     assert read >= {"DATAPLANE_CONFIG", "DATAPLANE_CACHE_KEY", "DATAPLANE_STRESS", "DATAPLANE_URL"}
     assert list(_unread(dict.fromkeys(read, "1"))) == []
+
+
+def test_sizes_are_readable_and_exact() -> None:
+    settings = {
+        "DATAPLANE_CACHE_SIZE": "200GB", "DATAPLANE_PREFETCH_WINDOW": "512MiB",
+        "DATAPLANE_BLOCK_BYTES": "4096",
+    }  # fmt: skip
+    table = CliRunner().invoke(config, [], env=settings, catch_exceptions=False).output
+    shown = {line.split()[0]: line for line in table.splitlines() if line.startswith("cache.")}
+    assert "186 GiB (200000000000)" in shown["cache.size_bytes"]
+    assert " 512 MiB " in shown["cache.prefetch_window_bytes"]
+    assert " 4 KiB " in shown["cache.block_bytes"]
+
+
+def test_nothing_is_left_out_or_broken_in_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    narrow = functools.partial(Console, width=60, force_terminal=True, color_system=None)
+    monkeypatch.setattr(sys.modules["dataplane.cli.config"], "output", narrow)
+    lines = CliRunner().invoke(config, [], catch_exceptions=False).output.splitlines()
+    text = " ".join(" ".join(lines).split())
+    for words in ("cache.prefetch_window_bytes = 512 MiB", "DATAPLANE_CACHE_DIR", "S3 region: "):
+        assert words in text
+    assert "how far ahead of its reader a plan is fetched" in text
+    # A path is one word, however long.
+    assert max(len(line) for line in lines if not line.startswith(("file: ", "cache.dir"))) <= 60
+
+
+_SECRETS = {"AWS_ACCESS_KEY_ID": "AKIDHIDDEN", "AWS_SECRET_ACCESS_KEY": "KEYHIDDEN"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "region", "credentials"),
+    [
+        (_SECRETS, "not set", "keys, from AWS_ACCESS_KEY_ID"),
+        (_SECRETS | {"AWS_DEFAULT_REGION": "mars-1"}, "mars-1, from AWS_DEFAULT_REGION", "keys"),
+        ({"AWS_ENDPOINT_URL": "http://h:1"}, "us-east-1, from default", "none found"),
+        ({"DATAPLANE_ANONYMOUS": "1"}, "not set", "none are sent (anonymous)"),
+        (
+            {"AWS_WEB_IDENTITY_TOKEN_FILE": "/x"},
+            "not set",
+            "a web identity token, from AWS_WEB_IDENTITY_TOKEN_FILE",
+        ),
+        (
+            {"AWS_PROFILE": "work"},
+            "venus-2, from profile work",
+            "keys in the credentials file, from profile work",
+        ),
+        ({"AWS_PROFILE": "tool"}, "not set", "a program, from profile tool"),
+        ({"AWS_PROFILE": "role"}, "not set", "an assumed role, from profile role"),
+        ({"AWS_PROFILE": "nobody"}, "not set", "not found: there is no such profile"),
+        ({}, "not set", "none found; on a cloud instance its role is asked for"),
+    ],
+)
+def test_region_and_the_kind_of_credentials_are_shown_and_no_secret(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environ: dict[str, str],
+    region: str,
+    credentials: str,
+) -> None:
+    pytest.importorskip("botocore")
+    keys = "aws_access_key_id = AKIDHIDDEN\naws_secret_access_key = KEYHIDDEN\n"
+    (tmp_path / "credentials").write_text(f"[work]\n{keys}")
+    (tmp_path / "config").write_text(
+        "[profile work]\nregion = venus-2\n"
+        f"[profile tool]\ncredential_process = touch {tmp_path}/started\n"
+        "[profile role]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = work\n"
+    )
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    shown = CliRunner().invoke(config, [], env=environ, catch_exceptions=False).output
+    lines = dict(line.split(": ", 1) for line in shown.splitlines() if line.startswith("S3 "))
+    assert lines["S3 region"] == region
+    assert lines["S3 credentials"].startswith(credentials)
+    as_json = CliRunner().invoke(config, ["--json"], env=environ, catch_exceptions=False).output
+    assert json.loads(as_json)["s3"]["credentials"] in lines["S3 credentials"]
+    assert "HIDDEN" not in shown + as_json
+    assert not (tmp_path / "started").exists()

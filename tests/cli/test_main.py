@@ -70,6 +70,44 @@ def test_help_lists_every_command_with_a_sentence() -> None:
     assert all(len(line.split()) > 3 for line in listed)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "guess"),
+    [
+        (["inof"], "Did you mean info?"),
+        (["unmount"], "Did you mean umount or mount?"),
+        (["cache", "infos"], "Did you mean info?"),
+        (["bench", "decod"], "Did you mean decode?"),
+        (["entirely-else"], "No such command 'entirely-else'."),
+    ],
+)
+def test_an_unknown_command_is_answered_with_the_closest_ones(
+    arguments: list[str], guess: str
+) -> None:
+    done = dataplane(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith(guess)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options_as_the_readme_says(shell: str) -> None:
+    """What `eval "$(_DATAPLANE_COMPLETE=bash_source dataplane)"` makes the shell ask."""
+    program = [sys.executable, "-c", "import sys; sys.argv[0] = 'dataplane'; "
+               "from dataplane.cli.main import main; main()"]  # fmt: skip
+
+    def complete(words: str, number: int) -> str:
+        asked = {"_DATAPLANE_COMPLETE": f"{shell}_complete", "COMP_WORDS": words}
+        word = words.split()[-1] if shell == "fish" else str(number)
+        done = subprocess.run(
+            program, capture_output=True, text=True, timeout=60, check=False,
+            env=os.environ | asked | {"COMP_CWORD": word},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "umount" in complete("dataplane umo", 1)
+    assert "--fail-on-nan" in complete("dataplane pack --fail", 2)
+
+
 @pytest.mark.parametrize("group", ["cache", "bench"])
 def test_the_help_of_a_group_cuts_no_sentence(group: str) -> None:
     done = dataplane(group, "--help", COLUMNS="80")

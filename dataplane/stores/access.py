@@ -1,0 +1,122 @@
+"""Which region and which kind of credentials the standard chain gives for S3; never a secret.
+
+For showing to a person, and made the way `credentials.py` makes the client's options: the
+environment first, then the files of `~/.aws` where botocore can read them. Nothing here makes a
+request or starts a program: the role of an instance or container and a `credential_process` are
+only asked when a client needs them. No state.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dataplane.extras import install_hint
+from dataplane.stores.base import StoreConfig
+from dataplane.stores.credentials import CLIENT_READS, DEFAULT_REGION
+from dataplane.stores.urls import s3_endpoint
+
+__all__ = ["Access", "s3_access"]
+
+_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "keys",
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "a web identity token",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "the container's role",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": "the container's role",
+}
+_METHODS = {
+    "shared-credentials-file": "keys in the credentials file",
+    "config-file": "keys in the configuration file",
+    "assume-role": "an assumed role",
+    "assume-role-with-web-identity": "a role with web identity",
+    "sso": "single sign-on",
+    "login": "a login",
+    "boto-config": "keys in the boto file",
+}
+_ASKS_OTHERS = ("custom-process", "container-role", "iam-role")
+"""Providers of botocore that start a program or make a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How S3 would be reached.
+
+    Attributes:
+        region: that requests are signed for, or None where none is set.
+        region_origin: what sets it.
+        credentials: the kind of credentials, or why there are none.
+        credentials_origin: where they come from: a variable, or a profile.
+    """
+
+    region: str | None
+    region_origin: str
+    credentials: str
+    credentials_origin: str
+
+
+def s3_access(
+    config: StoreConfig, region_origin: str, environ: Mapping[str, str] | None = None
+) -> Access:
+    """Find out.
+
+    Args:
+        config: of the store.
+        region_origin: where `config.region` comes from.
+        environ: the environment.
+    """
+    environ = os.environ if environ is None else environ
+    kind, origin, profile_region = _credentials(config, environ)
+    variables = ("AWS_REGION", "AWS_DEFAULT_REGION")
+    named = next((name for name in variables if environ.get(name)), None)
+    if config.region:
+        return Access(config.region, region_origin, kind, origin)
+    if named is not None:
+        return Access(environ[named], named, kind, origin)
+    if profile_region:
+        return Access(profile_region, origin, kind, origin)
+    if s3_endpoint(config, environ):
+        return Access(DEFAULT_REGION, "default", kind, origin)
+    return Access(None, "", kind, origin)
+
+
+def _credentials(config: StoreConfig, environ: Mapping[str, str]) -> tuple[str, str, str | None]:
+    """Return kind and origin of the credentials, and the region of a profile that was read."""
+    if config.anonymous:
+        return "none are sent (anonymous)", "", None
+    for name in CLIENT_READS:
+        if environ.get(name):
+            return _ENVIRONMENT[name], name, None
+    profile = environ.get("AWS_PROFILE")
+    where = f"profile {profile or 'default'}"
+    try:
+        import botocore.exceptions
+        import botocore.session
+    except ModuleNotFoundError:
+        hint = install_hint("s3")
+        if profile:
+            return f"not found: reading profiles needs botocore ({hint})", where, None
+        return f"the instance's role, if it has one; ~/.aws needs botocore ({hint})", "", None
+    session = botocore.session.Session(profile=profile or None)
+    try:
+        kind = _kind(session)
+        region: str | None = session.get_config_variable("region")
+    except botocore.exceptions.ProfileNotFound:
+        return "not found: there is no such profile", where, None
+    except botocore.exceptions.BotoCoreError as err:
+        return f"not usable: {err}", where, None
+    if kind is None:
+        return "none found; on a cloud instance its role is asked for", "", region
+    return kind, where, region
+
+
+def _kind(session: Any) -> str | None:
+    """Say what kind of credentials botocore finds without asking anybody."""
+    resolver = session.get_component("credential_provider")
+    for name in _ASKS_OTHERS:
+        resolver.remove(name)
+    credentials = session.get_credentials()
+    if credentials is not None:
+        return _METHODS.get(credentials.method, str(credentials.method))
+    return "a program" if session.get_scoped_config().get("credential_process") else None
