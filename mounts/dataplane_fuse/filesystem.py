@@ -32,7 +32,7 @@ from dataplane.telemetry import Counters, logger, offer_gauges
 from dataplane_fuse.errnos import errno_of, os_error
 from dataplane_fuse.handles import DEFAULT_MAX_HANDLES, Handle, HandleTable, OpenFile, Reader
 from dataplane_fuse.levels import DEFAULT_MAX_ENTRIES
-from dataplane_fuse.names import MAX_NAME_BYTES
+from dataplane_fuse.names import MAX_NAME_BYTES, encoded_name
 from dataplane_fuse.nodes import BLOCK_BYTES, Attributes, FileNode, Node, attributes_of, join
 from dataplane_fuse.readahead import Ahead, ReadAhead
 from dataplane_fuse.tree import DatasetFormat, Tree
@@ -254,9 +254,7 @@ class Filesystem:
             logger.error("%s of %r failed unexpectedly", operation, path, exc_info=err)
 
     def _resolve(self, path: str) -> Node:
-        if any(
-            len(name.encode(errors="surrogatepass")) > MAX_NAME_BYTES for name in path.split("/")
-        ):
+        if any(len(encoded_name(name) or b"") > MAX_NAME_BYTES for name in path.split("/")):
             raise os_error(errno.ENAMETOOLONG, path)
         node = self._tree.resolve(path)
         if node is None:

@@ -1,12 +1,15 @@
 """Which keys can be file names, and how those that cannot are told of.
 
 Object keys are any text; file names are not. A key whose part at this level is empty (`a//b`), `.`
-or `..`, holds a NUL or a `/`, is longer than 255 bytes or cannot be written in UTF-8 has no file
-name. Such keys are *hidden*: they are left out of listings and cannot be looked up, so that no name
+or `..`, holds a NUL or a `/`, is longer than 255 bytes or is not valid Unicode has no file name.
+Such keys are *hidden*: they are left out of listings and cannot be looked up, so that no name
 ever escapes the mount point. So is an object `a` beside `a/b`, because a name is a file or a
 directory, never both; the directory wins, as it leads to more. Renaming them instead would make
 names that change when their neighbours do. Of a remote store keys with a control character are
 hidden, too: its clients cannot address them.
+
+Names of local folders need not be UTF-8. Python stands a surrogate for each byte that is not (PEP
+383), and such a name is shown as the bytes it is.
 
 `HiddenNames` counts what was hidden and warns once per directory and reason. Thread-safe.
 """
@@ -17,7 +20,7 @@ import threading
 
 from dataplane.telemetry import Counters, logger
 
-__all__ = ["MAX_NAME_BYTES", "HiddenNames", "why_not_a_name"]
+__all__ = ["MAX_NAME_BYTES", "HiddenNames", "encoded_name", "why_not_a_name"]
 
 MAX_NAME_BYTES = 255
 """Longest file name in bytes. Source: NAME_MAX of linux/limits.h."""
@@ -40,13 +43,26 @@ def why_not_a_name(name: str) -> str | None:
         return "it holds a /"
     if "\0" in name:
         return "it holds a NUL"
-    try:
-        encoded = name.encode()
-    except UnicodeEncodeError:
+    encoded = encoded_name(name)
+    # Bytes that came from elsewhere than a local folder may spell another name.
+    if encoded is None or encoded.decode("utf-8", "surrogateescape") != name:
         return "it is not valid Unicode"
     if len(encoded) > MAX_NAME_BYTES:
         return f"it is longer than {MAX_NAME_BYTES} bytes"
     return None
+
+
+def encoded_name(name: str) -> bytes | None:
+    r"""Return the bytes of a file name, or None where there are none.
+
+    Example:
+        >>> encoded_name("caf\udce9"), encoded_name("\ud800")
+        (b'caf\xe9', None)
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return None
 
 
 class HiddenNames:

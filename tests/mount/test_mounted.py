@@ -312,3 +312,31 @@ for _ in range(2):
     assert all(float(seconds) < 10 for _, seconds in lines)
     mount.umount()
     assert "'mount_listings': 1" in mount.log.read_text()
+
+
+def test_names_that_are_not_utf_8_are_shown_as_the_bytes_they_are(
+    tmp_path: Path, make_mount: MakeMount
+) -> None:
+    folder = os.fsencode(tmp_path / "source")
+    os.makedirs(folder + b"/d\xff/e")
+    names = [b"caf\xe9.bin", "caf\u00e9.bin".encode(), b"d\xff/e/\xfe" + b"x" * 254]
+    try:
+        for name in names:
+            with open(folder + b"/" + name, "wb") as file:
+                file.write(name)
+    except OSError as err:
+        pytest.skip(f"this file system takes UTF-8 names alone: {err.strerror}")
+    mount = make_mount(tmp_path / "source")
+    done = mount.mount()
+    assert done.status == 0, done.errors
+    seen = mount.python(
+        "import os, sys\n"
+        "top = os.fsencode(sys.argv[1])\n"
+        "for folder, _, files in os.walk(top):\n"
+        "    for name in files:\n"
+        "        path = os.path.join(folder, name)\n"
+        "        assert open(path, 'rb').read() == path[len(top) + 1:], path\n"
+        "        print(path[len(top) + 1:].hex())\n"
+    )
+    assert sorted(map(bytes.fromhex, seen.split())) == sorted(names)
+    assert "hidden" not in mount.log.read_text()

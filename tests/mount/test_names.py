@@ -40,6 +40,8 @@ def is_absent(fs: Filesystem, path: str) -> bool:
         "-rf",
         "~",
         "x" * 255,
+        "caf\udce9.bin",
+        "\udcff" * 255,
     ],
 )
 def test_ordinary_and_odd_names_are_shown_as_they_are(name: str) -> None:
@@ -49,7 +51,10 @@ def test_ordinary_and_odd_names_are_shown_as_they_are(name: str) -> None:
     assert fs.getattr(f"dir/{name}").size_bytes == 7
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "nul\0", "x" * 256, "ü" * 128, "\ud800"])
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a/b", "nul\0", "x" * 256, "ü" * 128, "\ud800", "\udcc3\udca9", "\udcff" * 256],
+)
 def test_what_cannot_be_a_name_is_known(name: str) -> None:
     assert why_not_a_name(name)
 

@@ -268,7 +268,7 @@ class _Callbacks:
             directory.entries = [(b".", None), (b"..", None)]
             for name, attributes in self._filesystem.readdir(directory.path):
                 packed = self._stat_bytes.pack(attributes)
-                directory.entries.append((name.encode(_NAMESPACE), packed))
+                directory.entries.append((name.encode(_NAMESPACE, "surrogateescape"), packed))
         entry = self._fuse.c_stat()
         address, size = ctypes.addressof(entry), ctypes.sizeof(entry)
         # Each entry with the offset after it: libfuse then asks page by page. Without offsets it
