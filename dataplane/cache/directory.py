@@ -54,8 +54,16 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 def names_in(folder: int) -> set[str]:
-    """Return the names in an open folder."""
-    return set(os.listdir(folder))
+    """Return the names in an open folder, as they are now.
+
+    A descriptor that has been open for a while will not do: btrfs shows what was there when it was
+    opened, and its position is one for all threads that read it.
+    """
+    fresh = locks.open_descriptor(".", _DIRECTORY, dir_fd=folder)
+    try:
+        return set(os.listdir(fresh))  # noqa: PTH208 - a descriptor, which no Path takes
+    finally:
+        locks.close_descriptor(fresh)
 
 
 def other_version_of(text: bytes) -> int | None:

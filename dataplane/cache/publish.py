@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from dataplane.cache import locks
+from dataplane.cache.directory import names_in
 from dataplane.cache.live import MAX_SLOTS
 from dataplane.cache.session import Session
 from dataplane.telemetry import gauges, logger, totals
@@ -173,7 +174,7 @@ def program_name() -> str:
 
 
 def _slots(folder: int) -> Iterator[int]:
-    for file in os.listdir(folder):
+    for file in names_in(folder):
         slot, dot, kind = file.partition(".")
         is_slot = dot and kind == "json" and slot.isascii() and slot.isdigit() and len(slot) < 5
         if is_slot and int(slot) < MAX_SLOTS:

@@ -1,6 +1,8 @@
 #include "core/block_write.hpp"
 
 #include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -69,13 +71,21 @@ int write_pages(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
   return 0;
 }
 
+// Whether a hole frees nothing before all of its extent is a hole. What goes through the page cache
+// there is joined with its neighbours into extents of up to 128 MiB (measured: a budget of 100 MiB
+// took 337), while each direct write makes extents of its own.
+bool frees_whole_extents(int fd) noexcept {
+  struct statfs status{};
+  return ::fstatfs(fd, &status) == 0 && status.f_type == BTRFS_SUPER_MAGIC;
+}
+
 }  // namespace
 
 int write_block(int fd, std::span<const std::byte> bytes, std::uint64_t offset, bool direct,
                 std::uint32_t& crc) noexcept {
   crc = 0;
   std::size_t written = 0;
-  if (direct && offset % kPageBytes == 0)
+  if (offset % kPageBytes == 0 && (direct || frees_whole_extents(fd)))
     if (const int err = write_pages(fd, bytes, offset, written, crc); err != 0) return err;
   const auto rest = bytes.subspan(written);
   crc = crc32c(rest, crc);

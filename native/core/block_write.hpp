@@ -17,7 +17,8 @@
 namespace dataplane {
 
 // Write `bytes` at `offset`, a multiple of the page size, and take their CRC-32C. `direct` asks for
-// direct I/O where the file system has it. Returns 0 or an errno.
+// direct I/O where the file system has it; btrfs gets it unasked, since only so does an evicted
+// block free its space. Returns 0 or an errno.
 [[nodiscard]] int write_block(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
                               bool direct, std::uint32_t& crc) noexcept;
 

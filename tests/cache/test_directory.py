@@ -15,7 +15,7 @@ import pytest
 
 from dataplane import _native
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.directory import VERSION_TEXT, Directory
+from dataplane.cache.directory import VERSION_TEXT, Directory, names_in
 from dataplane.cache.session import Session
 from dataplane.errors import CacheError
 from tests.cache.fakes import BLOCK, assert_counted, data_files, disk_usage, map_files, read_all
@@ -375,3 +375,17 @@ def test_what_a_killed_process_left_half_made_is_removed(config, store, content)
         cache.usage_bytes()
         assert len(list(folder.iterdir())) == 2
         assert read_all(cache.open(store, info)) == content
+
+
+def test_names_are_those_of_the_moment_whoever_has_read_the_descriptor(tmp_path):
+    for number in range(100):
+        (tmp_path / str(number)).touch()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    expected = {str(number) for number in range(100)}
+    try:
+        os.lseek(folder, 1 << 62, os.SEEK_SET)
+        assert names_in(folder) == expected
+        (tmp_path / "100").touch()
+        assert names_in(folder) == expected | {"100"}
+    finally:
+        os.close(folder)
