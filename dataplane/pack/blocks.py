@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from dataplane.errors import FormatError
-from dataplane.pack.references import check_name, parse_xml, resolve_reference
+from dataplane.pack.references import check_element, check_name, parse_xml, resolve_reference
 
 __all__ = ["Block", "Blocks", "read_blocks"]
 
@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 _MAX_DEPTH = 32
 _TIME_ARRAY = "TimeValue"
 _BRANCHES = frozenset({"Block", "Piece", "Partitions"})
+_OF_EMPTY_BLOCKS = frozenset({"index", "name"})
 _PARTITIONED = frozenset({"Piece", "Partitions", "vtkPartitionedDataSet"})
 """Elements whose data sets are pieces of one block."""
 _TYPES = {
@@ -38,6 +39,7 @@ _TYPES = {
     **{f"Int{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)},
     **{f"UInt{bits}": f"u{bits // 8}" for bits in (8, 16, 32, 64)},
 }
+_OTHER_COMPRESSORS = frozenset({"vtkLZ4DataCompressor", "vtkLZMADataCompressor"})
 _MAX_VALUE_CHARS = 4096
 
 
@@ -102,10 +104,11 @@ def _leaves(
     """Yield the data sets below an element, each with the index of its branch at the top."""
     if depth > _MAX_DEPTH:
         raise FormatError(f"{label}: its blocks are nested more than {_MAX_DEPTH} deep")
-    children = [child for child in element if child.tag == "DataSet" or child.tag in _BRANCHES]
+    children = [child for child in element if child.tag != "DataAssembly"]
     is_partitioned = element.tag in _PARTITIONED
     pieces = sum(child.tag == "DataSet" for child in children)
     for position, child in enumerate(children):
+        check_element(child, _BRANCHES | {"DataSet"}, label)
         index = _index(child, position, label)
         name = check_name(child.get("name") or "", label) or f"block{index}"
         if child.tag in _BRANCHES:
@@ -114,6 +117,8 @@ def _leaves(
         elif file := child.get("file"):
             own = names if is_partitioned else (*names, name)
             yield index, (own, index if is_partitioned and pieces > 1 else None, file)
+        elif not _OF_EMPTY_BLOCKS.issuperset(child.keys()):
+            raise FormatError(f"{label}: its block {name} names no file")
 
 
 def _index(element: ElementTree.Element, position: int, label: str) -> int:
@@ -159,10 +164,12 @@ def _time(document: ElementTree.Element, label: str) -> float | None:
             values = [float(word) for word in text[:_MAX_VALUE_CHARS].split()]
         elif array.get("format") == "binary":
             values = _inline_values(document, array, "".join(text[:_MAX_VALUE_CHARS].split()))
+        else:
+            raise ValueError(f"it is stored as {(array.get('format') or '')[:80]!r}")
     except (ValueError, KeyError, IndexError, zlib.error) as err:
         raise FormatError(f"{label}: its {_TIME_ARRAY} is damaged: {err}") from err
     if values is None:
-        _log.warning("%s: its %s is stored in a way that is not read here", label, _TIME_ARRAY)
+        _log.warning("%s: its %s is compressed in a way that is not read", label, _TIME_ARRAY)
         return None
     return values[0] if len(values) == 1 and math.isfinite(values[0]) else None
 
@@ -191,6 +198,8 @@ def _inline_values(
             raise ValueError(f"{header[0]} compressed blocks, expected 1")
         limit = 8 * _MAX_VALUE_CHARS
         content = zlib.decompressobj().decompress(base64.b64decode(text[header_chars:]), limit)
-    else:
+    elif compressor in _OTHER_COMPRESSORS:
         return None
+    else:
+        raise ValueError(f"unknown compressor {compressor[:80]!r}")
     return [float(value) for value in np.frombuffer(content, order + _TYPES[array.get("type", "")])]

@@ -112,13 +112,13 @@ class _Opening:
     def series(self, item: Found, kind: str) -> list[Member]:
         """List the datasets of all steps."""
         steps = read_series(item.path, item.label, kind, self._root)
-        in_parts = _has_parts(steps)
+        in_parts, series = _has_parts(steps), item.key()
         digits = max(_MIN_DIGITS, len(str(steps[-1].number)))
         order_digits = max(_MIN_DIGITS, len(str(len(steps) - 1)))
         members = []
         for order, step in enumerate(steps):
-            key = f"{item.key()}-{step.number:0{digits}d}"
-            attributes: dict[str, Any] = {"series": item.key(), "timestep": step.number}
+            key = f"{series}-{step.number:0{digits}d}"
+            attributes: dict[str, Any] = {"series": series, "timestep": step.number}
             if step.time is not None:
                 attributes["time"] = step.time
             if in_parts:

@@ -41,6 +41,8 @@ OnError: TypeAlias = Literal["skip", "fail"]
 MAX_READERS = 8
 MAX_READ_AHEAD_BYTES = 1 << 30
 """Files under way at once, except that one may always be. Decoded they take a few times that."""
+MAX_WAITING = 64
+"""Sources that are read, or known to be unreadable, before it is their turn."""
 _POLL_S = 0.1
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _LISTED_REASONS = 5
@@ -137,18 +139,29 @@ class _Pack:
         progress: Reporter | None,
         on_error: OnError,
     ) -> None:
-        self._planned = planned
+        # Files of other formats may be many more than datasets, and are left out all at once.
+        left_out = tuple(
+            each for each in planned if isinstance(each, Unreadable) and is_counted(each)
+        )
+        self._planned = [
+            each for each in planned if isinstance(each, SourceFile) or not is_counted(each)
+        ]
         self._readers = min(options.effective_workers, MAX_READERS)
         self._report = progress or (lambda _: None)
         self._on_error = on_error
         self._reserved = {item.key for item in planned if not _is_archive(item)}
         self._keys = {*self._reserved}
         self._progress = PackProgress(
-            sources=len(planned), source_bytes=sum(map(_size_bytes, planned))
+            sources=len(planned),
+            sources_done=len(left_out),
+            source_bytes=sum(map(_size_bytes, planned)),
+            skipped=left_out,
         )
 
     def run(self, writer: DatasetWriter) -> PackSummary:
         with writer:
+            for item in self._progress.skipped:
+                self._tolerate(item)
             self._report(self._progress)
             with closing(_read_ahead(self._planned, self._readers)) as outcomes:
                 for planned, outcome in outcomes:
@@ -195,9 +208,12 @@ class _Pack:
             array_bytes=self._progress.array_bytes + size_bytes,
         )
 
-    def _skipped(self, item: Unreadable) -> PackProgress:
+    def _tolerate(self, item: Unreadable) -> None:
         if self._on_error == "fail" and item.asked_for:
             raise item.error()
+
+    def _skipped(self, item: Unreadable) -> PackProgress:
+        self._tolerate(item)
         return replace(self._progress, skipped=(*self._progress.skipped, item))
 
 
@@ -285,7 +301,11 @@ def _read_ahead(
     upcoming = deque(planned)
     try:
         while upcoming or waiting:
-            while upcoming and _may_start(upcoming[0], waiting, readers):
+            while (
+                upcoming
+                and len(waiting) < MAX_WAITING
+                and _may_start(upcoming[0], waiting, readers)
+            ):
                 item = upcoming.popleft()
                 if isinstance(item, Unreadable):
                     waiting.append(item)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -21,6 +21,7 @@ from dataplane.errors import FormatError
 __all__ = [
     "MAX_REFERENCES",
     "SeriesStep",
+    "check_element",
     "check_name",
     "parse_xml",
     "read_pieces",
@@ -31,6 +32,8 @@ __all__ = [
 MAX_DOCUMENT_BYTES = 64 << 20
 MAX_REFERENCES = 1_000_000
 _MAX_NAME_CHARS = 500
+_ATTRIBUTES = frozenset({"file", "group", "name", "part"})
+"""What an entry of a `.pvd` may have besides its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +145,36 @@ def check_name(name: str, label: str) -> str:
     return name
 
 
+def check_element(element: ElementTree.Element, known: Collection[str], label: str) -> None:
+    """Refuse an element that is not known where it stands: what it lists would be lost.
+
+    Raises:
+        FormatError: it is none of those.
+    """
+    if element.tag not in known:
+        raise FormatError(f"{label}: it has an unknown element <{element.tag[:80]}>")
+
+
 def _read_pvd(path: Path, label: str, root: Path | None) -> list[SeriesStep]:
     collection = parse_xml(path, label).find("Collection")
     if collection is None:
         raise FormatError(f"{label}: it has no <Collection>")
     entries = []
     untimed = 0
-    for number, entry in enumerate(collection.findall("DataSet")):
+    for number, entry in enumerate(collection):
         where = f"its data set {number}"
+        check_element(entry, {"DataSet"}, label)
         file = entry.get("file")
         if not file:
             raise FormatError(f"{label}: {where} names no file")
         time = _time(entry.get("timestep"), where, label)
+        if time is None and not _ATTRIBUTES.issuperset(entry.keys()):
+            unknown = min({*entry.keys()} - _ATTRIBUTES)
+            raise FormatError(f"{label}: {where} has no timestep, but an unknown {unknown[:80]!r}")
         # Without times all entries are parts of one step; those that have no number get one.
         part_text = entry.get("part") or (str(untimed) if time is None else "0")
         untimed += time is None
-        if not re.fullmatch(r"\s*-?\d{1,9}\s*", part_text, re.ASCII):
+        if not re.fullmatch(r"\s*\d{1,9}\s*", part_text, re.ASCII):
             raise FormatError(f"{label}: {where} has no valid part: {part_text[:80]}")
         part = int(part_text)
         name, group = (check_name(entry.get(key) or "", label) for key in ("name", "group"))

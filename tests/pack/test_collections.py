@@ -361,6 +361,8 @@ def test_a_block_that_is_missing_costs_only_itself(tmp_path):
         ('<DataSet file="pipe"/>', "it is not a regular file"),
         ('<DataSet index="-1" file="a.vtu"/>', "a block has the index '-1'"),
         (f'<DataSet name="{"x" * 501}" file="a.vtu"/>', "a part's name has 501 characters"),
+        ('<DataSet name="a" gile="a.vtu"/>', "its block a names no file"),
+        ('<DataSeu name="a" file="a.vtu"/>', "it has an unknown element <DataSeu>"),
         ("<Block>" * 40 + "</Block>" * 40, "its blocks are nested more than 32 deep"),
         ("<DataAssembly encoding='base64'>?</DataAssembly>", "its data assembly is damaged"),
     ],
@@ -373,6 +375,40 @@ def test_a_hostile_tree_is_refused_in_one_line(tmp_path, tree, reason):
     (told,) = _reasons(tmp_path / "case.vtm")
     assert reason in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ('DataSet part="-1" file="a.vtu"', "has no valid part: -1"),
+        ('DataSet part="x" file="a.vtu"', "has no valid part: x"),
+        ('DataSet tjmestep="3" file="a.vtu"', "has no timestep, but an unknown 'tjmestep'"),
+        ('DataSeu timestep="3" file="a.vtu"', "it has an unknown element <DataSeu>"),
+    ],
+)
+def test_an_entry_that_is_damaged_is_not_read_as_another(tmp_path, entry, reason):
+    _vtu(tmp_path / "a.vtu")
+    (tmp_path / "s.pvd").write_text(
+        f'<VTKFile type="Collection"><Collection><{entry}/></Collection></VTKFile>'
+    )
+    (told,) = _reasons(tmp_path / "s.pvd")
+    assert reason in told
+
+
+@pytest.mark.parametrize(
+    ("values", "attributes", "reason"),
+    [
+        ({"format": "cscii", "text": "1"}, "", "it is stored as 'cscii'"),
+        ({"format": "binary", "text": "AAAA"}, ' compressor="x"', "buffer"),
+        ({"format": "binary", "text": "CAAAAAAAAAAAAA=="}, "", "bytes, expected 8"),
+    ],
+)
+def test_a_time_that_is_damaged_is_refused(tmp_path, values, attributes, reason):
+    _case(tmp_path)
+    _vtm(tmp_path / "case.vtm", _TREE, _TIME.format(kind="Float64", **values), attributes)
+    (told,) = _reasons(tmp_path / "case.vtm")
+    assert "its TimeValue is damaged" in told
+    assert reason in told
 
 
 def test_trees_that_refer_to_each_other_are_named_and_hide_nothing(tmp_path):
