@@ -63,9 +63,9 @@ def check_beginning(opened: zipfile.ZipFile, label: str) -> None:
     """
     first = min((member.header_offset for member in opened.infolist()), default=opened.start_dir)
     if first:
+        what = f"says nothing about its first {first} bytes" if first > 0 else "is damaged"
         raise FormatError(
-            f"{label}: its directory says nothing about its first {first} bytes; it was cut, or "
-            f"something was put in front of it",
+            f"{label}: its directory {what}; it was cut, or something was put in front of it",
             hint="copy it again from where it was written",
         )
 

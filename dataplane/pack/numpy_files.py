@@ -113,12 +113,19 @@ def _read_array(stream: BinaryIO, size_bytes: int, where: str) -> npt.NDArray[An
             f"{where} declares {count * dtype.itemsize} bytes of {dtype}{list(shape)}, "
             f"but holds {size_bytes}"
         )
-    if dtype.itemsize == 0:
-        return np.zeros(shape, dtype)
+    if dtype.itemsize == 0 or dtype.subdtype is not None:
+        raise FormatError(f"{where} has values of the type {dtype}, which is no plain type")
     values = np.empty(count, dtype)
-    read_bytes = stream.readinto(values.view(np.uint8))  # type: ignore[attr-defined]  # binary
-    if read_bytes != values.nbytes:
-        raise FormatError(f"{where} ends after {read_bytes} of {values.nbytes} bytes")
+    if values.nbytes:
+        read_bytes = stream.readinto(values.view(np.uint8))  # type: ignore[attr-defined]  # binary
+        if read_bytes != values.nbytes:
+            raise FormatError(f"{where} ends after {read_bytes} of {values.nbytes} bytes")
+    if stream.read(1):
+        raise FormatError(
+            f"{where} goes on after the {values.nbytes} bytes of {dtype}{list(shape)} that its "
+            f"header declares",
+            hint="save each array to a file of its own, or all with np.savez",
+        )
     return values.reshape(shape, order="F" if fortran else "C")
 
 

@@ -151,3 +151,31 @@ def test_an_npy_file_that_is_cut_after_it_was_read_harms_nothing(tmp_path):
     assert np.array_equal(sample.arrays["values"].values, values)
     with pytest.raises(FormatError, match=r"case\.npy"):
         list(open_source(tmp_path / "case.npy"))
+
+
+def test_a_file_that_goes_on_after_its_array_is_refused(tmp_path):
+    path = tmp_path / "case.npy"
+    with path.open("wb") as stream:
+        np.save(stream, np.arange(3.0))
+        np.save(stream, np.arange(4.0))
+    with pytest.raises(FormatError, match=r"case\.npy goes on after the 24 bytes") as caught:
+        list(open_source(path))
+    assert "np.savez" in str(caught.value)
+
+
+def test_a_member_whose_header_declares_too_little_is_refused(tmp_path):
+    path = tmp_path / "case.npz"
+    content = io.BytesIO()
+    np.save(content, np.zeros((3, 4)))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("p.npy", content.getvalue().replace(b"(3, 4)", b"(3, 0)"))
+    with pytest.raises(FormatError, match=r"'p\.npy' goes on after the 0 bytes"):
+        list(open_source(path))
+
+
+@pytest.mark.parametrize("descr", ["1f8", "<U0"])
+def test_types_that_are_no_plain_types_are_refused(tmp_path, descr):
+    content = _npy(np.zeros(2)).replace(b"'<f8'", f"{descr!r}".encode())
+    (tmp_path / "case.npy").write_bytes(content)
+    with pytest.raises(FormatError, match="no plain type"):
+        list(open_source(tmp_path / "case.npy"))
