@@ -17,7 +17,7 @@ from dataplane.errors import FormatError
 from dataplane.pack import open_source
 from tests.pack.corpus.model import Case, Refused, Sample
 
-__all__ = ["Outcome", "Wrong", "judge", "write"]
+__all__ = ["Outcome", "Wrong", "compare", "judge", "refused", "write"]
 
 _MAX_MESSAGE_CHARS = 1500
 _INDICES = re.compile(r"cells/(?!types)")
@@ -61,7 +61,7 @@ def judge(case: Case, folder: Path, *, damaged: bool) -> Outcome:
     try:
         found = list(open_source(path))
     except FormatError as err:
-        return _refused(case, err, path, damaged=damaged)
+        return refused(case, err, path, damaged=damaged)
     except Exception as err:
         raise Wrong(f"{type(err).__name__} instead of FormatError: {err}") from err
     expected: list[Sample] | None
@@ -78,7 +78,12 @@ def judge(case: Case, folder: Path, *, damaged: bool) -> Outcome:
     return Outcome(exact=True)
 
 
-def _refused(case: Case, err: FormatError, path: Path, *, damaged: bool) -> Outcome:
+def refused(case: Case, err: FormatError, path: Path, *, damaged: bool) -> Outcome:
+    """Hold a refusal to the law: one line, which names the file, and not of a sound file.
+
+    Raises:
+        Wrong: it is none of that.
+    """
     message = str(err)
     if "\n" in message or len(message) > _MAX_MESSAGE_CHARS:
         raise Wrong(f"a message of more than one line: {message!r}") from err
@@ -111,9 +116,12 @@ def compare(found, expected: list[Sample]) -> None:
         if names != wanted:
             raise Wrong(f"more arrays: {names - wanted}, missing: {wanted - names}")
         for name, values in sample.arrays.items():
+            got = np.asarray(mine.arrays[name].values)
+            other = sample.either.get(name)
+            either = other is not None and got.shape == values.shape
             difference = _differs(
-                np.asarray(mine.arrays[name].values),
-                values,
+                got,
+                np.where(got == other, other, values) if either else values,
                 index=_INDICES.match(name) is not None,
                 any_nan=name in sample.any_nan,
             )

@@ -28,11 +28,14 @@ class Sample:
         arrays: values by name in the packed sample.
         attributes: attributes that must be there with this value.
         any_nan: names of arrays read from text, whose NaNs have no bits of their own.
+        either: values that are as right, by name: where the pieces of a grid meet, two files say
+            what a point is, and only damage makes them differ.
     """
 
     arrays: dict[str, np.ndarray]
     attributes: dict[str, Any] = field(default_factory=dict)
     any_nan: set[str] = field(default_factory=set)
+    either: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from tests.pack.corpus.law import Wrong, compare, judge, write
 from tests.pack.corpus.legacy_files import legacy_case
 from tests.pack.corpus.model import Case, Refused, Sample
 from tests.pack.corpus.numpy_files import npy_case, npz_case
+from tests.pack.corpus.packed_law import judge_packed
 from tests.pack.corpus.parallel_files import parallel_case
 from tests.pack.corpus.plot3d_files import plot3d_case
 from tests.pack.corpus.series_files import blocks_case, series_case
@@ -39,6 +40,8 @@ FAMILIES: dict[str, Callable[[np.random.Generator], Case]] = {
     "blocks": blocks_case,
 }
 SLOW_S = 60.0
+_PACKED_EVERY = 25
+"""One file in so many goes through the whole command as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,11 @@ def run_case(family: str, seed: int, number: int, copies: int, folder: Path) -> 
         try:
             if not copy:
                 check_oracle(case, folder)
-            yield judge(current, folder, damaged=copy > 0)
+            outcome = judge(current, folder, damaged=copy > 0)
+            if (number + copy) % _PACKED_EVERY == 0:
+                shutil.rmtree(packed := folder.with_name("packed"), ignore_errors=True)
+                outcome = judge_packed(current, folder, packed, damaged=copy > 0)
+            yield outcome
             if time.monotonic() - start > SLOW_S:
                 raise Wrong(f"took {time.monotonic() - start:.0f} s")
         except Wrong as err:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
@@ -20,6 +21,8 @@ from tests.pack.corpus.xml_oracle import need
 
 __all__ = ["blocks_case", "series_case"]
 
+_NO_TIME = -math.inf
+"""Entries without a time come before all others."""
 _BLOCK_NAMES = ("internal", "inlet", "outlet", "wall 1", "é", "a-b")
 
 
@@ -72,9 +75,11 @@ def _read_collection(path: Path) -> list[tuple[float, int, str]]:
     need(collection is not None, "no collection")
     found = []
     for element in collection.findall("DataSet"):
-        time = _finite(element.get("timestep", ""))
-        part = element.get("part") or "0"
-        need(part.isascii() and part.isdecimal() and len(part) < 10, "part")
+        stated = element.get("timestep")
+        time = _NO_TIME if stated is None else _finite(stated)
+        untimed = sum(entry[0] == _NO_TIME for entry in found)
+        part = element.get("part") or str(untimed if stated is None else 0)
+        need(re.fullmatch(r"\s*-?\d{1,9}\s*", part, re.ASCII), "part")
         found.append((time, int(part), element.get("file", "")))
     return found
 
@@ -99,8 +104,9 @@ def _read_steps(path: Path, found, places: dict[str, Case]) -> list[Sample]:
     samples = []
     for time, _, name in sorted(set(found)):
         need(name in places, f"no file {name!r}")
+        own = {} if time == _NO_TIME else {"time": time}
         samples += [
-            replace(sample, attributes={**sample.attributes, "time": time})
+            replace(sample, attributes={**sample.attributes, **own})
             for sample in places[name].oracle(resolve(path, name))
         ]
     return samples

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.pack.corpus.model import Sample, encoded_name, put
-from tests.pack.corpus.xml_oracle import XmlFile, extent_of, field_data, need, whole
+from tests.pack.corpus.model import Sample
+from tests.pack.corpus.xml_grids import merge_grids
+from tests.pack.corpus.xml_oracle import XmlFile, field_data, need, whole
+from tests.pack.corpus.xml_pieces import ReadPiece, read_points, same_names
 
 __all__ = ["assemble", "assemble_pieces", "merge_meshes", "read_xml", "surface_types"]
 
@@ -37,7 +39,7 @@ def assemble_pieces(kind: str, grid, pieces) -> Sample:
         read = _grid_piece if kind == "UnstructuredGrid" else _surface_piece
         merge_meshes(sample, [read(file, piece) for file, piece in pieces])
     else:
-        _merge_grids(kind, grid, pieces, sample)
+        merge_grids(kind, grid, pieces, sample)
     for file in {id(file): file for file, _ in pieces}.values():
         data = file.root.find(file.kind)
         field_data(file, data, sample)
@@ -46,45 +48,6 @@ def assemble_pieces(kind: str, grid, pieces) -> Sample:
         sample.attributes["time"] = float(time.reshape(-1)[0])
     need(sample.arrays, "no arrays")
     return sample
-
-
-class _Piece:
-    """Arrays of one piece: points, lists of cells, and data by place and name."""
-
-    def __init__(self, points: int, cells: int) -> None:
-        self.points, self.cells = points, cells
-        self.places: dict[str, np.ndarray] = {}
-        self.lists: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self.polyhedra: list[np.ndarray] | None = None
-        self.data: dict[str, np.ndarray] = {}
-        self.any_nan: set[str] = set()
-
-    def read_data(self, file: XmlFile, piece, point_prefix: str, cell_prefix: str) -> None:
-        for tag, prefix, tuples in (
-            ("PointData", point_prefix, self.points),
-            ("CellData", cell_prefix, self.cells),
-        ):
-            for group in piece.findall(tag):
-                for element in group.findall("DataArray"):
-                    values, is_text = file.values(element, tuples)
-                    path = f"{prefix}/{encoded_name(element.get('Name', ''))}"
-                    name = put(self.data, path, values)
-                    if is_text:
-                        self.any_nan.add(name)
-
-
-def _read_points(file: XmlFile, piece, read: _Piece) -> None:
-    points = piece.find("Points")
-    element = None if points is None else points.find("DataArray")
-    if element is None:
-        need(read.points == 0, "no points")
-        read.places["points"] = np.zeros((0, 3), "f4")
-        return
-    values, is_text = file.values(element, read.points)
-    need(values.shape == (read.points, 3), "points need 3 components")
-    read.places["points"] = values
-    if is_text:
-        read.any_nan.add("points")
 
 
 def _named(group, name: str):
@@ -115,9 +78,9 @@ def _in_range(numbers: np.ndarray, limit: int) -> None:
     need(not len(numbers) or (numbers.min() >= 0 and numbers.max() < limit), "point numbers")
 
 
-def _grid_piece(file: XmlFile, piece) -> _Piece:
-    read = _Piece(whole(piece.get("NumberOfPoints", "")), whole(piece.get("NumberOfCells", "")))
-    _read_points(file, piece, read)
+def _grid_piece(file: XmlFile, piece) -> ReadPiece:
+    read = ReadPiece(whole(piece.get("NumberOfPoints", "")), whole(piece.get("NumberOfCells", "")))
+    read_points(file, piece, read)
     group = piece.find("Cells")
     corners, bounds = _cells(file, group, read.cells, read.points)
     types = np.zeros(0, "u1")
@@ -206,10 +169,10 @@ def surface_types(name: str, lengths: np.ndarray) -> np.ndarray:
     return np.array([special.get(int(length), otherwise) for length in lengths], "u1")
 
 
-def _surface_piece(file: XmlFile, piece) -> _Piece:
+def _surface_piece(file: XmlFile, piece) -> ReadPiece:
     counts = [whole(piece.get(f"NumberOf{name}", "0")) for name in _LISTS]
-    read = _Piece(whole(piece.get("NumberOfPoints", "")), sum(counts))
-    _read_points(file, piece, read)
+    read = ReadPiece(whole(piece.get("NumberOfPoints", "")), sum(counts))
+    read_points(file, piece, read)
     for name, count in zip(_LISTS, counts, strict=True):
         corners, bounds = _cells(file, piece.find(name), count, read.points)
         read.lists.append((corners, bounds, surface_types(name, np.diff(bounds))))
@@ -217,19 +180,7 @@ def _surface_piece(file: XmlFile, piece) -> _Piece:
     return read
 
 
-def _same_names(pieces: list[_Piece]) -> list[str]:
-    """Names of data that all pieces have alike; pieces without any elements need none."""
-    full = [piece for piece in pieces if piece.points or piece.cells]
-    names = list(full[0].data) if full else []
-    for piece in full[1:]:
-        need(set(piece.data) == set(names), "a piece lacks an array")
-        for name in names:
-            mine, first = piece.data[name], full[0].data[name]
-            need(mine.dtype == first.dtype and mine.shape[1:] == first.shape[1:], "types differ")
-    return names
-
-
-def merge_meshes(sample: Sample, pieces: list[_Piece]) -> None:
+def merge_meshes(sample: Sample, pieces: list[ReadPiece]) -> None:
     """Put meshes one after the other."""
     need(any(piece.points for piece in pieces), "no points")
     full = [piece for piece in pieces if piece.points]
@@ -239,7 +190,7 @@ def merge_meshes(sample: Sample, pieces: list[_Piece]) -> None:
     for piece in full:
         sample.any_nan.update(piece.any_nan)
     _merge_cells(sample, full)
-    for name in _same_names(full):
+    for name in same_names(full):
         if not name.startswith("cell_data/"):
             sample.arrays[name] = np.concatenate([piece.data[name] for piece in full])
             continue
@@ -253,7 +204,7 @@ def merge_meshes(sample: Sample, pieces: list[_Piece]) -> None:
         sample.arrays[name] = np.concatenate(parts)
 
 
-def _merge_cells(sample: Sample, pieces: list[_Piece]) -> None:
+def _merge_cells(sample: Sample, pieces: list[ReadPiece]) -> None:
     corners, bounds, types = [np.zeros(0, "i8")], [np.zeros(1, "i8")], [np.zeros(0, "u1")]
     starts = np.cumsum([0, *(piece.points for piece in pieces)])
     total = 0
@@ -273,7 +224,7 @@ def _merge_cells(sample: Sample, pieces: list[_Piece]) -> None:
         _merge_polyhedra(sample, pieces, starts)
 
 
-def _merge_polyhedra(sample: Sample, pieces: list[_Piece], starts: np.ndarray) -> None:
+def _merge_polyhedra(sample: Sample, pieces: list[ReadPiece], starts: np.ndarray) -> None:
     joined: list[list[np.ndarray]] = [
         [np.zeros(0, "i8")],
         [np.zeros(1, "i8")],
@@ -295,110 +246,3 @@ def _merge_polyhedra(sample: Sample, pieces: list[_Piece], starts: np.ndarray) -
     names = ("face_connectivity", "face_offsets", "polyhedron_to_faces", "polyhedron_offsets")
     for name, values in zip(names, joined, strict=True):
         sample.arrays[f"cells/{name}"] = np.concatenate(values)
-
-
-def _box(extent: list[int], whole_extent: list[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a piece lies in the whole: slices [z,y,x] of its points and of its cells."""
-    points, cells = [], []
-    for axis in (2, 1, 0):
-        low, high = extent[2 * axis : 2 * axis + 2]
-        first, last = whole_extent[2 * axis : 2 * axis + 2]
-        need(first <= low <= high <= last, "a piece leaves the whole")
-        points.append(slice(low - first, high - first + 1))
-        flat = first == last
-        need(flat or low < high, "a flat piece of a solid grid")
-        cells.append(slice(0, 1) if flat else slice(low - first, high - first))
-    return tuple(points), tuple(cells)
-
-
-def _sizes(extent: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    points = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in (2, 1, 0))
-    need(all(0 < n < 1 << 20 for n in points), "extent")
-    return points, tuple(max(1, n - 1) for n in points)
-
-
-def _merge_grids(kind: str, grid, pieces, sample: Sample) -> None:
-    extent = extent_of(grid, "WholeExtent")
-    shape, cell_shape = _sizes(extent)
-    need(np.prod(shape, dtype=object) < 1 << 26, "too large")
-    filled = {"point": np.zeros(shape, bool), "cell": np.zeros(cell_shape, bool)}
-    read_pieces = []
-    for file, piece in pieces:
-        own = extent_of(piece, "Extent")
-        points, cells = _sizes(own)
-        read = _Piece(int(np.prod(points)), int(np.prod(cells)))
-        read.read_data(file, piece, "fields", "cell_fields")
-        at_points, at_cells = _box(own, extent)
-        filled["point"][at_points] = True
-        filled["cell"][at_cells] = True
-        if kind == "StructuredGrid":
-            _read_points(file, piece, read)
-        if kind == "RectilinearGrid":
-            _read_coordinates(file, piece, read, points)
-        read_pieces.append((read, points, cells, at_points, at_cells))
-    need(filled["point"].all() and filled["cell"].all(), "pieces do not fill the whole")
-    full = [entry[0] for entry in read_pieces]
-    for name in _same_names(full):
-        at_cells = name.startswith("cell_fields/")
-        first = full[0].data[name]
-        values = np.zeros((*(cell_shape if at_cells else shape), *first.shape[1:]), first.dtype)
-        for read, points, cells, in_points, in_cells in read_pieces:
-            part = read.data[name]
-            own = cells if at_cells else points
-            values[in_cells if at_cells else in_points] = part.reshape(*own, *part.shape[1:])
-        sample.arrays[name] = values
-    _merge_places(kind, read_pieces, shape, sample)
-    if any(extent[::2]):
-        sample.attributes["extent"] = extent
-    if kind == "ImageData":
-        _image_geometry(grid, extent, sample)
-    for read in full:
-        sample.any_nan.update(read.any_nan)
-
-
-def _read_coordinates(file: XmlFile, piece, read: _Piece, shape: tuple[int, ...]) -> None:
-    group = piece.find("Coordinates")
-    elements = [] if group is None else group.findall("DataArray")
-    need(len(elements) == 3, "coordinates")
-    for axis, element, count in zip("xyz", elements, shape[::-1], strict=True):
-        values, is_text = file.values(element, count)
-        need(values.ndim == 1, "coordinates")
-        read.places[f"coordinates/{axis}"] = values
-        if is_text:
-            read.any_nan.add(f"coordinates/{axis}")
-
-
-def _merge_places(kind: str, read_pieces, shape: tuple[int, ...], sample: Sample) -> None:
-    for name in read_pieces[0][0].places:
-        parts = [entry[0].places[name] for entry in read_pieces]
-        need(len({part.dtype for part in parts}) == 1, "types of points differ")
-        if kind == "StructuredGrid":
-            values = np.zeros((*shape, 3), parts[0].dtype)
-            for (_, points, _, at_points, _), part in zip(read_pieces, parts, strict=True):
-                values[at_points] = part.reshape(*points, 3)
-        else:
-            axis = "zyx".index(name[-1])
-            values = np.zeros(shape[axis], parts[0].dtype)
-            for (_, _, _, at_points, _), part in zip(read_pieces, parts, strict=True):
-                values[at_points[axis]] = part
-        sample.arrays[name] = values
-
-
-def _image_geometry(grid, extent: list[int], sample: Sample) -> None:
-    def three(name: str, default: str, count: int = 3) -> np.ndarray:
-        words = grid.get(name, default).split()
-        need(len(words) == count, name)
-        try:
-            values = np.array([float(word) for word in words])
-        except ValueError as err:
-            need(not str(err), name)
-        need(np.isfinite(values).all(), name)
-        return values
-
-    origin, spacing = three("Origin", "0 0 0"), three("Spacing", "1 1 1")
-    direction = three("Direction", "1 0 0 0 1 0 0 0 1", 9)
-    sample.attributes["spacing"] = spacing.tolist()
-    start = direction.reshape(3, 3) @ (spacing * np.array(extent[::2]))
-    sample.attributes["origin"] = (origin + start).tolist()
-    if not np.array_equal(direction, np.eye(3).reshape(-1)):
-        sample.attributes["direction"] = direction.tolist()

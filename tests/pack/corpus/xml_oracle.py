@@ -88,7 +88,8 @@ class XmlFile:
             tuples = whole(element.get("NumberOfTuples", "0"))
         count = tuples * components
         form = element.get("format", "ascii")
-        if form == "ascii":
+        if form not in {"binary", "appended"}:  # VTK, too, takes any other word for text
+            form = "ascii"
             flat = parse_text((element.text or "").split(), dtype)
             need(len(flat) == count, f"{len(flat)} values for {count}")
         else:
