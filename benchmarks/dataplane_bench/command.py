@@ -13,10 +13,10 @@ from rich.console import Console
 
 from dataplane.cli.groups import CommandGroup
 from dataplane.cli.options import BYTES
-from dataplane.errors import ConfigError
 from dataplane_bench.machine import describe_machine, require_release_build
 from dataplane_bench.model import Figure, Row
-from dataplane_bench.report import check_plot, print_report, save_plot, to_json
+from dataplane_bench.plot import check_plot, save_plot
+from dataplane_bench.report import print_report, to_json
 
 __all__ = ["bench"]
 
@@ -40,7 +40,7 @@ def _shared_options(command: CommandT) -> CommandT:
         click.option(
             "--plot",
             type=click.Path(path_type=Path, dir_okay=False),
-            help="Also draw the rows to this .png, .svg or .pdf file.",
+            help="Also draw everything to this .png, .svg or .pdf file.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output."),
         click.option(
@@ -207,8 +207,6 @@ def cache_command(
             "object_bytes": 24 << 20, "reads": 8, "rounds": 1, "shares": (0.1, 0.5),
             "rate_blocks": 40, "entries": (50, 100),
         }  # fmt: skip
-    if shared["plot"] and parts and not {"reads", "fill"} & set(parts):
-        raise ConfigError("--plot draws throughput: add --part reads or --part fill")
     given = {
         "parts": tuple(parts),
         "entries": tuple(entries),
@@ -245,7 +243,7 @@ def _run(case: Callable[[Callable[[str], None]], _Measured], shared: dict[str, A
     rows, figures = measured if isinstance(measured, tuple) else (measured, [])
     machine = describe_machine()
     if shared["plot"]:
-        save_plot(shared["plot"], machine, rows, smoke=shared["smoke"])
+        save_plot(shared["plot"], machine, rows, figures, smoke=shared["smoke"])
     if shared["as_json"]:
         sys.stdout.write(to_json(machine, rows, figures) + "\n")
     else:

@@ -15,17 +15,18 @@ from dataplane.cli.text import Column, print_fitted
 from dataplane.units import format_count, format_duration
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure
 
-__all__ = ["print_figures"]
+__all__ = ["figure_table", "figure_title", "format_place", "print_figures", "subject_name"]
 
 
 def print_figures(console: Console, figures: Sequence[Figure]) -> None:
     """Print the tables of all figures, each after an empty line."""
-    for _, group in groupby(figures, key=_table):
+    for _, group in groupby(figures, key=figure_table):
         console.print()
         _print_table(console, list(group))
 
 
-def _table(one: Figure) -> tuple[str, str, str, str]:
+def figure_table(one: Figure) -> tuple[str, str, str, str]:
+    """Return what the figures of one table or panel have in common."""
     return (one.case, one.dataset, one.quantity, one.parameter)
 
 
@@ -35,22 +36,33 @@ def _print_table(console: Console, figures: Sequence[Figure]) -> None:
     places = sorted({one.at for one in figures})
     found = {(one.subject, one.at): one for one in figures}
     lines = [[found.get((subject, at)) for at in places] for subject in subjects]
-    names = [subject.replace(CEILING_PREFIX, "ceiling: ") for subject in subjects]
+    names = [subject_name(subject) for subject in subjects]
     columns = [Column(first.parameter, names, is_text=True)]
     for at, cells in zip(places, zip(*lines, strict=True), strict=True):
-        columns.append(Column(_place(at), [_value(one) for one in cells]))
+        columns.append(Column(format_place(at), [_value(one) for one in cells]))
     if len(places) > 1 and first.unit == "s":
         growth = [_growth(line[-2], line[-1]) for line in lines]
         columns.append(Column(f"for {places[-1] / places[-2]:g} times as many", growth))
     print_fitted(
         console,
         columns,
-        title=f"{first.case} · {first.dataset} · {first.quantity}",
+        title=figure_title(first),
         styles=[_style(subject) for subject in subjects],
     )
 
 
-def _place(at: float) -> str:
+def figure_title(one: Figure) -> str:
+    """Return the heading of the table or panel that a figure is in."""
+    return f"{one.case} · {one.dataset} · {one.quantity}"
+
+
+def subject_name(subject: str) -> str:
+    """Return what a line is called."""
+    return subject.replace(CEILING_PREFIX, "ceiling: ")
+
+
+def format_place(at: float) -> str:
+    """Write a value of the parameter."""
     return format_count(int(at)) if at == int(at) else f"{at:g}"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,7 +11,7 @@ from rich.console import Console
 from dataplane.errors import ConfigError
 from dataplane_bench import machine
 from dataplane_bench.model import Case, Cost, Row, summarise
-from dataplane_bench.report import _distinct_names, check_plot, print_report, save_plot, to_json
+from dataplane_bench.report import print_report, to_json
 
 _MACHINE = {
     "cpu": "a processor", "cores": 2, "kernel": "6.18", "dataplane": "0", "commit": "abc",
@@ -96,34 +94,6 @@ def test_no_table_loses_a_digit_however_narrow_the_terminal(width: int) -> None:
     assert left_out == (width <= 60)
 
 
-def test_a_plot_is_drawn_to_a_file(tmp_path: Path) -> None:
-    save_plot(tmp_path / "rows.png", _MACHINE, _rows())
-    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_plot_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"name a \.png"):
-        save_plot(tmp_path / "rows.xyz", _MACHINE, _rows())
-
-
-@pytest.mark.parametrize(
-    ("name", "complaint"),
-    [("rows.xyz", "unknown suffix"), ("rows", "unknown suffix"), ("no/rows.png", "no folder")],
-)
-def test_a_plot_that_cannot_be_drawn_is_refused_before_the_benchmark(
-    tmp_path: Path, name: str, complaint: str
-) -> None:
-    with pytest.raises(ConfigError, match=complaint):
-        check_plot(tmp_path / name)
-
-
-def test_a_plot_of_a_smoke_run_says_so(tmp_path: Path) -> None:
-    save_plot(tmp_path / "rows.svg", _MACHINE, _rows(), smoke=True)
-    save_plot(tmp_path / "real.svg", _MACHINE, _rows())
-    assert "SMOKE RUN" in (tmp_path / "rows.svg").read_text()
-    assert "SMOKE RUN" not in (tmp_path / "real.svg").read_text()
-
-
 def test_a_debug_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine._native, "build_type", "Debug")
     with pytest.raises(ConfigError, match="Debug build"):
@@ -135,9 +105,3 @@ def test_the_machine_is_named() -> None:
     assert described["cores"]
     assert described["cpu"]
     assert described["versions"]
-
-
-def test_systems_that_run_twice_have_bars_of_their_own() -> None:
-    ours, rival, _ = _rows()
-    rows = [ours, rival, dataclasses.replace(rival, threads=0)]
-    assert _distinct_names(rows) == ["dataplane", "webdataset, 2", "webdataset, 0"]
