@@ -1,8 +1,8 @@
 """The steps of `dataplane demo`: place, pack, stream, mount. No option parsing, no tables.
 
 Each step takes the `Demo` that says what to do and where; figures come back as dictionaries, ready
-for a table or `--json`. The mount is made by the command that a user would type, in its own
-process, because a process that serves a mount must not read it.
+for a table or `--json`. The mount is served by the command that a user would type, in a process of
+its own, because a process that serves a mount must not read it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter, sleep
 from typing import Any
 
 from rich.console import Console
@@ -46,6 +46,19 @@ __all__ = ["Demo", "check_mount", "check_place", "pack", "place", "removed_at_en
 _BUCKET = "demo"
 _COMPARE_BYTES = 8 << 20
 _MOUNT_TIMEOUT_S = 60.0
+_MOUNT_POLL_S = 0.02
+# Source: prctl(2). The kernel sends SIGTERM when the parent dies, at which a mount is removed. The
+# parent may be gone before that is set.
+_TIED_TO_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+if os.getppid() != int(sys.argv.pop(1)):
+    sys.exit("the demo is gone")
+sys.argv[0] = "dataplane"
+from dataplane.cli.main import main
+main()
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +195,12 @@ def check_mount(demo: Demo, url: str) -> str:
     """
     if not Path("/dev/fuse").exists():
         return "skipped: this system has no /dev/fuse"
-    try:
-        mountpoint = _mount(demo, url)
-    except MountError as err:
-        return f"skipped: {err}"
-    try:
+    with ExitStack() as stack:
+        try:
+            mountpoint = stack.enter_context(_mounted(demo, url))
+        except MountError as err:
+            return f"skipped: {err}"
         return _compare(demo, url, mountpoint)
-    finally:
-        _dataplane("umount", str(mountpoint))
 
 
 def _progress(console: Console, *columns: Any) -> Progress:
@@ -248,33 +259,48 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _mount(demo: Demo, url: str) -> Path:
+@contextmanager
+def _mounted(demo: Demo, url: str) -> Iterator[Path]:
+    """Serve a mount from a process that ends with this one, even if this one is killed."""
     mountpoint = demo.folder / "mnt"
     mountpoint.mkdir()
-    arguments = ["mount", url, str(mountpoint), "--cache-dir", str(demo.folder / "cache" / "mount")]
-    arguments += ["--log-file", str(demo.folder / "mount.log")]
+    arguments = ["mount", "--foreground", url, str(mountpoint)]
+    arguments += ["--cache-dir", str(demo.folder / "cache" / "mount")]
     if demo.store.endpoint_url:
         arguments += ["--endpoint-url", demo.store.endpoint_url]
     if demo.store.region:
         arguments += ["--region", demo.store.region]
     if demo.store.anonymous:
         arguments += ["--anonymous"]
-    with demo.console.status("mounting"):
-        _dataplane(*arguments)
-    return mountpoint
+    log = demo.folder / "mount.log"
+    command = [sys.executable, "-c", _TIED_TO_PARENT, str(os.getpid()), *arguments]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        ) as process,
+    ):
+        try:
+            with demo.console.status("mounting"):
+                _wait_for_mount(process, mountpoint, log)
+            yield mountpoint
+        finally:
+            process.terminate()  # it unmounts then
+            try:
+                process.wait(_MOUNT_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _dataplane(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dataplane", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=_MOUNT_TIMEOUT_S,
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["it gave no message"]
-        raise MountError(f"`dataplane {arguments[0]}` failed: {lines[-1]}")
+def _wait_for_mount(process: subprocess.Popen[bytes], mountpoint: Path, log: Path) -> None:
+    deadline_s = monotonic() + _MOUNT_TIMEOUT_S
+    while not mountpoint.is_mount():
+        if process.poll() is not None:
+            lines = log.read_text(errors="replace").strip().splitlines() or ["it gave no message"]
+            raise MountError(f"`dataplane mount` failed: {lines[-1]}")
+        if monotonic() > deadline_s:
+            raise MountError(f"`dataplane mount` took more than {_MOUNT_TIMEOUT_S:.0f} s")
+        sleep(_MOUNT_POLL_S)
 
 
 def _compare(demo: Demo, url: str, mountpoint: Path) -> str:
