@@ -34,6 +34,7 @@ from dataplane.cache.permissions import Sharing, admit, followed, make_folder, r
 from dataplane.errors import CacheError
 
 __all__ = [
+    "FILE_SYSTEM_NAMES",
     "OUR_NAMES",
     "VERSION_TEXT",
     "Directory",
@@ -49,7 +50,7 @@ OUR_NAMES = frozenset(
     {"version", ".version.tmp", "lock", "usage", ".usage.tmp", "entries", "live", "places", "stats"}
     | {"pins.json", ".pins.json.tmp", "catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"}
 )
-_FILE_SYSTEM_NAMES = frozenset({"lost+found"})
+FILE_SYSTEM_NAMES = frozenset({"lost+found"})
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -171,7 +172,7 @@ class Directory:
             locks.close_descriptor(entries)
 
     def _check_content(self, names: set[str]) -> None:
-        strangers = names - OUR_NAMES - _FILE_SYSTEM_NAMES
+        strangers = names - OUR_NAMES - FILE_SYSTEM_NAMES
         if strangers and "version" not in names:
             raise CacheError(
                 f"{self.path} is not a cache: it holds {sorted(strangers)[0]!r}",
@@ -198,7 +199,7 @@ class Directory:
     def _other_version_hint(self, text: bytes) -> str:
         if other_version_of(text) is None:
             return "it is left alone; choose another directory with --cache-dir"
-        place = shlex.quote(str(self.path))
+        place = shlex.quote(str(self.path.resolve()))  # what is removed is named, and no link to it
         return (
             "choose another directory with --cache-dir, or free its disk space with: "
             f"dataplane cache clear --other-version --cache-dir {place}"

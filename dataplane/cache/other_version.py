@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.cache import locks
-from dataplane.cache.directory import OUR_NAMES, VERSION_TEXT, names_in, other_version_of
+from dataplane.cache.directory import (
+    FILE_SYSTEM_NAMES,
+    OUR_NAMES,
+    VERSION_TEXT,
+    names_in,
+    other_version_of,
+)
 from dataplane.errors import CacheError
 
 __all__ = ["Removed", "remove_other_version"]
@@ -75,7 +81,7 @@ def _remove(top: int, path: Path, *, in_use: bool) -> Removed:
             hint="let its owner remove it",
         )
     text = _version_text(top)
-    if text == VERSION_TEXT or not names_in(top):
+    if text == VERSION_TEXT or names_in(top) <= FILE_SYSTEM_NAMES:
         return Removed()
     version = other_version_of(text) if text is not None else None
     if version is None:
@@ -93,7 +99,7 @@ def _remove(top: int, path: Path, *, in_use: bool) -> Removed:
     device = os.fstat(top).st_dev
     for name in sorted(OUR_NAMES - {"version"}):
         _remove_tree(top, name, device, done)
-    done.kept = tuple(sorted(names_in(top) - {"version"}))
+    done.kept = tuple(sorted(names_in(top) - FILE_SYSTEM_NAMES - {"version"}))
     if not done.kept:
         _remove_tree(top, "version", device, done)
     return done

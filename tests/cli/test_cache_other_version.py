@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.directory import Directory
 from dataplane.cache.other_version import remove_other_version
 from dataplane.errors import CacheError
 from dataplane.stores import open_store
@@ -57,6 +58,21 @@ def test_the_refusal_says_what_to_type_and_that_frees_the_disk(newer: Path) -> N
     assert document["freed_bytes"] >= 100_000
     assert names(newer) == set()
     assert dataplane("cache", "info", "--cache-dir", str(newer)).returncode == 0
+
+
+def test_the_refusal_names_the_directory_that_a_link_leads_to(newer: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(newer)
+    with pytest.raises(CacheError, match="another version") as raised:
+        Directory(link)
+    assert str(raised.value.hint).endswith(f"--cache-dir '{newer}'")
+
+
+def test_what_a_new_file_system_has_at_its_top_stays(newer: Path) -> None:
+    (newer / "lost+found").mkdir()
+    assert remove_other_version(newer).kept == ()
+    assert names(newer) == {"lost+found"}
+    assert remove_other_version(newer).version is None
 
 
 def test_a_cache_of_this_version_is_not_touched(newer: Path) -> None:
