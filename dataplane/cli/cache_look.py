@@ -27,7 +27,17 @@ from dataplane.cli.cache_directory import (
     totals_of,
 )
 from dataplane.cli.options import cache_config, cache_options, store_config, store_options
-from dataplane.cli.text import ago, grid, output, plural, printable
+from dataplane.cli.text import (
+    Column,
+    ago,
+    fits,
+    grid,
+    output,
+    plural,
+    print_fitted,
+    print_pieces,
+    printable,
+)
 from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count
 
@@ -283,7 +293,7 @@ def _print_info(document: dict[str, Any]) -> None:
         (
             "objects",
             f"{format_count(document['entries'])}, {format_count(document['complete_entries'])} of "
-            f"them whole; {format_bytes(document['resident_bytes'])} of "
+            f"them whole; {format_bytes(document['resident_bytes'])} cached of their "
             f"{format_bytes(document['object_bytes'])}",
         ),
         ("last used", ago(document["last_used_s"])),
@@ -293,18 +303,17 @@ def _print_info(document: dict[str, Any]) -> None:
         table.add_row(name, Text(printable(value)))
     console = output()
     console.print(table)
-    if document["stores"]:
-        stores = grid("store", ">objects", ">whole", ">cached", ">of")
-        for row in document["stores"]:
-            stores.add_row(
-                Text(printable(row["store"])),
-                format_count(row["entries"]),
-                format_count(row["complete_entries"]),
-                format_bytes(row["resident_bytes"]),
-                format_bytes(row["object_bytes"]),
-            )
+    stores = document["stores"]
+    if stores:
+        columns = [
+            Column("store", [row["store"] for row in stores], is_text=True),
+            Column("objects", [format_count(row["entries"]) for row in stores]),
+            Column("whole", [format_count(row["complete_entries"]) for row in stores]),
+            Column("cached", [format_bytes(row["resident_bytes"]) for row in stores]),
+            Column("of", [format_bytes(row["object_bytes"]) for row in stores]),
+        ]
         console.print()
-        console.print(stores)
+        print_fitted(console, columns)
     for row in document["pins"]:
         more = "…" if row["is_prefix"] else ""
         console.print(
@@ -329,19 +338,32 @@ def _entry_document(session: Session, row: EntryRow) -> dict[str, Any]:
 
 
 def _print_rows(rows: list[dict[str, Any]], total: int) -> None:
-    table = grid(">cached", ">of", ">", "last used", "", "object")
-    for row in rows:
-        size, resident = row["size_bytes"], row["resident_bytes"]
-        marks = [name for name, mark in (("pin", "pinned"), ("held", "held")) if row[mark]]
-        table.add_row(
-            format_bytes(resident),
-            format_bytes(size),
-            f"{resident / size:.0%}" if size else "",
-            ago(row["last_used_s"]),
-            " ".join(marks),
-            Text(printable(f"{row['store']}/{row['key']}") + ("…" if row["cut"] else "")),
-        )
+    """Print a line per object, or where that would not fit, its name and the figures below it."""
     console = output()
-    console.print(table)
+    names = [f"{row['store']}/{row['key']}" + ("…" if row["cut"] else "") for row in rows]
+    marks = [
+        " ".join(name for name, mark in (("pin", "pinned"), ("held", "held")) if row[mark])
+        for row in rows
+    ]
+    columns = [
+        Column("cached", [format_bytes(row["resident_bytes"]) for row in rows]),
+        Column("of", [format_bytes(row["size_bytes"]) for row in rows]),
+        Column("share", [_share(row) for row in rows]),
+        Column("last used", [ago(row["last_used_s"]) for row in rows], is_text=True),
+        Column("kept", marks, is_text=True),
+        Column("object", names, is_text=True),
+    ]
+    if fits(console, columns) or not console.is_terminal:
+        print_fitted(console, columns)
+    else:
+        for cached, size, share, used, kept, name in zip(
+            *(it.cells for it in columns), strict=True
+        ):
+            console.print(Text(printable(name)), soft_wrap=True)
+            print_pieces(console, [f"{cached} of {size}", share, f"used {used}", kept], indent=4)
     if len(rows) < total:
         console.print(f"{format_count(len(rows))} of {format_count(total)} shown")
+
+
+def _share(row: dict[str, Any]) -> str:
+    return f"{row['resident_bytes'] / row['size_bytes']:.0%}" if row["size_bytes"] else ""

@@ -3,7 +3,7 @@
 On a terminal the view is drawn again and again, until Ctrl-C, which is the way to end it and so no
 failure. Anything else that reads the output gets one look, or with `--interval` one after the
 other. Every figure is shown at any width: where a process does not fit one line it gets two, below
-headings of two lines.
+headings of two lines, and where that does not fit, a name beside each figure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +22,7 @@ import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
 from dataplane.cache import CacheConfig
@@ -30,7 +31,7 @@ from dataplane.cache.publish import ProcessFigures, read_published
 from dataplane.cache.session import Session
 from dataplane.cli.cache_directory import DIR_OPTION, attached
 from dataplane.cli.options import cache_config
-from dataplane.cli.text import grid, output, plural, printable
+from dataplane.cli.text import grid, output, piece_lines, plural, printable
 from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_rate
 
@@ -217,8 +218,7 @@ def _view(
     table = grid(*_NAMES, *(f">{name}" for name in (*_UPPER, *_LOWER) if name))
     for process, (upper, lower) in zip(now, rows, strict=True):
         table.add_row(str(process.pid), Text(printable(process.program)), *upper, *lower)
-    unlimited = console.options.update(max_width=_ANY_WIDTH)
-    if Measurement.get(console, unlimited, table).maximum <= console.width:
+    if _is_within(console, table):
         return Group(head, table)
     headings = [f"{name}\n" for name in _NAMES]
     headings += [f">{a}\n{b}" for a, b in zip(_UPPER, _LOWER, strict=True)]
@@ -226,7 +226,29 @@ def _view(
     for process, (upper, lower) in zip(now, rows, strict=True):
         figures = (f"{a}\n{b}" for a, b in zip_longest(upper, lower, fillvalue=""))
         folded.add_row(str(process.pid), Text(printable(process.program)), *figures)
-    return Group(head, folded)
+    if _is_within(console, folded):
+        return Group(head, folded)
+    return Group(head, *(Text(line) for line in _narrow(console.width, now, rows)))
+
+
+def _is_within(console: Console, table: Table) -> bool:
+    """Whether a table is as wide as it would like to be."""
+    unlimited = console.options.update(max_width=_ANY_WIDTH)
+    return Measurement.get(console, unlimited, table).maximum <= console.width
+
+
+def _narrow(
+    width: int,
+    processes: list[ProcessFigures],
+    rows: list[tuple[tuple[str, ...], tuple[str, ...]]],
+) -> Iterator[str]:
+    """Yield a line for each process, and below it its figures with their names."""
+    names = [name for name in (*_UPPER, *_LOWER) if name]
+    for process, (upper, lower) in zip(processes, rows, strict=True):
+        yield from piece_lines([f"pid {process.pid}", process.program], width)
+        figures = zip(names, (*upper, *lower), strict=True)
+        pieces = [f"{name} {figure}" for name, figure in figures if figure]
+        yield from piece_lines(pieces, width, indent=2)
 
 
 def _cells(

@@ -27,6 +27,7 @@ __all__ = [
     "fits",
     "grid",
     "output",
+    "piece_lines",
     "plural",
     "print_fitted",
     "print_pieces",
@@ -57,6 +58,7 @@ def grid(*headings: str) -> Table:
             justify="right" if is_number else "left",
             no_wrap=is_number,
             overflow="fold",
+            min_width=max((len(word) for word in heading.lstrip(">").split()), default=0),
         )
     return table
 
@@ -141,24 +143,32 @@ def _row(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int],
 
 
 def print_pieces(console: Console, pieces: Sequence[str], *, indent: int = 0) -> None:
-    """Print texts side by side, two spaces apart: over several lines on a terminal that needs them.
+    """Print texts side by side: over several lines on a terminal that needs them.
 
-    A text that is wider than the terminal is broken between its words. A pipe gets one line.
+    A pipe gets one line.
+    """
+    width = console.width if console.is_terminal else None
+    for line in piece_lines(pieces, width, indent=indent):
+        # A single word that is wider than all the room is left to the terminal.
+        console.print(Text(line), soft_wrap=True)
+
+
+def piece_lines(pieces: Sequence[str], width: int | None, *, indent: int = 0) -> list[str]:
+    """Set texts side by side, two spaces apart, in lines of a width; empty ones are left out.
+
+    A text that is wider than that is broken between its words.
     """
     shown = [printable(piece) for piece in pieces if piece]
-    if not console.is_terminal:
-        console.print(Text(" " * indent + "  ".join(shown)), soft_wrap=True)
-        return
-    room = max(1, console.width - indent)
+    if width is None:
+        return [" " * indent + "  ".join(shown)]
+    room = max(1, width - indent)
     lines: list[str] = []
     for piece in shown:
         if lines and cell_len(lines[-1]) + 2 + cell_len(piece) <= room:
             lines[-1] += f"  {piece}"
         else:
             lines += _word_lines(piece, room)
-    for line in lines:
-        # A single word that is wider than all the room is left to the terminal.
-        console.print(Text(" " * indent + line), soft_wrap=True)
+    return [" " * indent + line for line in lines]
 
 
 def _word_lines(text: str, room: int) -> list[str]:
