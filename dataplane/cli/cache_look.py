@@ -293,8 +293,8 @@ def _print_info(document: dict[str, Any]) -> None:
         (
             "objects",
             f"{format_count(document['entries'])}, {format_count(document['complete_entries'])} of "
-            f"them whole; {format_bytes(document['resident_bytes'])} cached of their "
-            f"{format_bytes(document['object_bytes'])}",
+            f"them whole; {format_bytes(document['resident_bytes'])} of "
+            f"{format_bytes(document['object_bytes'])} cached",
         ),
         ("last used", ago(document["last_used_s"])),
         ("first to go", f"last used {ago(document['least_recently_used_s'])}"),
