@@ -17,6 +17,7 @@ Pure functions over bytes. Source: vtkXMLDataParser, vtkXMLWriter.
 from __future__ import annotations
 
 import binascii
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -90,10 +91,7 @@ class Run:
             raise ValueError("its values are cut")
         data = bytes(self.content[at:stop])
         if self.base64:
-            try:
-                data = binascii.a2b_base64(data, strict_mode=True)
-            except binascii.Error as err:
-                raise ValueError(f"its base64 text is damaged: {err}") from None
+            data = _decoded(data)
         if len(data) < size_bytes:
             raise ValueError("its base64 text is padded too early")
         return data[:size_bytes]
@@ -107,11 +105,22 @@ class Run:
         padding = -size_bytes % 3
         if self.content[stop - padding : stop] != b"=" * padding:
             raise ValueError("its base64 text is padded wrongly")
+        _decoded(bytes(self.content[stop - 4 : stop]))
         for at in range(start, stop - padding, _STEP_CHARS):
             text = self.content[at : min(at + _STEP_CHARS, stop - padding)]
             foreign = text.translate(None, _ALPHABET)
             if foreign:
                 raise ValueError(f"its base64 text holds {foreign[:8]!r}")
+
+
+def _decoded(text: bytes) -> bytes:
+    try:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error as err:
+        raise ValueError(f"its base64 text is damaged: {err}") from None
+    if binascii.b2a_base64(data, newline=False) != text:
+        raise ValueError("its base64 text is damaged: bits are set behind its end")
+    return data
 
 
 def stored_bytes(run: Run, form: BinaryFormat) -> int:
@@ -143,42 +152,43 @@ def _plain_header(run: Run, form: BinaryFormat) -> tuple[int, int]:
     That is the start of the run where header and values are one stretch of base64.
     """
     word = form.word.itemsize
-    header = run.read(run.start, word)
-    total = int.from_bytes(header, "little" if form.byte_order == "<" else "big")
+    (total,) = _words(run.read(run.start, word), form)
     behind = run.after(run.start, word)
     if not run.base64:
         return total, behind
-    split = total and run.content[behind - 1 : behind] == b"="
+    padding = b"=" * (-word % 3)
+    split = total and run.content[behind - len(padding) : behind] == padding
     return total, behind if split else run.start
 
 
 def _compressed(run: Run, form: BinaryFormat) -> tuple[int, int]:
     total, _, sizes, at = _block_table(run, form)
-    stored = int(sizes.sum(dtype=np.uint64))
+    stored = sum(sizes)
     stop = run.after(at, stored)
     run.check(at, stop, stored)
     return total, stop
 
 
-def _block_table(run: Run, form: BinaryFormat) -> tuple[int, list[int], Any, int]:
+def _block_table(run: Run, form: BinaryFormat) -> tuple[int, list[int], list[int], int]:
     """Return decoded bytes, those of each block, stored bytes of each, and where they begin."""
     word = form.word.itemsize
-    blocks, block_bytes, last_bytes = (
-        int(number) for number in np.frombuffer(run.read(run.start, 3 * word), form.word)
-    )
+    blocks, block_bytes, last_bytes = _words(run.read(run.start, 3 * word), form)
     available = run.stop - run.start
     if blocks > available // word:
         raise ValueError(f"its header announces {blocks} blocks in {available} bytes")
     if blocks and (not block_bytes or last_bytes > block_bytes):
         raise ValueError(f"its header announces blocks of {block_bytes} and {last_bytes} bytes")
-    header_bytes = (3 + blocks) * word
-    sizes = np.frombuffer(run.read(run.start, header_bytes), form.word)[3:].astype(np.uint64)
-    if len(sizes) and int(sizes.max()) > available:
-        raise ValueError(f"a block of it is said to take {int(sizes.max())} bytes")
+    # Three words are whole groups of base64, so the others can be decoded by themselves.
+    sizes = _words(run.read(run.after(run.start, 3 * word), blocks * word), form)
     decoded = [block_bytes] * blocks
     if blocks and last_bytes:
         decoded[-1] = last_bytes
-    return sum(decoded), decoded, sizes, run.after(run.start, header_bytes)
+    return sum(decoded), decoded, sizes, run.after(run.start, (3 + blocks) * word)
+
+
+def _words(data: bytes, form: BinaryFormat) -> list[int]:
+    code = "I" if form.word.itemsize == 4 else "Q"
+    return list(struct.unpack(f"{form.byte_order}{len(data) // form.word.itemsize}{code}", data))
 
 
 def decoded_bytes(run: Run, form: BinaryFormat) -> bytes:
@@ -192,16 +202,16 @@ def decoded_bytes(run: Run, form: BinaryFormat) -> bytes:
         skipped = form.word.itemsize if run.base64 and at == run.start else 0
         return run.read(at, skipped + total)[skipped:]
     _, decoded, sizes, at = _block_table(run, form)
-    stored = run.read(at, int(sizes.sum(dtype=np.uint64)))
+    stored = run.read(at, sum(sizes))
     return b"".join(_decompressed(stored, decoded, sizes, form.compressor))
 
 
 def _decompressed(
-    stored: bytes, decoded: list[int], sizes: Any, compressor: str
+    stored: bytes, decoded: list[int], sizes: list[int], compressor: str
 ) -> Iterator[bytes]:
     codec = _codec(compressor)
     at = 0
-    for size, stored_size in zip(decoded, map(int, sizes), strict=True):
+    for size, stored_size in zip(decoded, sizes, strict=True):
         block = np.frombuffer(stored, np.uint8, stored_size, at)
         out = np.zeros(size, np.uint8)
         if codec.Uncompress(block, stored_size, out, size) != size:

@@ -27,11 +27,10 @@ from dataplane.pack.vtk_rewrite import Edits, tag
 from dataplane.pack.vtk_text import count_numbers, parse_numbers
 from dataplane.pack.vtk_xml import ArrayElement, Document, Group, Piece
 
-__all__ = ["ATTRIBUTE_GROUPS", "KINDS", "ArrayType", "CheckedFile", "CheckedPiece", "check_file"]
+__all__ = ["DTYPES", "KINDS", "ArrayType", "CheckedFile", "CheckedPiece", "check_file"]
 
-ATTRIBUTE_GROUPS = ("PointData", "CellData", "FieldData")
 KINDS = ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
-_TYPES = {
+DTYPES = {
     f"{name}{8 * size}": f"{code}{size}"
     for name, code, sizes in (
         ("Int", "i", (1, 2, 4, 8)),
@@ -227,12 +226,15 @@ class _Check:
         """Return the number of values, and the text to put in the place of theirs or None."""
         attributes = array.attributes
         kind = attributes.get("type", "")
-        if ("offset" in attributes) != (attributes.get("format") == "appended"):
+        form = attributes.get("format", "ascii")
+        if form not in {"ascii", "binary", "appended"}:
+            raise ValueError(f"its format is {form!r}, expected ascii, binary or appended")
+        if ("offset" in attributes) != (form == "appended"):
             raise ValueError("it has an offset, or is appended, and not both")
-        if "offset" in attributes:
+        if form == "appended":
             run = self._appended_run(attributes["offset"], expected)
             return None, 0 if run is None else self._binary_count(run, kind, expected)
-        if attributes.get("format") == "binary":
+        if form == "binary":
             run, joined = self._inline_run(array)
             return joined, self._binary_count(run, kind, expected)
         return self._ascii_count(array, kind)
@@ -245,7 +247,7 @@ class _Check:
             return decoded_bytes(run, self._form).count(b"\0")
         if kind == "Bit":
             return _bits(size_bytes, expected)
-        values, rest = divmod(size_bytes, np.dtype(_TYPES[kind]).itemsize)
+        values, rest = divmod(size_bytes, np.dtype(DTYPES[kind]).itemsize)
         if rest:
             raise ValueError(f"it holds {size_bytes} bytes, which are no whole number of {kind}")
         return values
@@ -287,7 +289,7 @@ class _Check:
             if len(codes) and codes[-1]:
                 raise ValueError("its last text is cut")
             return None, int(np.count_nonzero(codes == 0))
-        dtype = np.dtype("u1" if kind == "Bit" else _TYPES[kind])
+        dtype = np.dtype("u1" if kind == "Bit" else DTYPES[kind])
         count = count_numbers(self._content, start, stop, dtype)
         if count is not None:
             return None, count
@@ -321,9 +323,9 @@ def _bits(size_bytes: int, expected: int | None) -> int:
 
 def _array_type(array: ArrayElement, label: str) -> ArrayType:
     kind = array.attributes.get("type", "")
-    if kind not in _TYPES and kind not in {"String", "Bit"}:
+    if kind not in DTYPES and kind not in {"String", "Bit"}:
         raise FormatError(
-            f"{label}: its type is {kind!r}, expected one of {', '.join(_TYPES)} and String"
+            f"{label}: its type is {kind!r}, expected one of {', '.join(DTYPES)} and String"
         )
     text = array.attributes.get("NumberOfComponents", "1").strip()
     if not text.isdecimal() or len(text) > 9:

@@ -16,11 +16,11 @@ import numpy as np
 
 from dataplane.errors import FormatError
 from dataplane.pack.vtk_arrays import values_of
-from dataplane.pack.vtk_check import ArrayType
+from dataplane.pack.vtk_check import DTYPES, ArrayType
 from dataplane.pack.vtk_pieces import CELL_LISTS
 from dataplane.pack.vtk_prepare import Prepared
 
-__all__ = ["confirm"]
+__all__ = ["check_faces", "confirm"]
 
 _FACE_ARRAYS = ("face_connectivity", "face_offsets", "polyhedron_to_faces")
 _CONVERTED = frozenset({"vtkGhostLevels"})
@@ -46,6 +46,8 @@ def confirm(output: Any, prepared: Prepared, label: str) -> None:
             _confirm_cells(output, prepared, group, label)
     if prepared.kind == "UnstructuredGrid":
         _confirm_faces(output, prepared, label)
+    for name, kind in prepared.types.get("Points", {}).items():
+        _confirm_array(output.GetPoints().GetData(), name, kind, label)
     for group in ("PointData", "CellData", "FieldData"):
         collection = getattr(output, f"Get{group}")()
         for name, kind in prepared.types.get(group, {}).items():
@@ -66,14 +68,12 @@ def _confirm_array(array: Any, name: str, kind: ArrayType, label: str) -> None:
             f"{label}: VTK read {array.GetNumberOfComponents()} components of the array {name!r}, "
             f"expected {kind.components}"
         )
-    size_bytes = {"String": 0, "Bit": 0}.get(kind.type) or _size_bytes(kind.type)
-    if array.IsA("vtkDataArray") and array.GetDataTypeSize() < size_bytes:
-        raise FormatError(f"{label}: VTK read the array {name!r} with fewer bits than it has")
-
-
-def _size_bytes(name: str) -> int:
-    digits = name.lstrip("UIntFloa")
-    return int(digits) // 8 if digits.isdecimal() else 0
+    if kind.type in DTYPES:
+        wanted, found = np.dtype(DTYPES[kind.type]), values_of(array).dtype
+        if found.kind != wanted.kind or found.itemsize < wanted.itemsize:
+            raise FormatError(
+                f"{label}: VTK read the array {name!r} as {found.name}, expected {wanted.name}"
+            )
 
 
 def _confirm_cells(output: Any, prepared: Prepared, group: str, label: str) -> None:
@@ -139,3 +139,20 @@ def _confirm_faces(output: Any, prepared: Prepared, label: str) -> None:
                     f"{label}: array {name!r} of Cells: expected {found[name]} values, "
                     f"got {held[name]}"
                 )
+
+
+def check_faces(piece: Any, label: str) -> None:
+    """Check that the faces of one piece refer to its own points.
+
+    Raises:
+        FormatError: they do not.
+    """
+    faces = piece.GetPolyhedronFaces() if piece.IsA("vtkUnstructuredGrid") else None
+    if faces is None or not faces.GetNumberOfConnectivityIds():
+        return
+    numbers = values_of(faces.GetConnectivityArray())
+    if numbers.min() < 0 or numbers.max() >= piece.GetNumberOfPoints():
+        raise FormatError(
+            f"{label}: its faces refer to number {numbers.max()}, "
+            f"but there are only {piece.GetNumberOfPoints()} to refer to"
+        )

@@ -16,7 +16,16 @@ import numpy as np
 
 from dataplane.errors import FormatError
 
-__all__ = ["CELL_LISTS", "Extent", "PieceSize", "check_cover", "parse_extent", "piece_size"]
+__all__ = [
+    "CELL_LISTS",
+    "MAX_COMPRESSION",
+    "Extent",
+    "PieceSize",
+    "check_cover",
+    "check_geometry",
+    "parse_extent",
+    "piece_size",
+]
 
 Extent: TypeAlias = tuple[int, int, int, int, int, int]
 
@@ -34,6 +43,7 @@ MAX_COMPRESSION = 1100
 """Decoded bytes that one stored byte can stand for: deflate reaches 1032, LZ4 and LZMA less on
 VTK's blocks of at most some megabytes."""
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,20 @@ def parse_extent(text: str, label: str) -> Extent:
         raise FormatError(f"{label}: it has the extent {text[:80]!r}, expected six numbers")
     x0, x1, y0, y1, z0, z1 = map(int, words)
     return x0, x1, y0, y1, z0, z1
+
+
+def check_geometry(attributes: Mapping[str, str], label: str) -> None:
+    """Check origin, spacing and direction of image data, which VTK reads as far as it can.
+
+    Raises:
+        FormatError: one of them is not as many numbers as it needs.
+    """
+    for name, count in (("Origin", 3), ("Spacing", 3), ("Direction", 9)):
+        words = attributes.get(name)
+        if words is None:
+            continue
+        if len(words.split()) != count or not all(map(_NUMBER.fullmatch, words.split())):
+            raise FormatError(f"{label}: its {name} is {words[:80]!r}, expected {count} numbers")
 
 
 def _bounds(extent: Extent) -> list[tuple[int, int]]:

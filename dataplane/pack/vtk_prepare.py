@@ -1,7 +1,7 @@
 """What VTK is given to read for one VTK XML file, after the check of it and of its pieces.
 
-The pieces of a dataset must agree: every piece that has points (or cells) has the same arrays with
-the same types, since VTK fills what one of them lacks with zeros, or drops it. A piece without
+The pieces of a dataset must agree: every piece that has points has the same arrays with the same
+types, since VTK fills what one of them lacks with zeros, or drops it. A piece without
 points may lack them; where it does, VTK is given the others.
 
 A parallel file (`.pvtu`, …) says once more which arrays its pieces have. VTK believes it and not
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from dataplane.errors import FormatError
 from dataplane.pack.vtk_check import KINDS, ArrayType, CheckedFile, CheckedPiece, check_file
-from dataplane.pack.vtk_pieces import CELL_LISTS, check_cover, parse_extent
+from dataplane.pack.vtk_pieces import CELL_LISTS, check_cover, check_geometry, parse_extent
 from dataplane.pack.vtk_rewrite import Edits, tag
 from dataplane.pack.vtk_xml import Content, Document, scan, tag_end
 
@@ -46,6 +46,8 @@ class Prepared:
         types: arrays per group.
         names: per group, names that only VTK sees to the true ones.
         left_out: names of arrays that are not read.
+        parts: where VTK would put the pieces together wrongly, the place of each: a file, the
+            number of the piece in it, and how many pieces it has.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Prepared:
     types: dict[str, dict[str, ArrayType]]
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    parts: list[tuple[Path, int, int]] = field(default_factory=list)
 
 
 def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) -> Prepared:
@@ -81,7 +84,33 @@ def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) ->
                 checked.edits.replace(piece.start, piece.stop, b"")
     path = _edited(checked, path, stack)
     types["FieldData"] = checked.field_types
-    return Prepared(path, document.kind, kept, types, checked.names)
+    parts = _parts(document.kind, [(path, kept)])
+    return Prepared(path, document.kind, kept, types, checked.names, parts=parts)
+
+
+def _parts(
+    kind: str, files: Sequence[tuple[Path, Sequence[CheckedPiece]]]
+) -> list[tuple[Path, int, int]]:
+    """The pieces of files, if they are to be read one by one and put together afterwards.
+
+    VTK 9.7 keeps the point numbers of a piece as they are when no earlier piece of the file has
+    cells of their list (or faces), and mixes up the cell data of surfaces in pieces.
+    """
+    all_pieces = [piece for _, pieces in files for piece in pieces]
+    needed = kind == "PolyData" or (
+        kind == "UnstructuredGrid"
+        and (
+            any(_begins_without_cells(pieces) for _, pieces in files)
+            or any("face" in name for piece in all_pieces for _, name in piece.cell_lengths)
+        )
+    )
+    if len(all_pieces) < 2 or not needed:
+        return []
+    return [(path, n, len(pieces)) for path, pieces in files for n in range(len(pieces))]
+
+
+def _begins_without_cells(pieces: Sequence[CheckedPiece]) -> bool:
+    return len(pieces) > 1 and pieces[0].size.points > 0 and not pieces[0].size.cells
 
 
 def _open(path: Path, label: str, stack: ExitStack) -> Document:
@@ -97,12 +126,18 @@ def _open(path: Path, label: str, stack: ExitStack) -> Document:
             content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             stack.callback(content.close)
     document = scan(content, label)
-    if document.appended is not None and content.rfind(b"</VTKFile>", document.appended) < 0:
+    if document.appended is not None and not _is_closed(content, document.appended):
         raise FormatError(
             f"{label}: it ends before its closing tag </VTKFile>; the file was cut",
             hint="copy it again from where it was written",
         )
     return document
+
+
+def _is_closed(content: Content, appended: int) -> bool:
+    """Say whether the closing tags follow the appended data, which is no XML."""
+    stop = content.rfind(b"</AppendedData", appended)
+    return stop >= 0 and content.find(b"</VTKFile>", stop) >= 0
 
 
 def _edited(checked: CheckedFile, path: Path, stack: ExitStack) -> Path:
@@ -113,16 +148,13 @@ def _edited(checked: CheckedFile, path: Path, stack: ExitStack) -> Path:
 
 def _check_extents(document: Document, label: str) -> None:
     """Check that the pieces of a grid cover it."""
-    if document.kind in CELL_LISTS:
+    if document.kind in CELL_LISTS or document.kind[1:] in CELL_LISTS:
         return
+    if document.kind.endswith("ImageData"):
+        check_geometry(document.dataset, label)
     whole = parse_extent(document.dataset.get("WholeExtent", ""), label)
     pieces = [parse_extent(item.attributes.get("Extent", ""), label) for item in document.pieces]
     check_cover(whole, pieces, label)
-
-
-def _members(piece: CheckedPiece, group: str) -> int:
-    """How many points or cells a piece has that arrays of the group belong to."""
-    return piece.size.cells if group == "CellData" else piece.size.points
 
 
 def _without_empty(pieces: list[CheckedPiece]) -> list[CheckedPiece]:
@@ -138,11 +170,9 @@ def _agreed(
 ) -> dict[str, dict[str, ArrayType]]:
     """The arrays that all pieces have, by group; those in `optional` may be lacking in some."""
     agreed: dict[str, dict[str, ArrayType]] = {}
-    for group in _GROUPS:
+    members = [(n, piece) for n, piece in enumerate(pieces) if piece.size.points]
+    for group in _GROUPS if members else ():
         optional_names = (optional or {}).get(group, set())
-        members = [(n, piece) for n, piece in enumerate(pieces) if _members(piece, group)]
-        if not members:
-            continue
         common = dict(members[0][1].types.get(group, {}))
         for number, piece in members[1:]:
             types = piece.types.get(group, {})
@@ -212,7 +242,16 @@ class _Parallel:
         for group in _GROUPS:
             if group in types:
                 self._declare(group, types[group])
-        self._refer(files, paths, kept)
+        edited = [_edited(file, path, self._stack) for file, path in zip(files, paths, strict=True)]
+        parts = _parts(
+            self._kind,
+            [
+                (path, file.pieces)
+                for path, file in zip(edited, files, strict=True)
+                if any(piece is other for piece in file.pieces for other in kept)
+            ],
+        )
+        self._refer(files, paths, edited, kept)
         names: dict[str, dict[str, str]] = {}
         for file in (own, *files):
             for group, renamed in file.names.items():
@@ -221,7 +260,7 @@ class _Parallel:
         if self._edits.ranges:
             path = self._edits.apply(document.content, self._stack)
         types["FieldData"] = own.field_types
-        return Prepared(path, self._kind, kept, types, names, left_out)
+        return Prepared(path, self._kind, kept, types, names, left_out, parts)
 
     def _piece_document(self, path: Path) -> Document:
         label = f"{self._label}: piece {path.name}"
@@ -240,7 +279,7 @@ class _Parallel:
                 for piece in pieces
                 for group in ("PointData", "CellData")
                 for name in piece.types.get(group, {})
-                if _members(piece, group) and name not in types[group]
+                if piece.size.points and name not in types[group]
             }
         )
         for name in left_out:
@@ -303,15 +342,18 @@ class _Parallel:
             self._edits.replace(at, at, text)
 
     def _refer(
-        self, files: Sequence[CheckedFile], paths: Sequence[Path], kept: list[CheckedPiece]
+        self,
+        files: Sequence[CheckedFile],
+        paths: Sequence[Path],
+        edited: Sequence[Path],
+        kept: list[CheckedPiece],
     ) -> None:
         """Refer to edited pieces, and to all by names that do not depend on this file's place."""
-        edited = [_edited(file, path, self._stack) for file, path in zip(files, paths, strict=True)]
         pieces = self._document.pieces
         kept_ids = {id(piece) for piece in kept}
         used = [any(id(piece) in kept_ids for piece in file.pieces) for file in files]
         plain = all("\\" not in piece.attributes.get("Source", "") for piece in pieces)
-        if plain and not self._edits.ranges and edited == list(paths) and all(used):
+        if plain and not self._edits.ranges and list(edited) == list(paths) and all(used):
             return
         for piece, path, is_used in zip(pieces, edited, used, strict=True):
             text = b""

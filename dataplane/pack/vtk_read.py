@@ -28,10 +28,10 @@ from typing import Any
 from dataplane.errors import FormatError, MissingPackage
 from dataplane.extras import install_hint
 from dataplane.pack.source import one_line
-from dataplane.pack.vtk_confirm import confirm
+from dataplane.pack.vtk_confirm import check_faces, confirm
 from dataplane.pack.vtk_legacy import check_legacy
 from dataplane.pack.vtk_pieces import MAX_COMPRESSION
-from dataplane.pack.vtk_prepare import prepare
+from dataplane.pack.vtk_prepare import Prepared, prepare
 from dataplane.pack.vtk_xml import xml_type
 
 __all__ = ["MAX_COMPRESSION", "import_vtk", "read_legacy", "read_xml"]
@@ -80,8 +80,6 @@ def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> tuple[Any, 
         FormatError: the file is damaged, or holds something other than one dataset.
     """
     import_vtk()
-    from vtkmodules import vtkIOXML
-
     kind = xml_type(path)
     if kind not in _XML_READERS:
         known = ", ".join(name for name in _XML_READERS if not name.startswith("P"))
@@ -89,16 +87,53 @@ def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> tuple[Any, 
         raise FormatError(f"{label}: it is {found}; expected one of {known}")
     with ExitStack() as stack:
         prepared = prepare(path, label, pieces, stack)
-        reader = getattr(vtkIOXML, _XML_READERS[kind])()
-        reader.SetFileName(str(prepared.path))
-        output = _run(reader, label)
+        if prepared.parts:
+            output = _read_parts(prepared, label)
+        else:
+            reader = _reader(kind, prepared.path)
+            output = _run(reader, label)
+            _check_steps(reader, label)
+    confirm(output, prepared, label)
+    return output, prepared.left_out
+
+
+def _reader(kind: str, path: Path) -> Any:
+    from vtkmodules import vtkIOXML
+
+    reader = getattr(vtkIOXML, _XML_READERS[kind])()
+    reader.SetFileName(str(path))
+    return reader
+
+
+def _read_parts(prepared: Prepared, label: str) -> Any:
+    """Read pieces one by one, and put them together."""
+    from vtkmodules import vtkFiltersCore
+
+    if prepared.kind == "PolyData":
+        append: Any = vtkFiltersCore.vtkAppendPolyData()
+    else:
+        append = vtkFiltersCore.vtkAppendFilter()
+        append.MergePointsOff()
+    append.SetOutputPointsPrecision(append.DEFAULT_PRECISION)
+    field_data = None
+    for number, (path, piece, pieces) in enumerate(prepared.parts):
+        reader = _reader(prepared.kind, path)
+        part = _run(reader, label, (piece, pieces, 0))
+        _check_steps(reader, label)
+        check_faces(part, f"{label}: piece {number}")
+        append.AddInputData(part)
+        field_data = field_data or part.GetFieldData()
+    output = _run(append, label)
+    output.SetFieldData(field_data)
+    return output
+
+
+def _check_steps(reader: Any, label: str) -> None:
     if reader.GetNumberOfTimeSteps() > 1:
         raise FormatError(
             f"{label}: it holds {reader.GetNumberOfTimeSteps()} time steps in one file",
             hint="write one file per time step and a .pvd that lists them",
         )
-    confirm(output, prepared, label)
-    return output, prepared.left_out
 
 
 def read_legacy(path: Path, label: str) -> Any:
@@ -121,9 +156,13 @@ def read_legacy(path: Path, label: str) -> Any:
     return _run(reader, label)
 
 
-def _run(reader: Any, label: str) -> Any:
+def _run(reader: Any, label: str, piece: tuple[int, int, int] | None = None) -> Any:
+    """Run a reader or filter: all of it, or (number, number of pieces, ghost levels) of it."""
     with _messages() as errors:
-        reader.Update()
+        if piece is None:
+            reader.Update()
+        else:
+            reader.UpdatePiece(*piece)
         output = reader.GetOutput()
     if errors:
         raise FormatError(f"{label}: {_tidied(errors[0])}")

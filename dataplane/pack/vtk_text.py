@@ -2,10 +2,10 @@
 
 VTK reads numbers until it has enough. It does not notice more of them, takes `1.0-101` (Fortran's
 1.0E-101) for two, folds 300 into a UInt8, and loses the sign of `-inf`. So every token must be one
-number that its type can hold. Text is looked at as bytes, some MiB at a time: characters are mapped
-to classes (`0` digit, `-` sign, `e`, `.`, space, `x` other), and no forbidden pair of classes may
-occur, with digits and without. That costs no more than a few passes of memory, and no token becomes
-a Python object; only arrays with NaN or infinities are parsed a second time, by NumPy.
+number that its type can hold. Text is looked at as bytes, a part at a time: characters become
+classes (space, digit, sign, exponent, point), and each pair of neighbours must be one that numbers
+have. That costs a few passes over memory, and no token becomes a Python object; only arrays with
+NaN or infinities, and those of single bytes, are parsed a second time, by NumPy.
 
 Pure functions over bytes.
 """
@@ -25,62 +25,90 @@ from dataplane.pack.vtk_xml import Content
 
 __all__ = ["count_numbers", "parse_numbers"]
 
-_STEP_BYTES = 4 << 20
+_STEP_BYTES = 256 << 10
+"""So that what is made of a part stays in a processor's cache."""
 _SPACE = b" \t\r\n\v\f"
 _NEXT_SPACE = re.compile(rb"[ \t\r\n\v\f]")
-_KNOWN = b"0123456789+-eE." + _SPACE
-_CLASSES = bytearray(b"x" * 256)
-for _byte, _class in zip(_KNOWN, b"0" * 10 + b"--ee." + b" " * len(_SPACE), strict=True):
-    _CLASSES[_byte] = _class
 _SPACE_OR_NOT = bytes(ord(" ") if byte in _SPACE else ord("x") for byte in range(256))
-_BAD_PAIRS = (b"0-", b".-", b"--", b"- ", b"-e", b"e ", b"ee", b"e.", b" e", b"..", b" .e", b" . ")
-_BAD_PAIRS_AFTER_SIGN = (b"-.e", b"-. ")
-_BAD_WITHOUT_DIGITS = (b"..", b"ee", b"e.", b".-", b"e-.")
-_DIGITS = {1: b"000", 2: b"00000", 4: b"0000000000", 8: b"0" * 19}
-"""As many digits as a number outside the range of an integer of so many bytes has at least."""
+_CLASSES = b" 0-e.x"
+"""Space, digit, sign, exponent, point, anything else. Texts of classes hold their places here."""
+_MEMBERS = (_SPACE, b"0123456789", b"+-", b"eE", b".")
+_CLASS_OF = bytes(
+    next((n for n, members in enumerate(_MEMBERS) if byte in members), 5) for byte in range(256)
+)
+_GOOD, _BAD, _START, _POINT, _OTHER = range(5)
+_FLOAT_PAIRS = "00 0. 0e .0 .e e0 e- -0 -. 0_ ._ __ _0 _- _."
+_INTEGER_PAIRS = "00 -0 0_ __ _0 _-"
 _INFINITY = re.compile(rb"inf(?:inity)?", re.IGNORECASE)
+_NO_FLOAT = (
+    rb"(?![+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|(?i:nan|inf|infinity))(?:\s|$))[^\s]+"
+)
+_NO_INTEGER = rb"(?![+-]?\d+(?:\s|$))[^\s]+"
 _SHOWN_BYTES = 40
 
 
+def _verdicts(pairs: str) -> bytes:
+    """A table of what each pair of classes means, for the pairs that a number may have."""
+    allowed = pairs.replace("_", " ").encode()
+    table = bytearray([_BAD]) * 256
+    for first, before in enumerate(_CLASSES):
+        for second, behind in enumerate(_CLASSES):
+            pair = bytes([before, behind])
+            verdict = _BAD
+            if b"x" in pair:
+                verdict = _OTHER
+            elif pair in (allowed[at : at + 2] for at in range(0, len(allowed), 3)):
+                is_start = before == ord(" ") != behind
+                verdict = _POINT if pair in {b" .", b"-."} else _START if is_start else _GOOD
+            table[first << 3 | second] = verdict
+    return bytes(table)
+
+
+_FLOAT_VERDICTS = _verdicts(_FLOAT_PAIRS)
+_INTEGER_VERDICTS = _verdicts(_INTEGER_PAIRS)
+_PLACES = bytes.maketrans(_CLASSES, bytes(range(len(_CLASSES))))
+_BARE_POINTS = tuple(bare.translate(_PLACES) for bare in (b" . ", b" .e", b"-. ", b"-.e"))
+_EXPONENT = _CLASSES.index(b"e")
+_LONG_EXPONENTS = tuple(long.translate(_PLACES) for long in (b"e000", b"e-000"))
+_BAD_WITHOUT_DIGITS = tuple(bad.translate(_PLACES) for bad in (b"..", b"ee", b"e.", b"e-."))
+
+
 def count_numbers(content: Content, start: int, stop: int, dtype: np.dtype[Any]) -> int | None:
-    """Count the numbers in `content[start:stop]`; None when some must be parsed to be sure.
+    """Count the numbers in `content[start:stop]`; None when they must be parsed to be sure.
 
     Raises:
         ValueError: a token is not a number of this type; the message names it.
     """
+    is_float = dtype.kind == "f"
     count = 0
     for text in _steps(content, start, stop):
-        classes = b" %b " % text.translate(_CLASSES)
-        if b"x" in classes:
-            if dtype.kind != "f":
-                raise ValueError(_named(text, rb"[^\s]*[^\s\d+-][^\s]*", dtype))
+        classes = b"\0%b\0" % text.translate(_CLASS_OF)
+        places = np.frombuffer(classes, np.uint8)
+        pairs = (places[:-1] << 3 | places[1:]).tobytes()
+        verdicts = pairs.translate(_FLOAT_VERDICTS if is_float else _INTEGER_VERDICTS)
+        if is_float and _OTHER in verdicts:
             return None
-        if dtype.kind == "f":
-            _check_floats(text, classes, dtype)
-        elif _check_integers(text, classes, dtype):
-            return None
-        count += classes.count(b" 0") + classes.count(b" -") + classes.count(b" .")
-    return count
+        if _BAD in verdicts or _OTHER in verdicts:
+            raise ValueError(_named(text, _NO_FLOAT if is_float else _NO_INTEGER, dtype))
+        if is_float:
+            _check_points(text, classes, verdicts, dtype)
+            if _EXPONENT in classes and any(long in classes for long in _LONG_EXPONENTS):
+                return None  # it may be too large for its type, which VTK does not always notice
+        elif dtype.kind == "u" and b"-" in text:
+            raise ValueError(_named(text, rb"-[^\s]*", dtype))
+        count += verdicts.count(_START)
+        if _POINT in verdicts:
+            count += classes.count(b"\0\4")
+    # VTK reads these as wider integers and cuts them; it refuses others that are out of range.
+    return None if dtype.kind != "f" and dtype.itemsize == 1 and count else count
 
 
-def _check_floats(text: bytes, classes: bytes, dtype: np.dtype[Any]) -> None:
-    without_digits = classes.translate(None, b"0")
-    if (
-        any(pair in classes for pair in _BAD_PAIRS)
-        or any(pair in classes for pair in _BAD_PAIRS_AFTER_SIGN)
-        or any(pair in without_digits for pair in _BAD_WITHOUT_DIGITS)
-    ):
-        number = rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-        raise ValueError(_named(text, rb"(?!%b(?:\s|$))[^\s]+" % number, dtype))
-
-
-def _check_integers(text: bytes, classes: bytes, dtype: np.dtype[Any]) -> bool:
-    """Check integers; return whether one has so many digits that it may be out of range."""
-    if b"." in classes or b"e" in classes or any(pair in classes for pair in _BAD_PAIRS):
-        raise ValueError(_named(text, rb"(?![+-]?\d+(?:\s|$))[^\s]+", dtype))
-    if dtype.kind == "u" and b"-" in text:
-        raise ValueError(_named(text, rb"-[^\s]*", dtype))
-    return _DIGITS[dtype.itemsize] in classes
+def _check_points(text: bytes, classes: bytes, verdicts: bytes, dtype: np.dtype[Any]) -> None:
+    """Check what pairs do not show: points without digits, a second point or exponent."""
+    without_digits = classes.translate(None, b"\1")
+    bare = _POINT in verdicts and any(point in classes for point in _BARE_POINTS)
+    if bare or any(bad in without_digits for bad in _BAD_WITHOUT_DIGITS):
+        raise ValueError(_named(text, _NO_FLOAT, dtype))
 
 
 def _named(text: bytes, pattern: bytes, dtype: np.dtype[Any]) -> str:
@@ -112,16 +140,14 @@ def parse_numbers(
     text = bytes(content[start:stop])
     if dtype.kind != "f":
         return _parse_integers(text, dtype)
-    if re.search(rb"[^\s\d+\-.eEinfatyINFATY]|[dD_(]", text):
-        raise ValueError(_named(text, rb"[^\s]*[^\s\d+\-.eEinfatyINFATY][^\s]*", dtype))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy warns of text that it cannot read to its end
             values = np.fromstring(text, np.float64, sep=" ")
     except (DeprecationWarning, ValueError):
-        raise ValueError(_named(text, rb"[^\s]*[a-zA-Z][^\s]*", dtype)) from None
-    if _tokens(text) != len(values):
-        raise ValueError("it holds tokens that are no numbers")
+        raise ValueError(_named(text, _NO_FLOAT, dtype)) from None
+    if _tokens(text) != len(values) or b"(" in text:
+        raise ValueError(_named(text, _NO_FLOAT, dtype))
     infinities = len(_INFINITY.findall(text))
     if dtype.itemsize == 4:
         _undo_double_rounding(values, text)
@@ -138,10 +164,7 @@ def _tokens(text: bytes) -> int:
 
 def _parse_integers(text: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     limits = np.iinfo(dtype)
-    if dtype.itemsize < 8:
-        numbers = np.fromstring(text, np.int64, sep=" ")  # stays at its limits beyond them
-    else:
-        numbers = np.array([int(token) for token in text.split()], object)
+    numbers = np.fromstring(text, np.int64, sep=" ")  # stays at its limits beyond them
     if len(numbers):
         for number in (numbers.min(), numbers.max()):
             if not limits.min <= number <= limits.max:

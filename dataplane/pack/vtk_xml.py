@@ -126,12 +126,10 @@ def scan(content: Content, label: str) -> Document:
     Raises:
         FormatError: it is no well-formed VTK XML file, or says one thing twice.
     """
-    scanner = _Scanner(content, label)
     parser = expat.ParserCreate()
-    parser.StartElementHandler = lambda tag, attributes: scanner.start(
-        tag, attributes, parser.CurrentByteIndex
-    )
-    parser.EndElementHandler = lambda tag: scanner.end(tag, parser.CurrentByteIndex)
+    scanner = _Scanner(parser, content, label)
+    parser.StartElementHandler = scanner.start
+    parser.EndElementHandler = scanner.end
     parser.StartDoctypeDeclHandler = scanner.doctype
     try:
         parser.Parse(content, True)
@@ -169,7 +167,8 @@ class _AppendedData(Exception):  # no error: it ends the parsing where XML ends
 class _Scanner:
     """Builds a Document from the events of the parser. Used once."""
 
-    def __init__(self, content: Content, label: str) -> None:
+    def __init__(self, parser: expat.XMLParserType, content: Content, label: str) -> None:
+        self._parser = parser
         self.document: Document | None = None
         self._content = content
         self._label = label
@@ -182,33 +181,38 @@ class _Scanner:
     def doctype(self, *_: object) -> None:
         raise FormatError(f"{self._label}: it has a document type declaration, which is not read")
 
-    def start(self, tag: str, attributes: dict[str, str], at: int) -> None:
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        depth = len(self._path)
+        self._path.append(tag)
+        if self._array is not None:
+            if not self._array.body_stop:  # values end where the first nested element begins
+                self._array.body_stop = self._parser.CurrentByteIndex
+            return
         self._elements += 1
         if self._elements > MAX_ELEMENTS:
             raise FormatError(f"{self._label}: more than {MAX_ELEMENTS} elements")
-        depth = len(self._path)
-        self._path.append(tag)
-        document = self.document
+        at, document = self._parser.CurrentByteIndex, self.document
         if document is None:
             if tag != "VTKFile":
                 raise FormatError(f"{self._label}: it is not a VTK XML file but <{tag}>")
             self.document = Document(self._content, attributes, attributes.get("type", ""))
-        elif self._array is not None:
-            if not self._array.body_stop:  # values end where the first nested element begins
-                self._array.body_stop = at
-        elif depth == 1 and tag == "AppendedData":
-            document.appended = at
-            document.encoding = attributes.get("encoding", "base64")
-            raise _AppendedData
-        elif depth == 1 and tag == document.kind:
-            document.dataset, document.dataset_start = attributes, at
-        elif depth == 2 and tag == "Piece" and self._path[1] == document.kind:
+        elif self._group is not None:
+            if tag in _ARRAYS:
+                self._array = ArrayElement(attributes, at, body_start=self._behind(at))
+                self._group.arrays.append(self._array)
+        elif depth == 1:
+            if tag == "AppendedData":
+                document.appended = at
+                document.encoding = attributes.get("encoding", "base64")
+                raise _AppendedData
+            if tag == document.kind:
+                document.dataset, document.dataset_start = attributes, at
+        elif self._path[1] != document.kind:
+            return
+        elif depth == 2 and tag == "Piece":
             self._piece = Piece(attributes, at)
             document.pieces.append(self._piece)
-        elif self._group is not None and tag in _ARRAYS:
-            self._array = ArrayElement(attributes, at, body_start=self._behind(at))
-            self._group.arrays.append(self._array)
-        elif depth == (2 if self._piece is None else 3) and self._path[1] == document.kind:
+        elif depth == (2 if self._piece is None else 3):
             self._start_group(document, tag, attributes, at)
 
     def _start_group(
@@ -219,19 +223,21 @@ class _Scanner:
             raise FormatError(f"{self._label}: a second <{tag}> in one place")
         self._group = holder.groups[tag] = Group(tag, attributes, at)
 
-    def end(self, tag: str, at: int) -> None:
+    def end(self, tag: str) -> None:
         self._path.pop()
         depth = len(self._path)
-        if self._array is not None:
-            if tag in _ARRAYS and depth == (3 if self._piece is None else 4):
-                array, self._array = self._array, None
-                array.body_stop = array.body_stop or max(at, array.body_start)
-        elif self._group is not None:
-            if depth == (2 if self._piece is None else 3):
-                self._group.stop = self._behind_end(at, self._group.start)
+        array, group, piece = self._array, self._group, self._piece
+        if array is not None:
+            if tag in _ARRAYS and depth == (3 if piece is None else 4):
+                self._array = None
+                if not array.body_stop:
+                    array.body_stop = max(self._parser.CurrentByteIndex, array.body_start)
+        elif group is not None:
+            if depth == (2 if piece is None else 3):
+                group.stop = self._behind_end(group.start)
                 self._group = None
-        elif self._piece is not None and depth == 2:
-            self._piece.stop = self._behind_end(at, self._piece.start)
+        elif piece is not None and depth == 2:
+            piece.stop = self._behind_end(piece.start)
             self._piece = None
 
     def _behind(self, at: int) -> int:
@@ -240,11 +246,10 @@ class _Scanner:
         except ValueError as err:
             raise FormatError(f"{self._label}: {err}") from None
 
-    def _behind_end(self, at: int, start: int) -> int:
-        """The position behind an element that begins at `start` and whose end is reported `at`.
-
-        For an element without content that is behind its tag, else before its end tag.
-        """
+    def _behind_end(self, start: int) -> int:
+        """The position behind the element that ends now and began at `start`."""
+        # The parser is behind the tag of an element without content, else before the end tag.
+        at = self._parser.CurrentByteIndex
         if self._content[at - 2 : at] == b"/>" and self._behind(start) == at:
             return at
         return self._content.find(b">", at) + 1

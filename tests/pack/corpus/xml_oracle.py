@@ -84,17 +84,22 @@ class XmlFile:
         dtype = np.dtype(DTYPES[type_name])
         components = whole(element.get("NumberOfComponents", "1"))
         need(components > 0, "components")
-        if tuples is None:
-            tuples = whole(element.get("NumberOfTuples", "0"))
-        count = tuples * components
+        if tuples is None and "NumberOfTuples" in element.keys():  # noqa: SIM118  # no mapping
+            tuples = whole(element.get("NumberOfTuples", ""))
+        count = None if tuples is None else tuples * components
+        size = None if count is None else count * dtype.itemsize
         form = element.get("format", "ascii")
         if form not in {"binary", "appended"}:  # VTK, too, takes any other word for text
             form = "ascii"
             flat = parse_text((element.text or "").split(), dtype)
-            need(len(flat) == count, f"{len(flat)} values for {count}")
+            need(count in {None, len(flat)}, f"{len(flat)} values for {count}")
         else:
-            flat = np.frombuffer(self._bytes(element, form, count * dtype.itemsize), np.uint8)
+            flat = np.frombuffer(self._bytes(element, form, size), np.uint8)
+            need(len(flat) % dtype.itemsize == 0, "bytes left over")
             flat = flat.view(dtype.newbyteorder(self.order)).astype(dtype)
+        if tuples is None:  # field data that does not say how many has what is there
+            need(len(flat) % components == 0, "values left over")
+            tuples = len(flat) // components
         shape = (tuples,) if components == 1 else (tuples, components)
         return flat.reshape(shape), form == "ascii"
 
@@ -107,8 +112,9 @@ class XmlFile:
             codes = self._bytes(element, form, None)
         need(not codes or codes[-1] == 0, "string without end")
         strings = codes.split(b"\0")[:-1]
-        tuples = whole(element.get("NumberOfTuples", "0"))
         components = whole(element.get("NumberOfComponents", "1"))
+        need(len(strings) % components == 0, "strings left over")
+        tuples = whole(element.get("NumberOfTuples", str(len(strings) // components)))
         need(len(strings) == tuples * components, "number of strings")
         try:
             return [string.decode() for string in strings]
