@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from dataplane.cli.info import info
+from dataplane.cli.pack import pack as pack_command
 from dataplane.errors import FormatError
 from dataplane.shards import DatasetIndex, DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.shards.nonfinite import NonFinite
 from dataplane.shards.summary import summarise
-from dataplane.stores import Store
+from dataplane.stores import Store, open_store
 
 
 def diverged(key: str, nans: int = 0, infinities: int = 0) -> SourceSample:
@@ -110,6 +111,36 @@ def test_mean_and_deviation_are_those_of_all_samples_together(pack: Callable[...
     assert [one.std for one in u.components] == pytest.approx(np.nanstd(together, axis=0))
     assert [one.minimum for one in u.components] == np.nanmin(together, axis=0).tolist()
     assert [one.maximum for one in u.components] == np.nanmax(together, axis=0).tolist()
+
+
+def test_the_command_names_what_diverged_and_skips_or_stops_when_asked(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    np.save(runs / "a.npy", np.arange(10.0))
+    np.save(runs / "b.npy", np.array([1.0, np.nan, np.inf, np.nan]))
+
+    def run(*options: str) -> Result:
+        arguments = [str(runs), f"{tmp_path}/out", "--overwrite", *options]
+        return CliRunner().invoke(pack_command, arguments)
+
+    summary = run()
+    assert "not finite: values: 2 NaN and 1 infinite values in sample b" in summary.output
+    assert json.loads(run("--json").stdout)["nonfinite"] == [
+        {
+            "array": "values", "nan_count": 2, "nonfinite_count": 3,
+            "samples": 1, "first_sample": "b",
+        }
+    ]  # fmt: skip
+    skipped = run("--fail-on-nan")
+    assert skipped.exit_code == 0
+    (line,) = skipped.stderr.splitlines()
+    assert line.startswith("skipped ")
+    assert "b.npy: sample 'b': array 'values' has 2 NaN and 1 infinite values" in line
+    assert list(DatasetIndex.load(open_store(f"file://{tmp_path}/out")).keys) == ["a"]
+    stopped = run("--fail-on-nan", "--on-error", "fail")
+    assert isinstance(stopped.exception, FormatError)
+    assert "has 2 NaN and 1 infinite values" in str(stopped.exception)
+    assert not (tmp_path / "out" / "index.parquet").exists()
 
 
 @pytest.mark.parametrize(
