@@ -29,17 +29,21 @@ _STREAM_TIMEOUT_S = 86_400.0  # a stream may take as long as it will, while byte
 
 
 def scheme_options(location: Location, config: StoreConfig) -> Mapping[str, Any]:
-    """Return what the clients of a location have in common: endpoint, region, credentials.
+    """Return what the clients of a location have in common: endpoint, credentials, certificates.
 
     Raises:
-        ConfigError: a setting cannot be used.
+        ConfigError: a setting cannot be used, or the certificates to trust cannot be read.
         Denied: there are no credentials.
     """
+    options: dict[str, Any] = {}
     if location.scheme == "s3":
-        return s3_options(location.url, config)
-    if config.anonymous and location.scheme in ("gs", "az", "abfs"):
-        return {"skip_signature": True}
-    return {}
+        options = s3_options(location.url, config)
+    elif config.anonymous and location.scheme in ("gs", "az", "abfs"):
+        options = {"skip_signature": True}
+    if location.scheme == "http" or str(options.get("endpoint", "")).startswith("http://"):
+        return {**options, "client_options": {"allow_http": True}}
+    roots = root_certificates(config)
+    return options if roots is None else {**options, "client_options": {"root_certificate": roots}}
 
 
 def make_client(
@@ -55,35 +59,32 @@ def make_client(
 
     Args:
         location: what the URL names; its prefix is not used.
-        config: timeouts, certificates.
+        config: timeouts.
         options: what `scheme_options` returned.
         retries: let the client repeat requests by itself (for uploads in parts).
         streams: let a request take longer than its time as long as it does not pause for that.
         timeout_s: time for a request; by default `config.timeout_s`.
 
     Raises:
-        ConfigError: a setting cannot be used, or the certificates to trust cannot be read.
+        ConfigError: a setting cannot be used.
     """
     scheme = location.scheme
     timeout_s = config.timeout_s if timeout_s is None else timeout_s
-    is_plain = scheme == "http" or str(options.get("endpoint", "")).startswith("http://")
+    common: ClientConfig = options.get("client_options", {})
     client: ClientConfig = {
+        **common,
         "timeout": timedelta(seconds=_STREAM_TIMEOUT_S if streams else timeout_s),
         "read_timeout": timedelta(seconds=timeout_s),
         "connect_timeout": timedelta(seconds=min(timeout_s, CONNECT_TIMEOUT_S)),
-        "allow_http": is_plain,
         "user_agent": "dataplane",
     }
-    roots = None if is_plain else root_certificates(config)
-    if roots is not None:
-        client["root_certificate"] = roots
     retry: RetryConfig = {"max_retries": 0}
     if retries:
         retry = {
             "max_retries": config.max_attempts - 1,
             "retry_timeout": timedelta(seconds=config.deadline_s),
         }
-    arguments: Mapping[str, Any] = {"client_options": client, "retry_config": retry, **options}
+    arguments: Mapping[str, Any] = {**options, "client_options": client, "retry_config": retry}
     try:
         if scheme == "s3":
             return S3Store(location.bucket, **arguments)

@@ -52,7 +52,7 @@ from dataplane.stores.piecewise import PiecewiseStore
 from dataplane.stores.runners import shared_runners
 from dataplane.stores.tls import named_bundle, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
-from dataplane.stores.versions import new_tag, same_version
+from dataplane.stores.versions import header_text, new_tag, same_version
 
 __all__ = ["FsspecStore", "check_protocol"]
 
@@ -289,7 +289,7 @@ class FsspecStore(PiecewiseStore):
                 hint="dataplane reads ranges, which need a size",
             )
         modified = next((_seconds(info[f]) for f in _TIME_FIELDS if info.get(f)), None)
-        tag = next((str(info[f]) for f in _TAG_FIELDS if info.get(f)), "")
+        tag = _text(next((str(info[f]) for f in _TAG_FIELDS if info.get(f)), ""))
         if not tag:
             tag = (
                 new_tag(self.url, size)
@@ -343,6 +343,11 @@ def _add_s3_options(options: dict[str, Any], config: StoreConfig) -> None:
     # `retry.py` does that, within a deadline.
     if "config_kwargs" not in options:
         options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
+
+
+def _text(tag: str) -> str:
+    """Return a tag as text, also where the client has kept bytes that it could not read."""
+    return header_text(tag.encode("utf-8", "surrogateescape").decode("latin-1"))
 
 
 def _parents(key: str) -> Iterator[str]:

@@ -58,7 +58,7 @@ _WORDS = {
     _NAME: ("is for another name", "write the server's address as its certificate has it"),
     _CA: (
         "is an authority's own, which may sign but not serve",
-        "give the server one that is signed by it (basicConstraints CA:FALSE)",
+        "give the server one that is no authority's (basicConstraints CA:FALSE)",
     ),
 }
 

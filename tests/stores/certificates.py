@@ -30,23 +30,25 @@ class Authority:
         self._curve = ec.SECP256R1()
         self._key = ec.generate_private_key(self._curve)
         self.file = folder / f"{name}.pem"
-        self.file.write_bytes(self._sign(name, self._key, is_authority=True))
+        itself = self._sign(name, self._key, host="127.0.0.1", is_authority=True)
+        self.file.write_bytes(itself)
 
     def issue(
         self, name: str, *, host: str = "127.0.0.1", first_day: int = -1, last_day: int = 30
     ) -> Path:
         """Return a file with the certificate and the key of a server."""
-        from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
         key = ec.generate_private_key(self._curve)
-        secret = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
         path = self._folder / f"{self._name}-{name}.pem"
-        path.write_bytes(self._sign(name, key, host=host, days=(first_day, last_day)) + secret)
+        certificate = self._sign(name, key, host=host, days=(first_day, last_day))
+        path.write_bytes(certificate + _secret(key))
+        return path
+
+    def server_of_its_own(self) -> Path:
+        """Return a file with the authority's own certificate and key."""
+        path = self._folder / f"{self._name}-itself.pem"
+        path.write_bytes(self.file.read_bytes() + _secret(self._key))
         return path
 
     def _sign(
@@ -80,6 +82,16 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName([names]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _secret(key: Any) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 def _named(x509: Any, name: str) -> Any:

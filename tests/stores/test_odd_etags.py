@@ -91,6 +91,21 @@ def test_the_tag_of_a_listing_is_that_of_the_object(*, direct: bool) -> None:
         store.close()
 
 
+def test_s3fs_and_fsspec_read_under_such_a_tag_too() -> None:
+    pytest.importorskip("s3fs")
+    with HttpServer(_Tagged(_TAG.encode())) as server:
+        options = {"endpoint_url": server.url, "anon": True}
+        store = open_store("s3://data", StoreConfig(storage_options=options, max_attempts=1))
+        (listed,) = store.list()
+        assert bytes(store.get_range("k", 5, 99, if_match=listed.etag)) == _BODY[5:99]
+    with HttpServer(_Tagged('"größe"'.encode("latin-1"))) as server:
+        options = {"block_size": 1 << 20}
+        store = open_store(f"{server.url}/data", StoreConfig(storage_options=options))
+        info = store.head("k")
+        assert info.etag == '"größe"'
+        assert bytes(store.get_range("k", 5, 99, if_match=info.etag)) == _BODY[5:99]
+
+
 def test_a_tag_of_another_encoding_is_one_text_with_its_listing() -> None:
     with HttpServer(_Tagged('"größe"'.encode("latin-1"))) as server:
         store = _store(server, "s3", direct=False)

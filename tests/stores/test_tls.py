@@ -122,6 +122,15 @@ def test_a_refused_certificate_is_said_as_such_after_one_try(
         assert "DATAPLANE_CA_BUNDLE" in str(caught.value)
 
 
+def test_an_authoritys_own_certificate_serves_nobody(
+    endpoint: S3Endpoint, authority: Authority
+) -> None:
+    with tls_front(authority.server_of_its_own(), endpoint.port) as front:
+        config = StoreConfig(endpoint_url=front.url, ca_bundle=authority.file)
+        with pytest.raises(StoreError, match="an authority's own, which may sign but not serve"):
+            open_store("s3://data", config).head("a/b")
+
+
 def test_s3fs_obeys_and_says_the_same(
     endpoint: S3Endpoint, authority: Authority, good: Path
 ) -> None:
