@@ -47,7 +47,7 @@ from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.client_body import ClientBody
 from dataplane.stores.clients import make_client, scheme_options
 from dataplane.stores.direct import DirectReads
-from dataplane.stores.failures import from_obstore, from_reply, is_foreign_header
+from dataplane.stores.failures import is_foreign_header
 from dataplane.stores.keys import (
     check_key,
     check_level,
@@ -57,8 +57,9 @@ from dataplane.stores.keys import (
     join_key,
 )
 from dataplane.stores.own_requests import OwnRequests
-from dataplane.stores.plain_http import NotPlain, PlainFailure
+from dataplane.stores.plain_http import NotPlain
 from dataplane.stores.ranged_answer import Body, RangedAnswer
+from dataplane.stores.remote_failures import RemoteFailures
 from dataplane.stores.remote_listing import CLIENT_ERRORS, RemoteListing, described
 from dataplane.stores.tls import refusal_in_text
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
@@ -85,7 +86,8 @@ class RemoteStore:
         self._location = location
         self._prefix = location.prefix
         self._identity = identity_of(location, config)
-        self._server = (s3_endpoint(config) or "") if location.scheme == "s3" else ""
+        server = (s3_endpoint(config) or "") if location.scheme == "s3" else ""
+        self._failures = RemoteFailures(location, server)
         options = scheme_options(location, config)
         self._client = make_client(location, config, options)
         self._upload_client = make_client(location, config, options, retries=True)
@@ -96,12 +98,11 @@ class RemoteStore:
         self._direct = DirectReads.of(location, config, self._client)
         self._own = OwnRequests.of(location, config, options, self._client)
         self._by_ourselves = False
-        self._is_trusted = (self._server or location.url).startswith("http://")
+        self._is_trusted = (server or location.url).startswith("http://")
         self._listing = RemoteListing(
-            self.url,
+            self._failures,
             self._metadata_client,
             self._own if location.scheme == "s3" else None,
-            lambda err, below: self._failure(err, below[len(join_key(self._prefix, "")) :], "list"),
         )
 
     @property
@@ -136,7 +137,7 @@ class RemoteStore:
         try:
             return self._relative(self._head(self.full_key(key)))
         except CLIENT_ERRORS as err:
-            raise self._explained(self._failure(err, key, "describe"), key) from err
+            raise self._explained(self._failures.of(err, key, "describe"), key) from err
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         check_key(key)
@@ -193,7 +194,7 @@ class RemoteStore:
                 max_concurrency=_PUT_CONCURRENCY,
             )
         except CLIENT_ERRORS as err:
-            raise self._failure(err, key, "write") from err
+            raise self._failures.of(err, key, "write") from err
         # Some servers name no etag for an upload in parts (Ceph), or none at all (HTTP).
         etag = result["e_tag"]
         return ObjectInfo(key, size, etag) if etag else self.head(key)
@@ -203,7 +204,7 @@ class RemoteStore:
         try:
             obstore.delete(self._client, full)
         except CLIENT_ERRORS as err:
-            failure = self._failure(err, key, "delete")
+            failure = self._failures.of(err, key, "delete")
             if isinstance(failure, NotFound) and not isinstance(failure, BucketNotFound):
                 return
             raise failure from err
@@ -310,7 +311,7 @@ class RemoteStore:
         try:
             yield
         except CLIENT_ERRORS as err:
-            failure = self._failure(err, key, "read")
+            failure = self._failures.of(err, key, "read")
             if isinstance(failure, ObjectChanged) and if_match is not None:
                 self._raise_changed(key, if_match, self._etag_now(key), err)
             raise failure from err
@@ -327,13 +328,6 @@ class RemoteStore:
         cut = len(join_key(self._prefix, ""))
         return ObjectInfo(info.key[cut:], info.size_bytes, info.etag, info.modified_s)
 
-    def _failure(self, err: Exception, key: str, action: str) -> DataplaneError:
-        bucket = f"{self._location.scheme}://{self._location.bucket}"
-        where, server = f"{self.url}/{key}".rstrip("/"), self._server
-        if isinstance(err, PlainFailure):
-            return from_reply(err.reply, where, bucket=bucket, action=action, server=server)
-        return from_obstore(err, where, bucket=bucket, action=action, server=server)
-
     def _explained(self, failure: DataplaneError, key: str) -> DataplaneError:
         """Ask again with a body: HEAD's answer cannot say which of bucket, key or secret it is."""
         if not isinstance(failure, NotFound | Denied):
@@ -341,7 +335,7 @@ class RemoteStore:
         try:
             obstore.get(self._metadata_client, self.full_key(key), options={"range": (0, 1)})
         except CLIENT_ERRORS as err:
-            second = self._failure(err, key, "read")
+            second = self._failures.of(err, key, "read")
             return second if isinstance(second, NotFound | Denied) else failure
         return failure
 
@@ -367,7 +361,7 @@ class RemoteStore:
             obstore.head(self._metadata_client, self.full_key(key))
         except CLIENT_ERRORS as err:
             if refusal_in_text(str(err)):
-                raise self._failure(err, key, "write") from err
+                raise self._failures.of(err, key, "write") from err
         self._is_trusted = True
 
     def _refuse_listing(self) -> None:

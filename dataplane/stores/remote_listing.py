@@ -13,7 +13,7 @@ Thread-safe: the one thing that is remembered is who lists.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -23,9 +23,10 @@ from obstore.exceptions import BaseError
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Listing, ObjectInfo
 from dataplane.stores.failures import is_foreign_key
-from dataplane.stores.keys import LeftOut, why_foreign
+from dataplane.stores.keys import LeftOut, join_key, why_foreign
 from dataplane.stores.own_requests import OwnRequests
 from dataplane.stores.plain_http import PlainFailure
+from dataplane.stores.remote_failures import RemoteFailures
 from dataplane.stores.s3_listing import ListedPage, listed_pages
 from dataplane.stores.versions import tag_of
 from dataplane.telemetry import logger
@@ -54,25 +55,23 @@ class RemoteListing:
     """Lists one bucket or container; keys are whole, and so are prefixes.
 
     Args:
-        url: the store's, for messages.
+        failures: translates what the client or a request of our own raised.
         client: the library's.
         own: requests of our own, if they can be made.
-        failure: translates what the client or a request of our own raised, given the prefix.
     """
 
     def __init__(
         self,
-        url: str,
+        failures: RemoteFailures,
         client: ObjectStore,
         own: OwnRequests | None,
-        failure: Callable[[Exception, str], DataplaneError],
     ) -> None:
-        self._url = url
+        self._failures = failures
+        self._url = failures.location.url
         self._client = client
         self._own = own
-        self._failure = failure
         self._by_ourselves = False
-        self._left_out = LeftOut(url)
+        self._left_out = LeftOut(self._url)
 
     def objects(self, wanted: str) -> Iterator[ObjectInfo]:
         """Yield all objects whose key begins with `wanted`, in key order.
@@ -169,6 +168,10 @@ class RemoteListing:
                 # Not every server takes a signed URL of a listing; then this is what there is.
                 raise self._failure(refused, prefix) from err
             raise failure from err
+
+    def _failure(self, err: Exception, prefix: str) -> DataplaneError:
+        below = prefix[len(join_key(self._failures.location.prefix, "")) :]
+        return self._failures.of(err, below, "list")
 
     def _refused(self, err: Exception, prefix: str) -> Exception:
         """Return the client's refusal of a key; raise what else it is."""

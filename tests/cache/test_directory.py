@@ -15,7 +15,7 @@ import pytest
 
 from dataplane import _native
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.directory import VERSION_TEXT, Directory, names_in
+from dataplane.cache.directory import VERSION_TEXT, Directory, names_in, why_unusable
 from dataplane.cache.session import Session
 from dataplane.errors import CacheError
 from tests.cache.fakes import BLOCK, assert_counted, data_files, disk_usage, map_files, read_all
@@ -389,3 +389,28 @@ def test_names_are_those_of_the_moment_whoever_has_read_the_descriptor(tmp_path)
         assert names_in(folder) == expected | {"100"}
     finally:
         os.close(folder)
+
+
+def test_why_a_directory_cannot_be_used_is_one_line_for_the_terminal(tmp_path, monkeypatch):
+    assert why_unusable(tmp_path / "new" / "below") is None
+    assert (tmp_path / "new" / "below" / "version").read_bytes() == VERSION_TEXT
+    taken, old, file = tmp_path / "taken", tmp_path / "old", tmp_path / "file"
+    (taken / "thesis").mkdir(parents=True)
+    old.mkdir()
+    (old / "version").write_bytes(b"dataplane-cache 2\n")
+    file.touch()
+    reasons = {
+        taken: "is not a cache: it holds 'thesis'",
+        old: "is a cache of another version",
+        file: "is not a directory",
+        file / "below": "a parent is not a directory",
+        Path("/proc/dataplane"): "cannot be used: No such file or directory",
+    }
+    for path, reason in reasons.items():
+        told = why_unusable(path)
+        assert told is not None
+        assert reason in told
+        assert str(path) in told
+        assert "\n" not in told
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert "belongs to user" in (why_unusable(tmp_path / "new" / "below") or "")

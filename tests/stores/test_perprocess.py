@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
+import weakref
 
 import pytest
 
 from dataplane.errors import ConfigError, StoreError
 from dataplane.stores import StoreConfig, open_store, perprocess
 from dataplane.stores.perprocess import PerProcessStore
+from dataplane.stores.remote import RemoteStore
 from dataplane.stores.urls import parse_url
 
 
@@ -101,3 +104,15 @@ def test_a_store_pickles_as_what_it_was_opened_with(
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     assert pickle.loads(recipe).identity == identity
     assert b"SECRETTEST" not in recipe
+
+
+def test_a_client_goes_with_the_last_reference_and_not_with_the_garbage_collector() -> None:
+    config = StoreConfig(endpoint_url="http://127.0.0.1:1", anonymous=True)
+    store = RemoteStore(parse_url("s3://bucket"), config)
+    seen = weakref.ref(store)
+    gc.disable()
+    try:
+        del store
+        assert seen() is None
+    finally:
+        gc.enable()
