@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.directory import Directory
 from dataplane.cache.other_version import remove_other_version
-from dataplane.errors import CacheError
+from dataplane.cli.cache_upkeep import clear
+from dataplane.errors import CacheError, ConfigError
 from dataplane.stores import open_store
 
 
@@ -78,16 +80,18 @@ def test_what_a_new_file_system_has_at_its_top_stays(newer: Path) -> None:
 def test_a_cache_of_this_version_is_not_touched(newer: Path) -> None:
     (newer / "version").write_text("dataplane-cache 1\n")
     before = names(newer)
-    done = dataplane("cache", "clear", "--other-version", "--cache-dir", str(newer))
-    assert done.returncode == 0
+    done = CliRunner().invoke(clear, ["--other-version", "--cache-dir", str(newer)])
+    assert done.exit_code == 0
     assert done.stderr == f"dataplane: no cache of another version is at {newer}\n"
     assert names(newer) == before
 
 
 def test_all_of_a_cache_and_a_part_of_one_cannot_be_asked_for_at_once(newer: Path) -> None:
-    done = dataplane("cache", "clear", "s3://b", "--other-version", "--cache-dir", str(newer))
-    assert done.returncode == 2
-    assert "leave URL and --pinned out" in done.stderr
+    before = names(newer)
+    done = CliRunner().invoke(clear, ["s3://b", "--other-version", "--cache-dir", str(newer)])
+    assert isinstance(done.exception, ConfigError)
+    assert "leave URL and --pinned out" in str(done.exception)
+    assert names(newer) == before
 
 
 @pytest.mark.parametrize(
@@ -107,9 +111,9 @@ def test_what_may_be_no_cache_is_left_alone(newer: Path, text: bytes | None) -> 
 
 def test_names_that_no_cache_has_are_left_and_named(newer: Path) -> None:
     (newer / "thesis.tex").write_text("...")
-    done = dataplane("cache", "clear", "--other-version", "--cache-dir", str(newer))
-    assert done.returncode == 5
-    assert "thesis.tex" in done.stderr
+    done = CliRunner().invoke(clear, ["--other-version", "--cache-dir", str(newer)])
+    assert isinstance(done.exception, CacheError)
+    assert "thesis.tex" in str(done.exception)
     # With `version` still there it is known for what it is, and the removal can be repeated.
     assert names(newer) == {"thesis.tex", "version"}
 
