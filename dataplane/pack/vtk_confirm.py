@@ -28,7 +28,7 @@ _CONVERTED = frozenset({"vtkGhostLevels"})
 
 
 def confirm(output: Any, prepared: Prepared, label: str) -> None:
-    """Check VTK's output, and give its arrays their own names.
+    """Check VTK's output, and give its arrays their own names and image data its own place.
 
     Raises:
         FormatError: it is not what the file holds.
@@ -46,6 +46,10 @@ def confirm(output: Any, prepared: Prepared, label: str) -> None:
             _confirm_cells(output, prepared, group, label)
     if prepared.kind == "UnstructuredGrid":
         _confirm_faces(output, prepared, label)
+    if prepared.geometry is not None:
+        output.SetOrigin(*prepared.geometry.origin)
+        output.SetSpacing(*prepared.geometry.spacing)
+        output.SetDirectionMatrix(*prepared.geometry.direction)
     for name, kind in prepared.types.get("Points", {}).items():
         _confirm_array(output.GetPoints().GetData(), name, kind, label)
     for group in ("PointData", "CellData", "FieldData"):

@@ -7,6 +7,7 @@ Pure functions, no state.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ __all__ = [
     "CELL_LISTS",
     "MAX_COMPRESSION",
     "Extent",
+    "Geometry",
     "PieceSize",
     "check_cover",
-    "check_geometry",
     "parse_extent",
+    "parse_geometry",
     "piece_size",
 ]
 
@@ -44,6 +46,18 @@ MAX_COMPRESSION = 1100
 VTK's blocks of at most some megabytes."""
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+_GEOMETRY = {"Origin": "0 0 0", "Spacing": "1 1 1", "Direction": "1 0 0 0 1 0 0 0 1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Place of image data: point (0, 0, 0), distances, and the axes row by row."""
+
+    origin: tuple[float, ...]
+    spacing: tuple[float, ...]
+    direction: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +119,25 @@ def parse_extent(text: str, label: str) -> Extent:
     return x0, x1, y0, y1, z0, z1
 
 
-def check_geometry(attributes: Mapping[str, str], label: str) -> None:
-    """Check origin, spacing and direction of image data, which VTK reads as far as it can.
+def parse_geometry(attributes: Mapping[str, str], label: str) -> Geometry:
+    """Parse origin, spacing and direction of image data, which VTK reads as far as it can.
 
     Raises:
-        FormatError: one of them is not as many numbers as it needs.
+        FormatError: one of them is not as many finite numbers as it needs.
     """
-    for name, count in (("Origin", 3), ("Spacing", 3), ("Direction", 9)):
-        words = attributes.get(name)
-        if words is None:
-            continue
-        if len(words.split()) != count or not all(map(_NUMBER.fullmatch, words.split())):
-            raise FormatError(f"{label}: its {name} is {words[:80]!r}, expected {count} numbers")
+    found = {}
+    for name, default in _GEOMETRY.items():
+        text = attributes.get(name, default)
+        words = text.split()
+        values = tuple(float(word) for word in words if _NUMBER.fullmatch(word))
+        if len(values) != len(words) or len(words) != len(default.split()):
+            raise FormatError(
+                f"{label}: its {name} is {text[:80]!r}, expected {len(default.split())} numbers"
+            )
+        if not all(map(math.isfinite, values)):
+            raise FormatError(f"{label}: its {name} {text[:80]!r} is too large")
+        found[name.lower()] = values
+    return Geometry(**found)
 
 
 def _bounds(extent: Extent) -> list[tuple[int, int]]:

@@ -18,12 +18,18 @@ import logging
 import mmap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dataplane.errors import FormatError
 from dataplane.pack.vtk_check import KINDS, ArrayType, CheckedFile, CheckedPiece, check_file
-from dataplane.pack.vtk_pieces import CELL_LISTS, check_cover, check_geometry, parse_extent
+from dataplane.pack.vtk_pieces import (
+    CELL_LISTS,
+    Geometry,
+    check_cover,
+    parse_extent,
+    parse_geometry,
+)
 from dataplane.pack.vtk_rewrite import Edits, tag
 from dataplane.pack.vtk_xml import Content, Document, scan, tag_end
 
@@ -48,6 +54,7 @@ class Prepared:
         left_out: names of arrays that are not read.
         parts: where VTK would put the pieces together wrongly, the place of each: a file, the
             number of the piece in it, and how many pieces it has.
+        geometry: of image data; VTK reads that of a parallel file in part.
     """
 
     path: Path
@@ -57,6 +64,7 @@ class Prepared:
     names: dict[str, dict[str, str]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     parts: list[tuple[Path, int, int]] = field(default_factory=list)
+    geometry: Geometry | None = None
 
 
 def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) -> Prepared:
@@ -77,7 +85,7 @@ def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) ->
     checked = check_file(document, label)
     kept = _without_empty(checked.pieces)
     types = _agreed(kept, label)
-    _check_extents(document, label)
+    geometry = _check_extents(document, label)
     if len(kept) < len(checked.pieces):
         for piece in checked.pieces:
             if not any(piece is other for other in kept):
@@ -85,7 +93,7 @@ def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) ->
     path = _edited(checked, path, stack)
     types["FieldData"] = checked.field_types
     parts = _parts(document.kind, [(path, kept)])
-    return Prepared(path, document.kind, kept, types, checked.names, parts=parts)
+    return Prepared(path, document.kind, kept, types, checked.names, parts=parts, geometry=geometry)
 
 
 def _parts(
@@ -146,15 +154,16 @@ def _edited(checked: CheckedFile, path: Path, stack: ExitStack) -> Path:
     return checked.edits.apply(checked.document.content, stack)
 
 
-def _check_extents(document: Document, label: str) -> None:
-    """Check that the pieces of a grid cover it."""
+def _check_extents(document: Document, label: str) -> Geometry | None:
+    """Check that the pieces of a grid cover it; return the geometry of image data."""
     if document.kind in CELL_LISTS or document.kind[1:] in CELL_LISTS:
-        return
-    if document.kind.endswith("ImageData"):
-        check_geometry(document.dataset, label)
+        return None
+    image = document.kind.endswith("ImageData")
+    geometry = parse_geometry(document.dataset, label) if image else None
     whole = parse_extent(document.dataset.get("WholeExtent", ""), label)
     pieces = [parse_extent(item.attributes.get("Extent", ""), label) for item in document.pieces]
     check_cover(whole, pieces, label)
+    return geometry
 
 
 def _without_empty(pieces: list[CheckedPiece]) -> list[CheckedPiece]:
@@ -238,7 +247,7 @@ class _Parallel:
         }
         types = _agreed(kept, label, optional)
         left_out = self._left_out(kept, types)
-        self._check_extents(files)
+        geometry = self._check_extents(files)
         for group in _GROUPS:
             if group in types:
                 self._declare(group, types[group])
@@ -260,7 +269,7 @@ class _Parallel:
         if self._edits.ranges:
             path = self._edits.apply(document.content, self._stack)
         types["FieldData"] = own.field_types
-        return Prepared(path, self._kind, kept, types, names, left_out, parts)
+        return Prepared(path, self._kind, kept, types, names, left_out, parts, geometry)
 
     def _piece_document(self, path: Path) -> Document:
         label = f"{self._label}: piece {path.name}"
@@ -291,10 +300,10 @@ class _Parallel:
             )
         return left_out
 
-    def _check_extents(self, files: Sequence[CheckedFile]) -> None:
+    def _check_extents(self, files: Sequence[CheckedFile]) -> Geometry | None:
         if self._kind in CELL_LISTS:
-            return
-        _check_extents(self._document, self._label)
+            return None
+        geometry = _check_extents(self._document, self._label)
         for piece, file in zip(self._document.pieces, files, strict=True):
             placed = parse_extent(piece.attributes.get("Extent", ""), self._label)
             whole = parse_extent(file.document.dataset.get("WholeExtent", ""), self._label)
@@ -303,6 +312,19 @@ class _Parallel:
                     f"{self._label}: its piece {piece.attributes.get('Source')} has the extent "
                     f"{' '.join(map(str, whole))}, expected {' '.join(map(str, placed))}"
                 )
+        return geometry and replace(geometry, direction=self._direction(files))
+
+    def _direction(self, files: Sequence[CheckedFile]) -> tuple[float, ...]:
+        """The axes of image data: VTK writes them to the pieces and not to the parallel file."""
+        documents = (self._document, *(file.document for file in files))
+        stated = {
+            parse_geometry(document.dataset, self._label).direction
+            for document in documents
+            if "Direction" in document.dataset
+        }
+        if len(stated) > 1:
+            raise FormatError(f"{self._label}: its pieces have different directions")
+        return stated.pop() if stated else parse_geometry({}, self._label).direction
 
     def _declare(self, group: str, types: Mapping[str, ArrayType]) -> None:
         """Make the list of the arrays of a group that of the pieces."""

@@ -270,3 +270,44 @@ def test_grids_in_several_files_are_put_together_or_refused(tmp_path):
     _refused(path, content("0 3 0 1 0 1", pieces), "do not cover")
     moved = [pieces[0], pieces[1].replace(extents[1], "1 3 0 1 0 1")]
     _refused(path, content("0 3 0 1 0 1", moved), r"m_1\.vti has the extent 1 2 0 1 0 1")
+
+
+def _turned_image(folder):
+    """Image data in two pieces with axes of its own, as VTK writes it."""
+    from vtkmodules.vtkIOParallelXML import vtkXMLPImageDataWriter
+
+    image = pv.ImageData(dimensions=(3, 3, 3), origin=(1, 2, 3))
+    image.SetExtent(1, 3, 0, 2, 0, 2)
+    image.direction_matrix = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+    image.point_data["p"] = np.arange(27.0)
+    writer = vtkXMLPImageDataWriter()
+    writer.SetFileName(str(folder / "m.pvti"))
+    writer.SetNumberOfPieces(2)
+    writer.SetEndPiece(1)
+    writer.SetInputData(image)
+    writer.Write()
+    return image
+
+
+def test_parallel_image_data_keeps_its_direction(tmp_path):
+    image = _turned_image(tmp_path)
+    sample = _read(tmp_path / "m.pvti")
+    assert sample.attributes["direction"] == image.direction_matrix.ravel().tolist()
+    assert sample.attributes["origin"] == list(image.GetPoint(0)) == [1, 3, 3]
+
+
+def test_pieces_of_different_directions_are_refused(tmp_path):
+    _turned_image(tmp_path)
+    first = next(iter(sorted(tmp_path.glob("m_*.vti"))))
+    turned = first.read_bytes().replace(b'"0 -1 0 1 0 0 0 0 1"', b'"0 1 0 1 0 0 0 0 -1"')
+    first.write_bytes(turned)
+    with pytest.raises(FormatError, match="its pieces have different directions"):
+        list(open_source(tmp_path / "m.pvti"))
+
+
+@pytest.mark.parametrize("origin", ["1e999 0 0", "0 0", "0 0 0`0"])
+def test_an_origin_that_is_no_three_numbers_is_refused(tmp_path, origin):
+    path = tmp_path / "m.vti"
+    pv.ImageData(dimensions=(2, 2, 2), origin=(7, 0, 0)).save(path)
+    changed = path.read_bytes().replace(b'Origin="7 0 0"', f'Origin="{origin}"'.encode())
+    _refused(path, changed, "its Origin")
