@@ -182,8 +182,8 @@ class _Reader:
             need(values.dtype.kind in "iu", keyword)
             parts.append(values.astype("i8"))
         bounds, corners = parts
-        if len(bounds) == 0:
-            bounds = np.zeros(1, "i8")
+        if len(bounds) < 2 and not len(corners):
+            return corners, np.zeros(1, "i8")
         need(bounds[0] == 0 and bounds[-1] == len(corners), "offsets")
         need(np.all(np.diff(bounds) >= 0), "offsets")
         return corners, bounds
