@@ -7,24 +7,22 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from dataplane.cli.options import BYTES, ROUNDING, store_config, store_options
+from dataplane.cli.pack_progress import shown_progress
 from dataplane.cli.text import plural, print_pieces, printable
 from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_duration, format_rate
 
 if TYPE_CHECKING:
-    from dataplane.pack import PackProgress
-    from dataplane.pack.source import Unreadable
     from dataplane.shards import PackSummary
 
 __all__ = ["pack"]
@@ -38,9 +36,7 @@ Examples:
   dataplane pack runs/ s3://bucket/cars --permute-seed 7 --float32 --round-bits 10
   dataplane pack runs/ s3://bucket/cars --round-bits 8 --round 'points=none' --fail-on-nan
 """
-_CURRENT_CHARS = 32
 _SHOWN_ARRAYS = 10
-_MAX_SKIPPED_LINES = 20
 
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -112,6 +108,7 @@ _MAX_SKIPPED_LINES = 20
     help="Leave out sources that cannot be read, or stop at the first.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a dataset that is there already.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @store_options
 def pack(  # one parameter per option is how click hands them over
@@ -120,6 +117,7 @@ def pack(  # one parameter per option is how click hands them over
     dest_url: str,
     on_error: Any,
     as_json: bool,
+    quiet: bool,
     endpoint_url: str | None,
     region: str | None,
     anonymous: bool | None,
@@ -152,7 +150,7 @@ def pack(  # one parameter per option is how click hands them over
     options = WriteOptions(**write_options)
     store = store_config(endpoint_url, region, anonymous=anonymous)
     started_s = time.monotonic()
-    with _terminated_as_interrupt(), _shown_progress() as report:
+    with _terminated_as_interrupt(), shown_progress(is_quiet=quiet) as report:
         summary = pack_sources(
             list(sources), dest_url, options, report, on_error=on_error, store=store
         )
@@ -176,60 +174,6 @@ def _terminated_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Callable[[PackProgress], None]]:
-    """Show a bar on a terminal, and on any stderr what is skipped.
-
-    Sources that should have been packed get a line each, up to a limit, while they are met; files
-    of other formats are counted, and told at the end.
-    """
-    from dataplane.pack.skipped import counted_lines, is_counted
-
-    console = Console(stderr=True, highlight=False)
-    bar = Progress(
-        TextColumn("{task.fields[sources]}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TextColumn("{task.fields[current]}", markup=False),
-        console=console,
-        transient=True,
-        redirect_stderr=False,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("pack", total=None, sources="", current="")
-    skipped: tuple[Unreadable, ...] = ()
-    lines = 0
-
-    def say(text: str) -> None:
-        console.print(f"skipped {text}", markup=False, soft_wrap=True)
-
-    def report(progress: PackProgress) -> None:
-        nonlocal skipped, lines
-        for item in progress.skipped[len(skipped) :]:
-            if not is_counted(item):
-                lines += 1
-                if lines <= _MAX_SKIPPED_LINES:
-                    say(str(item.error()))
-        skipped = progress.skipped
-        bar.update(
-            task,
-            total=progress.source_bytes,
-            completed=progress.source_bytes_done,
-            sources=f"{progress.sources_done}/{progress.sources} sources",
-            current=Path(progress.current).name[:_CURRENT_CHARS],
-        )
-
-    with bar:
-        yield report
-    if lines > _MAX_SKIPPED_LINES:
-        say(
-            f"{lines - _MAX_SKIPPED_LINES} more sources that cannot be read (--json lists them all)"
-        )
-    for line in counted_lines(skipped):
-        say(line)
 
 
 def _print_summary(

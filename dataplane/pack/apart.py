@@ -43,6 +43,7 @@ from pathlib import Path
 
 from dataplane.errors import ConfigError, FormatError, MissingPackage
 from dataplane.pack.crossing import ALONE, SHARED, Crossed, read_outcome, write_request
+from dataplane.pack.meter import Meter, read_fraction, say_fraction
 from dataplane.pack.source import SourceFile, one_line
 from dataplane.shards import SourceSample
 
@@ -63,14 +64,18 @@ _LAST_WORDS_S = 1.0
 _ERRORS = {cls.kind: cls for cls in (ConfigError, FormatError, MissingPackage)}
 
 
-def convert_apart(source: SourceFile) -> Iterator[SourceSample]:
+def convert_apart(source: SourceFile, meter: Meter | None = None) -> Iterator[SourceSample]:
     """Convert a VTK file (legacy, XML or parallel XML) in a process of its own.
+
+    Args:
+        source: the file.
+        meter: is told how far the read is.
 
     Raises:
         FormatError: it cannot be read; that includes crashes of VTK.
         MissingPackage: VTK is not installed.
     """
-    crossed = _read(source)
+    crossed = _read(source, meter or Meter())
     for level, text in crossed.document.get("log", ()):
         _log.log(int(level), "%s", text)
     failed = crossed.document.get("failed")
@@ -79,16 +84,16 @@ def convert_apart(source: SourceFile) -> Iterator[SourceSample]:
     yield from crossed.samples
 
 
-def _read(source: SourceFile) -> Crossed:
+def _read(source: SourceFile, meter: Meter) -> Crossed:
     worker = _borrow()
     try:
         try:
-            status, result = worker.read(source)
+            status, result = worker.read(source, meter)
         except ConnectionError:
             # It ended while it was idle, or someone ended it: that says nothing about the file.
             worker.close()
             worker = _Worker()
-            status, result = worker.read(source)
+            status, result = worker.read(source, meter)
     except ConnectionError as err:
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(_LAST_WORDS_S)
@@ -148,6 +153,8 @@ class _Worker:
         self._channel, theirs = socket.socketpair()
         self._said = os.memfd_create("dataplane-vtk-said")
         weakref.finalize(self, os.close, self._said)  # read after `close`, too
+        self._fraction = os.memfd_create("dataplane-vtk-fraction")
+        weakref.finalize(self, os.close, self._fraction)
         # The same search path, for a package that is found through it; never the folder that
         # happens to be the current one (-P). Threads of BLAS would make forking unsafe, and those
         # of VTK compete with the other workers.
@@ -158,23 +165,26 @@ class _Worker:
             "VTK_SMP_BACKEND_IN_USE": "Sequential",
         }
         with theirs:
+            passed = (theirs.fileno(), self._fraction)
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _WORKER_MODULE, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", _WORKER_MODULE, *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
-                pass_fds=[theirs.fileno()],
+                pass_fds=passed,
                 env=environment,
                 start_new_session=True,
             )
 
-    def read(self, source: SourceFile) -> tuple[int, int]:
+    def read(self, source: SourceFile, meter: Meter) -> tuple[int, int]:
         """Have a file read; return the reader's wait status and a handle of what it wrote.
 
         Raises:
             ConnectionError: the worker is gone.
             TimeoutError: it takes unreasonably long.
         """
+        say_fraction(self._fraction, 0.0)
+        meter.measure = self._fraction_read
         os.ftruncate(self._said, 0)
         os.lseek(self._said, 0, os.SEEK_SET)  # the worker's stderr shares this position
         self._channel.settimeout(_allowed_s(source))
@@ -187,9 +197,13 @@ class _Worker:
             os.close(request)
         flags = socket.MSG_CMSG_CLOEXEC
         message, handles, _, _ = socket.recv_fds(self._channel, _STATUS_BYTES, 1, flags)
+        meter.finish()
         if len(message) != _STATUS_BYTES or len(handles) != 1:
             raise ConnectionError("no answer")
         return int.from_bytes(message, "little"), handles[0]
+
+    def _fraction_read(self) -> float:
+        return read_fraction(self._fraction)
 
     def said(self) -> str:
         """What the worker and its readers last wrote to stderr; after `close` too."""

@@ -21,6 +21,7 @@ from dataplane.errors import ConfigError, FormatError, NoSpace
 from dataplane.pack.apart import convert_apart
 from dataplane.pack.archives import unpack
 from dataplane.pack.formats import ARCHIVE
+from dataplane.pack.meter import Meter
 from dataplane.pack.numpy_files import convert_npy, convert_npz
 from dataplane.pack.plan import plan_archive, plan_sources
 from dataplane.pack.plot3d import convert_plot3d
@@ -38,7 +39,6 @@ _CONVERTERS: dict[str, Converter] = {
     "npy": convert_npy,
     "npz": convert_npz,
     "plot3d": convert_plot3d,
-    **dict.fromkeys(VTK_CONVERTERS, convert_apart),
 }
 """Recipe for another format: a converter here, its recognition in formats.py."""
 
@@ -68,8 +68,12 @@ def open_source(path: str | Path) -> Iterator[SourceSample]:
             yield outcome
 
 
-def convert(source: SourceFile) -> Generator[Outcome, None, None]:
+def convert(source: SourceFile, meter: Meter | None = None) -> Generator[Outcome, None, None]:
     """Read the samples of one dataset, or of all in an archive.
+
+    Args:
+        source: what to read.
+        meter: is told how far the read is, where that is known before it ends.
 
     Raises:
         ConfigError: the package that reads its format is not installed.
@@ -78,7 +82,9 @@ def convert(source: SourceFile) -> Generator[Outcome, None, None]:
         if source.format == ARCHIVE:
             yield from _convert_archive(source)
             return
-        for sample in _CONVERTERS[source.format](source):
+        is_vtk = source.format in VTK_CONVERTERS
+        samples = convert_apart(source, meter) if is_vtk else _CONVERTERS[source.format](source)
+        for sample in samples:
             _check(sample, source.label)
             yield sample
     except (ConfigError, NoSpace):

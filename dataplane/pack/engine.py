@@ -1,11 +1,8 @@
 """Pack sources into a dataset: convert ahead in threads, write in order, report what was left out.
 
-The order of samples is that of the plan, whatever the number of threads: a few sources are being
-read at a time, each into a queue of its own that holds one sample, and the queues are emptied in
-order. Sources are started only while the files under way are below a limit, so memory holds at
-most two samples per thread, and a very large file is read alone. VTK reads in
-processes apart and NumPy without the GIL, so threads are enough; encoding has threads of its own,
-in the writer.
+The order of samples is that of the plan, whatever the number of threads (`read_ahead`). VTK reads
+in processes apart and NumPy without the GIL, so threads are enough; encoding has threads of its
+own, in the writer.
 
 The dataset exists once its index does, and the writer puts that last. An error or an interruption
 stops the readers, waits for the file that each is in, and removes temporary files.
@@ -14,22 +11,20 @@ stops the readers, waits for the file that each is in, and removes temporary fil
 from __future__ import annotations
 
 import os
-import queue
 import re
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from dataplane.errors import ConfigError, FormatError
-from dataplane.pack.convert import Outcome, convert
+from dataplane.pack.convert import Outcome
 from dataplane.pack.formats import ARCHIVE
 from dataplane.pack.names import unique_name
 from dataplane.pack.plan import Planned, plan_sources
+from dataplane.pack.read_ahead import TICK_S, ReadAhead, Tick
 from dataplane.pack.skipped import counted_lines, is_counted
 from dataplane.pack.source import SourceFile, Unreadable
 from dataplane.shards import DatasetWriter, PackSummary, SourceSample, WriteOptions
@@ -38,12 +33,8 @@ from dataplane.stores import StoreConfig, open_store
 __all__ = ["OnError", "PackProgress", "Reporter", "pack"]
 
 OnError: TypeAlias = Literal["skip", "fail"]
+Stage: TypeAlias = Literal["reading", "writing", "storing"]
 MAX_READERS = 8
-MAX_READ_AHEAD_BYTES = 1 << 30
-"""Files under way at once, except that one may always be. Decoded they take a few times that."""
-MAX_WAITING = 64
-"""Sources that are read, or known to be unreadable, before it is their turn."""
-_POLL_S = 0.1
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _LISTED_REASONS = 5
 
@@ -58,7 +49,10 @@ class PackProgress:
         samples: samples written.
         array_bytes: decoded size of their arrays.
         skipped: sources left out.
-        current: the source that was worked on last.
+        current: the source that is worked on, or was last.
+        stage: what is done with it, `reading` or `writing`; `storing` when all were read.
+        bytes_under_way: how far the sources are that are not done: half of what was read of their
+            bytes, and half of what was written of theirs.
     """
 
     sources: int = 0
@@ -69,6 +63,13 @@ class PackProgress:
     array_bytes: int = 0
     skipped: tuple[Unreadable, ...] = ()
     current: str = ""
+    stage: Stage = "reading"
+    bytes_under_way: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """How much of the work is done, by the sizes of files."""
+        return min(1.0, (self.source_bytes_done + self.bytes_under_way) / max(1, self.source_bytes))
 
 
 Reporter: TypeAlias = Callable[[PackProgress], None]
@@ -89,7 +90,8 @@ def pack(
         sources: files and folders, or one of them; see docs/packing.md for the formats.
         dest_url: where the dataset goes (`file:///…`, `s3://bucket/prefix`, …).
         options: how it is written.
-        progress: called after each sample and each source, in this thread.
+        progress: called after each sample and each source, and a few times a second while a large
+            one is read or written, in this thread.
         on_error: `skip` leaves out what cannot be read and lists it in the summary; `fail` stops
             at the first, and no dataset is left. Files of formats that pack does not know, found
             in a folder, never stop it.
@@ -163,18 +165,28 @@ class _Pack:
             for item in self._progress.skipped:
                 self._tolerate(item)
             self._report(self._progress)
-            with closing(_read_ahead(self._planned, self._readers)) as outcomes:
-                for planned, outcome in outcomes:
-                    self._handle(planned, outcome, writer)
+            with closing(ReadAhead(self._planned, self._readers)) as ahead:
+                for planned, outcome in ahead.outcomes():
+                    self._handle(planned, outcome, writer, ahead)
             skipped = tuple((item.label, item.reason) for item in self._progress.skipped)
             if not self._progress.samples:
                 raise FormatError(f"nothing was packed: {_listed(self._progress.skipped)}")
+            self._progress = replace(self._progress, stage="storing", bytes_under_way=0)
+            self._report(self._progress)
             return replace(writer.finish(), skipped=skipped)
 
-    def _handle(self, planned: Planned, outcome: Outcome | None, writer: DatasetWriter) -> None:
-        """Take a sample, a failure, or (None) the end of a source."""
+    def _handle(
+        self,
+        planned: Planned,
+        outcome: Outcome | Tick | None,
+        writer: DatasetWriter,
+        ahead: ReadAhead,
+    ) -> None:
+        """Take a sample, a failure, a tick, or (None) the end of a source."""
         progress = self._progress
-        if outcome is None:
+        if isinstance(outcome, Tick):
+            progress = replace(progress, stage="reading", bytes_under_way=ahead.read_bytes() // 2)
+        elif outcome is None:
             progress = replace(
                 progress,
                 sources_done=progress.sources_done + 1,
@@ -183,12 +195,12 @@ class _Pack:
         elif isinstance(outcome, Unreadable):
             progress = self._skipped(outcome)
         else:
-            progress = self._written(planned, outcome, writer)
+            progress = self._written(planned, outcome, writer, ahead)
         self._progress = replace(progress, current=planned.label)
         self._report(self._progress)
 
     def _written(
-        self, planned: Planned, sample: SourceSample, writer: DatasetWriter
+        self, planned: Planned, sample: SourceSample, writer: DatasetWriter, ahead: ReadAhead
     ) -> PackProgress:
         # The plan has told apart what it knows of; members of archives and blocks come in between.
         if sample.key == planned.key and sample.key in self._reserved and not _is_archive(planned):
@@ -196,17 +208,37 @@ class _Pack:
         else:
             sample = replace(sample, key=unique_name(sample.key, self._keys, "-"))
         try:
-            writer.add(sample)
+            writer.add(sample, self._reporter(planned, sample, ahead))
         except FormatError as err:
             # The writer is as it was; a NaN attribute or an impossible permutation is the source's.
             return self._skipped(Unreadable.from_error(planned.label, err))
         self._keys.add(sample.key)
-        size_bytes = sum(array.values.nbytes for array in sample.arrays.values())
         return replace(
             self._progress,
             samples=self._progress.samples + 1,
-            array_bytes=self._progress.array_bytes + size_bytes,
+            array_bytes=self._progress.array_bytes + _array_bytes(sample),
         )
+
+    def _reporter(
+        self, planned: Planned, sample: SourceSample, ahead: ReadAhead
+    ) -> Callable[[int], None]:
+        """Make what the writer tells how many decoded bytes of a sample are written."""
+        total_bytes = max(1, _array_bytes(sample))
+        next_s = time.monotonic() + TICK_S
+
+        def written(decoded_bytes: int) -> None:
+            nonlocal next_s
+            if time.monotonic() < next_s:
+                return
+            next_s = time.monotonic() + TICK_S
+            share = min(1.0, decoded_bytes / total_bytes)
+            under_way = (ahead.read_bytes() + int(_size_bytes(planned) * share)) // 2
+            self._progress = replace(
+                self._progress, current=planned.label, stage="writing", bytes_under_way=under_way
+            )
+            self._report(self._progress)
+
+        return written
 
     def _tolerate(self, item: Unreadable) -> None:
         if self._on_error == "fail" and item.asked_for:
@@ -239,6 +271,10 @@ def _size_bytes(planned: Planned) -> int:
     return planned.size_bytes() if isinstance(planned, SourceFile) else 0
 
 
+def _array_bytes(sample: SourceSample) -> int:
+    return sum(array.values.nbytes for array in sample.arrays.values())
+
+
 def _is_archive(item: Planned) -> bool:
     return isinstance(item, SourceFile) and item.format == ARCHIVE
 
@@ -252,83 +288,3 @@ def _listed(left_out: Sequence[Planned]) -> str:
     if len(alone) > _LISTED_REASONS:
         listed.append(f"and {len(alone) - _LISTED_REASONS} more")
     return "; ".join([*listed, *counted_lines(skipped)])
-
-
-class _Feed:
-    """The outcomes of one source, made in a reader thread and taken by another."""
-
-    def __init__(self, source: SourceFile) -> None:
-        self.source = source
-        self.size_bytes = source.size_bytes()
-        self._queue: queue.Queue[Outcome | BaseException | None] = queue.Queue(maxsize=1)
-
-    def fill(self, stop: threading.Event) -> None:
-        """Read the source; every end, an error included, is put into the queue."""
-        end: BaseException | None = None
-        try:
-            with closing(convert(self.source)) as outcomes:
-                for outcome in outcomes:
-                    if not self._put(outcome, stop):
-                        return
-        except BaseException as err:  # handed to the thread that takes
-            end = err
-        self._put(end, stop)
-
-    def take(self) -> Iterator[Outcome]:
-        """Yield the outcomes, and raise what ended the reading."""
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def _put(self, item: Outcome | BaseException | None, stop: threading.Event) -> bool:
-        while not stop.is_set():
-            try:
-                self._queue.put(item, timeout=_POLL_S)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-
-def _read_ahead(
-    planned: Sequence[Planned], readers: int
-) -> Generator[tuple[Planned, Outcome | None], None, None]:
-    """Yield what each source gives, in order, and None after each; read up to `readers` at once."""
-    stop = threading.Event()
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="dp-pack")
-    waiting: deque[_Feed | Unreadable] = deque()
-    upcoming = deque(planned)
-    try:
-        while upcoming or waiting:
-            while (
-                upcoming
-                and len(waiting) < MAX_WAITING
-                and _may_start(upcoming[0], waiting, readers)
-            ):
-                item = upcoming.popleft()
-                if isinstance(item, Unreadable):
-                    waiting.append(item)
-                    continue
-                feed = _Feed(item)
-                pool.submit(feed.fill, stop)
-                waiting.append(feed)
-            first = waiting.popleft()
-            if isinstance(first, Unreadable):
-                yield first, first
-                yield first, None
-                continue
-            for outcome in first.take():
-                yield first.source, outcome
-            yield first.source, None
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
-
-
-def _may_start(item: Planned, waiting: deque[_Feed | Unreadable], readers: int) -> bool:
-    feeds = [feed for feed in waiting if isinstance(feed, _Feed)]
-    under_way_bytes = sum(feed.size_bytes for feed in feeds)
-    if not feeds:
-        return True
-    return len(feeds) < readers and under_way_bytes + _size_bytes(item) <= MAX_READ_AHEAD_BYTES

@@ -47,6 +47,10 @@ _ADDRESS = re.compile(r" ?\(0x[0-9a-fA-F]+\)| ?\b0x[0-9a-fA-F]{5,}")
 _LOCATION = re.compile(r"^(?:ERROR|Warning): In (\S+), line (\d+)\s*\n\S+ \(0x[0-9a-f]+\): ")
 
 
+def on_progress(_fraction: float) -> None:
+    """Is told how far VTK is with a file, 0 to 1; the process that reads puts another here."""
+
+
 def import_vtk() -> None:
     """Import what reading needs.
 
@@ -159,6 +163,8 @@ def read_legacy(path: Path, label: str) -> Any:
 def _run(reader: Any, label: str, piece: tuple[int, int, int] | None = None) -> Any:
     """Run a reader or filter: all of it, or (number, number of pieces, ghost levels) of it."""
     with _messages() as errors:
+        # Of the caller, and not of `reader`: an observer that holds its object is never freed.
+        reader.AddObserver("ProgressEvent", lambda caller, _: on_progress(caller.GetProgress()))
         if piece is None:
             reader.Update()
         else:

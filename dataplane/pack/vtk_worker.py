@@ -18,6 +18,7 @@ file leaked or overwrote must not count against the next one:
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
@@ -26,8 +27,9 @@ import sys
 from contextlib import suppress
 
 from dataplane.errors import ConfigError
+from dataplane.pack import vtk_read
 from dataplane.pack.crossing import SHARED
-from dataplane.pack.vtk_read import import_vtk
+from dataplane.pack.meter import say_fraction
 from dataplane.pack.vtk_reader import LAST, SOUND, serve
 
 __all__ = ["main"]
@@ -40,10 +42,16 @@ _NO_ANSWER = 1 << 8
 """Wait status of an exit with the code 1."""
 
 
-def main(channel: socket.socket) -> None:
-    """Serve requests until the other end closes, or is silent for `IDLE_S`."""
+def main(channel: socket.socket, fraction: int) -> None:
+    """Serve requests until the other end closes, or is silent for `IDLE_S`.
+
+    Args:
+        channel: where requests come from, with `ALONE` or `SHARED` as the message.
+        fraction: a memory file for how far the read is (`meter`).
+    """
+    vtk_read.on_progress = functools.partial(say_fraction, fraction)
     with suppress(ConfigError):  # without VTK the first reader says so
-        import_vtk()
+        vtk_read.import_vtk()
     channel.settimeout(IDLE_S)
     worker = _Worker(channel)
     try:
@@ -138,4 +146,4 @@ class _Reader:
 
 if __name__ == "__main__":
     with socket.socket(fileno=int(sys.argv[1])) as _channel:
-        main(_channel)
+        main(_channel, int(sys.argv[2]))

@@ -17,10 +17,10 @@ import functools
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -73,9 +73,21 @@ class Archive:
 
 
 def write_archive(
-    sample: SourceSample, stream: BinaryIO, options: WriteOptions, pool: Executor
+    sample: SourceSample,
+    stream: BinaryIO,
+    options: WriteOptions,
+    pool: Executor,
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> Archive:
     """Write a checked sample to an empty seekable stream.
+
+    Args:
+        sample: what is written.
+        stream: where to.
+        options: how.
+        pool: encodes the chunks.
+        progress: called with the decoded bytes that were written, after each chunk.
 
     Raises:
         FormatError: an attribute has no JSON form, or a value does not fit what is asked for, or is
@@ -92,9 +104,11 @@ def write_archive(
         archive.add(f"{folder}/zarr.json", group_document({}))
     for array, meta in zip(stored, metas, strict=True):
         archive.add(f"{array.name}/zarr.json", array_document(meta))
-    entries = []
+    entries: list[ArrayEntry] = []
+    written = _Written(progress)
     for array, meta in zip(stored, metas, strict=True):
-        entries.append(_write_shard(archive, array, meta, pool, options))
+        chunks = written.counted(_encode(array, meta, pool, options), meta)
+        entries.append(_write_shard(archive, array, meta, chunks))
         nonfinite = nonfinite_of(entries[-1], sample.key) if options.fail_on_nan else None
         if nonfinite is not None:
             raise FormatError(f"{array.where}: array {array.name!r} has {nonfinite.counts()}")
@@ -130,14 +144,32 @@ def _folders(names: Mapping[str, object]) -> list[str]:
     return list(folders)
 
 
+_Chunks: TypeAlias = Iterator[tuple[bytes | None, ArrayStats]]
+
+
+class _Written:
+    """Counts the decoded bytes of chunks as they are taken."""
+
+    def __init__(self, progress: Callable[[int], None] | None) -> None:
+        self._progress = progress
+        self._before_bytes = 0
+
+    def counted(self, chunks: _Chunks, meta: ArrayMeta) -> _Chunks:
+        """Pass the chunks of an array on."""
+        if self._progress is None:
+            yield from chunks
+            return
+        count = max(1, math.prod(meta.grid_shape))
+        for number, chunk in enumerate(chunks, 1):
+            yield chunk
+            self._progress(self._before_bytes + meta.nbytes * number // count)
+        self._before_bytes += meta.nbytes
+
+
 def _write_shard(
-    archive: ZipWriter,
-    array: StoredArray,
-    meta: ArrayMeta,
-    pool: Executor,
-    options: WriteOptions,
+    archive: ZipWriter, array: StoredArray, meta: ArrayMeta, chunks: _Chunks
 ) -> ArrayEntry:
-    """Encode and write the chunks of one array, then their index."""
+    """Write the chunks of one array, then their index."""
     count = math.prod(meta.grid_shape)
     if count == 0:
         empty = np.empty(0, np.uint64)
@@ -152,7 +184,7 @@ def _write_shard(
     alignment = PAGE_BYTES if chunk_bytes >= ALIGN_FROM_BYTES else 1
     name = chunk_key(array.name, len(meta.shape))
     with archive.entry(name, alignment=alignment, max_size_bytes=bound) as entry:
-        for i, (encoded, part) in enumerate(_encode(array, meta, pool, options)):
+        for i, (encoded, part) in enumerate(chunks):
             stats = stats.combine(part)
             if encoded is None:
                 continue
@@ -175,9 +207,7 @@ def _write_shard(
     )
 
 
-def _encode(
-    array: StoredArray, meta: ArrayMeta, pool: Executor, options: WriteOptions
-) -> Iterator[tuple[bytes | None, ArrayStats]]:
+def _encode(array: StoredArray, meta: ArrayMeta, pool: Executor, options: WriteOptions) -> _Chunks:
     """Yield the encoded chunks in C order, with a bounded number of them under way."""
     pipeline = _pipeline(meta.dtype, options.codec, options.effective_level)
     if math.prod(meta.grid_shape) == 1:  # a hand-over to a thread would cost more than it saves

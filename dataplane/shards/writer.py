@@ -20,6 +20,7 @@ import io
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import TracebackType
@@ -98,10 +99,15 @@ class DatasetWriter:
         finally:
             self.abort()
 
-    def add(self, sample: SourceSample) -> None:
+    def add(self, sample: SourceSample, progress: Callable[[int], None] | None = None) -> None:
         """Encode a sample and append it.
 
         A sample that is refused leaves the dataset as it was, and others can follow.
+
+        Args:
+            sample: what to add.
+            progress: called in this thread while a sample of many chunks is encoded, with the
+                decoded bytes that were.
 
         Raises:
             ConfigError: the key cannot be used or is there already, or the writer is closed.
@@ -113,7 +119,9 @@ class DatasetWriter:
         self._reserve(sample.key)
         try:
             with self._spool(sample) as content:
-                archive = write_archive(sample, content, self._options, self._pool)
+                archive = write_archive(
+                    sample, content, self._options, self._pool, progress=progress
+                )
                 with self._lock:
                     self._check_open()
                     self._append_locked(sample.key, archive, content)

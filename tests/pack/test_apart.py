@@ -394,10 +394,10 @@ def test_files_are_read_at_the_same_time(tmp_path, fresh_workers):
     read = apart._Worker.read
     pids = set()
 
-    def together(worker, source):
+    def together(worker, source, meter):
         barrier.wait()
         pids.add(worker.process.pid)
-        return read(worker, source)
+        return read(worker, source, meter)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(apart._Worker, "read", together)

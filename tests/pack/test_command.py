@@ -1,6 +1,7 @@
 """`dataplane pack` as a user sees it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from dataplane.cli import pack_progress
 from dataplane.cli.info import info
+from dataplane.cli.pack import pack
 from dataplane.shards import DatasetIndex
 from dataplane.stores import open_store
 
@@ -173,3 +176,31 @@ def test_help_explains_itself_with_examples():
     assert done.returncode == 0
     for word in ("SOURCE...", "DEST_URL", "--on-error", "PLOT3D", "Examples:", "s3://bucket"):
         assert word in done.stdout
+
+
+def _progress_of(*arguments):
+    done = CliRunner().invoke(pack, [str(one) for one in arguments], catch_exceptions=False)
+    assert done.exit_code == 0
+    return [line for line in done.stderr.splitlines() if line.startswith("packing: ")], done.stdout
+
+
+def test_a_long_pack_says_how_far_it_is_where_there_is_no_terminal(tmp_path, sources, monkeypatch):
+    lines, _ = _progress_of(sources, (tmp_path / "quick").as_uri())
+    assert lines == []
+    monkeypatch.setattr(pack_progress, "_LINE_S", 0.0)
+    lines, _ = _progress_of(sources, (tmp_path / "slow").as_uri())
+    assert lines[0] == "packing: 0 of 4 sources, 0 B of 7.41 KiB, reading"
+    expected = r"packing: 2 of 4 sources, \d.* of 7.41 KiB, reading case1.npy, about \S+ s left"
+    assert any(re.fullmatch(expected, line) for line in lines), lines
+    assert lines[-1] == "packing: 4 of 4 sources, 7.41 KiB of 7.41 KiB, storing"
+
+
+def test_a_quiet_pack_shows_no_progress_and_json_stays_alone_on_stdout(
+    tmp_path, sources, monkeypatch
+):
+    monkeypatch.setattr(pack_progress, "_LINE_S", 0.0)
+    lines, _ = _progress_of("--quiet", sources, (tmp_path / "quiet").as_uri())
+    assert lines == []
+    lines, stdout = _progress_of("--json", sources, (tmp_path / "json").as_uri())
+    assert lines
+    assert json.loads(stdout)["samples"] == 3

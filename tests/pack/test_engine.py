@@ -16,7 +16,7 @@ import pytest
 
 from dataplane.errors import ConfigError, FormatError, NoSpace
 from dataplane.pack import convert as convert_room
-from dataplane.pack import engine, pack
+from dataplane.pack import engine, pack, read_ahead
 from dataplane.shards import DatasetIndex, WriteOptions
 from dataplane.stores import local, open_store
 from tests.pack.packed import read_with_zarr
@@ -69,18 +69,37 @@ def test_equal_inputs_give_equal_shards(tmp_path, sources):
 
 def test_no_more_is_read_ahead_than_allowed(tmp_path, sources, monkeypatch):
     under_way, most = set(), []
-    convert = engine.convert
+    convert = read_ahead.convert
 
-    def watched(source):
+    def watched(source, meter):
         under_way.add(source.key)
         most.append(len(under_way))
-        yield from convert(source)
+        yield from convert(source, meter)
         under_way.discard(source.key)
 
-    monkeypatch.setattr(engine, "convert", watched)
-    monkeypatch.setattr(engine, "MAX_READ_AHEAD_BYTES", 1)
+    monkeypatch.setattr(read_ahead, "convert", watched)
+    monkeypatch.setattr(read_ahead, "MAX_READ_AHEAD_BYTES", 1)
     pack([sources], _url(tmp_path), WriteOptions(workers=4))
     assert max(most) == 1
+
+
+def test_a_large_file_is_reported_while_it_is_read_and_while_it_is_written(tmp_path, monkeypatch):
+    pv = pytest.importorskip("pyvista", reason="the vtk extra is not installed")
+    grid = pv.ImageData(dimensions=(60, 60, 60)).cast_to_unstructured_grid()
+    grid.point_data["p"] = np.random.default_rng(0).standard_normal(grid.n_points)
+    grid.save(tmp_path / "case.vtu")
+    monkeypatch.setattr(read_ahead, "TICK_S", 0.001)
+    monkeypatch.setattr(engine, "TICK_S", 0.001)
+    seen = []
+    pack([tmp_path / "case.vtu"], _url(tmp_path), progress=seen.append)
+    size = (tmp_path / "case.vtu").stat().st_size
+    reading = {item.bytes_under_way for item in seen if item.stage == "reading"}
+    writing = {item.bytes_under_way for item in seen if item.stage == "writing"}
+    assert len({bytes_ for bytes_ in reading if 0 < bytes_ < size // 2}) > 1
+    assert len({bytes_ for bytes_ in writing if size // 2 < bytes_ <= size}) > 1
+    fractions = [item.fraction for item in seen]
+    assert fractions == sorted(fractions)
+    assert (fractions[0], fractions[-1], seen[-1].stage) == (0, 1, "storing")
 
 
 def test_keys_that_collide_get_numbers(tmp_path):
@@ -189,11 +208,11 @@ def test_an_interruption_leaves_no_dataset_no_thread_and_no_file(tmp_path, temp_
 def test_an_unexpected_error_in_a_reader_reaches_the_caller(
     tmp_path, temp_folder, sources, monkeypatch
 ):
-    def broken(source):
+    def broken(source, meter=None):
         raise ZeroDivisionError
         yield
 
-    monkeypatch.setattr(engine, "convert", broken)
+    monkeypatch.setattr(read_ahead, "convert", broken)
     with pytest.raises(ZeroDivisionError):
         pack([sources], _url(tmp_path))
     assert list((tmp_path / "dataset").glob("*")) == []
@@ -204,7 +223,7 @@ def test_an_unforeseen_error_of_a_converter_costs_its_source_only(
 ):
     real = convert_room._CONVERTERS["npy"]
 
-    def broken(source):
+    def broken(source, meter=None):
         if source.key == "case03":
             raise ZeroDivisionError("division\nby zero")
         yield from real(source)
@@ -270,14 +289,14 @@ def test_a_killed_pack_leaves_nothing_that_looks_whole_and_can_be_repeated(tmp_p
 def test_memory_is_bounded_by_the_readers_not_by_the_sources(tmp_path, sources, monkeypatch):
     # A slow writer must hold the readers back: one sample queued and one in the making for each.
     made = []
-    convert = engine.convert
+    convert = read_ahead.convert
 
-    def counted(source):
-        for outcome in convert(source):
+    def counted(source, meter):
+        for outcome in convert(source, meter):
             made.append(source.key)
             yield outcome
 
-    monkeypatch.setattr(engine, "convert", counted)
+    monkeypatch.setattr(read_ahead, "convert", counted)
     ahead = []
 
     def slow(progress):

@@ -1,0 +1,144 @@
+"""Read sources ahead in threads, and hand out what each gives in the order of the plan.
+
+A few sources are being read at a time, each into a queue of its own that holds one sample. Sources
+are started only while the files under way are below a limit, so memory holds at most two samples
+per thread, and a very large file is read alone.
+
+For one thread, which takes; `close` stops the others and waits for the file that each is in.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from dataplane.pack.convert import Outcome, convert
+from dataplane.pack.meter import Meter
+from dataplane.pack.plan import Planned
+from dataplane.pack.source import SourceFile, Unreadable
+
+__all__ = ["MAX_READ_AHEAD_BYTES", "MAX_WAITING", "TICK", "ReadAhead", "Tick"]
+
+MAX_READ_AHEAD_BYTES = 1 << 30
+"""Files under way at once, except that one may always be. Decoded they take a few times that."""
+MAX_WAITING = 64
+"""Sources that are read, or known to be unreadable, before it is their turn."""
+TICK_S = 0.25
+"""How often a taker that waits for a long read is told that it still waits."""
+_POLL_S = 0.1
+
+
+class Tick:
+    """Stands for nothing new: the source is still being read."""
+
+
+TICK = Tick()
+
+
+class _Feed:
+    """The outcomes of one source, made in a reader thread and taken by another."""
+
+    def __init__(self, source: SourceFile) -> None:
+        self.source = source
+        self.size_bytes = source.size_bytes()
+        self.meter = Meter()
+        self._queue: queue.Queue[Outcome | BaseException | None] = queue.Queue(maxsize=1)
+
+    def fill(self, stop: threading.Event) -> None:
+        """Read the source; every end, an error included, is put into the queue."""
+        end: BaseException | None = None
+        try:
+            with closing(convert(self.source, self.meter)) as outcomes:
+                for outcome in outcomes:
+                    if not self._put(outcome, stop):
+                        return
+        except BaseException as err:  # handed to the thread that takes
+            end = err
+        self.meter.finish()
+        self._put(end, stop)
+
+    def take(self) -> Iterator[Outcome | Tick]:
+        """Yield the outcomes, and ticks while there are none; raise what ended the reading."""
+        while True:
+            try:
+                item = self._queue.get(timeout=TICK_S)
+            except queue.Empty:
+                yield TICK
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _put(self, item: Outcome | BaseException | None, stop: threading.Event) -> bool:
+        while not stop.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_S)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+class ReadAhead:
+    """Reads up to `readers` sources at once."""
+
+    def __init__(self, planned: Sequence[Planned], readers: int) -> None:
+        self._readers = readers
+        self._upcoming = deque(planned)
+        self._waiting: deque[_Feed | Unreadable] = deque()
+        self._taken: _Feed | None = None
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="dp-pack")
+
+    def outcomes(self) -> Iterator[tuple[Planned, Outcome | Tick | None]]:
+        """Yield what each source gives, in order, and None after each."""
+        while self._upcoming or self._waiting:
+            self._start()
+            first = self._waiting.popleft()
+            if isinstance(first, Unreadable):
+                yield first, first
+                yield first, None
+                continue
+            self._taken = first
+            for outcome in first.take():
+                yield first.source, outcome
+            self._taken = None
+            yield first.source, None
+
+    def read_bytes(self) -> int:
+        """Return how many bytes were read of the sources that are not done."""
+        feeds = [feed for feed in (self._taken, *self._waiting) if isinstance(feed, _Feed)]
+        return sum(int(feed.size_bytes * feed.meter.measure()) for feed in feeds)
+
+    def close(self) -> None:
+        """Stop reading. Idempotent."""
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _start(self) -> None:
+        while (
+            self._upcoming
+            and len(self._waiting) < MAX_WAITING
+            and self._may_start(self._upcoming[0])
+        ):
+            item = self._upcoming.popleft()
+            if isinstance(item, Unreadable):
+                self._waiting.append(item)
+                continue
+            feed = _Feed(item)
+            self._pool.submit(feed.fill, self._stop)
+            self._waiting.append(feed)
+
+    def _may_start(self, item: Planned) -> bool:
+        feeds = [feed for feed in self._waiting if isinstance(feed, _Feed)]
+        if not feeds:
+            return True
+        size_bytes = item.size_bytes() if isinstance(item, SourceFile) else 0
+        under_way_bytes = sum(feed.size_bytes for feed in feeds)
+        return len(feeds) < self._readers and under_way_bytes + size_bytes <= MAX_READ_AHEAD_BYTES
