@@ -189,8 +189,8 @@ def test_a_long_pack_says_how_far_it_is_where_there_is_no_terminal(tmp_path, sou
     assert lines == []
     monkeypatch.setattr(pack_progress, "_LINE_S", 0.0)
     lines, _ = _progress_of(sources, (tmp_path / "slow").as_uri())
-    assert lines[0] == "packing: 0 of 4 sources, 0 B of 7.41 KiB, reading"
-    expected = r"packing: 2 of 4 sources, \d.* of 7.41 KiB, reading case1.npy, about \S+ s left"
+    assert lines[0] == "packing: 1 of 4 sources, 0 B of 7.41 KiB, reading"
+    expected = r"packing: 3 of 4 sources, \d.* of 7.41 KiB, reading case1.npy, about \S+ s left"
     assert any(re.fullmatch(expected, line) for line in lines), lines
     assert lines[-1] == "packing: 4 of 4 sources, 7.41 KiB of 7.41 KiB, storing"
 
