@@ -20,13 +20,19 @@ class Meter:
     """How much of one source was read.
 
     Attributes:
-        measure: gives the fraction, 0 to 1.
+        measure: gives the fraction, 0 to 1, of the step that is under way.
     """
 
-    __slots__ = ("measure",)
+    __slots__ = ("_most", "measure")
 
     def __init__(self) -> None:
         self.measure: Callable[[], float] = float
+        self._most = 0.0
+
+    def fraction(self) -> float:
+        """Return the fraction that was read; it never falls, though a read may have many steps."""
+        self._most = max(self._most, self.measure())
+        return self._most
 
     def finish(self) -> None:
         """Say that all of it was read."""

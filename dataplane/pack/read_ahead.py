@@ -114,7 +114,7 @@ class ReadAhead:
     def read_bytes(self) -> int:
         """Return how many bytes were read of the sources that are not done."""
         feeds = [feed for feed in (self._taken, *self._waiting) if isinstance(feed, _Feed)]
-        return sum(int(feed.size_bytes * feed.meter.measure()) for feed in feeds)
+        return sum(int(feed.size_bytes * feed.meter.fraction()) for feed in feeds)
 
     def close(self) -> None:
         """Stop reading. Idempotent."""

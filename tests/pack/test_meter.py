@@ -31,6 +31,15 @@ def test_what_is_no_fraction_counts_as_nothing(handle, wrong):
 
 def test_a_meter_tells_nothing_until_it_is_told():
     meter = Meter()
-    assert meter.measure() == 0.0
+    assert meter.fraction() == 0.0
     meter.finish()
-    assert meter.measure() == 1.0
+    assert meter.fraction() == 1.0
+
+
+def test_a_meter_never_falls():
+    meter = Meter()
+    found = []
+    for step in (0.5, 0.1, 0.6):
+        meter.measure = lambda step=step: step
+        found.append(meter.fraction())
+    assert found == [0.5, 0.5, 0.6]
