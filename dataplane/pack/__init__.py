@@ -3,7 +3,7 @@
 `pack` converts files and folders and writes a dataset; `open_source` reads the samples of one file.
 The formats, names and keys are described in docs/packing.md. How the rooms fit together:
 
-    plan (formats, references, names) -> SourceFile
+    plan (found, formats, collections -> blocks, references; names) -> SourceFile
     convert (apart -> vtk_*, plot3d, numpy_files, archives) -> SourceSample
     engine -> dataplane.shards.DatasetWriter
 """

@@ -515,8 +515,18 @@ def test_members_of_archives_take_no_key_that_a_file_has(tmp_path):
     (tmp_path / "packed").mkdir()
     for name, value in (("in/case.npy", 1), ("packed/case.npy", 2)):
         np.save(tmp_path / name, np.full(3, value))
-    shutil.make_archive(str(tmp_path / "packed" / "case"), "zip", tmp_path / "in")
-    pack([tmp_path / "packed"], (tmp_path / "ds").as_uri())
+    shutil.make_archive(str(tmp_path / "packed" / "a"), "zip", tmp_path / "in")  # before case.npy
+    assert _keys_by_source(tmp_path / "packed", (tmp_path / "ds").as_uri()) == {
+        "packed/case.npy": "case",
+        "packed/a.zip/case.npy": "case-2",
+    }
+
+
+def test_blocks_of_a_grid_are_called_after_it_whatever_else_has_its_name(tmp_path):
+    np.save(tmp_path / "case.npy", np.zeros(3))
+    sizes = np.array([2, 2, 3, 4, 3, 2, 3], "<i4").tobytes()
+    points = np.random.default_rng(1).standard_normal(3 * (2 * 3 * 4 + 3 * 2 * 3))
+    (tmp_path / "case.xyz").write_bytes(sizes + points.astype("<f8").tobytes())
+    pack([tmp_path / "case.npy", tmp_path / "case.xyz"], (tmp_path / "ds").as_uri())
     index = DatasetIndex.load(open_store((tmp_path / "ds").as_uri()))
-    named = {index[i].attributes["source"]["name"]: key for i, key in enumerate(index.keys)}
-    assert named == {"packed/case.npy": "case", "packed/case.zip/case.npy": "case-2"}
+    assert [*index.keys] == ["case", "case-0000", "case-0001"]
