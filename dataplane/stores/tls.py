@@ -156,7 +156,7 @@ def certificate_failure(refusal: str, where: str, *, action: str, server: str) -
     kind, _, names = refusal.partition(":")
     words, hint = _WORDS.get(kind, (f"was refused: {kind}", _TRUST))
     if kind == _NAME and names:
-        words += f" ({names})"
+        words += f": {names}"
     whose = f" of {server}" if server else " of the server"
     return StoreError(f"cannot {action} {where}: the certificate{whose} {words}", hint=hint)
 
