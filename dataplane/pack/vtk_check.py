@@ -198,6 +198,9 @@ class _Check:
             shown = f"{label}: array {array.name!r} of {group.name}"
             _array_type(array, shown)
             values = self._values(array, counted.get(array.name, _ANY), {}, shown)
+            tuples = array.attributes.get("NumberOfTuples", str(values)).strip()
+            if tuples != str(values):
+                raise FormatError(f"{shown}: expected {tuples[:40]} values, got {values}")
             if (group.name, array.name) in checked.cell_lengths:
                 raise FormatError(f"{shown} is there twice")
             checked.cell_lengths[group.name, array.name] = values
@@ -328,6 +331,6 @@ def _array_type(array: ArrayElement, label: str) -> ArrayType:
             f"{label}: its type is {kind!r}, expected one of {', '.join(DTYPES)} and String"
         )
     text = array.attributes.get("NumberOfComponents", "1").strip()
-    if not text.isdecimal() or len(text) > 9:
+    if not text.isdecimal() or len(text) > 9 or not int(text):
         raise FormatError(f"{label}: its number of components is {text[:40]!r}")
-    return ArrayType(kind, max(1, int(text)))
+    return ArrayType(kind, int(text))

@@ -311,3 +311,41 @@ def test_an_origin_that_is_no_three_numbers_is_refused(tmp_path, origin):
     pv.ImageData(dimensions=(2, 2, 2), origin=(7, 0, 0)).save(path)
     changed = path.read_bytes().replace(b'Origin="7 0 0"', f'Origin="{origin}"'.encode())
     _refused(path, changed, "its Origin")
+
+
+@pytest.mark.parametrize("suffix", ["pvti", "pvtr", "pvts", "pvtu", "pvtp"])
+def test_parallel_files_that_vtk_writes_equal_the_whole(tmp_path, suffix):
+    from vtkmodules import vtkIOParallelXML
+
+    image = pv.ImageData(dimensions=(7, 4, 3))
+    mesh = {
+        "pvti": image,
+        "pvtr": image.cast_to_rectilinear_grid(),
+        "pvts": image.cast_to_structured_grid(),
+        "pvtu": image.cast_to_unstructured_grid(),
+        "pvtp": image.extract_surface(algorithm="dataset_surface"),
+    }[suffix]
+    mesh.point_data["p"] = np.arange(mesh.n_points) + 0.5
+    mesh.cell_data["q"] = np.arange(3 * mesh.n_cells).reshape(-1, 3)
+    mesh.field_data["TimeValue"] = np.array([2.5])
+    kind = type(mesh).__name__
+    writer = getattr(vtkIOParallelXML, f"vtkXMLP{kind}Writer")()
+    writer.SetInputData(mesh)
+    writer.SetFileName(str(tmp_path / f"m.{suffix}"))
+    writer.SetNumberOfPieces(3)
+    writer.SetStartPiece(0)
+    writer.SetEndPiece(2)
+    writer.Write()
+    sample = _read(tmp_path / f"m.{suffix}")
+    assert len(sample.attributes["source"]["files"]) == 4
+    if suffix in {"pvtu", "pvtp"}:  # without MPI, VTK writes the whole mesh as each piece
+        grid = mesh if suffix == "pvtu" else mesh.cast_to_unstructured_grid()
+        numbers = [grid.cell_connectivity + n * mesh.n_points for n in range(3)]
+        assert _p(sample, "cells/connectivity") == np.concatenate(numbers).tolist()
+        assert _p(sample) == [*mesh["p"]] * 3
+        assert _p(sample, "cell_data/q") == mesh["q"].tolist() * 3
+    else:
+        assert sample.arrays["fields/p"].values.reshape(-1).tolist() == list(mesh["p"])
+        assert np.array_equal(
+            sample.arrays["cell_fields/q"].values.reshape(-1, 3), mesh.cell_data["q"]
+        )
