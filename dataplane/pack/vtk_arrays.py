@@ -44,7 +44,13 @@ class ArrayGroup:
 def values_of(array: Any) -> npt.NDArray[Any]:
     """Return the values of a vtkDataArray: [tuples] or [tuples, components]."""
     from vtkmodules.util.numpy_support import vtk_to_numpy
+    from vtkmodules.vtkCommonCore import vtkUnsignedCharArray
 
+    if array.IsA("vtkBitArray") and array.GetNumberOfComponents() > 1:
+        # As it gives those of one component.
+        unpacked = vtkUnsignedCharArray()
+        unpacked.DeepCopy(array)
+        array = unpacked
     values: npt.NDArray[Any] = np.asarray(vtk_to_numpy(array))
     return values
 
@@ -58,11 +64,11 @@ def add_arrays(converted: Converted, collection: Any, group: ArrayGroup, label: 
     roles = dict(_roles(collection))
     for number in range(collection.GetNumberOfArrays()):
         array = collection.GetAbstractArray(number)
-        original = array.GetName() or ""
+        original = _utf8(array.GetName() or "", label)
         path = f"{group.prefix}/{array_segment(original)}"
         path = unique_name(path, converted.arrays, "~")
         if array.IsA("vtkStringArray"):
-            text = [array.GetValue(i) for i in range(array.GetNumberOfValues())]
+            text = [_utf8(array.GetValue(i), label) for i in range(array.GetNumberOfValues())]
             converted.add_text(path, text)
             continue
         if not array.IsA("vtkDataArray"):
@@ -74,7 +80,7 @@ def add_arrays(converted: Converted, collection: Any, group: ArrayGroup, label: 
             raise FormatError(
                 f"{label}: array {original!r} has {tuples} tuples, expected {group.tuples}"
             )
-        attributes = {"name": original, **group.attributes, **_details(array)}
+        attributes = {"name": original, **group.attributes, **_details(array, label)}
         if number in roles:
             attributes["vtk_role"] = roles[number]
         converted.arrays[path] = _source_array(array, group, attributes)
@@ -90,12 +96,20 @@ def _source_array(array: Any, group: ArrayGroup, attributes: dict[str, Any]) -> 
     return SourceArray(values, names, _units(array), attributes)
 
 
-def _details(array: Any) -> dict[str, Any]:
+def _details(array: Any, label: str) -> dict[str, Any]:
     """Component names, where the file gives them."""
     count = array.GetNumberOfComponents()
     if not array.HasAComponentName():
         return {}
-    return {"components": [array.GetComponentName(i) or "" for i in range(count)]}
+    names = [_utf8(array.GetComponentName(i) or "", label) for i in range(count)]
+    return {"components": names}
+
+
+def _utf8(text: str | bytes, label: str) -> str:
+    """A text of VTK, which gives bytes where they are no UTF-8."""
+    if isinstance(text, bytes):
+        raise FormatError(f"{label}: its text {text[:40].decode('latin-1')!r} is no UTF-8")
+    return text
 
 
 def _units(array: Any) -> str | None:

@@ -1,10 +1,11 @@
-"""Walk through a legacy VTK file and check that all data it announces is there. Converts nothing.
+"""Check of a legacy VTK file: all that it announces is there, and nothing else. Converts nothing.
 
 VTK's reader of legacy files does not notice when a file ends early: the arrays keep what happened
 to be in memory. Nor does it compare what a header asks for with the file before allocating. So the
-file is walked first, section by section: keyword, count, type, and over the data by its size (or,
-in text files, value by value). What is not known here is refused, since data of unknown length
-cannot be stepped over. The file is mapped, not loaded. Thread-safe: no state.
+file is walked first, section by section: keyword, counts, type, and over the data by its size or,
+in text files, value by value. What is not known here is refused, since data of unknown length
+cannot be stepped over. The walk remembers what VTK's output must have (`vtk_legacy_confirm`), and
+where the names of arrays stand. The file is mapped, not loaded. Thread-safe: no state.
 
 Source: VTK File Formats, "Simple Legacy Formats", and the sections that VTK's writer adds to them
 (versions 4.2 and 5.1: METADATA, OFFSETS, CONNECTIVITY, long strings).
@@ -12,207 +13,264 @@ Source: VTK File Formats, "Simple Legacy Formats", and the sections that VTK's w
 
 from __future__ import annotations
 
-import itertools
+import math
 import mmap
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataplane.errors import FormatError
+from dataplane.pack.vtk_legacy_text import LegacyText
 
-__all__ = ["check_legacy"]
+__all__ = ["CellList", "LegacyArray", "LegacyFile", "check_legacy"]
 
-_TYPE_BITS = {
-    **dict.fromkeys(("unsigned_char", "char", "signed_char"), 8),
-    **dict.fromkeys(("unsigned_short", "short"), 16),
-    **dict.fromkeys(("unsigned_int", "int", "float", "vtkidtype"), 32),  # ids are written as int
-    **dict.fromkeys(("unsigned_long", "long", "double", "vtktypeint64", "vtktypeuint64"), 64),
-    "bit": 1,
-}
 _VALUES_PER_TUPLE = {
-    **dict.fromkeys(("global_ids", "pedigree_ids", "edge_flags"), 1),
-    **dict.fromkeys(("vectors", "normals"), 3),
-    "tensors": 9,
-    "tensors6": 6,
+    **dict.fromkeys((b"global_ids", b"pedigree_ids", b"edge_flags"), 1),
+    **dict.fromkeys((b"vectors", b"normals"), 3),
+    b"tensors": 9,
+    b"tensors6": 6,
 }
-_CELL_LISTS = frozenset({"cells", "vertices", "lines", "polygons", "triangle_strips"})
-_ONE_LINE = frozenset({"dataset", "dimensions", "extent", "origin", "spacing", "aspect_ratio"})
-_COORDINATES = frozenset({"x_coordinates", "y_coordinates", "z_coordinates"})
-_VERSION = re.compile(rb"# vtk DataFile Version (\d+)\.(\d+)")
-_TOKEN = re.compile(rb"\S+")
-_MAX_LINE_BYTES = 1 << 16
+_CELL_LISTS = frozenset({b"cells", b"vertices", b"lines", b"polygons", b"triangle_strips"})
+_PLACES = {b"point_data": "PointData", b"cell_data": "CellData"}
+_COORDINATES = (b"x_coordinates", b"y_coordinates", b"z_coordinates")
+_KINDS = {
+    b"structured_points": (b"dimensions",),
+    b"structured_grid": (b"dimensions", b"points"),
+    b"rectilinear_grid": (b"dimensions", *_COORDINATES),
+    b"unstructured_grid": (b"points",),
+    b"polydata": (b"points",),
+}
+"""What each kind of dataset must have. Other kinds are no meshes or grids."""
+_ONCE = frozenset(
+    {b"dataset", b"points", b"cell_types", b"origin", b"spacing", b"dimensions"}
+    | {*_COORDINATES, *_CELL_LISTS}
+)
+_SAME = {b"aspect_ratio": b"spacing", b"extent": b"dimensions"}
+_VERSION = re.compile(rb"# vtk DataFile Version (\d{1,3})\.(\d{1,3})\s*")
 _CELL_ARRAYS_VERSION = (5, 0)
 """From this version on cells are two arrays, before it one list of counts and point numbers."""
+_UNKNOWN_VERSION = (6, 0)
+_MOST_SIZE = 1 << 31
 
 
-def check_legacy(path: Path, label: str) -> None:
-    """Check that a legacy VTK file holds what it announces.
+@dataclass(frozen=True, slots=True)
+class LegacyArray:
+    """An array: the part of the dataset that it belongs to, and the bytes and place of its name."""
+
+    place: str
+    name: bytes
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class CellList:
+    """One list of cells: how many there are, and of how many point numbers together."""
+
+    cells: int
+    corners: int
+
+
+@dataclass(slots=True)
+class LegacyFile:
+    """What a file announces."""
+
+    version: tuple[int, int] = (0, 0)
+    kind: bytes = b""
+    sizes: tuple[int, ...] = ()
+    points: int | None = None
+    coordinates: list[int] = field(default_factory=list)
+    lists: dict[bytes, CellList] = field(default_factory=dict)
+    cell_types: int | None = None
+    arrays: list[LegacyArray] = field(default_factory=list)
+
+
+def check_legacy(path: Path, label: str) -> LegacyFile:
+    """Check that a legacy VTK file holds what it announces, and return what that is.
 
     Raises:
         FormatError: it ends early, or has a section that is not known.
     """
-    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as text:
-        _Walk(text, label).run()
+    with (
+        path.open("rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY) as content,
+    ):
+        return _Walk(LegacyText(content, label)).run()
 
 
 class _Walk:
-    """A position in a file, and what the sections before it said."""
+    """The sections of a file, in their order. Used once."""
 
-    def __init__(self, text: mmap.mmap, label: str) -> None:
+    def __init__(self, text: LegacyText) -> None:
         self._text = text
-        self._label = label
-        self._at = 0
+        self._file = LegacyFile()
+        self._place = "FieldData"
         self._tuples = 0
         self._cell_arrays = (0, 0)
-        self._binary = False
-        self._version = (0, 0)
+        self._seen: set[bytes] = set()
 
-    def run(self) -> None:
-        found = _VERSION.match(self._line())
+    def run(self) -> LegacyFile:
+        text = self._text
+        found = _VERSION.fullmatch(text.line())
         if found is None:
-            raise self._error("has no version in its first line")
-        self._version = (int(found.group(1)), int(found.group(2)))
-        self._line()
-        encoding = self._line().strip().upper()
+            raise text.error("has no version in its first line")
+        self._file.version = (int(found.group(1)), int(found.group(2)))
+        if self._file.version >= _UNKNOWN_VERSION:
+            raise text.error(f"has the unknown version {found.group(1).decode()}")
+        text.line()
+        encoding = text.word("ASCII or BINARY").upper()
         if encoding not in {b"ASCII", b"BINARY"}:
-            raise self._error("is neither ASCII nor BINARY in its third line")
-        self._binary = encoding == b"BINARY"
-        while self._skip_space():
-            words = self._words()
-            self._section(words[0].lower(), words[1:])
-        if not self._binary and self._text[-1:] not in {b"\n", b"\r", b" "}:
-            # The last number may be the first half of one.
-            raise self._error("does not end with a newline; it was cut")
+            raise text.error("is neither ASCII nor BINARY after its title")
+        text.binary = encoding == b"BINARY"
+        while text.skip_space():
+            self._section(text.word().lower())
+        text.check_end()
+        self._check_whole()
+        return self._file
 
-    def _section(self, keyword: str, words: list[str]) -> None:
-        if keyword in _ONE_LINE:
-            return
-        if keyword in _COORDINATES:
-            self._values(self._count(words, 0), self._word(words, 1))
-        elif keyword == "points":
-            self._values(3 * self._count(words, 0), self._word(words, 1))
-        elif keyword in _CELL_LISTS:
-            self._cell_arrays = (self._count(words, 0), self._count(words, 1))
-            if self._version < _CELL_ARRAYS_VERSION:
-                self._values(self._cell_arrays[1], "int")
-        elif keyword in {"offsets", "connectivity"}:
-            self._values(self._cell_arrays[keyword == "connectivity"], self._word(words, 0))
-        elif keyword == "cell_types":
-            self._values(self._count(words, 0), "int")
-        elif keyword in {"point_data", "cell_data"}:
-            self._tuples = self._count(words, 0)
-        elif keyword == "field":
-            for _ in range(self._count(words, 1)):
+    def _section(self, keyword: bytes) -> None:
+        text, file = self._text, self._file
+        once = _SAME.get(keyword, keyword)
+        if once in self._seen:
+            raise text.error(f"has a second section {text.shown(keyword)}")
+        if once in _ONCE:
+            self._seen.add(once)
+        if keyword in _PLACES:
+            self._place, self._tuples = _PLACES[keyword], text.count()
+        elif keyword == b"field":
+            text.word()
+            for _ in range(text.count()):
                 self._field_array()
-        elif keyword == "metadata":
+        elif keyword == b"metadata":
             self._metadata()
+        elif keyword in _CELL_LISTS or keyword in {b"offsets", b"connectivity", b"cell_types"}:
+            self._cells(keyword)
+        elif self._place == "FieldData":
+            self._geometry(keyword)
         else:
-            self._attribute(keyword, words)
+            self._attribute(keyword)
+        if keyword == b"dataset" and not file.kind:
+            raise text.error("has no dataset")
 
-    def _attribute(self, keyword: str, words: list[str]) -> None:
-        if keyword == "scalars":
-            components = self._count(words, 2) if len(words) > 2 else 1
-            if not self._skip_space():
-                raise self._error("ends where LOOKUP_TABLE belongs; it was cut")
-            table = self._words()
-            if table[0].lower() != "lookup_table":
-                raise self._error(f"has {table[0][:40]!r} where LOOKUP_TABLE belongs")
-            self._values(components * self._tuples, self._word(words, 1))
-        elif keyword == "color_scalars":
-            self._values(self._count(words, 1) * self._tuples, "unsigned_char")
-        elif keyword == "lookup_table":
-            self._values(4 * self._count(words, 1), "unsigned_char")
-        elif keyword == "texture_coordinates":
-            self._values(self._count(words, 1) * self._tuples, self._word(words, 2))
-        elif keyword in _VALUES_PER_TUPLE:
-            self._values(_VALUES_PER_TUPLE[keyword] * self._tuples, self._word(words, 1))
+    def _geometry(self, keyword: bytes) -> None:
+        text, file = self._text, self._file
+        if keyword == b"dataset":
+            kind = text.word("the kind of the dataset")
+            if kind.lower() not in _KINDS:
+                raise text.error(f"has the dataset {text.shown(kind)}, which is no mesh or grid")
+            file.kind = kind.lower()
+        elif keyword == b"dimensions":
+            file.sizes = (text.count(), text.count(), text.count())
+        elif keyword == b"extent":
+            bounds = [int(number) for number in text.numbers(6, "i4")]
+            pairs = zip(bounds[::2], bounds[1::2], strict=True)
+            file.sizes = tuple(high - low + 1 for low, high in pairs)
+        elif keyword in {b"origin", b"spacing", b"aspect_ratio"}:
+            text.numbers(3, "f8")
+        elif keyword in _COORDINATES:
+            file.coordinates.append(text.count())
+            text.values(file.coordinates[-1], text.word())
+        elif keyword == b"points":
+            file.points = text.count()
+            text.values(3 * file.points, text.word())
         else:
-            raise self._error(f"has an unknown section {keyword[:40]!r}")
+            raise text.error(f"has an unknown section {text.shown(keyword)}")
+
+    def _cells(self, keyword: bytes) -> None:
+        text, file = self._text, self._file
+        if keyword == b"cell_types":
+            file.cell_types = text.count()
+            text.values(file.cell_types, b"int", limits=(0, 255))
+        elif keyword in _CELL_LISTS:
+            first, second = self._cell_arrays = (text.count(), text.count())
+            if file.version < _CELL_ARRAYS_VERSION:
+                if second < first:
+                    raise text.error(f"has {second} numbers for {first} cells")
+                file.lists[keyword] = CellList(first, second - first)
+                text.values(second, b"int")
+            else:
+                file.lists[keyword] = CellList(max(0, first - 1), second)
+        else:
+            type_name = text.word()
+            if type_name.lower() in {b"float", b"double", b"bit", b"string", b"utf8_string"}:
+                raise text.error(f"has {text.shown(keyword)} that are no integers")
+            text.values(self._cell_arrays[keyword == b"connectivity"], type_name)
+
+    def _attribute(self, keyword: bytes) -> None:
+        text = self._text
+        if keyword == b"lookup_table":
+            text.word()
+            text.values(4 * text.count(), b"unsigned_char" if text.binary else b"float")
+            return
+        known = {b"scalars", b"color_scalars", b"texture_coordinates", *_VALUES_PER_TUPLE}
+        if keyword not in known:
+            raise text.error(f"has an unknown section {text.shown(keyword)}")
+        self._name()
+        limits = None
+        if keyword == b"scalars":
+            type_name, components = self._scalars()
+        elif keyword == b"color_scalars":
+            components = text.count()
+            type_name = b"unsigned_char" if text.binary else b"float"
+            limits = None if text.binary else (0, 1)
+        elif keyword == b"texture_coordinates":
+            components, type_name = text.count(), text.word()
+        else:
+            components, type_name = _VALUES_PER_TUPLE[keyword], text.word()
+        if components < 1:
+            raise text.error("has an array without components")
+        text.values(components * self._tuples, type_name, limits=limits)
+
+    def _scalars(self) -> tuple[bytes, int]:
+        text = self._text
+        type_name = text.word()
+        words = text.line().split()
+        if len(words) > 1 or any(not word.isdigit() or len(word) > 9 for word in words):
+            raise text.error(f"has {text.shown(b' '.join(words))} where a number belongs")
+        table = text.word("LOOKUP_TABLE")
+        if table.lower() != b"lookup_table":
+            raise text.error(f"has {text.shown(table)} where LOOKUP_TABLE belongs")
+        text.word()
+        return type_name, int(words[0]) if words else 1
 
     def _field_array(self) -> None:
-        if not self._skip_space():
-            raise self._error("ends where an array of a field should begin")
-        words = self._words()
-        if words[0] == "METADATA":  # of the array before
+        text = self._text
+        word = text.word("an array of a field")
+        if word == b"METADATA":  # of the array before
             self._metadata()
             self._field_array()
-        elif words[0] != "NULL_ARRAY":
-            self._values(self._count(words, 1) * self._count(words, 2), self._word(words, 3))
+        elif word != b"NULL_ARRAY":
+            self._name(word)
+            components, tuples = text.count(), text.count()
+            if components < 1:
+                raise text.error("has an array without components")
+            text.values(components * tuples, text.word())
+
+    def _name(self, word: bytes | None = None) -> None:
+        word = word or self._text.word("the name of an array")
+        start = self._text.position - len(word)
+        self._file.arrays.append(LegacyArray(self._place, word, start))
 
     def _metadata(self) -> None:
-        """Component names and keys, up to an empty line."""
-        while self._at < len(self._text) and self._line().strip():
+        """Step over component names and keys, up to an empty line."""
+        self._text.line()
+        while self._text.line().strip():
             pass
 
-    def _values(self, count: int, type_name: str) -> None:
-        """Step over `count` values."""
-        type_name = type_name.lower()
-        start = self._at
-        if type_name in {"string", "utf8_string"}:
-            for _ in range(count):
-                self._string()
-            return
-        if type_name not in _TYPE_BITS:
-            raise self._error(f"has values of the unknown type {type_name[:40]!r}")
-        if self._binary:
-            self._at += -(-count * _TYPE_BITS[type_name] // 8)
-        else:
-            # Each value and the space before it take two bytes at least.
-            tokens = (
-                _TOKEN.finditer(self._text, start) if 2 * count <= len(self._text) else iter(())
-            )
-            self._at = len(self._text) + 1 if count else start
-            last = next(itertools.islice(tokens, count - 1, None), None) if count else None
-            if last is not None:
-                self._at = last.end()
-        if self._at > len(self._text):
-            raise self._error(f"ends within the values that begin at byte {start}; it was cut")
-
-    def _string(self) -> None:
-        """Step over one string: a line, or in binary files a length and bytes."""
-        if not self._binary:
-            if self._at >= len(self._text):
-                raise self._error("ends within text; it was cut")
-            self._line()
-            return
-        first = self._text[self._at : self._at + 1]
-        if not first:
-            raise self._error("ends within text; it was cut")
-        # The two highest bits say how many bytes the length has.
-        length_bytes = {3: 1, 2: 2, 1: 4, 0: 8}[first[0] >> 6]
-        length = int.from_bytes(self._text[self._at : self._at + length_bytes], "big")
-        length &= (1 << (8 * length_bytes - 2)) - 1
-        self._at += length_bytes + length
-        if self._at > len(self._text):
-            raise self._error("ends within text; it was cut")
-
-    def _skip_space(self) -> bool:
-        """Go to the next word; False at the end of the file."""
-        found = _TOKEN.search(self._text, self._at)
-        self._at = len(self._text) if found is None else found.start()
-        return found is not None
-
-    def _words(self) -> list[str]:
-        # Split as bytes: as text, 0x85 and 0xA0 would be spaces, and the line might have no words.
-        return [word.decode("latin-1") for word in self._line().split()]
-
-    def _line(self) -> bytes:
-        stop = self._text.find(b"\n", self._at, self._at + _MAX_LINE_BYTES)
-        if stop < 0:
-            stop = min(len(self._text), self._at + _MAX_LINE_BYTES)
-        line = self._text[self._at : stop]
-        self._at = min(stop + 1, len(self._text))
-        return line
-
-    def _count(self, words: list[str], number: int) -> int:
-        word = self._word(words, number)
-        if not word.isdecimal() or len(word) > 20:
-            raise self._error(f"has {word[:40]!r} where a number belongs")
-        return int(word)
-
-    def _word(self, words: list[str], number: int) -> str:
-        if number >= len(words):
-            raise self._error("has an incomplete section header; it was cut")
-        return words[number]
-
-    def _error(self, what: str) -> FormatError:
-        return FormatError(f"{self._label}: it {what} (at byte {min(self._at, len(self._text))})")
+    def _check_whole(self) -> None:
+        """Check that the sections are there that the dataset's kind needs, and agree."""
+        file, text = self._file, self._text
+        if not file.kind:
+            raise text.error("has no dataset; it was cut")
+        for needed in _KINDS[file.kind]:
+            if needed not in self._seen:
+                raise text.error(f"has no {needed.decode()} section; it was cut")
+        if b"dimensions" in self._seen and not all(1 <= n < _MOST_SIZE for n in file.sizes):
+            raise text.error(f"has the sizes {'×'.join(map(str, file.sizes))}")
+        count = math.prod(file.sizes)
+        if file.kind == b"structured_grid" and file.points != count:
+            raise text.error(f"has {file.points} points, expected {count}")
+        if file.kind == b"rectilinear_grid" and tuple(file.coordinates) != file.sizes:
+            raise text.error(f"has {file.coordinates} coordinates, expected {[*file.sizes]}")
+        if file.kind == b"unstructured_grid":
+            cells = file.lists[b"cells"].cells if b"cells" in file.lists else 0
+            if (file.cell_types or 0) != cells:
+                raise text.error(f"has {file.cell_types or 0} cell types for {cells} cells")

@@ -7,7 +7,7 @@ an empty or half-filled mesh. So a read counts as good only when
    others), so that VTK neither makes values up nor allocates what a hostile header asks for;
 2. no object of VTK reported an error while it ran;
 3. the reader's error code is zero, and it gave a dataset;
-4. of XML files: that dataset is what the file holds (vtk_confirm).
+4. that dataset is what the file holds (vtk_confirm, vtk_legacy_confirm).
 
 Messages are caught at VTK's output window, because parsers inside a reader report there and not at
 the reader. Warnings go to this module's logger.
@@ -30,6 +30,7 @@ from dataplane.extras import install_hint
 from dataplane.pack.source import one_line
 from dataplane.pack.vtk_confirm import check_faces, confirm
 from dataplane.pack.vtk_legacy import check_legacy
+from dataplane.pack.vtk_legacy_confirm import confirm_legacy, rename_arrays
 from dataplane.pack.vtk_pieces import MAX_COMPRESSION
 from dataplane.pack.vtk_prepare import Prepared, prepare
 from dataplane.pack.vtk_xml import xml_type
@@ -150,14 +151,18 @@ def read_legacy(path: Path, label: str) -> Any:
     import_vtk()
     from vtkmodules.vtkIOLegacy import vtkDataSetReader
 
-    check_legacy(path, label)
+    checked = check_legacy(path, label)
     reader = vtkDataSetReader()
-    reader.SetFileName(str(path))
     # By default it reads the first array of each kind and drops the others.
     for kind in ("Scalars", "Vectors", "Normals", "Tensors", "TCoords", "Fields"):
         getattr(reader, f"ReadAll{kind}On")()
     reader.ReadAllColorScalarsOn()
-    return _run(reader, label)
+    with ExitStack() as stack:
+        readable, names = rename_arrays(path, checked, label, stack)
+        reader.SetFileName(str(readable))
+        output = _run(reader, label)
+    confirm_legacy(output, checked, names, label)
+    return output
 
 
 def _run(reader: Any, label: str, piece: tuple[int, int, int] | None = None) -> Any:

@@ -130,7 +130,29 @@ HEAD = "# vtk DataFile Version 3.0\ntitle\nASCII\n"
         (f"{HEAD}DATASET POLYDATA\nPOINTS {'9' * 30} float\n", "where a number belongs"),
         (f"{HEAD}DATASET POLYDATA\nPOINTS 1 quaternion\n1 2 3\n", "unknown type 'quaternion'"),
         (f"{HEAD}DATASET POLYDATA\nPOINTS 1\n", "incomplete section header"),
-        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 float\n1 2 3", "does not end with a newline"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 3 float\n1 2 3 \n4 5 6 \n7 8 9", "its last number"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 4 float\n{'1.25 ' * 11}1.2", "its last number"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 float\n1 2 3e", "'3e', which is no float32"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 float\n1 2 1.0-101\n", "'1.0-101', which is no float"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 float\n1 2 3 4\n", "unknown section '4'"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 float\n1 2\nLINES 0 0\n", "'LINES', which is no"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 int\n1 2 3.5\n", "'3.5', which is no int32"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 int\n1 2 4294967297\n", "4294967297, which is no int"),
+        (f"{HEAD}DATASET POLYDATA\nPOINTS 1 int\n1 2 inf\n", "'inf', which is no int32"),
+        (f"{HEAD}DATASET POLYDATA\nDATASET POLYDATA\n", "second section 'dataset'"),
+        (f"{HEAD}DATASET TABLE\n", "'TABLE', which is no mesh"),
+        (f"{HEAD}DATASET STRUCTURED_POINTS\nSPACING 1 1 1\n", "no dimensions section"),
+        (f"{HEAD}DATASET STRUCTURED_POINTS\nDIMENSIONS 2 0 1\n", "sizes 2×0×1"),
+        (f"{HEAD}DATASET STRUCTURED_GRID\nDIMENSIONS 2 1 1\nPOINTS 1 int\n1 2 3\n", "1 points"),
+        (
+            f"{HEAD}DATASET UNSTRUCTURED_GRID\nPOINTS 1 int\n1 2 3\nCELLS 1 2\n1 0\n",
+            "0 cell types for 1 cells",
+        ),
+        (
+            f"{HEAD}DATASET UNSTRUCTURED_GRID\nCELLS 1 2\n1 0\nCELL_TYPES 1\n256\n",
+            "256, which is not between 0 and 255",
+        ),
+        ("# vtk DataFile Version 7.0\nt\nASCII\n", "unknown version 7"),
         (f"{HEAD}DATASET POLYDATA\nSURPRISE 1\n", "unknown section 'surprise'"),
         (f"{HEAD}FIELD f 2\na 1 1 float\n1\n", "ends where an array"),
         (f"{HEAD}FIELD f 1\na 1 3 string\nx\n", "ends within text"),
@@ -150,3 +172,110 @@ def test_a_length_of_text_that_lies_is_refused(tmp_path):
     path.write_bytes(head.encode() + b"\x00" + b"\xff" * 7 + b"abc\n")
     with pytest.raises(FormatError, match="ends within text"):
         check_legacy(path, "case.vtk")
+
+
+TETRA = """# vtk DataFile Version 3.0
+title
+{blank}ASCII
+DATASET UNSTRUCTURED_GRID
+POINTS 4 double
+0 0 0 1 0 0 0 1 0 0 0 1
+CELLS 1 5
+4 0 1 2 3
+CELL_TYPES 1
+10
+POINT_DATA 4
+"""
+SCALARS = "SCALARS {name} double 1\nLOOKUP_TABLE default\n{values}\n"
+
+
+def _open(path, text):
+    path.write_bytes(text.encode())
+    (sample,) = open_source(path)
+    return sample
+
+
+def test_a_blank_line_before_the_encoding_is_no_fault(tmp_path):
+    text = TETRA.format(blank="\n \n") + SCALARS.format(name="p", values="1 2 3 4")
+    sample = _open(tmp_path / "case.vtk", text)
+    assert sample.arrays["point_data/p"].values.tolist() == [1, 2, 3, 4]
+    assert sample.arrays["cells/connectivity"].values.tolist() == [0, 1, 2, 3]
+
+
+def test_values_may_begin_on_the_line_of_their_header(tmp_path):
+    head = "# vtk DataFile Version 3.0\ntitle\nASCII\nDATASET POLYDATA\n"
+    sample = _open(tmp_path / "case.vtk", f"{head}POINTS 2 float 0 0 0 1\n0 0\nLINES 1 3 2\n0\n1\n")
+    assert sample.arrays["points"].values.tolist() == [[0, 0, 0], [1, 0, 0]]
+    assert sample.arrays["cells/connectivity"].values.tolist() == [0, 1]
+    assert sample.arrays["cells/types"].values.tolist() == [3]
+
+
+def test_a_whole_file_needs_no_newline_at_its_end(tmp_path):
+    text = TETRA.format(blank="") + SCALARS.format(name="p", values="1 2 3 4")
+    sample = _open(tmp_path / "case.vtk", text.rstrip())
+    assert sample.arrays["point_data/p"].values.tolist() == [1, 2, 3, 4]
+
+
+def test_arrays_of_one_name_are_all_kept(tmp_path):
+    text = TETRA.format(blank="")
+    for first in (1, 5, 9):
+        values = " ".join(map(str, range(first, first + 4)))
+        text += SCALARS.format(name="p", values=values)
+    text += "FIELD f 2\np 1 4 int\n13 14 15 16\nq 1 4 int\n1 1 1 1\n"
+    text += "CELL_DATA 1\n" + SCALARS.format(name="p", values="7")
+    sample = _open(tmp_path / "case.vtk", text)
+    found = {name: array.values.tolist() for name, array in sample.arrays.items()}
+    assert found["point_data/p"] == [1, 2, 3, 4]
+    assert found["point_data/p~2"] == [5, 6, 7, 8]
+    assert found["point_data/p~3"] == [9, 10, 11, 12]
+    assert found["point_data/p~4"] == [13, 14, 15, 16]
+    assert found["point_data/q"] == [1, 1, 1, 1]
+    assert found["cell_data/p"] == [7]
+    assert sample.arrays["point_data/p~2"].attributes["name"] == "p"
+
+
+@pytest.mark.parametrize(("written", "name"), [("50%", "50%"), ("a%2", "a%2"), ("%25%zz", "%%zz")])
+def test_a_percent_sign_that_encodes_nothing_stays_in_the_name(tmp_path, written, name):
+    text = TETRA.format(blank="") + SCALARS.format(name=written, values="1 2 3 4")
+    sample = _open(tmp_path / "case.vtk", text)
+    names = [array.attributes["name"] for array in sample.arrays.values() if array.attributes]
+    assert names == [name]
+
+
+def test_infinities_and_nan_of_text_files_are_kept(tmp_path):
+    text = TETRA.format(blank="") + SCALARS.format(name="p", values="-inf inf nan -1e-300")
+    values = _open(tmp_path / "case.vtk", text).arrays["point_data/p"].values
+    assert np.array_equal(values, [-np.inf, np.inf, np.nan, -1e-300], equal_nan=True)
+
+
+def test_a_name_that_is_no_utf8_is_refused_with_its_name(tmp_path):
+    text = TETRA.format(blank="") + SCALARS.format(name="Gr\xf6sse", values="1 2 3 4")
+    (tmp_path / "case.vtk").write_bytes(text.encode("latin-1"))
+    with pytest.raises(FormatError, match="array name 'Grösse' is no UTF-8"):
+        list(open_source(tmp_path / "case.vtk"))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_bits_of_several_components_are_read(tmp_path, binary):
+    bits = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 1]])
+    head = TETRA.format(blank="").encode()
+    values = b"FIELD f 1\nb 3 4 bit\n" + " ".join(map(str, bits.ravel())).encode() + b"\n"
+    if binary:
+        points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], ">f8").tobytes()
+        head = b"# vtk DataFile Version 3.0\nt\nBINARY\nDATASET POLYDATA\nPOINTS 4 double\n"
+        head += points + b"\nPOINT_DATA 4\n"
+        values = b"FIELD f 1\nb 3 4 bit\n" + np.packbits(bits.ravel()).tobytes() + b"\n"
+    (tmp_path / "case.vtk").write_bytes(head + values)
+    (sample,) = open_source(tmp_path / "case.vtk")
+    assert sample.arrays["point_data/b"].values.tolist() == bits.tolist()
+
+
+@pytest.mark.parametrize("cells", ["CELLS 1 5\n3 0 1 2 3", "CELLS 2 5\n4 0 1 2 3"])
+def test_cell_lists_that_do_not_add_up_are_refused(tmp_path, cells):
+    text = TETRA.format(blank="").replace("CELLS 1 5\n4 0 1 2 3", cells)
+    text = text.replace(
+        "CELL_TYPES 1\n10", "CELL_TYPES 2\n10 10" if "CELLS 2" in cells else "CELL_TYPES 1\n10"
+    )
+    (tmp_path / "case.vtk").write_text(text)
+    with pytest.raises(FormatError, match=r"case\.vtk"):
+        list(open_source(tmp_path / "case.vtk"))
