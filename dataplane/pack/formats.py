@@ -14,6 +14,7 @@ from dataplane.errors import FormatError
 from dataplane.pack.foreign import HEAD_BYTES, foreign_content
 from dataplane.pack.other_formats import UNKNOWN, OtherFormat, other_format
 from dataplane.pack.plot3d_pairs import pair_name
+from dataplane.pack.plot3d_text import text_content
 from dataplane.pack.vtk_xml import xml_type
 
 __all__ = [
@@ -125,6 +126,10 @@ def recognise(path: Path) -> str | OtherFormat:
     if suffix in _BY_SUFFIX:
         raise FormatError(f"its content is not that of a .{suffix} file")
     if pair_name(path) is not None:
+        text = text_content(head)
+        if text is not None:
+            what, hint = text
+            raise FormatError(f"it is {what}", hint=hint)
         return PLOT3D
     other = other_format(path, head)
     if other is None and foreign is not None:

@@ -2,7 +2,9 @@
 
 An array of an `.npz` whose name has slashes (`point_data/pressure`) keeps them as folders, so a
 file written with this project's names becomes a mesh or grid like any other. The array of an `.npy`
-is called `values`. Text becomes an attribute. Pickled objects are refused: reading them runs code.
+is called `values`. Text becomes an attribute. Pickled objects are never read, since reading them
+runs code: an `.npy` of them is refused, and in an `.npz` they are left out with a note beside
+arrays, as members that are no arrays are.
 
 An `.npz` is a zip; its members' headers are read before their data, so a size that the file does
 not back is refused before memory is allocated. Thread-safe: no state.
@@ -10,10 +12,12 @@ not back is refused before memory is allocated. Thread-safe: no state.
 
 from __future__ import annotations
 
+import logging
 import os
 import tokenize
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -28,10 +32,16 @@ from dataplane.shards import SourceArray, SourceSample
 
 __all__ = ["convert_npy", "convert_npz"]
 
+_log = logging.getLogger(__name__)
+
 MAX_MEMBERS = 100_000
 _MAX_COMPRESSION = 1100  # deflate reaches 1032
 _NUMERIC_KINDS = "biufc"
 _TEXT_KINDS = "US"
+_MAGIC = b"\x93NUMPY"
+_DRAIN_BYTES = 1 << 20
+_PICKLED = "it holds pickled objects, which are not read"
+_UNPICKLE = "save its arrays by name: `np.savez(path, **arrays)`"
 _UNSOUND_NPY = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, tokenize.TokenError)
 """What NumPy raises over damaged headers, which it parses as Python literals."""
 
@@ -43,7 +53,11 @@ def convert_npy(source: SourceFile) -> Iterator[SourceSample]:
     """
     try:
         with source.path.open("rb") as stream:
-            values = _read_array(stream, os.fstat(stream.fileno()).st_size, source.label)
+            header = _read_header(stream, source.label)
+            if header.dtype.hasobject:
+                raise FormatError(f"{source.label}: {_PICKLED}", hint=_UNPICKLE)
+            size_bytes = os.fstat(stream.fileno()).st_size
+            values = _read_values(stream, header, size_bytes, source.label)
     except (*_UNSOUND_NPY, OSError) as err:
         raise _unsound(source, err) from err
     converted = Converted()
@@ -54,18 +68,34 @@ def convert_npy(source: SourceFile) -> Iterator[SourceSample]:
 def convert_npz(source: SourceFile) -> Iterator[SourceSample]:
     """Convert an `.npz` file: each of its arrays under its name."""
     converted = Converted()
+    left_out: dict[str, str] = {}
     try:
         with zipfile.ZipFile(source.path) as archive:
             check_beginning(archive, source.label)
             members = archive.infolist()
             _check_members(members, source.path, source.label)
             for member in members:
-                with archive.open(member) as stream:
-                    where = f"{source.label}: member {member.filename!r}"
-                    values = _read_array(cast(BinaryIO, stream), member.file_size, where)
-                _add(converted, member.filename.removesuffix(".npy"), values, source.label)
+                if member.is_dir():
+                    continue
+                with archive.open(member) as opened:
+                    stream = cast(BinaryIO, opened)
+                    reason = _add_member(converted, stream, member, source.label)
+                    while reason is not None and stream.read(_DRAIN_BYTES):
+                        pass  # a member that only looks like one to leave out fails its checksum
+                if reason is not None:
+                    left_out[member.filename] = reason
     except (*UNSOUND_ZIP, *_UNSOUND_NPY, OSError) as err:
         raise _unsound(source, err) from err
+    if left_out:
+        listed = ", ".join(f"{name!r} ({reason})" for name, reason in left_out.items())
+        if not converted.arrays:
+            pickled = _PICKLED in left_out.values()
+            raise FormatError(
+                f"{source.label}: it holds no numeric arrays, only {one_line(listed)}",
+                hint=_UNPICKLE if pickled else None,
+            )
+        _log.warning("%s: left out: %s", source.label, one_line(listed))
+        converted.attributes["members_left_out"] = left_out
     yield _sample(source, converted)
 
 
@@ -92,19 +122,48 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path, label: str) -> No
         )
 
 
-def _read_array(stream: BinaryIO, size_bytes: int, where: str) -> npt.NDArray[Any]:
-    """Read one array; its header must declare no more than the file or member holds."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What stands before the values of an array."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+def _add_member(
+    converted: Converted, stream: BinaryIO, member: zipfile.ZipInfo, label: str
+) -> str | None:
+    """Add a member of an `.npz`, or return why it is left out."""
+    where = f"{label}: member {member.filename!r}"
+    beginning = stream.read(len(_MAGIC))
+    if not member.filename.endswith(".npy") and not beginning.startswith(_MAGIC):
+        return "it is no array"
+    stream.seek(0)
+    header = _read_header(stream, where)
+    if header.dtype.hasobject:
+        return _PICKLED
+    values = _read_values(stream, header, member.file_size, where)
+    _add(converted, member.filename.removesuffix(".npy"), values, label)
+    return None
+
+
+def _read_header(stream: BinaryIO, where: str) -> _Header:
     form = np.lib.format
     version = form.read_magic(stream)
     if version == (1, 0):
-        shape, fortran, dtype = form.read_array_header_1_0(stream)
-    elif version in {(2, 0), (3, 0)}:
+        return _Header(*form.read_array_header_1_0(stream))
+    if version in {(2, 0), (3, 0)}:
         # The headers differ in their text encoding only, which matters for field names alone.
-        shape, fortran, dtype = form.read_array_header_2_0(stream)
-    else:
-        raise FormatError(f"{where} has the unknown version {version}")
-    if dtype.hasobject:
-        raise FormatError(f"{where} holds pickled objects, which are not read")
+        return _Header(*form.read_array_header_2_0(stream))
+    raise FormatError(f"{where} has the unknown version {version}")
+
+
+def _read_values(
+    stream: BinaryIO, header: _Header, size_bytes: int, where: str
+) -> npt.NDArray[Any]:
+    """Read the values; the header must declare what the file or member holds."""
+    shape, dtype = header.shape, header.dtype
     count = 1
     for n in shape:
         count *= n
@@ -126,13 +185,14 @@ def _read_array(stream: BinaryIO, size_bytes: int, where: str) -> npt.NDArray[An
             f"header declares",
             hint="save each array to a file of its own, or all with np.savez",
         )
-    return values.reshape(shape, order="F" if fortran else "C")
+    return values.reshape(shape, order="F" if header.fortran else "C")
 
 
 def _add(converted: Converted, original: str, values: npt.NDArray[Any], label: str) -> None:
     name = "/".join(array_segment(part) for part in original.strip("/").split("/"))
     if values.dtype.kind in _TEXT_KINDS:
         text = values.astype(np.str_) if values.dtype.kind == "S" else values
+        name = unique_name(name, converted.attributes.get("text", {}), "~")
         converted.add_text(name, [str(item) for item in text.reshape(-1)])
         return
     if values.dtype.kind not in _NUMERIC_KINDS:

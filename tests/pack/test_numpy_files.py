@@ -69,6 +69,92 @@ def test_pickled_objects_are_refused(tmp_path, name):
         list(open_source(tmp_path / name))
 
 
+class _RunsCode:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_pickled_dict_beside_arrays_is_left_out_and_never_unpickled(tmp_path, caplog, compressed):
+    harmed = tmp_path / "harmed"
+    save = np.savez_compressed if compressed else np.savez
+    params = np.array({"mach": 0.8, "object": _RunsCode(harmed)})
+    save(tmp_path / "case.npz", p=np.arange(4.0), params=params, q=np.arange(2))
+    (sample,) = open_source(tmp_path / "case.npz")
+    found = {name: array.values.tolist() for name, array in sample.arrays.items()}
+    assert found == {"p": [0, 1, 2, 3], "q": [0, 1]}
+    reason = "it holds pickled objects, which are not read"
+    assert sample.attributes["members_left_out"] == {"params.npy": reason}
+    assert caplog.messages == [f"{tmp_path}/case.npz: left out: 'params.npy' ({reason})"]
+    assert not harmed.exists()
+
+
+def test_a_pickled_dict_alone_is_refused_with_what_to_do(tmp_path):
+    harmed = tmp_path / "harmed"
+    np.save(tmp_path / "case.npy", {"p": np.arange(3), "object": _RunsCode(harmed)})
+    np.savez(tmp_path / "case.npz", params={"p": 1})
+    for name in ("case.npy", "case.npz"):
+        with pytest.raises(FormatError, match=r"it holds .*pickled objects") as caught:
+            list(open_source(tmp_path / name))
+        assert "np.savez" in (caught.value.hint or "")
+    assert not harmed.exists()
+
+
+def test_a_member_that_is_no_array_is_named_and_the_rest_is_packed(tmp_path, caplog):
+    with zipfile.ZipFile(tmp_path / "case.npz", "w") as archive:
+        archive.mkdir("docs")
+        archive.writestr("docs/README.txt", "hello")
+        archive.writestr("p.npy", _npy(np.arange(3)))
+        archive.writestr("empty", "")
+    (sample,) = open_source(tmp_path / "case.npz")
+    assert sample.arrays["p"].values.tolist() == [0, 1, 2]
+    assert [*sample.arrays] == ["p"]
+    left_out = {"docs/README.txt": "it is no array", "empty": "it is no array"}
+    assert sample.attributes["members_left_out"] == left_out
+    assert len(caplog.messages) == 1
+    assert "'docs/README.txt'" in caplog.messages[0]
+
+
+def test_a_member_named_as_an_array_that_is_none_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "case.npz", "w") as archive:
+        archive.writestr("p.npy", _npy(np.arange(3)))
+        archive.writestr("q.npy", "hello, this is no array")
+    with pytest.raises(FormatError, match=r"not a sound \.npz file"):
+        list(open_source(tmp_path / "case.npz"))
+
+
+@pytest.mark.parametrize("name", ["params.npy", "README"])
+def test_damage_in_a_member_that_is_left_out_is_noticed(tmp_path, name):
+    pickled = io.BytesIO()
+    np.save(pickled, {"a": list(range(2000))})
+    with zipfile.ZipFile(tmp_path / "case.npz", "w") as archive:
+        archive.writestr("p.npy", _npy(np.arange(3)))
+        archive.writestr(name, pickled.getvalue() if name == "params.npy" else b"text " * 1000)
+    content = bytearray((tmp_path / "case.npz").read_bytes())
+    content[3000] ^= 1
+    (tmp_path / "case.npz").write_bytes(content)
+    with pytest.raises(FormatError, match="CRC"):
+        list(open_source(tmp_path / "case.npz"))
+
+
+def test_members_of_one_array_name_are_both_kept(tmp_path):
+    with zipfile.ZipFile(tmp_path / "case.npz", "w") as archive:
+        for name, first in (("p.npy", 1), ("p", 2)):
+            archive.writestr(name, _npy(np.arange(first, first + 2)))
+            archive.writestr(f"t{name[1:]}", _npy(np.array([name])))
+    (sample,) = open_source(tmp_path / "case.npz")
+    assert {name: array.values.tolist() for name, array in sample.arrays.items()} == {
+        "p": [1, 2],
+        "p~2": [2, 3],
+    }
+    assert sample.attributes["text"] == {"t": ["p.npy"], "t~2": ["p"]}
+
+
 def test_structured_arrays_are_refused_with_advice(tmp_path):
     np.save(tmp_path / "case.npy", np.zeros(3, [("a", "i4"), ("b", "f8")]))
     with pytest.raises(FormatError, match="one array per field"):

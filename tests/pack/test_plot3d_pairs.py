@@ -113,3 +113,39 @@ def test_a_step_of_another_size_is_refused_alone(tmp_path):
     assert next(samples).key == "case-0000"
     with pytest.raises(FormatError, match=r"step 0001 \(case\.2\.q\): case\.2\.q: no layout"):
         next(samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        (
+            "water.xyz",
+            "3\nwater\nO 0.0 0.0 0.12\nH 0.0 0.76 -0.47\nH 0 -0.76 -0.47\n",
+            "a molecule",
+        ),
+        ("methane.xyz", "5\n\n 6 0.0 0.0 1e-3\n", "a molecule"),
+        ("cloud.xyz", "# x y z\n0.5 1.5 2.5\n1.0 2.0 3.0\n", "a point cloud"),
+        ("cloud.xyz", "-1.5, 2.25, 3e2, 17\n", "a point cloud"),
+        ("case.x", " 1\n 5 4 3\n 0.0 0.1 0.2\n", "a PLOT3D file in text"),
+        ("case.q", "5 4 3\n0.8 0.0 1e6 0.0\n", "a PLOT3D file in text"),
+        ("table.g", "title Ship\n", "text, not binary PLOT3D"),
+    ],
+)
+def test_text_of_other_programs_is_named_for_what_it_is(tmp_path, name, content, what):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FormatError, match=f"{name}: it is {what}"):
+        list(open_source(tmp_path / name))
+
+
+def test_a_pointer_or_an_archive_under_a_name_of_plot3d_is_named(tmp_path):
+    for content, what in (
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+            "a Git LFS pointer",
+        ),
+        (b"\x1f\x8b\x08\x00" + bytes(30), "gzip data"),
+        (b"<!DOCTYPE html><html></html>", "an HTML page"),
+    ):
+        (tmp_path / "case.xyz").write_bytes(content)
+        with pytest.raises(FormatError, match=f"it is {what}"):
+            list(open_source(tmp_path / "case.xyz"))
