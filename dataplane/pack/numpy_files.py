@@ -75,7 +75,7 @@ def convert_npz(source: SourceFile) -> Iterator[SourceSample]:
             members = archive.infolist()
             _check_members(members, source.path, source.label)
             for member in members:
-                if member.is_dir():
+                if member.filename.endswith("/"):
                     continue
                 with archive.open(member) as opened:
                     stream = cast(BinaryIO, opened)

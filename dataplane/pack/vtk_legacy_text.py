@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import re
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,11 @@ _TEXT_TYPES = frozenset({"string", "utf8_string"})
 _TOKEN = re.compile(rb"\S+")
 _COUNT = re.compile(rb"\d{1,18}")
 _FIXED = re.compile(rb"-?\d+\.(\d+)((?:[eE][+-]\d+)?)")
+_LONG_INTEGERS = {
+    size_bytes: re.compile(rb"\d{%d}" % digits)
+    for size_bytes, digits in ((1, 3), (2, 5), (4, 10), (8, 19))
+}
+"""As many digits as a number outside the range of an integer of so many bytes has at least."""
 _MAX_LINE_BYTES = 1 << 16
 _FEWEST_LINES = 2
 _FEWEST_NUMBERS = 8
@@ -150,7 +156,7 @@ class LegacyText:
         dtype = np.dtype(TYPES.get(name, "u1"))
         try:
             found = count_numbers(self._content, start, self._at, dtype)
-            if found is None or limits is not None:
+            if found is None or limits is not None or self._has_long_integers(start, dtype):
                 values = parse_numbers(self._content, start, self._at, dtype)
                 found = len(values)
         except ValueError as err:
@@ -160,6 +166,11 @@ class LegacyText:
         if limits is not None:
             self._check_limits(values, limits)
         self._note_lines(start)
+
+    def _has_long_integers(self, start: int, dtype: np.dtype[Any]) -> bool:
+        """Whether an integer has so many digits that it may be out of range, which VTK folds."""
+        long = None if dtype.kind == "f" else _LONG_INTEGERS[dtype.itemsize]
+        return long is not None and long.search(self._content, start, self._at) is not None
 
     def _stop_of(self, count: int) -> int | None:
         """Where the next words end; in a frame of its own, as matches keep the file mapped."""

@@ -108,13 +108,16 @@ def test_a_pickled_dict_alone_is_refused_with_what_to_do(tmp_path):
 def test_a_member_that_is_no_array_is_named_and_the_rest_is_packed(tmp_path, caplog):
     with zipfile.ZipFile(tmp_path / "case.npz", "w") as archive:
         archive.mkdir("docs")
+        nameless = zipfile.ZipInfo("x")
+        nameless.filename = ""
+        archive.writestr(nameless, "text")
         archive.writestr("docs/README.txt", "hello")
         archive.writestr("p.npy", _npy(np.arange(3)))
         archive.writestr("empty", "")
     (sample,) = open_source(tmp_path / "case.npz")
     assert sample.arrays["p"].values.tolist() == [0, 1, 2]
     assert [*sample.arrays] == ["p"]
-    left_out = {"docs/README.txt": "it is no array", "empty": "it is no array"}
+    left_out = dict.fromkeys(("", "docs/README.txt", "empty"), "it is no array")
     assert sample.attributes["members_left_out"] == left_out
     assert len(caplog.messages) == 1
     assert "'docs/README.txt'" in caplog.messages[0]
