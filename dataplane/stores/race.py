@@ -70,7 +70,8 @@ class StreamRace:
 
     def _read_here(self, start: int) -> Generator[Buffer, None, None]:
         """Read in the consumer's own thread, and learn."""
-        pieces, kind = self._open_at(start), _FIRST
+        pieces: Generator[Buffer, None, None] = self._open_at(start)
+        kind = _FIRST
         try:
             while True:
                 begun_s = time.perf_counter()

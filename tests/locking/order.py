@@ -101,9 +101,11 @@ def objections(edges: set[tuple[str, str]], ranks: dict[str, int]) -> list[str]:
     if ring:
         found.append("a circle: " + " -> ".join(ring))
     for first, second in sorted(edges):
-        for name in (first, second):
-            if name not in ranks:
-                found.append(f"{name} is taken together with others, and not in docs/locks.md")
+        found += [
+            f"{name} is taken together with others, and not in docs/locks.md"
+            for name in (first, second)
+            if name not in ranks
+        ]
         if first in ranks and second in ranks and ranks[first] >= ranks[second]:
             found.append(
                 f"{second} (rank {ranks[second]}) is waited for while {first} "
