@@ -269,6 +269,9 @@ class Pipeline:
         try:
             number, item = self._channels[-1].get(timeout_s)
         except Cancelled as err:
+            if self._stop.is_exit:
+                # A daemon thread of the user's, as the process ends: it ends without a word, too.
+                raise SystemExit from None
             raise LoaderError("the iterator was closed while a batch was waited for") from err
         finally:
             self._consumer_wait_s += time.perf_counter() - began
@@ -338,6 +341,7 @@ class _Stop:
         self._on_close = on_close
         self._pid = os.getpid()
         self.threads: list[threading.Thread] = []
+        self.is_exit = False  # the process ends
 
     def upstream_of(self, index: int) -> Callable[[], None]:
         source, channels = self._source, self._channels[:index]
@@ -440,6 +444,7 @@ def _cancel_all() -> None:
     """End the pipelines that are still open when the process ends, all at once."""
     stops = list(_stops)
     for stop in stops:
+        stop.is_exit = True
         stop.cancel()
     deadline = time.monotonic() + _EXIT_JOIN_S
     for stop in stops:
