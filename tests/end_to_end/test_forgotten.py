@@ -55,13 +55,14 @@ plan = cache.plan([PlannedRead(blob, n << 16, (n + 1) << 16, step=n) for n in ra
 blob = opened("blob"); blob.read(0, 100)
 threading.Thread(target=lambda held: time.sleep(60), args=[cache.entry(blob)], daemon=True).start()
 """,
-    "a_stream": "stream = store.stream_range('blob', 0, 1 << 20, piece_bytes=1 << 16); next(stream)",
+    "a_stream": "s = store.stream_range('blob', 0, 1 << 20, piece_bytes=1 << 16); next(s)",
     "a_loader": """
 dataset = dp.Dataset("s3://data/packed", ["points"], cache=config)
 batches = iter(dp.DataLoader(dataset, num_workers=2)); next(batches)
 """,
     "a_loader_whose_transform_takes_long": """
-dataset = dp.Dataset("s3://data/packed", ["points"], cache=config, transform=lambda _: time.sleep(60))
+slow = lambda sample: time.sleep(60)
+dataset = dp.Dataset("s3://data/packed", ["points"], cache=config, transform=slow)
 batches = iter(dp.DataLoader(dataset, num_workers=2))
 time.sleep(0.3)
 """,
