@@ -29,7 +29,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
-from dataplane.cache.ending import closed_error, interrupted_error
 from dataplane.cache.entries import Entry
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -38,6 +37,8 @@ __all__ = ["UNWANTED", "BlockKey", "Fetcher", "Job", "Outcome", "Run", "TryLater
 
 BlockKey: TypeAlias = tuple[str, int]
 """An entry's name and the index of one of its blocks."""
+
+_JOIN_S = 10.0  # for a thread that is in the middle of a download
 
 
 class _State(Enum):
@@ -180,7 +181,7 @@ class Fetcher:
         """
         with self._condition:
             if self._closed:
-                raise closed_error()
+                raise CacheError("the cache is closed")
             demand = due_s is None
             due = time.monotonic() if due_s is None else due_s
             return [
@@ -206,12 +207,8 @@ class Fetcher:
         for job in dropped:
             job.future.cancel()
 
-    def close(self, wait_s: float) -> None:
-        """Cancel what has not begun, wait for what has, and end the threads. Idempotent.
-
-        Args:
-            wait_s: how long to wait for each thread that is in the middle of a download.
-        """
+    def close(self) -> None:
+        """Cancel what has not begun, wait for what has, and end the threads. Idempotent."""
         with self._condition:
             self._closed = True
             waiting = [job for job in self._jobs.values() if job.state is _State.WAITING]
@@ -222,10 +219,10 @@ class Fetcher:
             threads, self._threads = self._threads, []
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(interrupted_error())
+                job.future.set_exception(CacheError("the cache was closed during a read"))
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(wait_s)
+                thread.join(_JOIN_S)
 
     def _find_locked(self, key: BlockKey, due_s: float, *, demand: bool) -> Job | None:
         job = self._jobs.get(key)
@@ -350,7 +347,7 @@ class Fetcher:
                 due = time.monotonic() + delay_s
                 heapq.heappush(self._later, (due, self._sequence, job))
                 return
-        self._finish(job, None, interrupted_error())
+        self._finish(job, None, CacheError("the cache was closed during a read"))
 
     def _finish(self, job: Job, result: Buffer | None, err: BaseException | None) -> None:
         with self._condition:

@@ -4,8 +4,7 @@ All stores of one identity (endpoint and bucket) share one gate, whoever opened 
 datasets on one bucket do not open ten times the connections. A call waits for its turn; the time
 goes to the counter `store_wait_s`. Listings are sequential by nature and pass freely.
 
-Thread-safe; a gate's lock is never held during a request. Leaving a gate takes no lock, because a
-stream that is abandoned leaves it from a finalizer. In a forked child the gates are new: the
+Thread-safe; a gate's lock is never held during a request. In a forked child the gates are new: the
 parent's requests are not the child's.
 """
 
@@ -16,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterator
-from queue import Empty, SimpleQueue
 
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.stores.wrapper import StoreWrapper
@@ -26,39 +24,27 @@ __all__ = ["LimitStore"]
 
 
 class _Gate:
-    """Counts the requests under way; each caller brings its own limit, first come first served.
-
-    Who leaves puts a note into a queue, and who enters takes the notes into account. The lock
-    orders those who enter: the one that has it waits for a note, the others for the lock.
-    """
+    """Counts the requests under way; each caller brings its own limit."""
 
     def __init__(self) -> None:
-        self._entrance = threading.Lock()
-        self._under_way = 0  # without the notes
-        self._left: SimpleQueue[None] = SimpleQueue()
+        self._changed = threading.Condition(threading.Lock())
+        self._under_way = 0
 
     def enter(self, limit: int) -> bool:
         """Take a place; return whether that meant waiting."""
-        waited = not self._entrance.acquire(blocking=False)
-        if waited:
-            self._entrance.acquire()
-        try:
-            with contextlib.suppress(Empty):
-                while True:
-                    self._left.get_nowait()
-                    self._under_way -= 1
+        with self._changed:
+            if self._under_way < limit:
+                self._under_way += 1
+                return False
             while self._under_way >= limit:
-                waited = True
-                self._left.get()
-                self._under_way -= 1
+                self._changed.wait()
             self._under_way += 1
-        finally:
-            self._entrance.release()
-        return waited
+            return True
 
     def leave(self) -> None:
-        """Give the place back. Takes no lock: a finalizer may call it."""
-        self._left.put(None)
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify()
 
 
 class _Gates:

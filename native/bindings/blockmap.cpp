@@ -13,7 +13,6 @@
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
 #include "bindings/gather.hpp"
-#include "bindings/gil.hpp"
 #include "core/usage.hpp"
 
 namespace nb = nanobind;
@@ -54,7 +53,7 @@ void publish(BlockMap& map, std::uint64_t block, nb::handle bytes, bool direct) 
   const HeldBuffer held(bytes);
   Status status;
   {
-    const GilReleased unlocked;
+    const nb::gil_scoped_release unlocked;
     status = map.publish(block, held.bytes(), direct);
   }
   raise_unless_ok(status);
@@ -65,7 +64,7 @@ std::uint64_t evict(BlockMap& map, std::uint64_t block, std::uint64_t used_tick)
   std::uint64_t freed = 0;
   Status status;
   {
-    const GilReleased unlocked;
+    const nb::gil_scoped_release unlocked;
     status = map.evict(block, used_tick, freed);
   }
   raise_unless_ok(status);
@@ -164,7 +163,7 @@ void bind_map(nb::module_& module) {
       .def("publish", &publish, nb::arg("block"), nb::arg("bytes"), nb::kw_only(),
            nb::arg("direct") = false)
       .def("evict", &evict, nb::arg("block"), nb::arg("used_tick"))
-      .def("punch_empty", &BlockMap::punch_empty, nb::call_guard<GilReleased>())
+      .def("punch_empty", &BlockMap::punch_empty, nb::call_guard<nb::gil_scoped_release>())
       .def("data_disk_bytes", &BlockMap::data_disk_bytes)
       .def("lock_open", &BlockMap::lock_open, nb::kw_only(), nb::arg("exclusive"))
       .def("abandon", &BlockMap::abandon);

@@ -13,7 +13,6 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
-#include "bindings/gil.hpp"
 
 namespace nb = nanobind;
 
@@ -97,10 +96,10 @@ nb::list encode(nb::sequence chunks, const EncodeOptions& options, unsigned thre
   bool signalled = false;
   Status status;
   {
-    const GilReleased unlocked;
+    const nb::gil_scoped_release unlocked;
     status = shared.encode(jobs, options, threads, [main_thread, &signalled] {
       if (!main_thread) return false;
-      const GilHeld locked;
+      const nb::gil_scoped_acquire locked;
       signalled = PyErr_CheckSignals() != 0;
       return signalled;
     });

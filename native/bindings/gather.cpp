@@ -12,7 +12,6 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
-#include "bindings/gil.hpp"
 #include "core/gather.hpp"
 
 namespace nb = nanobind;
@@ -60,7 +59,7 @@ nb::object run(const BlockGrid& grid, std::span<const RangeRow> rows,
   GatherResult result;
   Status status;
   {
-    const GilReleased unlocked;
+    const nb::gil_scoped_release unlocked;
     status = check_gather(grid, rows, memory, out.size());
     if (status.ok()) gather(grid, rows, memory, map, out, result);
   }

@@ -5,7 +5,6 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
-#include "bindings/gil.hpp"
 
 namespace nb = nanobind;
 
@@ -19,7 +18,7 @@ void bind_rounding(nb::module_& module) {
         const HeldBuffer to(out, true);
         Status status;
         {
-          const GilReleased unlocked;
+          const nb::gil_scoped_release unlocked;
           status = round_mantissa(from.bytes(), to.writable_bytes(), width, bits);
         }
         if (!status.ok()) throw nb::value_error(status.what);

@@ -7,6 +7,7 @@ import io
 import struct
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,10 @@ _NOT_READ = ("object", "structured", "datetime")
 _NAMES = ("p", "point_data/p", "velocity", "a b", "é µ", "x.y", "__x", "U:0", "..x", "q_1", "T")
 _SOUND_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError,
               RuntimeError, ValueError, OSError)  # fmt: skip
+
+
+class Pickled(Refused):
+    """An array of objects, which nobody reads: it is left out of an `.npz`."""
 
 
 def read_npy(content: bytes) -> np.ndarray:
@@ -42,6 +47,8 @@ def read_npy(content: bytes) -> np.ndarray:
         dtype, shape = np.dtype(header["descr"]), header["shape"]
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as err:
         raise Refused(f"header: {err}") from err
+    if dtype.hasobject:
+        raise Pickled("objects")
     whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     if not whole or type(header["fortran_order"]) is not bool or len(shape) > 8:
         raise Refused("shape or order")
@@ -81,7 +88,10 @@ def _oracle_npz(path: Path) -> list[Sample]:
             for member in archive.namelist():
                 if member.removesuffix(".npy") in arrays:
                     raise Refused("twice")
-                arrays[member.removesuffix(".npy")] = read_npy(archive.read(member))
+                content = archive.read(member)
+                if member.endswith(".npy") or content.startswith(b"\x93NUMPY"):
+                    with suppress(Pickled):
+                        arrays[member.removesuffix(".npy")] = read_npy(content)
     except _SOUND_ZIP as err:
         raise Refused(f"zip: {err}") from err
     return [_sample_of(arrays)]
@@ -151,5 +161,10 @@ def npz_case(rng: np.random.Generator) -> Case:
             archive.writestr(zipfile.ZipInfo("words.npy"), _written(rng, np.array(words)), method)
             sample.attributes["text"] = {"words": words}
             kind += " with text"
+        if rng.random() < 0.15:
+            archive.writestr(zipfile.ZipInfo("README.txt"), b"how it was made\n", method)
+        if rng.random() < 0.15:
+            settings = _written(rng, np.array({"Re": 100}, object), pickled=True)
+            archive.writestr(zipfile.ZipInfo("settings.npy"), settings, method)
     name = "case.npz"
     return Case(kind, name, {name: out.getvalue()}, [sample], _oracle_npz)
