@@ -126,17 +126,6 @@ def test_folder_objects_of_consoles_are_left_out_where_keys_follow(s3_bucket: S3
         assert store.list_level().prefixes == ("dir/",)
 
 
-def test_a_key_that_cannot_be_addressed_is_a_clear_error(s3_bucket: S3Bucket) -> None:
-    client = s3_bucket.server.client()
-    client.put_object(Bucket=s3_bucket.name, Key="bad//key", Body=b"")
-    client.put_object(Bucket=s3_bucket.name, Key="good/key", Body=b"")
-    client.close()
-    store = open_store(s3_bucket.url)
-    with pytest.raises(StoreError, match="key with an empty"):
-        list(store.list())
-    assert [info.key for info in store.list("good/")] == ["good/key"]
-
-
 def test_both_clients_see_one_version(s3_url: str) -> None:
     pytest.importorskip("s3fs")
     ours, theirs = open_store(s3_url), open_store(s3_url, _THROUGH["fsspec"])
