@@ -15,6 +15,7 @@ from dataplane.pack.foreign import HEAD_BYTES, foreign_content
 from dataplane.pack.other_formats import UNKNOWN, OtherFormat, other_format
 from dataplane.pack.plot3d_pairs import pair_name
 from dataplane.pack.plot3d_text import text_content
+from dataplane.pack.source import one_line
 from dataplane.pack.vtk_xml import xml_type
 
 __all__ = [
@@ -113,12 +114,14 @@ def recognise(path: Path) -> str | OtherFormat:
     kind = xml_type(path)
     if kind in _XML_FORMATS:
         return _XML_FORMATS[kind]
-    if kind is not None and suffix not in _BY_SUFFIX:
+    shown = None if kind is None else one_line(kind)
+    if shown is not None and suffix not in _BY_SUFFIX:
         return OtherFormat(
-            f"VTK file of the type {kind}", f"a VTK file of the type {kind}, which is not supported"
+            f"VTK file of the type {shown}",
+            f"a VTK file of the type {shown}, which is not supported",
         )
-    if kind is not None:
-        raise FormatError(f"a VTK file of the type {kind} is not supported")
+    if shown is not None:
+        raise FormatError(f"a VTK file of the type {shown} is not supported")
     foreign = foreign_content(head)
     if foreign is not None and (suffix in _BY_SUFFIX or pair_name(path) is not None):
         what, hint = foreign

@@ -139,6 +139,12 @@ def test_what_is_no_dataset_is_refused_with_the_reason(tmp_path, name, content, 
     assert reason in _damaged(tmp_path / name, content)
 
 
+def test_a_type_of_several_lines_is_shown_in_one(tmp_path):
+    content = b'<VTKFile type="vtkMultiBlock>\n<DataSet index="0"/></VTKFile>'
+    assert "vtkMultiBlock> <DataSet index=" in _damaged(tmp_path / "case.vtm", content)
+    assert "\n" not in _damaged(tmp_path / "case.vtm", content)
+
+
 def test_a_suffix_does_not_matter_when_the_content_says_what_it_is(tmp_path):
     image = pv.ImageData(dimensions=(3, 3, 3))
     image.point_data["p"] = np.arange(27.0)

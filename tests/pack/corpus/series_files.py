@@ -87,9 +87,13 @@ def _read_collection(path: Path) -> list[tuple[float, int, str]]:
 def _read_json(path: Path) -> list[tuple[float, int, str]]:
     try:
         content = json.loads(path.read_bytes())
-        return [(_finite(str(entry["time"])), 0, str(entry["name"])) for entry in content["files"]]
+        return [(_stated_time(entry), 0, str(entry["name"])) for entry in content["files"]]
     except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise Refused(f"JSON: {err}") from err
+
+
+def _stated_time(entry) -> float:
+    return _finite(str(entry["time"])) if "time" in entry else _NO_TIME
 
 
 def _finite(text: str) -> float:
