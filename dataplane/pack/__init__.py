@@ -5,7 +5,7 @@ The formats, names and keys are described in docs/packing.md. How the rooms fit 
 
     plan (found, formats, collections -> blocks, references; names) -> SourceFile
     convert (apart -> vtk_*, plot3d, numpy_files, archives) -> SourceSample
-    engine -> dataplane.shards.DatasetWriter
+    read_ahead (threads, meter) -> engine -> dataplane.shards.DatasetWriter
 """
 
 from dataplane.pack.convert import open_source
