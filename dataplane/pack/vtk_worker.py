@@ -36,7 +36,7 @@ __all__ = ["main"]
 
 IDLE_S = 60.0
 READS_PER_READER = 256
-"""A fork is about ten reads of a small file, so more would bring little."""
+"""A fork costs about ten reads of a small file: shared by so many it no longer counts."""
 _STATUS_BYTES = 4
 _NO_ANSWER = 1 << 8
 """Wait status of an exit with the code 1."""
