@@ -40,6 +40,7 @@ from dataplane.cache.awaited import Awaited
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.budget import Budget
 from dataplane.cache.catalog import Catalog
+from dataplane.cache.ending import begin_exit, closed_error
 from dataplane.cache.entries import Entry, EntryTable
 from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
@@ -60,6 +61,8 @@ from dataplane.telemetry import Counters, logger, offer_gauges
 
 __all__ = ["Cache"]
 
+_CLOSE_S = 10.0
+_EXIT_S = 1.0  # a download that does not end by then ends with the process
 _REFUSED_S = 5.0  # an entry that does not open
 _MAX_REFUSED = 1024  # entries that are known not to open
 # These say something about one entry: too large for the file system, or a link in its place.
@@ -165,7 +168,7 @@ class Cache:
             CacheError: the cache is closed.
         """
         if self._closed:
-            raise CacheError("the cache is closed")
+            raise closed_error()
         window = window_bytes if window_bytes is not None else self.config.prefetch_window_bytes
         if self.config.size_bytes is not None:
             window = min(window, self.config.size_bytes // 2)
@@ -187,8 +190,12 @@ class Cache:
         attachment = self._attached()
         return attachment.budget.used_bytes if attachment is not None else 0
 
-    def close(self) -> None:
-        """End plans and downloads and leave the directory. Idempotent."""
+    def close(self, *, wait_s: float = _CLOSE_S) -> None:
+        """End plans and downloads and leave the directory. Idempotent.
+
+        Args:
+            wait_s: how long to wait for each download that is under way.
+        """
         if self._closed:
             return
         self._closed = True
@@ -201,7 +208,7 @@ class Cache:
             attachment = self._attachment
         if attachment is not None:
             attachment.places.close()  # a download that waits for one must not be waited for
-        self._fetcher.close()
+        self._fetcher.close(wait_s)
         with self._attach_lock:
             attachment, self._attachment = self._attachment, None
         if attachment is not None:
@@ -300,7 +307,7 @@ class Cache:
         if attachment is not None and not self._suspension.is_on():
             return attachment
         if self._closed:
-            raise CacheError("the cache is closed")
+            raise closed_error()
         if not self._suspension.is_due():
             return None
         with self._attach_lock:
@@ -391,9 +398,10 @@ def _after_fork_in_child() -> None:
 
 
 def _close_all() -> None:
+    begin_exit()
     for cache in _live:
         with contextlib.suppress(OSError, CacheError):
-            cache.close()
+            cache.close(wait_s=_EXIT_S)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

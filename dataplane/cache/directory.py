@@ -142,6 +142,7 @@ class Directory:
     def __del__(self) -> None:
         # Descriptors are numbers: closing them while a thread is about to use them would let it
         # work in a stranger's directory. So they live as long as anybody refers to this object.
+        # Closing takes no lock.
         self.close()
 
     def close(self) -> None:

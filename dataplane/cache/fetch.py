@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
+from dataplane.cache.ending import closed_error, interrupted_error
 from dataplane.cache.entries import Entry
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -37,8 +38,6 @@ __all__ = ["UNWANTED", "BlockKey", "Fetcher", "Job", "Outcome", "Run", "TryLater
 
 BlockKey: TypeAlias = tuple[str, int]
 """An entry's name and the index of one of its blocks."""
-
-_JOIN_S = 10.0  # for a thread that is in the middle of a download
 
 
 class _State(Enum):
@@ -181,7 +180,7 @@ class Fetcher:
         """
         with self._condition:
             if self._closed:
-                raise CacheError("the cache is closed")
+                raise closed_error()
             demand = due_s is None
             due = time.monotonic() if due_s is None else due_s
             return [
@@ -207,8 +206,12 @@ class Fetcher:
         for job in dropped:
             job.future.cancel()
 
-    def close(self) -> None:
-        """Cancel what has not begun, wait for what has, and end the threads. Idempotent."""
+    def close(self, wait_s: float) -> None:
+        """Cancel what has not begun, wait for what has, and end the threads. Idempotent.
+
+        Args:
+            wait_s: how long to wait for each thread that is in the middle of a download.
+        """
         with self._condition:
             self._closed = True
             waiting = [job for job in self._jobs.values() if job.state is _State.WAITING]
@@ -219,10 +222,10 @@ class Fetcher:
             threads, self._threads = self._threads, []
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(CacheError("the cache was closed during a read"))
+                job.future.set_exception(interrupted_error())
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(_JOIN_S)
+                thread.join(wait_s)
 
     def _find_locked(self, key: BlockKey, due_s: float, *, demand: bool) -> Job | None:
         job = self._jobs.get(key)
@@ -347,7 +350,7 @@ class Fetcher:
                 due = time.monotonic() + delay_s
                 heapq.heappush(self._later, (due, self._sequence, job))
                 return
-        self._finish(job, None, CacheError("the cache was closed during a read"))
+        self._finish(job, None, interrupted_error())
 
     def _finish(self, job: Job, result: Buffer | None, err: BaseException | None) -> None:
         with self._condition:

@@ -224,9 +224,10 @@ class Filler:
                     f"{first.store.url}: bytes {start} to {stop} of {first.info.key!r}: "
                     f"expected {stop - start} bytes, got {number * block_bytes}"
                 )
-        except BaseException as err:
-            if not isinstance(err, GeneratorExit):
-                self._counters.add("cache_fetch_errors")
+        except GeneratorExit:
+            raise  # its consumer has had enough
+        except BaseException:
+            self._counters.add("cache_fetch_errors")
             raise
 
     def _keep(self, claim: _Claim, content: Buffer) -> bool:

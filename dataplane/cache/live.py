@@ -48,17 +48,21 @@ class LiveLocks:
         self._asking_fd = locks.open_descriptor("live", flags, dir_fd=directory.fd)
 
     def __del__(self) -> None:
-        self.close()
+        # Without the lock: nobody else refers to this object any more.
+        self._close_descriptors()
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""
         if self._pid != os.getpid():
             return  # the parent's: its descriptors are closed here, its lock may be taken for ever
         with self._lock:
-            descriptors, self._fd, self._asking_fd = (self._fd, self._asking_fd), -1, -1
             self._held = {}
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        descriptors, self._fd, self._asking_fd = (self._fd, self._asking_fd), -1, -1
         for fd in descriptors:
-            if fd >= 0:
+            if fd >= 0 and self._pid == os.getpid():
                 locks.close_descriptor(fd)
 
     def hold(self, name: str) -> None:

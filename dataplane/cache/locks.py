@@ -9,7 +9,10 @@ this package is listed here, itself or through the map that owns it, and `close_
 them in the child. A lock is released by an explicit unlock, which also
 takes it from copies of the description that a child may hold for a moment.
 
-Thread-safe. The order in which locks may be held is in `dataplane/cache/cache.py`.
+Thread-safe. The list of descriptors has no lock of its own: finalizers close descriptors, and one
+that took a lock could wait for its own thread (`dataplane/deferred.py`). Adding a number to a set
+and taking it out are single steps of the interpreter. The order in which locks may be held is in
+docs/locks.md.
 """
 
 from __future__ import annotations
@@ -17,7 +20,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NewType
@@ -58,7 +60,6 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 
 _descriptors: set[int] = set()
 _maps: Alive[_native.BlockMap] = Alive()
-_descriptors_lock = threading.Lock()
 
 
 def shard_byte(name: str) -> LockByte:
@@ -76,30 +77,29 @@ def open_descriptor(path: str, flags: int, *, dir_fd: int | None = None) -> int:
         fd = open_in_group(path, flags, dir_fd)
     else:
         fd = os.open(path, flags, 0o600, dir_fd=dir_fd)
-    with _descriptors_lock:
-        _descriptors.add(fd)
+    _descriptors.add(fd)
     return fd
 
 
 def close_descriptor(fd: int) -> None:
-    """Close a descriptor made by `open_descriptor`, unless a fork has closed it already."""
-    with _descriptors_lock:
-        if fd not in _descriptors:
-            return
+    """Close a descriptor made by `open_descriptor`, unless a fork has closed it already.
+
+    Takes no lock: finalizers call it.
+    """
+    try:
         _descriptors.remove(fd)
+    except KeyError:
+        return
     os.close(fd)
 
 
 def track(opened: _native.BlockMap) -> None:
     """List a map, whose descriptors a forked child must close."""
-    with _descriptors_lock:
-        _maps.add(opened)
+    _maps.add(opened)
 
 
 def close_inherited() -> None:
     """Close every listed descriptor; called in a forked child, which has one thread."""
-    global _descriptors_lock  # noqa: PLW0603 - the parent's may be held by a thread that is gone
-    _descriptors_lock = threading.Lock()
     for fd in _descriptors:
         os.close(fd)
     _descriptors.clear()

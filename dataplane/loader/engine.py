@@ -11,7 +11,9 @@ Ends: the source's end travels as a length, so every stage stops after the last 
 travels as an item: a stage that fails on item `s` puts the error at place `s` and stops what is
 upstream. The consumer gets every item before `s`, then the error, and closes the rest: which batch
 fails is as reproducible as the order. `close()` cancels everything, joins the threads, and may be
-called any number of times from any thread, also from a stage's own thread by way of a finalizer.
+called any number of times from any thread. A pipeline that nobody refers to any more is cancelled
+by the cleanup thread (`dataplane/deferred.py`), and one that is left open by the end of the process
+at exit.
 
 Who is the bottleneck: every stage counts the time its threads spend working, waiting for input and
 waiting for a place in their output. The stage whose threads work all the time is it.
@@ -22,6 +24,7 @@ torch or the cache. Lock order: a channel's condition is a leaf; no call leaves 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -31,6 +34,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from dataplane import deferred
+from dataplane.alive import Alive
 from dataplane.errors import LoaderError
 from dataplane.telemetry import logger, offer_gauges
 
@@ -38,6 +43,9 @@ __all__ = ["Cancelled", "Channel", "EndOfStream", "Pipeline", "Stage", "StageSta
 
 JOIN_TIMEOUT_S = 10.0
 """How long `close()` waits for a thread that is inside a call it cannot be called back from."""
+
+_EXIT_JOIN_S = 2.0
+"""How long the end of the process waits for all threads: they are daemons, and end with it."""
 
 
 class Cancelled(Exception):
@@ -220,9 +228,10 @@ class Pipeline:
         self.stats = [StageStats(stage.name, stage.threads) for stage in stages]
         self._consumer_wait_s = 0.0
         inputs: list[_Source | Channel] = [self._source, *self._channels[:-1]]
+        deferred.prepare()
         # Threads hold the parts, not the pipeline: one that nobody holds any more is collected, and
-        # the finalizer stops its threads.
-        stop = _Stop(self._source, self._channels, on_close)
+        # the finalizer has its threads stopped.
+        self._stop = stop = _Stop(self._source, self._channels, on_close)
         for index, stage in enumerate(stages):
             upstream = stop.upstream_of(index)
             for worker in range(stage.threads):
@@ -234,11 +243,18 @@ class Pipeline:
                         target=work.loop, name=f"dp-{stage.name}-{worker}", daemon=True
                     )
                 )
-        self.close = weakref.finalize(self, stop)
-        """Cancel what is under way and join the threads. Idempotent."""
+        self._abandoned = weakref.finalize(self, deferred.defer, stop.cancel)
+        self._abandoned.atexit = False  # `_cancel_all` does it
+        _stops.add(stop)
         offer_gauges(self, Pipeline._depths)
         for thread in stop.threads:
             thread.start()
+
+    def close(self) -> None:
+        """Cancel what is under way and join the threads. Idempotent."""
+        if self._abandoned.detach() is not None:
+            self._stop.cancel()
+            self._stop.join(JOIN_TIMEOUT_S)
 
     def get(self, timeout_s: float | None = None) -> tuple[int, Any]:
         """Take the next finished item and its number.
@@ -253,6 +269,9 @@ class Pipeline:
         try:
             number, item = self._channels[-1].get(timeout_s)
         except Cancelled as err:
+            if self._stop.is_exit:
+                # A daemon thread of the user's, as the process ends: it ends without a word, too.
+                raise SystemExit from None
             raise LoaderError("the iterator was closed while a batch was waited for") from err
         finally:
             self._consumer_wait_s += time.perf_counter() - began
@@ -312,7 +331,7 @@ class _Source:
 
 
 class _Stop:
-    """Cancels channels and joins threads; what a pipeline's finalizer runs."""
+    """Cancels channels and joins threads; refers to all of a pipeline but the pipeline itself."""
 
     def __init__(
         self, source: _Source, channels: list[Channel], on_close: Callable[[], None] | None
@@ -322,6 +341,7 @@ class _Stop:
         self._on_close = on_close
         self._pid = os.getpid()
         self.threads: list[threading.Thread] = []
+        self.is_exit = False  # the process ends
 
     def upstream_of(self, index: int) -> Callable[[], None]:
         source, channels = self._source, self._channels[:index]
@@ -333,7 +353,8 @@ class _Stop:
 
         return cancel
 
-    def __call__(self) -> None:
+    def cancel(self) -> None:
+        """Wake all threads, to end."""
         if os.getpid() != self._pid:
             # A forked child has neither the threads nor a say in the state of their locks.
             return
@@ -342,17 +363,22 @@ class _Stop:
             channel.cancel()
         if self._on_close is not None:
             self._on_close()
-        deadline = time.monotonic() + JOIN_TIMEOUT_S
+
+    def join(self, timeout_s: float, *, warn: bool = True) -> None:
+        """Wait for the threads to end."""
+        if os.getpid() != self._pid:
+            return
+        deadline = time.monotonic() + timeout_s
         for thread in self.threads:
             if thread is threading.current_thread() or thread.ident is None:
                 continue
             thread.join(max(deadline - time.monotonic(), 0.0))
-            if thread.is_alive():
+            if warn and thread.is_alive():
                 logger.warning(
                     "thread %s did not stop within %g s of its loader's end; it is left to finish "
                     "what it is doing",
                     thread.name,
-                    JOIN_TIMEOUT_S,
+                    timeout_s,
                 )
 
 
@@ -409,3 +435,20 @@ class _Worker:
         count = self.source.count
         if count is not None:
             self.output.end_at(count)
+
+
+_stops: Alive[_Stop] = Alive()
+
+
+def _cancel_all() -> None:
+    """End the pipelines that are still open when the process ends, all at once."""
+    stops = list(_stops)
+    for stop in stops:
+        stop.is_exit = True
+        stop.cancel()
+    deadline = time.monotonic() + _EXIT_JOIN_S
+    for stop in stops:
+        stop.join(max(deadline - time.monotonic(), 0.0), warn=False)
+
+
+atexit.register(_cancel_all)

@@ -17,8 +17,9 @@ import functools
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Executor, Future
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeAlias
 
@@ -107,8 +108,8 @@ def write_archive(
     entries: list[ArrayEntry] = []
     written = _Written(progress)
     for array, meta in zip(stored, metas, strict=True):
-        chunks = written.counted(_encode(array, meta, pool, options), meta)
-        entries.append(_write_shard(archive, array, meta, chunks))
+        with closing(_encode(array, meta, pool, options)) as chunks:
+            entries.append(_write_shard(archive, array, meta, written.counted(chunks, meta)))
         nonfinite = nonfinite_of(entries[-1], sample.key) if options.fail_on_nan else None
         if nonfinite is not None:
             raise FormatError(f"{array.where}: array {array.name!r} has {nonfinite.counts()}")
@@ -144,7 +145,7 @@ def _folders(names: Mapping[str, object]) -> list[str]:
     return list(folders)
 
 
-_Chunks: TypeAlias = Iterator[tuple[bytes | None, ArrayStats]]
+_Chunks: TypeAlias = Generator[tuple[bytes | None, ArrayStats], None, None]
 
 
 class _Written:

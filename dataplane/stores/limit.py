@@ -4,7 +4,8 @@ All stores of one identity (endpoint and bucket) share one gate, whoever opened 
 datasets on one bucket do not open ten times the connections. A call waits for its turn; the time
 goes to the counter `store_wait_s`. Listings are sequential by nature and pass freely.
 
-Thread-safe; a gate's lock is never held during a request. In a forked child the gates are new: the
+Thread-safe; a gate's lock is never held during a request. Leaving a gate takes no lock, because a
+stream that is abandoned leaves it from a finalizer. In a forked child the gates are new: the
 parent's requests are not the child's.
 """
 
@@ -15,6 +16,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterator
+from queue import Empty, SimpleQueue
 
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.stores.wrapper import StoreWrapper
@@ -24,27 +26,39 @@ __all__ = ["LimitStore"]
 
 
 class _Gate:
-    """Counts the requests under way; each caller brings its own limit."""
+    """Counts the requests under way; each caller brings its own limit, first come first served.
+
+    Who leaves puts a note into a queue, and who enters takes the notes into account. The lock
+    orders those who enter: the one that has it waits for a note, the others for the lock.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._under_way = 0
+        self._entrance = threading.Lock()
+        self._under_way = 0  # without the notes
+        self._left: SimpleQueue[None] = SimpleQueue()
 
     def enter(self, limit: int) -> bool:
         """Take a place; return whether that meant waiting."""
-        with self._changed:
-            if self._under_way < limit:
-                self._under_way += 1
-                return False
+        waited = not self._entrance.acquire(blocking=False)
+        if waited:
+            self._entrance.acquire()
+        try:
+            with contextlib.suppress(Empty):
+                while True:
+                    self._left.get_nowait()
+                    self._under_way -= 1
             while self._under_way >= limit:
-                self._changed.wait()
+                waited = True
+                self._left.get()
+                self._under_way -= 1
             self._under_way += 1
-            return True
+        finally:
+            self._entrance.release()
+        return waited
 
     def leave(self) -> None:
-        with self._changed:
-            self._under_way -= 1
-            self._changed.notify()
+        """Give the place back. Takes no lock: a finalizer may call it."""
+        self._left.put(None)
 
 
 class _Gates:

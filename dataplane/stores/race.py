@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from queue import Empty, SimpleQueue
-from threading import Semaphore
 from typing import TypeAlias
 
 from dataplane.stores.base import Buffer
@@ -71,7 +70,8 @@ class StreamRace:
 
     def _read_here(self, start: int) -> Generator[Buffer, None, None]:
         """Read in the consumer's own thread, and learn."""
-        pieces, kind = self._open_at(start), _FIRST
+        pieces: Generator[Buffer, None, None] = self._open_at(start)
+        kind = _FIRST
         try:
             while True:
                 begun_s = time.perf_counter()
@@ -134,14 +134,18 @@ class _Runner:
     def __init__(self, arrived: SimpleQueue[_Arrival]) -> None:
         self.begun_s = time.perf_counter()
         self._arrived = arrived
-        self._room = Semaphore(_PIECES_AHEAD)
+        # A queue of permits and not a semaphore: `abandon` is called from the `finally` of a
+        # generator, which the garbage collector may run, and a semaphore's release takes a lock.
+        self._room: SimpleQueue[None] = SimpleQueue()
+        for _ in range(_PIECES_AHEAD):
+            self._room.put(None)
         self._abandoned = False
 
     def run(self, pieces: Generator[Buffer, None, None]) -> None:
         """Hand on every piece, then None or the error."""
         try:
             for piece in pieces:
-                self._room.acquire()
+                self._room.get()
                 if self._abandoned:
                     return
                 self._arrived.put((self, piece, None))
@@ -154,12 +158,12 @@ class _Runner:
 
     def make_room(self) -> None:
         """Let the stream go on: a piece of it was taken."""
-        self._room.release()
+        self._room.put(None)
 
     def abandon(self) -> None:
-        """End the stream at its next piece."""
+        """End the stream at its next piece. Takes no lock: a finalizer may call it."""
         self._abandoned = True
-        self._room.release()
+        self._room.put(None)
 
 
 _Arrival: TypeAlias = tuple[_Runner, Buffer | None, BaseException | None]

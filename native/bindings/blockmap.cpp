@@ -13,6 +13,7 @@
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
 #include "bindings/gather.hpp"
+#include "bindings/gil.hpp"
 #include "core/usage.hpp"
 
 namespace nb = nanobind;
@@ -53,7 +54,7 @@ void publish(BlockMap& map, std::uint64_t block, nb::handle bytes, bool direct) 
   const HeldBuffer held(bytes);
   Status status;
   {
-    const nb::gil_scoped_release unlocked;
+    const GilReleased unlocked;
     status = map.publish(block, held.bytes(), direct);
   }
   raise_unless_ok(status);
@@ -64,7 +65,7 @@ std::uint64_t evict(BlockMap& map, std::uint64_t block, std::uint64_t used_tick)
   std::uint64_t freed = 0;
   Status status;
   {
-    const nb::gil_scoped_release unlocked;
+    const GilReleased unlocked;
     status = map.evict(block, used_tick, freed);
   }
   raise_unless_ok(status);
@@ -163,7 +164,7 @@ void bind_map(nb::module_& module) {
       .def("publish", &publish, nb::arg("block"), nb::arg("bytes"), nb::kw_only(),
            nb::arg("direct") = false)
       .def("evict", &evict, nb::arg("block"), nb::arg("used_tick"))
-      .def("punch_empty", &BlockMap::punch_empty, nb::call_guard<nb::gil_scoped_release>())
+      .def("punch_empty", &BlockMap::punch_empty, nb::call_guard<GilReleased>())
       .def("data_disk_bytes", &BlockMap::data_disk_bytes)
       .def("lock_open", &BlockMap::lock_open, nb::kw_only(), nb::arg("exclusive"))
       .def("abandon", &BlockMap::abandon);

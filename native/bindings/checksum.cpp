@@ -2,6 +2,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 #include "core/crc32c.hpp"
 
 namespace nb = nanobind;
@@ -13,7 +14,7 @@ void bind_checksum(nb::module_& module) {
       "crc32c",
       [](nb::handle bytes, std::uint32_t seed) {
         const HeldBuffer held(bytes);
-        const nb::gil_scoped_release unlocked;
+        const GilReleased unlocked;
         return crc32c(held.bytes(), seed);
       },
       nb::arg("bytes"), nb::arg("seed") = 0,

@@ -17,6 +17,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 #include "core/decoder.hpp"
 #include "core/shuffle.hpp"
 
@@ -113,7 +114,7 @@ template <typename Work>
 void run_unlocked(nb::handle failure_type, const CancelFlag* flag, const Work& work) {
   bool signalled = false;
   const std::function<bool()> interrupted = [&signalled] {
-    const nb::gil_scoped_acquire locked;
+    const GilHeld locked;
     signalled = PyErr_CheckSignals() != 0;
     return signalled;
   };
@@ -122,7 +123,7 @@ void run_unlocked(nb::handle failure_type, const CancelFlag* flag, const Work& w
   if (flag != nullptr) cancel.flag = &flag->value();
   TableStatus result;
   {
-    const nb::gil_scoped_release unlocked;
+    const GilReleased unlocked;
     result = work(cancel);
   }
   if (signalled) throw nb::python_error();

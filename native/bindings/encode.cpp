@@ -13,6 +13,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 
 namespace nb = nanobind;
 
@@ -96,10 +97,10 @@ nb::list encode(nb::sequence chunks, const EncodeOptions& options, unsigned thre
   bool signalled = false;
   Status status;
   {
-    const nb::gil_scoped_release unlocked;
+    const GilReleased unlocked;
     status = shared.encode(jobs, options, threads, [main_thread, &signalled] {
       if (!main_thread) return false;
-      const nb::gil_scoped_acquire locked;
+      const GilHeld locked;
       signalled = PyErr_CheckSignals() != 0;
       return signalled;
     });

@@ -12,6 +12,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 #include "core/gather.hpp"
 
 namespace nb = nanobind;
@@ -59,7 +60,7 @@ nb::object run(const BlockGrid& grid, std::span<const RangeRow> rows,
   GatherResult result;
   Status status;
   {
-    const nb::gil_scoped_release unlocked;
+    const GilReleased unlocked;
     status = check_gather(grid, rows, memory, out.size());
     if (status.ok()) gather(grid, rows, memory, map, out, result);
   }

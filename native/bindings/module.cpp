@@ -4,6 +4,9 @@
 #include "bindings/bindings.hpp"
 
 NB_MODULE(_native, module) {
+  // A process may end while daemon threads and caches still hold objects: the kernel takes it all
+  // back, and a report of them would be the last thing that a user's program prints.
+  nanobind::set_leak_warnings(false);
   module.doc() = "Native core of dataplane: decoding, encoding, checksums, the cache's block map.";
   module.attr("build_type") = DATAPLANE_BUILD_TYPE;
   module.attr("sanitizers") = DATAPLANE_SANITIZE;

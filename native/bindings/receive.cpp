@@ -9,6 +9,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 
 namespace nb = nanobind;
 
@@ -29,7 +30,7 @@ std::size_t receive_into(int fd, nb::handle buffer, double pause_s) {
   for (;;) {
     int err = 0;
     {
-      const nb::gil_scoped_release unlocked;
+      const GilReleased unlocked;
       err = receiver.run();
     }
     if (err == 0) return receiver.received();

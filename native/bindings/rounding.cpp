@@ -5,6 +5,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 
 namespace nb = nanobind;
 
@@ -18,7 +19,7 @@ void bind_rounding(nb::module_& module) {
         const HeldBuffer to(out, true);
         Status status;
         {
-          const nb::gil_scoped_release unlocked;
+          const GilReleased unlocked;
           status = round_mantissa(from.bytes(), to.writable_bytes(), width, bits);
         }
         if (!status.ok()) throw nb::value_error(status.what);

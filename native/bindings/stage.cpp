@@ -10,6 +10,7 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/gil.hpp"
 
 namespace nb = nanobind;
 
@@ -66,7 +67,7 @@ nb::tuple stage(nb::handle failure_type, nb::handle table, nb::sequence sources,
   StagePlan plan;
   TableStatus status;
   {
-    const nb::gil_scoped_release unlocked;
+    const GilReleased unlocked;
     status = shared.plan(rows, spans, threads, plan);
     if (status.status.ok() && out != nullptr)
       status = shared.run(plan, out->writable_bytes(), threads);

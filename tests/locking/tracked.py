@@ -1,0 +1,135 @@
+"""Locks that tell an observer when they are taken, in place of those of `threading`.
+
+`install` replaces the factories of `threading`, so that every lock which dataplane makes from then
+on, also through a `Condition`, an `Event`, a `Future` or a `Queue`, is a tracked one. Install it
+before dataplane is imported. Locks of other packages stay as they are.
+
+A lock is named after the attribute or variable that it is first kept in: `Plan._lock`.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+import sys
+import threading
+from types import FrameType
+from typing import Any, Protocol
+
+OUR_PACKAGES = ("dataplane", "dataplane_fuse")
+_PASSED_OVER = ("threading", "queue", "concurrent.futures", "contextlib", "dataclasses")
+_KEPT_IN = re.compile(r"^\s*(?:self\.)?(\w+)\s*(?::[^=]+)?=")
+
+real_lock = threading.Lock
+real_rlock = threading.RLock
+
+
+class Observer(Protocol):
+    """What wants to know of locks. Its methods run in the thread that takes the lock."""
+
+    def before(self, lock: Tracked, *, blocking: bool) -> None: ...
+
+    def acquired(self, lock: Tracked) -> None: ...
+
+    def released(self, lock: Tracked) -> None: ...
+
+
+class Tracked:
+    """A lock or reentrant lock with a name."""
+
+    def __init__(self, name: str, inner: Any, observer: Observer) -> None:
+        self.name = name
+        self.inner = inner
+        self.observer = observer
+        self.depth = 0  # of a reentrant one: only its holder touches it
+        self.holder: Any = None  # the observer's, while it is held
+        if hasattr(inner, "_is_owned"):
+            # `Condition` asks for these, and makes do without them for a plain lock.
+            self._is_owned = inner._is_owned
+            self._release_save = self._save
+            self._acquire_restore = self._restore
+        if hasattr(inner, "_at_fork_reinit"):
+            self._at_fork_reinit = inner._at_fork_reinit
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._is_mine():
+            self.inner.acquire()
+            self.depth += 1
+            return True
+        self.observer.before(self, blocking=blocking)
+        taken = self.inner.acquire(blocking, timeout)
+        if taken:
+            self.depth = 1
+            self.observer.acquired(self)
+        return taken
+
+    def release(self) -> None:
+        if self.depth > 1:
+            self.depth -= 1
+        else:
+            self.depth = 0
+            self.observer.released(self)
+        self.inner.release()
+
+    def locked(self) -> bool:
+        return self.inner.locked()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def _is_mine(self) -> bool:
+        return hasattr(self.inner, "_is_owned") and self.inner._is_owned()
+
+    def _save(self) -> Any:
+        depth, self.depth = self.depth, 0
+        self.observer.released(self)
+        return depth, self.inner._release_save()
+
+    def _restore(self, saved: Any) -> None:
+        depth, inner = saved
+        self.observer.before(self, blocking=True)
+        self.inner._acquire_restore(inner)
+        self.depth = depth
+        self.observer.acquired(self)
+
+
+def install(observer: Observer) -> None:
+    """Have all locks that dataplane makes from now on observed."""
+
+    def make(factory: Any) -> Any:
+        def made() -> Any:
+            frame = _maker(sys._getframe(1))
+            if frame is None:
+                return factory()
+            return Tracked(name_of(frame), factory(), observer)
+
+        return made
+
+    threading.Lock = make(real_lock)  # type: ignore[assignment]
+    threading.RLock = make(real_rlock)  # type: ignore[assignment]
+
+
+def _maker(frame: FrameType | None) -> FrameType | None:
+    """Return the frame of dataplane that asks for a lock, or None when somebody else does."""
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.split(".")[0] in OUR_PACKAGES:
+            return frame
+        if not module.startswith(_PASSED_OVER):
+            return None
+        frame = frame.f_back
+    return None
+
+
+def name_of(frame: FrameType) -> str:
+    """Name what is made on the line that a frame is at."""
+    module = str(frame.f_globals["__name__"]).removeprefix("dataplane.")
+    owner = frame.f_locals.get("self")
+    where = module if owner is None else type(owner).__name__
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    kept = _KEPT_IN.match(line)
+    # What a dataclass's own __init__ makes has no line to read.
+    return f"{where}.{kept.group(1) if kept else frame.f_code.co_name}"
