@@ -8,6 +8,8 @@ not recorded.
 from __future__ import annotations
 
 import functools
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +23,11 @@ tracked.install(_recorder)
 _BYTES = {1024: "SETUP_BYTE", 1025: "EVICT_BYTE", 1027: "PINS_BYTE", 1028: "CATALOG_BYTE"}
 
 
-def _byte_name(byte: int) -> str | None:
-    if byte < 256:
-        return "shard byte"
-    return _BYTES.get(byte)
+def _byte_name(fd: int, byte: int) -> str | None:
+    """Name a byte of a cache's `lock` file; those of other files are never waited for in turns."""
+    if Path(os.readlink(f"/proc/self/fd/{fd}")).name != "lock":
+        return None
+    return "shard byte" if byte < 256 else _BYTES.get(byte)
 
 
 def _track_bytes() -> None:
@@ -38,7 +41,7 @@ def _track_bytes() -> None:
 
     @functools.wraps(take)
     def lock_byte(fd: int, kind: int, byte: Any, *, wait: bool) -> bool:
-        name = _byte_name(byte)
+        name = _byte_name(fd, byte)
         if name is None:
             return take(fd, kind, byte, wait=wait)
         if kind == fcntl.F_UNLCK:

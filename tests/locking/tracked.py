@@ -4,7 +4,8 @@
 on, also through a `Condition`, an `Event`, a `Future` or a `Queue`, is a tracked one. Install it
 before dataplane is imported. Locks of other packages stay as they are.
 
-A lock is named after the attribute or variable that it is first kept in: `Plan._lock`.
+A lock is named after the attribute or variable that it is first kept in: `Plan._lock`. One inside
+an object of the standard library has that object's name for it: `Future._condition`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 OUR_PACKAGES = ("dataplane", "dataplane_fuse")
-_PASSED_OVER = ("threading", "queue", "concurrent.futures", "contextlib", "dataclasses")
+_NOT_OURS = "dataplane.testing"  # servers and tests that others use
+_STANDARD = ("threading", "queue", "concurrent.futures", "contextlib", "dataclasses")
+_PLAIN = (threading.Condition, threading.Event, threading.Semaphore)  # named as locks are
 _KEPT_IN = re.compile(r"^\s*(?:self\.)?(\w+)\s*(?::[^=]+)?=")
 
 real_lock = threading.Lock
@@ -101,10 +104,10 @@ def install(observer: Observer) -> None:
 
     def make(factory: Any) -> Any:
         def made() -> Any:
-            frame = _maker(sys._getframe(1))
-            if frame is None:
+            frame = sys._getframe(1)
+            if not _is_ours(frame):
                 return factory()
-            return Tracked(name_of(frame), factory(), observer)
+            return Tracked(name_of(_keeper(frame)), factory(), observer)
 
         return made
 
@@ -112,16 +115,23 @@ def install(observer: Observer) -> None:
     threading.RLock = make(real_rlock)  # type: ignore[assignment]
 
 
-def _maker(frame: FrameType | None) -> FrameType | None:
-    """Return the frame of dataplane that asks for a lock, or None when somebody else does."""
+def _is_ours(frame: FrameType | None) -> bool:
+    """Whether dataplane asks for a lock, maybe by way of the standard library."""
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.split(".")[0] in OUR_PACKAGES:
-            return frame
-        if not module.startswith(_PASSED_OVER):
-            return None
+            return not module.startswith(_NOT_OURS)
+        if not module.startswith(_STANDARD):
+            return False
         frame = frame.f_back
-    return None
+    return False
+
+
+def _keeper(frame: FrameType) -> FrameType:
+    """Return the frame that keeps a lock: not that of a condition or event around it."""
+    while isinstance(frame.f_locals.get("self"), _PLAIN) and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
 
 
 def name_of(frame: FrameType) -> str:
