@@ -7,6 +7,7 @@ the line that makes them again, under `--keep`. `--again FAMILY SEED NUMBER COPY
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
 import shutil
 import sys
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=Path("build/corpus"))
     parser.add_argument("--again", nargs=4, metavar=("FAMILY", "SEED", "NUMBER", "COPY"))
     options = parser.parse_args()
+    logging.getLogger("dataplane").setLevel(logging.ERROR)  # notes about what is left out
     if options.again:
         return _again(options.again, options.keep)
     tally = _run(options)
