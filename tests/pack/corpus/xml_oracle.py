@@ -85,8 +85,7 @@ class XmlFile:
         type_name = element.get("type", "")
         need(type_name in DTYPES, f"type {type_name}")
         dtype = np.dtype(DTYPES[type_name])
-        components = whole(element.get("NumberOfComponents", "1"))
-        need(components > 0, "components")
+        components = max(1, whole(element.get("NumberOfComponents", "1")))  # 0 is 1, as in VTK
         if tuples is None and "NumberOfTuples" in element.keys():  # noqa: SIM118  # no mapping
             tuples = whole(element.get("NumberOfTuples", ""))
         count = None if tuples is None else tuples * components
