@@ -69,6 +69,19 @@ def _change_a_number(content, low, high, rng):
     )
 
 
+def _count_wrongly(content, low, high, rng):
+    """A number in a tag or section header is one more or one less: a header that lies a little."""
+    found = [*re.finditer(rb"(?<=[\"' (])\d{1,6}(?=[\"' ),\n])", content[low:high])]
+    if not found:
+        return _flip_a_bit(content, low, high, rng)
+    one = found[int(rng.integers(len(found)))]
+    number = max(0, int(one.group()) + int(rng.choice([-1, 1])))
+    start, stop = low + one.start(), low + one.end()
+    return f"number at {start} becomes {number}", (
+        content[:start] + str(number).encode() + content[stop:]
+    )
+
+
 def _lose_a_part(content, low, high, rng):
     start, stop = _range(low, high, rng)
     return f"bytes {start} to {stop} are lost", content[:start] + content[stop:]
@@ -120,6 +133,7 @@ def _with(content, at, new):
 
 _KINDS = (
     *(_cut, _cut_near_the_end, _flip_a_bit, _flip_a_bit, _change_a_byte, _change_a_character),
-    *(_change_a_character, _change_a_number, _lose_a_part, _zero_a_part, _double_a_part),
+    *(_change_a_character, _change_a_number, _count_wrongly, _count_wrongly, _lose_a_part),
+    *(_zero_a_part, _double_a_part),
     *(_swap_lines, _append),
 )
