@@ -130,6 +130,9 @@ def test_dropping_the_pipeline_stops_its_threads() -> None:
     assert len(engine_threads()) == 3
     del pipeline
     gc.collect()
+    until_s = time.monotonic() + 10  # the cleanup thread tells them to end
+    while engine_threads() and time.monotonic() < until_s:
+        time.sleep(0.001)
     assert engine_threads() == []
 
 

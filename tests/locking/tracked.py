@@ -99,20 +99,27 @@ class Tracked:
         self.observer.acquired(self)
 
 
+class Factory:
+    """Makes locks in the place of one of `threading`'s functions.
+
+    No function of Python, because those become methods where a class keeps them.
+    """
+
+    def __init__(self, inner: Any, observer: Observer) -> None:
+        self._inner = inner
+        self._observer = observer
+
+    def __call__(self) -> Any:
+        frame = sys._getframe(1)
+        if not _is_ours(frame):
+            return self._inner()
+        return Tracked(name_of(_keeper(frame)), self._inner(), self._observer)
+
+
 def install(observer: Observer) -> None:
     """Have all locks that dataplane makes from now on observed."""
-
-    def make(factory: Any) -> Any:
-        def made() -> Any:
-            frame = sys._getframe(1)
-            if not _is_ours(frame):
-                return factory()
-            return Tracked(name_of(_keeper(frame)), factory(), observer)
-
-        return made
-
-    threading.Lock = make(real_lock)  # type: ignore[assignment]
-    threading.RLock = make(real_rlock)  # type: ignore[assignment]
+    threading.Lock = Factory(real_lock, observer)  # type: ignore[assignment]
+    threading.RLock = Factory(real_rlock, observer)  # type: ignore[assignment]
 
 
 def _is_ours(frame: FrameType | None) -> bool:
