@@ -10,11 +10,7 @@ When the directory cannot be used (missing, full, read-only, failing, another ve
 straight to the store, with one warning; the directory is tried again after a while
 (`suspension.py`).
 
-Thread-safe. Locks, in the order in which they may be held: SETUP_BYTE or EVICT_BYTE of the
-directory, then a subfolder's byte, then a block's claim, then any in-process lock. In-process locks
-are leaves, held for bookkeeping only, apart from `_attach_lock`, which makes threads wait while one
-of them attaches. A claim may be held while the eviction lock is asked for (to make room for the
-block); the evictor never waits for a claim.
+Thread-safe. The order in which locks may be held, across processes too, is in docs/locks.md.
 
 After a fork the child starts anew: descriptors, threads, jobs, locks and counters are its own.
 """

@@ -19,7 +19,7 @@ Who is the bottleneck: every stage counts the time its threads spend working, wa
 waiting for a place in their output. The stage whose threads work all the time is it.
 
 Threads are daemons named `dp-<stage>-<i>`, started by the constructor. Nothing here knows samples,
-torch or the cache. Lock order: a channel's condition is a leaf; no call leaves the room under it.
+torch or the cache. No call leaves this module while a channel's condition is held.
 """
 
 from __future__ import annotations

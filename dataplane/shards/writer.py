@@ -11,7 +11,7 @@ on the local disk, by the next one that starts.
 
 Thread-safe: several threads may `add`; samples are numbered as their encoding completes. One lock
 guards the shard under construction and is held while a sample is appended, since that is what it
-serialises. Encoding happens outside it. The lock order is: only that one.
+serialises. Encoding happens outside it.
 """
 
 from __future__ import annotations
