@@ -8,6 +8,7 @@ no member may exceed the size that it declares. Thread-safe: no state.
 from __future__ import annotations
 
 import lzma
+import os
 import shutil
 import stat
 import struct
@@ -20,11 +21,13 @@ from dataplane.pack.source import one_line
 from dataplane.shards.names import check_member_name
 from dataplane.units import format_bytes
 
-__all__ = ["UNSOUND_ZIP", "check_beginning", "unpack"]
+__all__ = ["UNSOUND_ZIP", "check_directory", "unpack"]
 
 MAX_MEMBERS = 100_000
 _MAX_COMPRESSION = 1100  # deflate reaches 1032
 _KEEP_FREE_BYTES = 256 << 20
+_MAX_END_BYTES = 22 + 0xFFFF
+_MANY_MEMBERS = 0xFFFF
 _COPY_BYTES = 1 << 20
 _ENCRYPTED = 0x1
 UNSOUND_ZIP = (
@@ -43,7 +46,7 @@ def unpack(archive: Path, folder: Path, label: str) -> None:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            check_beginning(opened, label)
+            check_directory(opened, label)
             members = [member for member in opened.infolist() if not member.is_dir()]
             _check(members, archive, folder, label)
             for member in members:
@@ -52,16 +55,30 @@ def unpack(archive: Path, folder: Path, label: str) -> None:
         raise FormatError(f"{label}: it is not a sound zip archive: {one_line(str(err))}") from err
 
 
-def check_beginning(opened: zipfile.ZipFile, label: str) -> None:
-    """Refuse an archive whose directory leaves out its beginning.
+def check_directory(opened: zipfile.ZipFile, label: str) -> None:
+    """Refuse an archive whose directory leaves out some of its members.
 
     The directory stands at the end and counts backwards, so an archive that was cut within a stored
     member that is an archive itself, such as an `.npz`, looks like that member.
 
     Raises:
-        FormatError: something stands before its first member.
+        FormatError: something stands before its first member, the number of members is not the
+            one that it states, or a folder has content.
     """
-    first = min((member.header_offset for member in opened.infolist()), default=opened.start_dir)
+    members = opened.infolist()
+    assert opened.fp is not None, "it is open"
+    end = opened.fp.seek(0, os.SEEK_END)
+    opened.fp.seek(max(0, end - _MAX_END_BYTES))
+    tail = opened.fp.read()
+    at = tail.rfind(b"PK\x05\x06")
+    stated = int.from_bytes(tail[at + 10 : at + 12], "little")
+    # Archives of more members state their number elsewhere, or what is left of it.
+    if at >= 0 and stated != _MANY_MEMBERS and stated != len(members) & _MANY_MEMBERS:
+        raise FormatError(f"{label}: its directory lists {len(members)} of {stated} members")
+    for member in members:
+        if member.filename.endswith("/") and member.file_size:
+            raise FormatError(f"{label}: its folder {member.filename!r} has content, as files have")
+    first = min((member.header_offset for member in members), default=opened.start_dir)
     if first:
         what = f"says nothing about its first {first} bytes" if first > 0 else "is damaged"
         raise FormatError(

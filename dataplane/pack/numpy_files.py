@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.errors import FormatError
-from dataplane.pack.archives import UNSOUND_ZIP, check_beginning
+from dataplane.pack.archives import UNSOUND_ZIP, check_directory
 from dataplane.pack.names import array_segment, unique_name
 from dataplane.pack.source import Converted, SourceFile, describe_source, one_line
 from dataplane.shards import SourceArray, SourceSample
@@ -71,7 +71,7 @@ def convert_npz(source: SourceFile) -> Iterator[SourceSample]:
     left_out: dict[str, str] = {}
     try:
         with zipfile.ZipFile(source.path) as archive:
-            check_beginning(archive, source.label)
+            check_directory(archive, source.label)
             members = archive.infolist()
             _check_members(members, source.path, source.label)
             for member in members:

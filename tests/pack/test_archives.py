@@ -206,3 +206,29 @@ def test_a_message_about_a_damaged_archive_stays_short(tmp_path, temp_folder):
     with pytest.raises(FormatError, match="not a sound zip archive: File name") as caught:
         list(open_source(tmp_path / "all.zip"))
     assert len(str(caught.value)) < 1000
+
+
+def _with_directory_changed(path, at, value, field_bytes=2):
+    """Change a field of the first entry of an archive's directory."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"PK\x01\x02")
+    content[start + at : start + at + field_bytes] = value.to_bytes(field_bytes, "little")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["zip", "npz"])
+def test_a_directory_that_lost_a_member_is_refused(tmp_path, temp_folder, suffix):
+    path = tmp_path / f"all.{suffix}"
+    _zip(path, [("a.npy", _npy(1)), ("b.npy", _npy(2))])
+    _with_directory_changed(path, 32, 46 + len("b.npy"))  # its comment swallows the second entry
+    with pytest.raises(FormatError, match=r"all\.\w+: its directory lists 1 of 2 members"):
+        list(open_source(path))
+
+
+@pytest.mark.parametrize("suffix", ["zip", "npz"])
+def test_a_folder_that_has_content_is_a_damaged_file(tmp_path, temp_folder, suffix):
+    path = tmp_path / f"all.{suffix}"
+    _zip(path, [("a.npy", _npy(1)), ("b.npy", _npy(2))])
+    _with_directory_changed(path, 46 + 4, ord("/"), 1)
+    with pytest.raises(FormatError, match=r"its folder 'a\.np/' has content"):
+        list(open_source(path))

@@ -57,7 +57,7 @@ class _Reader:
         self.types: np.ndarray | None = None
         self.geometry: dict[str, list[float]] = {}
         self.place: tuple[str, int] | None = None
-        self.arrays: list[tuple[str, int | None, str, np.ndarray]] = []
+        self.arrays: list[tuple[str, str, np.ndarray]] = []
 
     def run(self) -> Sample:
         found = re.match(rb"# vtk DataFile Version (\d+)\.(\d+)[ \t\r]*$", self.line())
@@ -243,8 +243,8 @@ class _Reader:
         except UnicodeDecodeError as err:
             raise Refused("name is no UTF-8") from err
         shape = (tuples,) if components == 1 else (tuples, components)
-        place, expected = self.place or ("FIELD", None)
-        self.arrays.append((place, expected, name, values.reshape(shape)))
+        place = self.place[0] if self.place else "FIELD"
+        self.arrays.append((place, name, values.reshape(shape)))
 
     # What it comes to.
 
@@ -257,13 +257,13 @@ class _Reader:
         else:
             shapes = self.grid(sample)
             prefixes = ("fields", "cell_fields")
-        for place, expected, name, values in self.arrays:
+        for place, name, values in self.arrays:
             if place == "FIELD":
                 path = put(sample.arrays, f"global_data/{encoded_name(name)}", values)
             else:
                 at = place == "CELL_DATA"
                 size = int(np.prod(shapes[at]))
-                need(len(values) == size and expected == size, "size of an array")
+                need(len(values) == size, "size of an array")
                 shaped = values.reshape(*shapes[at], *values.shape[1:])
                 path = put(sample.arrays, f"{prefixes[at]}/{encoded_name(name)}", shaped)
             if not self.binary:

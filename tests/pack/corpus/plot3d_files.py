@@ -155,8 +155,9 @@ def plot3d_case(rng: np.random.Generator) -> Case:
         try:
             return _read(path, layout, with_solution=with_solution)
         except Refused:
-            # Without its number of blocks, a file of one block is a file of the other layout.
-            other = replace(layout, multi=not layout.multi)
+            # Without its number of blocks, a file of one block is a file of the other layout; and
+            # the number 1 before two sizes is the first size of a 3D grid.
+            other = replace(layout, multi=not layout.multi, axes=3)
             return _read(path, other, with_solution=with_solution)
 
     expected = _expected(grid, solution, layout, with_solution=with_solution)

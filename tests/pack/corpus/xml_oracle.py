@@ -46,6 +46,7 @@ class XmlFile:
 
     def __init__(self, content: bytes) -> None:
         # What follows the closing tag says nothing; writers leave blank lines there.
+        content = re.sub(rb"^<\?.*?\?>", b"", content, flags=re.DOTALL)  # says nothing either
         end = content.rfind(b"</VTKFile>")
         need(end >= 0, "no closing tag")
         found = re.search(rb"<AppendedData\b[^>]*>", content)
