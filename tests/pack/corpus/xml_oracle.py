@@ -87,8 +87,9 @@ class XmlFile:
         need(type_name in DTYPES, f"type {type_name}")
         dtype = np.dtype(DTYPES[type_name])
         components = max(1, whole(element.get("NumberOfComponents", "1")))  # 0 is 1, as in VTK
-        if tuples is None and "NumberOfTuples" in element.keys():  # noqa: SIM118  # no mapping
-            tuples = whole(element.get("NumberOfTuples", ""))
+        stated = element.get("NumberOfTuples", "").strip()
+        if tuples is None and re.fullmatch(r"\d{1,18}", stated, re.ASCII):
+            tuples = int(stated)
         count = None if tuples is None else tuples * components
         size = None if count is None else count * dtype.itemsize
         form = element.get("format", "ascii")
