@@ -202,11 +202,18 @@ def endpoint() -> Iterator[S3Endpoint]:
         yield running
 
 
+def an_empty_folder(tmp_path: Path) -> Path:
+    """A mount point of its own: the cache lies in `tmp_path`, too."""
+    folder = tmp_path / "mountpoint"
+    folder.mkdir()
+    return folder
+
+
 @pytest.mark.parametrize("command", [["info"], ["mount"]])
 def test_a_wrong_secret_is_refused_in_one_line(
     endpoint: S3Endpoint, command: list[str], tmp_path: Path
 ) -> None:
-    target = [str(tmp_path)] if command == ["mount"] else []
+    target = [str(an_empty_folder(tmp_path))] if command == ["mount"] else []
     environment = endpoint.environment() | {"AWS_SECRET_ACCESS_KEY": "not-the-secret"}
     done = dataplane(*command, "s3://data/ds", *target, **environment)
     one_line(done, 3, "data")
@@ -217,7 +224,7 @@ def test_a_wrong_secret_is_refused_in_one_line(
 def test_a_missing_bucket_is_named(
     endpoint: S3Endpoint, command: list[str], tmp_path: Path
 ) -> None:
-    target = [str(tmp_path)] if command == ["mount"] else []
+    target = [str(an_empty_folder(tmp_path))] if command == ["mount"] else []
     done = dataplane(*command, "s3://no-such-bucket/ds", *target, **endpoint.environment())
     one_line(done, 3, "no-such-bucket")
 

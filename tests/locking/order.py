@@ -17,6 +17,7 @@ from tests.locking import tracked
 
 LOCKS_PAGE = Path(__file__).parents[2] / "docs" / "locks.md"
 _FRAMES = 12
+_SORTED = {"Future._condition"}  # `concurrent.futures.wait` takes those of several futures by id
 
 
 @dataclass
@@ -34,6 +35,8 @@ class OrderRecorder:
             return
         for held in self._held():
             edge = (held.name, lock.name)
+            if held.name == lock.name and lock.name in _SORTED:
+                continue
             if edge not in self.edges:
                 stack = "".join(traceback.format_stack(limit=_FRAMES)[:-2])
                 with self._guard:
