@@ -29,14 +29,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from dataplane import _native
+from dataplane import _native, process_exit
 from dataplane.alive import Alive
 from dataplane.cache import locks
 from dataplane.cache.awaited import Awaited
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.budget import Budget
 from dataplane.cache.catalog import Catalog
-from dataplane.cache.ending import begin_exit, closed_error
+from dataplane.cache.ending import closed_error
 from dataplane.cache.entries import Entry, EntryTable
 from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
@@ -58,7 +58,7 @@ from dataplane.telemetry import Counters, logger, offer_gauges
 __all__ = ["Cache"]
 
 _CLOSE_S = 10.0
-_EXIT_S = 1.0  # a download that does not end by then ends with the process
+_EXIT_S = 1.0  # downloads that do not end by then, of all caches, end with the process
 _REFUSED_S = 5.0  # an entry that does not open
 _MAX_REFUSED = 1024  # entries that are known not to open
 # These say something about one entry: too large for the file system, or a link in its place.
@@ -190,7 +190,7 @@ class Cache:
         """End plans and downloads and leave the directory. Idempotent.
 
         Args:
-            wait_s: how long to wait for each download that is under way.
+            wait_s: how long to wait for downloads that are under way.
         """
         if self._closed:
             return
@@ -198,13 +198,14 @@ class Cache:
         with _shared_lock:
             if _shared.get(self.config) is self:
                 del _shared[self.config]
+        until_s = time.monotonic() + wait_s
         for plan in self._plans:
-            plan.close()
+            plan.close(wait_s=max(0.0, until_s - time.monotonic()))
         with self._attach_lock:
             attachment = self._attachment
         if attachment is not None:
             attachment.places.close()  # a download that waits for one must not be waited for
-        self._fetcher.close(wait_s)
+        self._fetcher.close(max(0.0, until_s - time.monotonic()))
         with self._attach_lock:
             attachment, self._attachment = self._attachment, None
         if attachment is not None:
@@ -394,10 +395,11 @@ def _after_fork_in_child() -> None:
 
 
 def _close_all() -> None:
-    begin_exit()
+    process_exit.begin()
+    until_s = time.monotonic() + _EXIT_S
     for cache in _live:
         with contextlib.suppress(OSError, CacheError):
-            cache.close(wait_s=_EXIT_S)
+            cache.close(wait_s=max(0.0, until_s - time.monotonic()))
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -210,7 +210,7 @@ class Fetcher:
         """Cancel what has not begun, wait for what has, and end the threads. Idempotent.
 
         Args:
-            wait_s: how long to wait for each thread that is in the middle of a download.
+            wait_s: how long to wait for the threads that are in the middle of a download.
         """
         with self._condition:
             self._closed = True
@@ -223,9 +223,10 @@ class Fetcher:
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(interrupted_error())
+        until_s = time.monotonic() + wait_s
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(wait_s)
+                thread.join(max(0.0, until_s - time.monotonic()))
 
     def _find_locked(self, key: BlockKey, due_s: float, *, demand: bool) -> Job | None:
         job = self._jobs.get(key)

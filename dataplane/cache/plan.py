@@ -164,11 +164,15 @@ class Plan:
             late = [self._jobs[key] for key in done if key in self._jobs]
         self._cancel(late)
 
-    def close(self) -> None:
-        """Cancel what is left of the plan and let go of its blocks. Idempotent."""
+    def close(self, *, wait_s: float = _JOIN_S) -> None:
+        """Cancel what is left of the plan and let go of its blocks. Idempotent.
+
+        Args:
+            wait_s: how long to wait for the plan's thread.
+        """
         self.abandon()
         if self._thread is not threading.current_thread():
-            self._thread.join(_JOIN_S)
+            self._thread.join(wait_s)
         self._let_go()
 
     def abandon(self) -> None:

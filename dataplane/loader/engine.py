@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from dataplane import deferred
+from dataplane import deferred, process_exit
 from dataplane.alive import Alive
 from dataplane.errors import LoaderError
 from dataplane.telemetry import logger, offer_gauges
@@ -243,7 +243,7 @@ class Pipeline:
                         target=work.loop, name=f"dp-{stage.name}-{worker}", daemon=True
                     )
                 )
-        self._abandoned = weakref.finalize(self, deferred.defer, stop.cancel)
+        self._abandoned = weakref.finalize(self, stop.abandon)
         self._abandoned.atexit = False  # `_cancel_all` does it
         _stops.add(stop)
         offer_gauges(self, Pipeline._depths)
@@ -269,8 +269,7 @@ class Pipeline:
         try:
             number, item = self._channels[-1].get(timeout_s)
         except Cancelled as err:
-            if self._stop.is_exit:
-                # A daemon thread of the user's, as the process ends: it ends without a word, too.
+            if process_exit.ends_this_thread():
                 raise SystemExit from None
             raise LoaderError("the iterator was closed while a batch was waited for") from err
         finally:
@@ -341,7 +340,6 @@ class _Stop:
         self._on_close = on_close
         self._pid = os.getpid()
         self.threads: list[threading.Thread] = []
-        self.is_exit = False  # the process ends
 
     def upstream_of(self, index: int) -> Callable[[], None]:
         source, channels = self._source, self._channels[:index]
@@ -352,6 +350,11 @@ class _Stop:
                 channel.cancel()
 
         return cancel
+
+    def abandon(self) -> None:
+        """Have all threads woken, to end. Takes no lock: a finalizer calls it."""
+        if os.getpid() == self._pid:  # a child has no thread that would do it, and no need
+            deferred.defer(self.cancel)
 
     def cancel(self) -> None:
         """Wake all threads, to end."""
@@ -442,9 +445,9 @@ _stops: Alive[_Stop] = Alive()
 
 def _cancel_all() -> None:
     """End the pipelines that are still open when the process ends, all at once."""
+    process_exit.begin()
     stops = list(_stops)
     for stop in stops:
-        stop.is_exit = True
         stop.cancel()
     deadline = time.monotonic() + _EXIT_JOIN_S
     for stop in stops:

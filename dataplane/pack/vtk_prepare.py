@@ -131,7 +131,8 @@ def _open(path: Path, label: str, stack: ExitStack) -> Document:
         if size_bytes < _MAP_FROM_BYTES:
             content = stream.read()
         else:
-            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            # Privately: files of a mount may have no shared maps.
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
             stack.callback(content.close)
     document = scan(content, label)
     if document.appended is not None and not _is_closed(content, document.appended):

@@ -29,7 +29,8 @@ class _Gate:
     """Counts the requests under way; each caller brings its own limit, first come first served.
 
     Who leaves puts a note into a queue, and who enters takes the notes into account. The lock
-    orders those who enter: the one that has it waits for a note, the others for the lock.
+    orders those who enter: the one that has it waits for a note, the others for the lock. So a
+    caller with a large limit may wait behind one with a small limit, and none is passed over.
     """
 
     def __init__(self) -> None:

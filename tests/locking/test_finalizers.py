@@ -38,7 +38,7 @@ def test_the_finalizers_of_the_source_are_found(project: Project) -> None:
     labels = {label for label, _, _ in project.finalizers()}
     assert "dataplane.cache.directory.Directory.__del__" in labels
     assert "dataplane.stores.limit.LimitStore.stream_range, dropped" in labels
-    assert "dataplane.loader.engine.Pipeline.__init__: deferred.defer, called by weakref" in labels
+    assert "dataplane.loader.engine.Pipeline.__init__: stop.abandon, called by weakref" in labels
 
 
 HEAD = """

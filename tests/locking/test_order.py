@@ -91,4 +91,4 @@ def test_the_page_gives_each_lock_a_rank_and_an_order_against_it_is_refused() ->
 def test_the_locks_page_names_no_lock_twice() -> None:
     rows = [line for line in LOCKS_PAGE.read_text().splitlines() if line[:3].strip("| ").isdigit()]
     names = [name for row in rows for name in row.split("|")[2].replace("`", "").split(",")]
-    assert len({name.strip() for name in names}) == len(names)
+    assert len({name.strip() for name in names}) == len(names) > 20
