@@ -135,7 +135,7 @@ class _Opening:
     def blocks(self, place: _Place) -> list[Member]:
         """List the datasets of a tree of blocks."""
         item = place.found
-        own = item.path.resolve()
+        own = item.resolved
         if own in place.within or len(place.within) >= _MAX_DEPTH:
             raise FormatError(f"{item.label}: it refers to itself, or through too many others")
         tree = self._trees.get(own)
@@ -182,7 +182,7 @@ class _Opening:
             if kind in _NO_MEMBERS:
                 raise FormatError(f"{found.label}: a .{kind} cannot be a {role}")
             if kind in COMPOSITE:
-                self.below.add(found.path.resolve())
+                self.below.add(found.resolved)
                 return self.blocks(place)
         except Exception as err:  # the file's, the system's or a library's; see from_exception
             return [place.unreadable(Unreadable.from_exception(found.label, err))]

@@ -6,6 +6,7 @@ Hidden files are left out; links to folders are named and not followed. Thread-s
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Found:
         parts: its folders below the source, and its name.
         prefix: what attributes put before the parts.
         asked_for: whether the user named it, or its name promises a format that pack reads.
+        known_place: where it lies without links, if that is known already.
     """
 
     path: Path
@@ -34,6 +36,12 @@ class Found:
     parts: tuple[str, ...]
     prefix: str
     asked_for: bool
+    known_place: Path | None = None
+
+    @property
+    def resolved(self) -> Path:
+        """Where it lies without links: one path for one file, however it was reached."""
+        return self.known_place or self.path.resolve()
 
     @property
     def name(self) -> str:
@@ -51,13 +59,17 @@ def walk(folder: Path, *, label: str, prefix: str) -> Iterator[Found | Unreadabl
     for directory, folders, files in os.walk(folder, onerror=denied.append):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
         linked = [name for name in folders if Path(directory, name).is_symlink()]
+        here = Path(directory)
+        place, above = here.resolve(), here.relative_to(folder).parts
         for name in sorted([*files, *linked]):
-            path = Path(directory, name)
             if _is_hidden(name):
                 continue
-            parts = path.relative_to(folder).parts
+            path, parts = Path(directory, name), (*above, name)
             shown = f"{label}/{'/'.join(parts)}"
-            if path.is_file():
+            if _is_plain_file(path):
+                known = Path(place, name)
+                yield Found(path, shown, parts, prefix, has_known_suffix(path), known)
+            elif path.is_file():
                 yield Found(path, shown, parts, prefix, has_known_suffix(path))
             elif path.is_dir():
                 yield Unreadable(shown, "a link to a folder is not followed", asked_for=False)
@@ -65,6 +77,14 @@ def walk(folder: Path, *, label: str, prefix: str) -> Iterator[Found | Unreadabl
                 yield Unreadable(shown, "it links to nothing", asked_for=has_known_suffix(path))
     for err in denied:
         yield Unreadable(str(err.filename), f"it cannot be read: {err.strerror}")
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Whether it is a regular file and no link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _is_hidden(name: str) -> bool:

@@ -55,7 +55,7 @@ def plan_sources(paths: Sequence[Path]) -> list[Planned]:
                 if isinstance(item, Unreadable):
                     left_out.append(item)
                 else:
-                    found.setdefault(item.path.resolve(), item)
+                    found.setdefault(item.resolved, item)
         elif path.is_file():
             item = Found(path, str(path), (path.name,), "", asked_for=True)
             found[path.resolve()] = item
@@ -110,17 +110,17 @@ class _Planner:
                 )
             else:
                 recognised.append((item, kind))
-        self._plot3d_found = {item.path.resolve() for item, kind in recognised if kind == PLOT3D}
+        self._plot3d_found = {item.resolved for item, kind in recognised if kind == PLOT3D}
         # What refers to others goes first, and series before the files that they list.
         for formats in (SERIES, COMPOSITE):
             self._claim([*self._opened(recognised, formats)])
         for formats in (PARALLEL, frozenset({PLOT3D})):
             for item, kind in recognised:
-                if kind in formats and item.path.resolve() not in self._taken:
+                if kind in formats and item.resolved not in self._taken:
                     self._take(item, kind)
         referring = SERIES | COMPOSITE | PARALLEL | {PLOT3D}
         for item, kind in recognised:
-            if kind not in referring and item.path.resolve() not in self._taken:
+            if kind not in referring and item.resolved not in self._taken:
                 self._planned.append(SourceFile(item.path, item.label, item.name, item.key(), kind))
         return sorted(self._planned, key=_order)
 
@@ -128,8 +128,10 @@ class _Planner:
         self, recognised: Sequence[tuple[Found, str]], formats: frozenset[str]
     ) -> Iterator[Collection]:
         for item, kind in recognised:
-            path = item.path.resolve()
-            if kind in formats and path not in self._nested and path not in self._taken:
+            if kind not in formats:
+                continue
+            path = item.resolved
+            if path not in self._nested and path not in self._taken:
                 try:
                     yield open_collection(item, kind, self._root)
                 except Exception as err:  # the file's, or the system's; see from_exception
@@ -138,11 +140,11 @@ class _Planner:
     def _claim(self, opened: Sequence[Collection]) -> None:
         """Plan the members of collections, each file through the one that lists most."""
         for collection in sorted(opened, key=lambda each: (-len(each.members), each.found.label)):
-            own, label = collection.found.path.resolve(), collection.found.label
+            own, label = collection.found.resolved, collection.found.label
             if own in self._nested and own not in collection.below:
                 continue
             self._nested |= collection.below
-            resolved = [member.found.path.resolve() for member in collection.members]
+            resolved = [member.found.resolved for member in collection.members]
             through = {path: self._taken[path] for path in resolved if path in self._taken}
             for member, path in zip(collection.members, resolved, strict=True):
                 if path not in through:
@@ -189,7 +191,7 @@ class _Planner:
             return [Unreadable(item.label, refused[item.path])]
         mine = [pair for pair in pairs if item.path in {pair.grid, pair.solution}]
         if not mine:
-            self._taken[item.path.resolve()] = item.label
+            self._taken[item.resolved] = item.label
             stem, _ = pair_name(item.path) or (None, "")
             return [_source(Member(item, item.key(stem), {}, PLOT3D))]
         if mine[0].solution == item.path and mine[0].grid.resolve() in self._plot3d_found:
