@@ -38,9 +38,10 @@ __all__ = [
     "OUR_NAMES",
     "VERSION_TEXT",
     "Directory",
+    "check_usable",
     "names_in",
     "other_version_of",
-    "why_unusable",
+    "unusable_warning",
 ]
 
 VERSION_TEXT = b"dataplane-cache 1\n"
@@ -73,14 +74,27 @@ def other_version_of(text: bytes) -> int | None:
     return int(match.group(1)) if match is not None and text != VERSION_TEXT else None
 
 
-def why_unusable(path: Path, *, sharing: Sharing = "private") -> str | None:
-    """Say why a directory cannot be a cache, or make it one where need be and return None."""
+def check_usable(path: Path, *, sharing: Sharing = "private") -> None:
+    """Check that a directory can be a cache; make it one where need be.
+
+    Raises:
+        CacheError: it cannot.
+    """
     try:
         Directory(path, sharing=sharing).close()
-    except CacheError as err:
-        return str(err)
     except OSError as err:
-        return f"the cache directory {path} cannot be used: {err.strerror or err}"
+        raise CacheError(
+            f"the cache directory {path} cannot be used: {err.strerror or err}",
+            hint="choose another with --cache-dir",
+        ) from err
+
+
+def unusable_warning(path: Path, *, sharing: Sharing = "private") -> str | None:
+    """Say that nothing will be cached, and why; None where `check_usable` finds nothing."""
+    try:
+        check_usable(path, sharing=sharing)
+    except CacheError as err:
+        return f"{err}; everything is read from the store"
     return None
 
 

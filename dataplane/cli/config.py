@@ -24,6 +24,7 @@ from dataplane.cli.text import Column, fits, output, print_fitted, print_pieces,
 from dataplane.config import Resolved, assemble, load_toml
 from dataplane.stores.access import s3_access
 from dataplane.stores.base import StoreConfig
+from dataplane.stores.urls import without_credentials
 from dataplane.units import format_bytes, parse_bytes
 
 __all__ = ["config", "markdown"]
@@ -104,6 +105,8 @@ def config(*, as_json: bool) -> None:
         print_fitted(console, columns)
     else:
         _print_narrow(console, settings)
+    if access.endpoint_error is not None:
+        print_pieces(console, [f"S3 endpoint: not usable: {access.endpoint_error}"])
     print_pieces(console, [f"S3 region: {_from(access.region or 'not set', access.region_origin)}"])
     print_pieces(
         console, [f"S3 credentials: {_from(access.credentials, access.credentials_origin)}"]
@@ -142,7 +145,7 @@ def _settings(resolved: dict[str, Resolved[Any]]) -> Iterator[Setting]:
             value = getattr(one.value, field.name)
             yield Setting(
                 name=f"{section}.{field.name}",
-                value=_plain(value) if field.repr else None,
+                value=_plain(_public(field.name, value)) if field.repr else None,
                 is_hidden=bool(value) and not field.repr,
                 origin=one.origins[field.name],
                 variable=", ".join(field.metadata.get("env", ())),
@@ -165,6 +168,11 @@ def _unread(environ: Mapping[str, str]) -> Iterator[str]:
 
 def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
     return tuple(field for field in dataclasses.fields(cls) if field.init)
+
+
+def _public(name: str, value: object) -> object:
+    """Return a value without the credentials that someone may have written into a URL."""
+    return without_credentials(value) if name.endswith("_url") and isinstance(value, str) else value
 
 
 def _plain(value: object) -> bool | int | float | str | None:

@@ -21,6 +21,7 @@ __all__ = [
     "cache_config",
     "cache_options",
     "encrypt_option",
+    "metrics_options",
     "store_config",
     "store_options",
 ]
@@ -118,6 +119,29 @@ def cache_options(command: CommandT) -> CommandT:
     ):
         command = decorate(command)
     return command
+
+
+def metrics_options(port_help: str) -> Callable[[CommandT], CommandT]:
+    """Return what adds the options that say where Prometheus is answered.
+
+    Args:
+        port_help: what is served at the port.
+    """
+
+    def decorate(command: CommandT) -> CommandT:
+        host = click.option(
+            "--metrics-host",
+            default="127.0.0.1",
+            show_default=True,
+            metavar="ADDRESS",
+            help="Address for --metrics-port; whoever reaches it may read the figures.",
+        )
+        port = click.option(
+            "--metrics-port", type=click.IntRange(0, 65_535), metavar="PORT", help=port_help
+        )
+        return port(host(command))
+
+    return decorate
 
 
 def store_config(

@@ -30,7 +30,7 @@ from dataplane.cache.inventory import disk_room
 from dataplane.cache.publish import ProcessFigures, read_published
 from dataplane.cache.session import Session
 from dataplane.cli.cache_directory import DIR_OPTION, attached
-from dataplane.cli.options import cache_config
+from dataplane.cli.options import cache_config, metrics_options
 from dataplane.cli.text import grid, output, piece_lines, plural, printable
 from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_rate
@@ -57,17 +57,8 @@ _MIN_SPAN_S = 0.5  # figures are published once a second; rates over less are no
     metavar="SECONDS",
     help="How often to look (1 by default); goes on without a terminal, too.",
 )
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    help="Serve the figures of all of them to Prometheus, and print none (0: any free port).",
-)
-@click.option(
-    "--metrics-host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address for --metrics-port; whoever reaches it may read the figures.",
+@metrics_options(
+    "Serve the figures of all of them to Prometheus, and print none (0: any free port)."
 )
 @DIR_OPTION
 @click.option(

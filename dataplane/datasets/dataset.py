@@ -25,7 +25,7 @@ from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 from dataplane.cache import CacheConfig, CacheWarning
-from dataplane.cache.directory import why_unusable
+from dataplane.cache.directory import unusable_warning
 from dataplane.config import assemble
 from dataplane.datasets.layout import (
     ArrayLayout,
@@ -345,9 +345,9 @@ def _first_cause(err: DataplaneError) -> BaseException | None:
 
 def _warn_if_unusable(config: CacheConfig) -> None:
     """Say where the caller sees it, and not only in a log, that nothing will be cached."""
-    reason = why_unusable(config.dir, sharing=config.sharing)
-    if reason is not None:
-        warnings.warn(f"{reason}; everything is read from the store", CacheWarning, stacklevel=3)
+    warning = unusable_warning(config.dir, sharing=config.sharing)
+    if warning is not None:
+        warnings.warn(warning, CacheWarning, stacklevel=3)
 
 
 def _shown(value: object) -> str:
@@ -365,7 +365,7 @@ def _cache_config(cache: CacheArgument) -> CacheConfig | None:
     if isinstance(cache, bool):
         raise ConfigError("cache=True says nothing", hint="leave it out for the user's cache")
     _checked_argument("cache", cache, (str, os.PathLike), "a CacheConfig, a directory or False")
-    return assemble(CacheConfig, "cache", {"dir": Path(cache).expanduser()}).value
+    return assemble(CacheConfig, "cache", {"dir": Path(cache)}).value
 
 
 def _decode_threads() -> int:

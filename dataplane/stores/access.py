@@ -2,8 +2,8 @@
 
 For showing to a person, and made the way `credentials.py` makes the client's options: the
 environment first, then the files of `~/.aws` where botocore can read them. Nothing here makes a
-request or starts a program: the role of an instance or container and a `credential_process` are
-only asked when a client needs them. No state.
+request or starts a program: the role of an instance or container, a `credential_process` and what
+a role is assumed with are only asked when a client needs them. No state.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dataplane.errors import ConfigError
 from dataplane.extras import install_hint
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.credentials import CLIENT_READS, DEFAULT_REGION
@@ -29,14 +30,14 @@ _ENVIRONMENT = {
 _METHODS = {
     "shared-credentials-file": "keys in the credentials file",
     "config-file": "keys in the configuration file",
-    "assume-role": "an assumed role",
     "assume-role-with-web-identity": "a role with web identity",
     "sso": "single sign-on",
     "login": "a login",
     "boto-config": "keys in the boto file",
 }
-_ASKS_OTHERS = ("custom-process", "container-role", "iam-role")
-"""Providers of botocore that start a program or make a request."""
+_ASKS_OTHERS = ("assume-role", "custom-process", "container-role", "iam-role")
+"""Providers of botocore that start a program or make a request; that of an assumed role asks at
+once for the credentials to assume it with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,14 @@ class Access:
         region_origin: what sets it.
         credentials: the kind of credentials, or why there are none.
         credentials_origin: where they come from: a variable, or a profile.
+        endpoint_error: why the endpoint cannot be used, or None.
     """
 
     region: str | None
     region_origin: str
     credentials: str
     credentials_origin: str
+    endpoint_error: str | None = None
 
 
 def s3_access(
@@ -68,17 +71,23 @@ def s3_access(
     """
     environ = os.environ if environ is None else environ
     kind, origin, profile_region = _credentials(config, environ)
+    endpoint, error = None, None
+    try:
+        endpoint = s3_endpoint(config, environ)
+    except ConfigError as err:
+        error = str(err)
     variables = ("AWS_REGION", "AWS_DEFAULT_REGION")
     named = next((name for name in variables if environ.get(name)), None)
+    region: tuple[str | None, str] = (None, "")
     if config.region:
-        return Access(config.region, region_origin, kind, origin)
-    if named is not None:
-        return Access(environ[named], named, kind, origin)
-    if profile_region:
-        return Access(profile_region, origin, kind, origin)
-    if s3_endpoint(config, environ):
-        return Access(DEFAULT_REGION, "default", kind, origin)
-    return Access(None, "", kind, origin)
+        region = config.region, region_origin
+    elif named is not None:
+        region = environ[named], named
+    elif profile_region:
+        region = profile_region, origin
+    elif endpoint is not None:
+        region = DEFAULT_REGION, "default"
+    return Access(*region, kind, origin, error)
 
 
 def _credentials(config: StoreConfig, environ: Mapping[str, str]) -> tuple[str, str, str | None]:
@@ -113,10 +122,14 @@ def _credentials(config: StoreConfig, environ: Mapping[str, str]) -> tuple[str, 
 
 def _kind(session: Any) -> str | None:
     """Say what kind of credentials botocore finds without asking anybody."""
+    profile = session.get_scoped_config()
+    # As botocore tells the two kinds of roles apart.
+    if "role_arn" in profile and "web_identity_token_file" not in profile:
+        return "an assumed role"
     resolver = session.get_component("credential_provider")
     for name in _ASKS_OTHERS:
         resolver.remove(name)
     credentials = session.get_credentials()
     if credentials is not None:
         return _METHODS.get(credentials.method, str(credentials.method))
-    return "a program" if session.get_scoped_config().get("credential_process") else None
+    return "a program" if profile.get("credential_process") else None

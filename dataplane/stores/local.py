@@ -25,6 +25,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dataplane.config import absolute_path
 from dataplane.errors import Denied, NoSpace, NotFound, ObjectChanged, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
 from dataplane.stores.keys import (
@@ -52,7 +53,7 @@ class LocalStore(PiecewiseStore):
     """A store over one folder. See the module's text."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self._root = os.path.realpath(Path(root).expanduser())
+        self._root = os.path.realpath(absolute_path(root))
         self._kept = self._root
 
     @property

@@ -3,7 +3,8 @@
 It refuses a page of a listing for one key that it has no path for, and an answer whose ETag is not
 ASCII. Such pages and objects are asked for here, one connection a request, with TLS and proxies:
 slower than the library, and only where it fails. The library still signs, as in `direct.py`, so
-that keys and tokens come from the same chains.
+that keys and tokens come from the same chains. Redirections are followed for plain HTTP
+(`redirects.py`); one of S3 says that the bucket is elsewhere, which a signed URL cannot follow.
 
 It signs URLs of keys only; a listing is a request to the bucket, with a query. So it is given the
 bucket's name with that query, and signs the whole; the slash that it puts behind it becomes part of
@@ -18,7 +19,6 @@ import contextlib
 import dataclasses
 import http.client
 import os
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -32,8 +32,10 @@ import obstore
 from dataplane.stores.base import ObjectInfo, StoreConfig
 from dataplane.stores.clients import make_client
 from dataplane.stores.failures import Reply, error_code
+from dataplane.stores.own_opener import make_opener
 from dataplane.stores.plain_http import PlainFailure
 from dataplane.stores.ranged_answer import RangedAnswer, ranged_answer
+from dataplane.stores.redirects import MAX_REDIRECTS, REDIRECTS, redirected
 from dataplane.stores.tls import refusal_of, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location
 from dataplane.stores.versions import header_text, modified_of, tag_of
@@ -62,6 +64,7 @@ class OwnAnswer:
         self._response = response
         self.status = response.status
         self.length: int | None = response.length
+        self._left = response.length  # the response's own count is not kept by every method
         self.headers = {name.lower(): value for name, value in response.getheaders()}
 
     def read_into(self, memory: memoryview) -> int:
@@ -74,6 +77,7 @@ class OwnAnswer:
         with _reading(self.status):
             while filled < len(memory):
                 count = self._response.readinto(memory[filled:])
+                self._count(count)
                 if not count:
                     break
                 filled += count
@@ -88,7 +92,11 @@ class OwnAnswer:
         """
         pieces, left = [], most
         with _reading(self.status):
-            while piece := self._response.read1(_PIECE_BYTES):
+            while True:
+                piece = self._response.read1(_PIECE_BYTES)
+                self._count(len(piece))
+                if not piece:
+                    break
                 left -= len(piece)
                 if left < 0:
                     raise PlainFailure(Reply(self.status, "", f"more than {most} bytes"))
@@ -100,6 +108,17 @@ class OwnAnswer:
     def close(self) -> None:
         """Give up what was not received yet. Idempotent."""
         self._response.close()
+
+    def _count(self, received: int) -> None:
+        """Note bytes of the body, or none: the end, which the response does not check itself.
+
+        That of a body in chunks it does check.
+        """
+        if self._left is None:
+            return
+        if not received and self._left:
+            raise PlainFailure(Reply(None, "", "", "broken"))
+        self._left -= received
 
 
 class OwnRequests:
@@ -238,12 +257,27 @@ class OwnRequests:
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], timeout_s: float
     ) -> OwnAnswer:
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = self._send_once(method, url, headers, timeout_s)
+            is_followed = answer.status in REDIRECTS and self._location.scheme in HTTP_SCHEMES
+            if not is_followed:
+                return answer
+            answer.close()
+            try:
+                url = redirected(url, answer.headers.get("location", ""))
+            except ValueError as err:
+                raise PlainFailure(Reply(None, "", f"the server sent {err}")) from err
+        raise PlainFailure(Reply(None, "", f"the server sent over {MAX_REDIRECTS} redirections"))
+
+    def _send_once(
+        self, method: str, url: str, headers: Mapping[str, str], timeout_s: float
+    ) -> OwnAnswer:
         request = urllib.request.Request(  # noqa: S310 - the scheme is http or https
             url, headers={"User-Agent": "dataplane", **headers}, method=method
         )
         opener = self._opener
         if opener is None:
-            opener = self._opener = _opener(tls_context(self._config))
+            opener = self._opener = make_opener(tls_context(self._config))
         try:
             response = opener.open(request, timeout=timeout_s)
         except urllib.error.URLError as err:
@@ -260,18 +294,6 @@ class OwnRequests:
             with contextlib.suppress(PlainFailure):
                 text = answer.content(_MAX_ERROR_BYTES, until_s).decode("utf-8", "replace")
         raise PlainFailure(Reply(status, error_code(text), f"status {status}"), answer.headers)
-
-
-def _opener(context: ssl.SSLContext) -> urllib.request.OpenerDirector:
-    """Make an opener that knows proxies, and neither redirections nor errors."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=context),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _not_sent(err: BaseException) -> PlainFailure:

@@ -13,7 +13,8 @@ made of modification time and size, compared the same way.
 
 The client cannot address keys with empty, `.` or `..` segments or with control characters; listings
 leave them out (`remote_listing.py`). Nor does it take an answer whose ETag is not ASCII: from the
-first one on the store's objects are asked for with requests of our own (`own_requests.py`).
+first one on that object is asked for with requests of our own (`own_requests.py`). Which objects
+these are is remembered up to a limit, and then learned anew.
 
 A stream comes in pooled, page-aligned memory, which a cache can write to the disk as it is:
 straight from the socket (`direct.py`), or copied from the client's own (`client_body.py`).
@@ -76,6 +77,7 @@ _PART_BYTES = 8 << 20
 _MAX_PARTS = 9_000
 """S3 allows 10,000 parts of an upload; the size of a part grows so that we stay below."""
 _PUT_CONCURRENCY = 4
+_MAX_ODD_KEYS = 10_000
 _UINT8 = np.dtype(np.uint8)
 
 
@@ -97,7 +99,7 @@ class RemoteStore:
         )
         self._direct = DirectReads.of(location, config, self._client)
         self._own = OwnRequests.of(location, config, options, self._client)
-        self._by_ourselves = False
+        self._odd_keys: set[str] = set()
         self._is_trusted = (server or location.url).startswith("http://")
         self._listing = RemoteListing(
             self._failures,
@@ -231,12 +233,13 @@ class RemoteStore:
         self, key: str, wanted: tuple[int, int], if_match: str | None
     ) -> tuple[memoryview, int]:
         """Return a range, or as much of it as there is, and the object's size."""
-        if not self._by_ourselves:
+        full = self.full_key(key)
+        if full not in self._odd_keys:
             try:
                 result = self._ask(self._client, key, wanted, if_match)
                 return memoryview(result.bytes()), result.meta["size"]
             except CLIENT_ERRORS as err:
-                self._go_on_ourselves(err)
+                self._go_on_ourselves(full, err)
         answer = self._ask_ourselves(key, wanted, if_match)
         with contextlib.closing(answer.body) as body:
             content = memoryview(bytearray(wanted[1] - wanted[0]))
@@ -266,21 +269,22 @@ class RemoteStore:
 
     def _begin(self, key: str, wanted: tuple[int, int], if_match: str | None) -> tuple[Body, int]:
         """Ask for a stream, past the client where that can be; return it and the object's size."""
+        full = self.full_key(key)
         direct = self._direct  # another thread may give it up
         answer: RangedAnswer | None = None
         odd: NotPlain | None = None
         if direct is not None:
             try:
-                answer = direct.get(self.full_key(key), wanted, _strong(if_match))
+                answer = direct.get(full, wanted, _strong(if_match))
             except NotPlain as err:
                 odd = err
         if answer is not None:
             answer = self._checked(answer, key, if_match)
-        elif not self._by_ourselves:
+        elif full not in self._odd_keys:
             try:
                 result = self._ask(self._stream_client, key, wanted, if_match)
             except CLIENT_ERRORS as err:
-                self._go_on_ourselves(err)
+                self._go_on_ourselves(full, err)
             else:
                 if odd is not None:
                     logger.debug("%s is read through the client library: %s", self.url, odd)
@@ -291,20 +295,22 @@ class RemoteStore:
         return answer.body, answer.size_bytes
 
     def _head(self, full: str) -> ObjectInfo:
-        if not self._by_ourselves:
+        if full not in self._odd_keys:
             try:
                 return described(obstore.head(self._metadata_client, full), self.url)
             except CLIENT_ERRORS as err:
-                self._go_on_ourselves(err)
+                self._go_on_ourselves(full, err)
         assert self._own is not None, "only where the client's refusal led here"
         return self._own.head(full)
 
-    def _go_on_ourselves(self, err: Exception) -> None:
-        """Turn to requests of our own if the client refused an answer for its headers."""
+    def _go_on_ourselves(self, full: str, err: Exception) -> None:
+        """Turn to requests of our own if the client refused an object's answer for its headers."""
         if not (self._own and is_foreign_header(err)):
             raise err
-        logger.debug("%s is read past the client library: %s", self.url, err)
-        self._by_ourselves = True
+        logger.debug("%s/%s is read past the client library: %s", self._identity, full, err)
+        if len(self._odd_keys) >= _MAX_ODD_KEYS:
+            self._odd_keys.clear()
+        self._odd_keys.add(full)
 
     @contextlib.contextmanager
     def _reading(self, key: str, if_match: str | None) -> Iterator[None]:

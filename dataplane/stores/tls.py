@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
+from dataplane.config import absolute_path
 from dataplane.errors import ConfigError, StoreError
 from dataplane.stores.base import CA_VARIABLES, StoreConfig
 
@@ -66,12 +67,21 @@ _WORDS = {
 def named_bundle(
     config: StoreConfig, environ: Mapping[str, str] | None = None
 ) -> tuple[Path, str] | None:
-    """Return the file or folder of certificates to trust, and who names it; None for none."""
+    """Return the file or folder of certificates to trust, and who names it; None for none.
+
+    Raises:
+        ConfigError: it begins with `~` and there is no such user.
+    """
     environ = os.environ if environ is None else environ
     if config.ca_bundle is not None:
         return config.ca_bundle, "store.ca_bundle"
     name = next((name for name in CA_VARIABLES if environ.get(name)), None)
-    return None if name is None else (Path(environ[name]).expanduser(), name)
+    if name is None:
+        return None
+    try:
+        return absolute_path(environ[name]), name
+    except ConfigError as err:
+        raise ConfigError(f"{name}: {err.message}", hint=err.hint) from err
 
 
 def root_certificates(

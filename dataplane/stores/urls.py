@@ -12,9 +12,9 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import unquote
 
+from dataplane.config import absolute_path
 from dataplane.errors import ConfigError
 from dataplane.stores.base import StoreConfig
 
@@ -27,6 +27,7 @@ __all__ = [
     "parse_url",
     "s3_endpoint",
     "split_url",
+    "without_credentials",
 ]
 
 HTTP_SCHEMES = frozenset({"http", "https"})
@@ -35,6 +36,7 @@ OBSTORE_SCHEMES = frozenset({"s3", "gs", "az", "abfs"}) | HTTP_SCHEMES
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)(?:://|::)")
 _ENDPOINT = re.compile(r"https?://(\[[0-9A-Fa-f:.%]+\]|[^\s/:?#\[\]]+)(:\d{1,5})?(/[^\s?#]*)?")
 _MAX_PORT = 65_535
+_BEFORE_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/?(?!/)(.+)", re.DOTALL)
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "azure": "az", "abfss": "abfs"}
 
@@ -68,7 +70,7 @@ def parse_url(url: str | os.PathLike[str]) -> Location:
         raise ConfigError("an empty URL names no store", hint="give s3://bucket/prefix or a path")
     if match is None:
         _refuse_lost_slash(text)
-        root = os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - links stay as written
+        root = os.path.abspath(absolute_path(text))  # noqa: PTH100 - links stay as written
         return Location("file", "", root, "file://" + root.replace("%", "%25"))
     scheme = match.group(1).lower()
     scheme = _ALIASES.get(scheme, scheme)
@@ -110,6 +112,18 @@ def split_url(url: str | os.PathLike[str]) -> tuple[str, str]:
     if location.scheme in HTTP_SCHEMES or location.scheme == "file":
         name = unquote(name)
     return (head if head != "file://" else "file:///"), name
+
+
+def without_credentials(url: str) -> str:
+    """Return what may be shown of text that is meant for a URL, and may hold a user and a password.
+
+    Example:
+        >>> without_credentials("http://user:secret@host:9000")
+        'http://***@host:9000'
+    """
+    front, at, rest = url.rpartition("@")
+    scheme = _BEFORE_USER.match(front)
+    return f"{scheme[0] if scheme else ''}***@{rest}" if at else url
 
 
 def azure_parts(location: Location) -> tuple[str, str]:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataplane.cache.directory import Directory, why_unusable
+from dataplane.cache.directory import check_usable, unusable_warning
 from dataplane.cli.options import (
     cache_config,
     cache_options,
     encrypt_option,
+    metrics_options,
     store_config,
     store_options,
 )
-from dataplane.errors import CacheError, ConfigError, MountError
+from dataplane.errors import ConfigError, MountError
 from dataplane.stores.urls import parse_url
 from dataplane_fuse.boot import mount_helper, systemd_unit, this_program
 from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
@@ -86,19 +87,7 @@ def _printer(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Where the daemon logs; by default in ~/.local/state/dataplane/logs.",
 )
-@click.option(
-    "--metrics-port",
-    type=click.IntRange(0, 65_535),
-    metavar="PORT",
-    help="Answer Prometheus at this port; 0 takes a free one, which the log names.",
-)
-@click.option(
-    "--metrics-host",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="ADDRESS",
-    help="Answer Prometheus at this address.",
-)
+@metrics_options("Answer Prometheus at this port; 0 takes a free one, which the log names.")
 @click.option(
     "--print-systemd-unit",
     is_flag=True,
@@ -154,9 +143,13 @@ def mount(
     # The daemon's parent has checked the mount point already; between the two only time passed.
     check_mountpoint(where, allow_other=allow_other)
     if cache_dir is None and ready_fd is None:
-        _warn_if_unusable(cache)
+        # On the terminal, and not only in the daemon's log.
+        warning = unusable_warning(cache.dir, sharing=cache.sharing)
+        if warning is not None:
+            click.echo(f"dataplane: {warning}", err=True)
     elif ready_fd is None:
-        _check_cache_directory(cache)
+        # Without this the mount would work, and cache nothing, and say so in its log only.
+        check_usable(cache.dir, sharing=cache.sharing)
     if foreground or ready_fd is not None:
         # Imported by the process that serves: the other one only waits for it.
         from dataplane_fuse.service import MountRequest
@@ -246,30 +239,6 @@ def _serve(request: MountRequest, ready_fd: int | None, *, debug: bool) -> None:
     from dataplane_fuse.service import Ready, run
 
     run(request, Ready(ready_fd))
-
-
-def _check_cache_directory(cache: CacheConfig) -> None:
-    """Check that a directory that was asked for can be one.
-
-    Without this the mount would work, and cache nothing, and say so in its log only.
-
-    Raises:
-        CacheError: it cannot.
-    """
-    try:
-        Directory(cache.dir, sharing=cache.sharing).close()
-    except OSError as err:
-        raise CacheError(
-            f"the cache directory {cache.dir} cannot be used: {err.strerror}",
-            hint="choose another with --cache-dir",
-        ) from err
-
-
-def _warn_if_unusable(cache: CacheConfig) -> None:
-    """Say on the terminal, and not only in the daemon's log, that nothing will be cached."""
-    reason = why_unusable(cache.dir, sharing=cache.sharing)
-    if reason is not None:
-        click.echo(f"dataplane: {reason}; everything is read from the store", err=True)
 
 
 def _absolute(url: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from dataplane import _native
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.directory import VERSION_TEXT, Directory, names_in, why_unusable
+from dataplane.cache.directory import VERSION_TEXT, Directory, names_in, unusable_warning
 from dataplane.cache.session import Session
 from dataplane.errors import CacheError
 from tests.cache.fakes import BLOCK, assert_counted, data_files, disk_usage, map_files, read_all
@@ -392,7 +392,7 @@ def test_names_are_those_of_the_moment_whoever_has_read_the_descriptor(tmp_path)
 
 
 def test_why_a_directory_cannot_be_used_is_one_line_for_the_terminal(tmp_path, monkeypatch):
-    assert why_unusable(tmp_path / "new" / "below") is None
+    assert unusable_warning(tmp_path / "new" / "below") is None
     assert (tmp_path / "new" / "below" / "version").read_bytes() == VERSION_TEXT
     taken, old, file = tmp_path / "taken", tmp_path / "old", tmp_path / "file"
     (taken / "thesis").mkdir(parents=True)
@@ -407,10 +407,11 @@ def test_why_a_directory_cannot_be_used_is_one_line_for_the_terminal(tmp_path, m
         Path("/proc/dataplane"): "cannot be used: No such file or directory",
     }
     for path, reason in reasons.items():
-        told = why_unusable(path)
+        told = unusable_warning(path)
         assert told is not None
         assert reason in told
         assert str(path) in told
         assert "\n" not in told
+        assert told.endswith("; everything is read from the store")
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    assert "belongs to user" in (why_unusable(tmp_path / "new" / "below") or "")
+    assert "belongs to user" in (unusable_warning(tmp_path / "new" / "below") or "")

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from dataplane.cli.config import _SECTIONS, _unread, config, markdown
 from dataplane.config import SECTIONS
+from tests.stores.fakes import Answer, HttpServer
 
 _PAGE = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
@@ -154,6 +155,9 @@ _SECRETS = {"AWS_ACCESS_KEY_ID": "AKIDHIDDEN", "AWS_SECRET_ACCESS_KEY": "KEYHIDD
         ),
         ({"AWS_PROFILE": "tool"}, "not set", "a program, from profile tool"),
         ({"AWS_PROFILE": "role"}, "not set", "an assumed role, from profile role"),
+        ({"AWS_PROFILE": "by-tool"}, "not set", "an assumed role, from profile by-tool"),
+        ({"AWS_PROFILE": "on-cloud"}, "not set", "an assumed role, from profile on-cloud"),
+        ({"AWS_PROFILE": "web"}, "not set", "a role with web identity, from profile web"),
         ({"AWS_PROFILE": "nobody"}, "not set", "not found: there is no such profile"),
         ({}, "not set", "none found; on a cloud instance its role is asked for"),
     ],
@@ -167,21 +171,58 @@ def test_region_and_the_kind_of_credentials_are_shown_and_no_secret(
 ) -> None:
     pytest.importorskip("botocore")
     keys = "aws_access_key_id = AKIDHIDDEN\naws_secret_access_key = KEYHIDDEN\n"
+    role = "role_arn = arn:aws:iam::123456789012:role/x\n"
     (tmp_path / "credentials").write_text(f"[work]\n{keys}")
     (tmp_path / "config").write_text(
         "[profile work]\nregion = venus-2\n"
         f"[profile tool]\ncredential_process = touch {tmp_path}/started\n"
-        "[profile role]\nrole_arn = arn:aws:iam::123456789012:role/x\nsource_profile = work\n"
+        f"[profile role]\n{role}source_profile = work\n"
+        f"[profile by-tool]\n{role}source_profile = tool\n"
+        f"[profile on-cloud]\n{role}credential_source = Ec2InstanceMetadata\n"
+        f"[profile web]\n{role}web_identity_token_file = {tmp_path}/token\n"
     )
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    shown = CliRunner().invoke(config, [], env=environ, catch_exceptions=False).output
+    with HttpServer(lambda _: Answer(404)) as metadata:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url)
+        shown = CliRunner().invoke(config, [], env=environ, catch_exceptions=False).output
+        as_json = CliRunner().invoke(config, ["--json"], env=environ, catch_exceptions=False).output
     lines = dict(line.split(": ", 1) for line in shown.splitlines() if line.startswith("S3 "))
     assert lines["S3 region"] == region
     assert lines["S3 credentials"].startswith(credentials)
-    as_json = CliRunner().invoke(config, ["--json"], env=environ, catch_exceptions=False).output
+    assert metadata.requests == []
     assert json.loads(as_json)["s3"]["credentials"] in lines["S3 credentials"]
     assert "HIDDEN" not in shown + as_json
     assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "shown", "error"),
+    [
+        ("foo", "foo", "not an endpoint URL: 'foo'"),
+        ("http://user:HIDDEN@h:1", "http://***@h:1", "the endpoint URL holds credentials"),
+        ("http://user:HI@/HIDDEN@h:1", "http://***@h:1", "the endpoint URL holds credentials"),
+        ("user:HIDDEN@h", "***@h", "the endpoint URL holds credentials"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_used_is_shown_as_such_and_without_a_password(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, shown: str, error: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    table = CliRunner().invoke(config, [], catch_exceptions=False).output
+    assert f"S3 endpoint: not usable: {error}" in table
+    assert "S3 credentials: keys, from AWS_ACCESS_KEY_ID" in table
+    assert f" {shown} " in next(it for it in table.splitlines() if "store.endpoint_url" in it)
+    printed = CliRunner().invoke(config, ["--json"], catch_exceptions=False).output
+    document = json.loads(printed)
+    assert document["s3"]["endpoint_error"].startswith(error)
+    settings = {one["name"]: one["value"] for one in document["settings"]}
+    assert settings["store.endpoint_url"] == shown
+    assert "HIDDEN" not in table + printed
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://h:1")
+    good = CliRunner().invoke(config, ["--json"], catch_exceptions=False).output
+    assert json.loads(good)["s3"]["endpoint_error"] is None

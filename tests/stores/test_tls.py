@@ -200,3 +200,13 @@ def _once(config: StoreConfig) -> dict[str, object]:
         "anonymous": True,
         "max_attempts": 1,
     }
+
+
+@pytest.mark.parametrize("variable", CA_VARIABLES)
+def test_a_file_below_the_home_of_nobody_is_refused_by_the_name_of_its_variable(
+    variable: str,
+) -> None:
+    path = "~no-such-user/x.pem"
+    with pytest.raises(ConfigError, match=f"{variable}: '{path}'") as caught:
+        root_certificates(StoreConfig(), {variable: path})
+    assert caught.value.hint == "write the whole path"

@@ -260,3 +260,8 @@ def test_an_endpoint_needs_a_host(endpoint: str) -> None:
 @pytest.mark.parametrize("endpoint", ["http://host", "https://[::1]:9000", "http://h:80/base/"])
 def test_an_endpoint_may_have_a_port_and_a_path(endpoint: str) -> None:
     assert s3_endpoint(StoreConfig(endpoint_url=endpoint), {}) == endpoint.rstrip("/")
+
+
+def test_a_folder_below_the_home_of_nobody_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'~no-such-user/x'"):
+        parse_url("~no-such-user/x")
