@@ -48,7 +48,7 @@ class _Response(http.client.HTTPResponse):
         """
         stream = self.fp
         lines = _Lines(stream)
-        self.fp = lines  # of which nothing but lines is read here
+        self.fp = lines  # type: ignore[assignment]  # nothing but lines is read of it here
         try:
             super().begin()
         finally:
