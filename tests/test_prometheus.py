@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from wsgiref.simple_server import ServerHandler
 
 import pytest
 
@@ -19,6 +23,7 @@ import dataplane as dp
 from dataplane.cache import Cache, CacheConfig
 from dataplane.errors import ConfigError
 from dataplane.prometheus import serve_host_metrics, serve_metrics
+from dataplane.prometheus import server as endpoint
 from dataplane.stores import open_store
 from tests.cache.fakes import wait_until
 
@@ -101,6 +106,18 @@ def test_the_budget_and_the_free_disk_are_gauges_and_count_once_per_directory(
     assert 0 < figures["dataplane_cache_disk_free_bytes"] < figures["dataplane_cache_disk_bytes"]
 
 
+def test_a_directory_that_a_link_names_too_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "cache")
+    with (
+        reading(tmp_path / "cache", tmp_path, 64 << 20) as cache,
+        reading(tmp_path / "link", tmp_path, 64 << 20),
+    ):
+        figures = dp.stats()
+        used = cache.usage_bytes()
+    assert figures["cache_used_bytes"] == used > 0
+    assert figures["cache_budget_bytes"] == 64 << 20
+
+
 def test_without_a_budget_the_gauge_says_what_the_disk_leaves(tmp_path: Path) -> None:
     with reading(tmp_path / "cache", tmp_path):
         figures = dp.stats()
@@ -154,6 +171,88 @@ def test_one_endpoint_of_a_host_has_the_figures_of_every_process(tmp_path: Path)
     assert figures["dataplane_cache_disk_free_bytes"] > 0
     assert after["dataplane_processes"] == 0
     assert not any("pid=" in name for name in after)
+
+
+def test_a_scrape_makes_no_cache_of_an_empty_directory(tmp_path: Path) -> None:
+    place = tmp_path / "cache"
+    place.mkdir()
+    place.chmod(0o755)
+    with serve_host_metrics(0, CacheConfig(dir=place)) as server:
+        assert scrape(server.port)["dataplane_processes"] == 0
+    assert list(place.iterdir()) == []
+    assert stat.S_IMODE(place.stat().st_mode) == 0o755
+
+
+def test_who_connects_and_says_nothing_or_goes_away_leaves_no_trace_on_stderr(
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint._Handler, "timeout", 0.05)
+    with caplog.at_level("DEBUG", "dataplane"), serve_metrics(0) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as probe:
+            assert probe.recv(1) == b""  # let go
+        wait_until(lambda: "a connection to the metrics server ended" in caplog.text)
+    assert {it.levelname for it in caplog.records if "connection" in it.message} == {"DEBUG"}
+    assert capfd.readouterr().err == ""
+
+
+def test_an_answer_that_nobody_takes_is_not_printed(
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write(self: ServerHandler, data: bytes) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(ServerHandler, "write", write)
+    with caplog.at_level("DEBUG", "dataplane"), serve_metrics(0) as server:
+        with pytest.raises((OSError, http.client.HTTPException)):
+            ask(server.port, "/healthz")
+        wait_until(lambda: "was not delivered" in caplog.text)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_fault_of_the_figures_goes_to_the_logger(
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(endpoint.ProcessFigures, "collect", lambda self: 1 // 0)
+    with serve_metrics(0) as server:
+        status, page = ask(server.port, "/metrics")
+    assert status == 500
+    assert "the log of this process says why" in page
+    assert "ZeroDivisionError" in caplog.text
+    assert capfd.readouterr().err == ""
+
+
+def test_connections_beyond_the_limit_are_closed_at_once_and_places_are_given_back() -> None:
+    with serve_metrics(0) as server, ExitStack() as held:
+        for _ in range(endpoint._MAX_CONNECTIONS):
+            held.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as extra:
+            assert extra.recv(1) == b""  # long before an idle one is let go
+        held.close()
+        wait_until(lambda: is_healthy(server.port))
+
+
+def is_healthy(port: int) -> bool:
+    try:
+        return ask(port, "/healthz") == (200, "ok\n")
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def test_a_forked_child_closes_its_copy_and_the_parent_goes_on() -> None:
+    with serve_metrics(0) as server:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # a child that hangs dies
+            server.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert ask(server.port, "/healthz") == (200, "ok\n")
 
 
 def test_a_cache_that_cannot_be_used_is_no_empty_page(

@@ -26,7 +26,6 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from dataplane import _native, process_exit
@@ -36,6 +35,7 @@ from dataplane.cache.awaited import Awaited
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.budget import Budget
 from dataplane.cache.catalog import Catalog
+from dataplane.cache.directory import Directory
 from dataplane.cache.ending import closed_error
 from dataplane.cache.entries import Entry, EntryTable
 from dataplane.cache.fetch import Fetcher, Job
@@ -283,7 +283,7 @@ class Cache:
         if attachment is None:
             return {}
         shared: dict[str, float] = {}
-        if self._speaks_for(attachment.session.directory.path):
+        if self._speaks_for(attachment.session.directory):
             shared = directory_gauges(attachment.session)
             shared["cache_budget_bytes"] = attachment.budget.limit_bytes()
         return shared | {
@@ -292,10 +292,10 @@ class Cache:
             "cache_memory_bytes": self._awaited.held_bytes,
         }
 
-    def _speaks_for(self, path: Path) -> bool:
+    def _speaks_for(self, own: Directory) -> bool:
         """Whether this is the first of the process's caches in a directory, which counts once."""
         for cache in _live:
-            if (used := cache._attachment) is not None and used.session.directory.path == path:
+            if (used := cache._attachment) is not None and used.session.directory.is_same(own):
                 return cache is self
         return False
 

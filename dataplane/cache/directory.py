@@ -23,14 +23,21 @@ import contextlib
 import os
 import re
 import shlex
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dataplane import _native
 from dataplane.cache import locks
-from dataplane.cache.permissions import Sharing, admit, followed, make_folder, refuse_open
+from dataplane.cache.permissions import (
+    Sharing,
+    admit,
+    close_to_others,
+    followed,
+    make_folder,
+    refuse_open,
+    set_folder_mode,
+)
 from dataplane.errors import CacheError
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "VERSION_TEXT",
     "Directory",
     "check_usable",
+    "is_in_use",
     "names_in",
     "other_version_of",
     "unusable_warning",
@@ -72,6 +80,19 @@ def other_version_of(text: bytes) -> int | None:
     """Return the number in a `version` file of another release; None for any other text."""
     match = _ANY_VERSION.fullmatch(text)
     return int(match.group(1)) if match is not None and text != VERSION_TEXT else None
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a directory is a cache, or anything but a place for one; a look makes none of it.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return "version" in names or not names <= OUR_NAMES | FILE_SYSTEM_NAMES
 
 
 def check_usable(path: Path, *, sharing: Sharing = "private") -> None:
@@ -135,6 +156,7 @@ class Directory:
                 ) from err
             raise
         try:
+            self._status = os.fstat(self.fd)
             if target is not path:
                 refuse_open(self.fd, path, target, sharing)
             names = names_in(self.fd)
@@ -142,8 +164,8 @@ class Directory:
             admit(self.fd, path, sharing, is_cache="version" in names)
             self._has_version()  # before anything is written to a directory that is not ours
             with locks.hold(self.fd, locks.SETUP_BYTE):
-                if sharing == "private" and stat.S_IMODE(os.fstat(self.fd).st_mode) & 0o077:
-                    os.fchmod(self.fd, 0o700)
+                if sharing == "private":
+                    close_to_others(self.fd, path)
                 if not self._has_version():
                     if sharing == "group":
                         self._make_folders()
@@ -165,6 +187,10 @@ class Directory:
             if fd >= 0 and self._pid == os.getpid():
                 locks.close_descriptor(fd)
         self.fd = self.entries_fd = -1
+
+    def is_same(self, other: Directory) -> bool:
+        """Whether two that are open are one directory, whatever the paths that led there."""
+        return os.path.samestat(self._status, other._status)
 
     def is_current(self) -> bool:
         """Whether the path still leads to the directory that was opened."""
@@ -328,4 +354,10 @@ class Directory:
     def _open_folder(self, name: str, parent: int) -> int:
         with contextlib.suppress(FileExistsError):
             make_folder(name, parent)
-        return locks.open_descriptor(name, _DIRECTORY, dir_fd=parent)
+        folder = locks.open_descriptor(name, _DIRECTORY, dir_fd=parent)
+        try:
+            set_folder_mode(folder, parent)
+        except BaseException:
+            locks.close_descriptor(folder)
+            raise
+        return folder

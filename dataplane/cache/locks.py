@@ -4,10 +4,11 @@ All locks are open-file-description (OFD) locks: the kernel drops them when thei
 two descriptions of one process exclude each other as two processes do. Each lock here is taken on a
 description of its own, so threads need nothing else to keep apart.
 
-A forked child inherits descriptions and with them the locks of its parent. So every descriptor of
-this package is listed here, itself or through the map that owns it, and `close_inherited` closes
-them in the child. A lock is released by an explicit unlock, which also
-takes it from copies of the description that a child may hold for a moment.
+A forked child inherits descriptions and with them the locks of its parent. So the descriptors of
+this package are listed here, themselves or through the map that owns them, and `close_inherited`
+closes them in the child. One that a fork meets after it was opened and before it is listed stays
+open in the child; nothing is locked through it yet. A lock is released by an explicit unlock, which
+also takes it from copies of the description that a child may hold.
 
 Thread-safe. The list of descriptors has no lock of its own: finalizers close descriptors, and one
 that took a lock could wait for its own thread (`dataplane/deferred.py`). Adding a number to a set

@@ -7,15 +7,17 @@ The group is that of the directory: its set-group-ID bit hands it down to all th
 So the mode of a new file follows from the folder it is made in. The users of a group's cache trust
 each other: each of them can change the blocks that the others read.
 
+A directory that was prepared for a group is never made private.
+
 The directory may be given as a symbolic link, as `/cache -> /nvme/cache`, where nobody but the user
-and root could have made the link, and nobody else may write to what it leads to.
+and root could have made the link, or any other that it leads through, and nobody else may write to
+what it leads to.
 
 Pure functions on open folders.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
@@ -26,12 +28,14 @@ from dataplane.errors import CacheError, ConfigError
 __all__ = [
     "Sharing",
     "admit",
+    "close_to_others",
     "followed",
     "is_of_group",
     "make_folder",
     "open_in_group",
     "parse_sharing",
     "refuse_open",
+    "set_folder_mode",
 ]
 
 Sharing = Literal["private", "group"]
@@ -41,8 +45,7 @@ _GROUP_DIRECTORY = 0o2770
 _GROUP_FILE = 0o660
 _GROUP_BITS = 0o2070  # what tells a group's folder from one that a lax umask has opened
 _OTHERS_CHOICE = "choose another with --cache-dir"
-# What file systems without unnamed files answer to O_TMPFILE, and what a missing /proc does.
-_NO_UNNAMED_FILES = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+_MAX_LINKS = 40  # as the kernel follows
 
 
 def parse_sharing(text: str) -> Sharing:
@@ -63,24 +66,39 @@ def is_of_group(folder: int) -> bool:
 
 
 def followed(link: Path) -> Path:
-    """Return the directory that a link leads to, if it is one that others could not have made.
+    """Return the directory that a link leads to, if others could not have made it lead there.
+
+    Every link on the way is looked at, those in place of a parent directory too. Where the link
+    itself lies is what the user named.
 
     Raises:
-        CacheError: it belongs to somebody else, or leads nowhere.
+        CacheError: a link on the way belongs to somebody else, or it leads to no directory.
+        OSError: the file system refused.
     """
-    owner = link.lstat().st_uid
-    if owner not in (0, os.geteuid()):
-        raise CacheError(
-            f"the cache directory {link} is a symbolic link of user {owner}",
-            hint="name the directory itself with --cache-dir",
-        )
-    target = Path(os.path.realpath(link))
-    if not target.is_dir():
+    place = Path(os.path.realpath(link.parent))
+    ahead = [link.name]
+    links = 0
+    while ahead and links <= _MAX_LINKS:
+        name = ahead.pop()
+        step = place.parent if name == ".." else place / name
+        if name == ".." or not step.is_symlink():
+            place = step
+            continue
+        owner = step.lstat().st_uid
+        if owner not in (0, os.geteuid()):
+            is_link = f"leads through {step}, a" if links else "is a"
+            raise CacheError(
+                f"the cache directory {link} {is_link} symbolic link of user {owner}",
+                hint="name the directory itself with --cache-dir",
+            )
+        links += 1
+        ahead.extend(reversed(step.readlink().parts))
+    if ahead or not place.is_dir():
         raise CacheError(
             f"the cache directory {link} is a symbolic link that leads to no directory",
-            hint=f"make the directory {target}, or {_OTHERS_CHOICE}",
+            hint=f"make the directory {place}, or {_OTHERS_CHOICE}",
         )
-    return target
+    return place
 
 
 def refuse_open(folder: int, link: Path, target: Path, sharing: Sharing) -> None:
@@ -89,7 +107,10 @@ def refuse_open(folder: int, link: Path, target: Path, sharing: Sharing) -> None
     Raises:
         CacheError: they may, and it is not to be shared with a group.
     """
-    mode = stat.S_IMODE(os.fstat(folder).st_mode)
+    status = os.fstat(folder)
+    mode = stat.S_IMODE(status.st_mode)
+    if sharing == "private":
+        _refuse_groups(status, link)
     if mode & (0o022 if sharing == "private" else 0o002):
         raise CacheError(
             f"the cache directory {link} is a symbolic link to {target}, to which others may write "
@@ -113,7 +134,7 @@ def admit(folder: int, path: Path, sharing: Sharing, *, is_cache: bool) -> None:
     """
     status = os.fstat(folder)
     if sharing == "private":
-        _admit_owner(status, path, is_cache=is_cache)
+        _admit_owner(status, path)
         return
     mode = stat.S_IMODE(status.st_mode)
     user = os.geteuid()
@@ -140,14 +161,32 @@ def admit(folder: int, path: Path, sharing: Sharing, *, is_cache: bool) -> None:
         )
 
 
-def _admit_owner(status: os.stat_result, path: Path, *, is_cache: bool) -> None:
-    is_groups = is_cache and status.st_mode & _GROUP_BITS == _GROUP_BITS
-    if is_groups:
+def close_to_others(folder: int, path: Path) -> None:
+    """Take the rights of all but the owner from a private directory that a lax umask has opened.
+
+    Raises:
+        CacheError: it was made a group's meanwhile.
+        OSError: the file system refused.
+    """
+    status = os.fstat(folder)
+    _refuse_groups(status, path)
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        os.fchmod(folder, 0o700)
+
+
+def _refuse_groups(status: os.stat_result, path: Path) -> None:
+    """Refuse to make a group's directory private: its users could not use it any more."""
+    if status.st_mode & _GROUP_BITS == _GROUP_BITS:
         raise CacheError(
-            f"the cache directory {path} is that of group {status.st_gid}, not private",
+            f"the cache directory {path} is that of group {status.st_gid} "
+            f"(mode {stat.S_IMODE(status.st_mode):04o}), not private",
             hint="to use it set DATAPLANE_CACHE_SHARING=group (cache.sharing), "
             f"or {_OTHERS_CHOICE}",
         )
+
+
+def _admit_owner(status: os.stat_result, path: Path) -> None:
+    _refuse_groups(status, path)
     if status.st_uid != os.geteuid():
         raise CacheError(
             f"the cache directory {path} belongs to user {status.st_uid}, not to {os.geteuid()}",
@@ -156,16 +195,28 @@ def _admit_owner(status: os.stat_result, path: Path, *, is_cache: bool) -> None:
 
 
 def make_folder(name: str, parent: int) -> None:
-    """Make a folder in an open one, with the mode of its kind.
+    """Make a folder in an open one; `set_folder_mode` is to follow.
 
     Raises:
         FileExistsError: the name is taken.
     """
-    if not is_of_group(parent):
-        os.mkdir(name, 0o700, dir_fd=parent)
-        return
-    os.mkdir(name, 0o770, dir_fd=parent)
-    os.chmod(name, _GROUP_DIRECTORY, dir_fd=parent)
+    os.mkdir(name, 0o770 if is_of_group(parent) else 0o700, dir_fd=parent)
+
+
+def set_folder_mode(folder: int, parent: int) -> None:
+    """Give an open folder of a group's cache its mode.
+
+    The umask has cut the mode that it was made with. A process that was killed before it came here
+    leaves a folder that others cannot use, so whoever may set the mode does so at each opening.
+    """
+    if is_of_group(parent):
+        _set_group_mode(folder, _GROUP_DIRECTORY)
+
+
+def _set_group_mode(opened: int, mode: int) -> None:
+    status = os.fstat(opened)
+    if stat.S_IMODE(status.st_mode) != mode and os.geteuid() in (0, status.st_uid):
+        os.fchmod(opened, mode)
 
 
 def open_in_group(path: str, flags: int, folder: int) -> int:
@@ -177,9 +228,12 @@ def open_in_group(path: str, flags: int, folder: int) -> int:
     while True:
         if not flags & os.O_EXCL:
             try:
-                return os.open(path, flags & ~os.O_CREAT, dir_fd=folder)
+                found = os.open(path, flags & ~os.O_CREAT, dir_fd=folder)
             except FileNotFoundError:
                 pass
+            else:
+                _set_group_mode(found, _GROUP_FILE)  # its maker may have been killed before it did
+                return found
         try:
             return _make_file(path, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), folder)
         except FileExistsError:
@@ -189,13 +243,20 @@ def open_in_group(path: str, flags: int, folder: int) -> int:
 
 def _make_file(path: str, flags: int, folder: int) -> int:
     try:
-        made = os.open(".", (flags & ~os.O_NOFOLLOW) | os.O_TMPFILE, _GROUP_FILE, dir_fd=folder)
-    except OSError as err:
-        if err.errno not in _NO_UNNAMED_FILES:
-            raise
+        return _make_unnamed(path, flags, folder)
+    except FileExistsError:
+        raise
+    except OSError:
+        # The file system has no unnamed files, or there is no /proc to name one through. Whatever
+        # else it was fails here again.
         made = os.open(path, flags | os.O_CREAT | os.O_EXCL, _GROUP_FILE, dir_fd=folder)
         os.fchmod(made, _GROUP_FILE)
         return made
+
+
+def _make_unnamed(path: str, flags: int, folder: int) -> int:
+    """Make a file that gets its name when it has its mode."""
+    made = os.open(".", (flags & ~os.O_NOFOLLOW) | os.O_TMPFILE, _GROUP_FILE, dir_fd=folder)
     try:
         os.fchmod(made, _GROUP_FILE)
         os.link(f"/proc/self/fd/{made}", path, dst_dir_fd=folder, follow_symlinks=True)

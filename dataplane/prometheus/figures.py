@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from dataplane.cache.base import CacheConfig
+from dataplane.cache.directory import is_in_use
 from dataplane.cache.gauges import directory_gauges
 from dataplane.cache.publish import read_published
 from dataplane.cache.session import Session
@@ -52,7 +53,8 @@ class HostFigures:
     out that they are alone, nor stays with a directory that was removed.
 
     Args:
-        config: says which directory. While it is not there, no process uses it.
+        config: says which directory. While it is not there or empty, no process uses it; it is
+            not made a cache by a look.
     """
 
     def __init__(self, config: CacheConfig) -> None:
@@ -71,7 +73,7 @@ class HostFigures:
         counted: list[_Labelled] = []
         standing: list[_Labelled] = []
         shared: dict[str, float] = {}
-        if self._config.dir.is_dir():
+        if is_in_use(self._config.dir):
             with closing(Session(self._config.dir, sharing=self._config.sharing)) as session:
                 shared = directory_gauges(session)
                 processes = read_published(session)

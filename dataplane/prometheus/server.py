@@ -2,14 +2,18 @@
 
 It is on the loopback interface unless told otherwise: the figures name no object and hold no
 secret, but there is no access control either. The server has a thread of its own, dp-metrics, and
-one for each request.
+one for each connection, of which there is a limit: who connects and says nothing is let go after
+_REQUEST_TIMEOUT_S, and is no failure of ours. Nothing is printed; what fails goes to the logger.
 """
 
 from __future__ import annotations
 
 import errno
+import io
+import os
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -26,6 +30,7 @@ __all__ = ["MetricsServer", "serve_host_metrics", "serve_metrics"]
 
 _MAX_PORT = 65_535
 _REQUEST_TIMEOUT_S = 10.0
+_MAX_CONNECTIONS = 16
 _TEXT = ("Content-Type", "text/plain; charset=utf-8")
 _INDEX = b"dataplane\n\n/metrics   for Prometheus\n/healthz   ok while this process answers\n"
 
@@ -107,6 +112,10 @@ def _application(metrics: _Application) -> _Application:
                 logger.warning("no figures for Prometheus: %s", err)
                 start_response("503 Service Unavailable", [_TEXT])
                 return [f"{err}\n".encode()]
+            except Exception:
+                logger.exception("the figures for Prometheus cannot be made")
+                start_response("500 Internal Server Error", [_TEXT])
+                return [b"the figures cannot be made; the log of this process says why\n"]
         known = {"/": _INDEX, "/healthz": b"ok\n"}.get(path)
         if known is None:
             start_response("404 Not Found", [_TEXT])
@@ -123,6 +132,19 @@ def _application(metrics: _Application) -> _Application:
 class _Handler(WSGIRequestHandler):
     timeout = _REQUEST_TIMEOUT_S
 
+    def handle(self) -> None:
+        """Answer one request; wsgiref prints what stops an answer on its way, here it is logged."""
+        self._errors = io.StringIO()
+        try:
+            super().handle()
+        finally:
+            if said := self._errors.getvalue():
+                logger.debug("an answer of the metrics server was not delivered: %s", said)
+
+    def get_stderr(self) -> Any:
+        """Return where wsgiref prints."""
+        return self._errors
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         """Log no scrape."""
 
@@ -133,8 +155,35 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     def __init__(self, host: str, port: int, application: _Application) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         self.address_family = found[0]
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
         super().__init__((str(found[4][0]), port), _Handler)
         self.set_app(application)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection a thread, or close it when there are as many as there may be."""
+        if not self._free.acquire(blocking=False):
+            logger.debug("the metrics server has %d connections: one closed", _MAX_CONNECTIONS)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in its thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as there
+        """Log what ended a connection, where socketserver would print it."""
+        if isinstance(sys.exception(), OSError):  # a port probe, or who went away
+            logger.debug("a connection to the metrics server ended", exc_info=True)
+        else:
+            logger.error("a connection to the metrics server failed", exc_info=True)
 
     def server_bind(self) -> None:
         """Bind without asking the name service who we are, which may take seconds."""
@@ -148,6 +197,7 @@ class MetricsServer:
 
     def __init__(self, server: _Server) -> None:
         self._server: _Server | None = server
+        self._pid = os.getpid()
         self._port = int(server.server_port)
         self._thread = threading.Thread(target=server.serve_forever, name="dp-metrics", daemon=True)
         self._thread.start()
@@ -158,12 +208,16 @@ class MetricsServer:
         return self._port
 
     def close(self) -> None:
-        """Stop answering. Idempotent."""
+        """Stop answering. Idempotent; in a forked child it is the parent who goes on answering."""
         server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
-            server.server_close()
-            self._thread.join()
+        if server is None:
+            return
+        if self._pid != os.getpid():  # the thread that would stop is the parent's
+            server.socket.close()
+            return
+        server.shutdown()
+        server.server_close()
+        self._thread.join()
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import logging
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -122,7 +123,7 @@ def test_a_link_that_others_made_or_may_write_through_is_refused(tmp_path, monke
     target.mkdir()
     link = tmp_path / "link"
     link.symlink_to(target)
-    for mode in (0o777, 0o770, 0o2770, 0o1777):
+    for mode in (0o777, 0o770, 0o1777):
         target.chmod(mode)
         with pytest.raises(CacheError, match="to which others may write"):
             Directory(link)
@@ -147,6 +148,27 @@ def test_a_link_of_somebody_else_is_refused(tmp_path):
     os.lchown(link, 12345, 12345)
     with pytest.raises(CacheError, match="symbolic link of user 12345"):
         Directory(link)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link of somebody else")
+@pytest.mark.parametrize("foreign", ["second", "parent"])
+def test_a_link_through_a_link_of_somebody_else_is_refused(tmp_path, foreign):
+    (tmp_path / "real" / "target").mkdir(parents=True, mode=0o700)
+    (tmp_path / "parent").symlink_to("real")
+    (tmp_path / "second").symlink_to("./parent/../parent/target")
+    (tmp_path / "link").symlink_to(tmp_path / "second")
+    Directory(tmp_path / "link").close()  # all of them are root's
+    os.lchown(tmp_path / foreign, 12345, 12345)
+    place = re.escape(str(tmp_path / foreign))
+    with pytest.raises(CacheError, match=f"leads through {place}, a symbolic link of user 12345"):
+        Directory(tmp_path / "link")
+
+
+def test_links_in_a_circle_lead_to_no_directory(tmp_path):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(CacheError, match="leads to no directory"):
+        Directory(tmp_path / "one")
 
 
 def test_a_file_in_place_of_the_directory_is_reported(config, store, caplog):

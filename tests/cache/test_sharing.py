@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.cache import Cache, CacheConfig
+from dataplane.cache import Cache, CacheConfig, locks
 from dataplane.cache.directory import Directory
 from dataplane.cache.session import Session
 from dataplane.config import assemble
@@ -218,10 +218,61 @@ def test_a_private_cache_is_not_opened_to_a_group(config: CacheConfig) -> None:
 
 def test_a_groups_cache_is_not_closed_by_a_private_process(config: CacheConfig) -> None:
     Directory(config.dir, sharing="group").close()
-    with pytest.raises(CacheError, match=r"is that of group \d+, not private") as raised:
+    with pytest.raises(CacheError, match=r"is that of group \d+ .*, not private") as raised:
         Directory(config.dir)
     assert "DATAPLANE_CACHE_SHARING=group" in str(raised.value.hint)
     assert stat.S_IMODE(config.dir.stat().st_mode) == 0o2770
+
+
+@pytest.mark.parametrize("through_link", [False, True])
+def test_an_empty_directory_prepared_for_a_group_is_not_made_private(
+    tmp_path: Path, through_link: bool
+) -> None:
+    prepared = tmp_path / "cache"
+    prepared.mkdir()
+    prepared.chmod(0o2770)
+    path = prepared
+    if through_link:
+        path = tmp_path / "link"
+        path.symlink_to(prepared)
+    with pytest.raises(CacheError, match=r"that of group \d+ \(mode 2770\), not private") as raised:
+        Directory(path)
+    assert "set DATAPLANE_CACHE_SHARING=group" in str(raised.value.hint)
+    assert "choose another" in str(raised.value.hint)
+    assert stat.S_IMODE(prepared.stat().st_mode) == 0o2770
+    assert list(prepared.iterdir()) == []
+    Directory(path, sharing="group").close()
+
+
+def test_a_directory_that_becomes_a_groups_while_a_private_process_waits_stays_so(
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.dir.mkdir(mode=0o755)
+    real_hold = locks.hold
+
+    def hold(dir_fd, byte, *, wait=True):
+        config.dir.chmod(0o2770)
+        return real_hold(dir_fd, byte, wait=wait)
+
+    monkeypatch.setattr(locks, "hold", hold)
+    with pytest.raises(CacheError, match="not private"):
+        Directory(config.dir)
+    assert stat.S_IMODE(config.dir.stat().st_mode) == 0o2770
+
+
+@pytest.mark.parametrize("name", ["stats", "entries", "entries/2a", "lock"])
+def test_a_mode_that_a_killed_process_has_not_set_is_set_by_its_owners_next(
+    config: CacheConfig, name: str
+) -> None:
+    Directory(config.dir, sharing="group").close()
+    place = config.dir / name
+    expected = stat.S_IMODE(place.stat().st_mode)
+    place.chmod(0o2700 if place.is_dir() else 0o600)
+    with closing(Session(config.dir, sharing="group")) as session:
+        locks.close_descriptor(session.directory.open_folder("stats"))
+        with session.directory.shard("2a" + 62 * "0", create=True):
+            pass
+    assert stat.S_IMODE(place.stat().st_mode) == expected
 
 
 def test_a_directory_of_a_foreign_group_is_refused(
@@ -246,6 +297,25 @@ def test_files_get_their_mode_on_a_file_system_without_unnamed_files(
         return real_open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", no_unnamed)
+    old = os.umask(0o077)
+    try:
+        Directory(config.dir, sharing="group").close()
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((config.dir / "lock").stat().st_mode) == 0o660
+
+
+def test_files_get_their_mode_without_proc(
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_link = os.link
+
+    def no_proc(source, name, **options):
+        if str(source).startswith("/proc/"):
+            raise FileNotFoundError(2, "No such file or directory", source)
+        real_link(source, name, **options)
+
+    monkeypatch.setattr(os, "link", no_proc)
     old = os.umask(0o077)
     try:
         Directory(config.dir, sharing="group").close()
