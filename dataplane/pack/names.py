@@ -21,10 +21,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["array_segment", "decode_segment", "member_key", "sample_key", "unique_name"]
+__all__ = [
+    "FreeNames",
+    "array_segment",
+    "decode_segment",
+    "member_key",
+    "sample_key",
+    "unique_name",
+]
 
 MAX_SEGMENT_BYTES = 200
 """Well below the 255 bytes of a file name, so that a suffix for a double name still fits."""
@@ -108,10 +115,28 @@ def unique_name(name: str, taken: Iterable[str], separator: str) -> str:
     taken = taken if isinstance(taken, set | frozenset | dict) else set(taken)
     if name not in taken:
         return name
-    number = 2
-    while f"{name}{separator}{number}" in taken:
-        number += 1
-    return f"{name}{separator}{number}"
+    return FreeNames(taken, f"{{}}{separator}{{}}").find(name)
+
+
+class FreeNames:
+    """Numbered names that are not taken; for one name, the search goes on where it ended.
+
+    So many arrays of one name take time in proportion to their number.
+    """
+
+    def __init__(self, taken: Container[str], pattern: str) -> None:
+        """Number by `pattern` (`"{}-{}"`); `taken` may grow meanwhile, and not shrink."""
+        self._taken = taken
+        self._pattern = pattern
+        self._numbers: dict[str, int] = {}
+
+    def find(self, name: str) -> str:
+        """Return the first of the names with 2, 3, … that is not taken."""
+        number = self._numbers.get(name, 2)
+        while (free := self._pattern.format(name, number)) in self._taken:
+            number += 1
+        self._numbers[name] = number
+        return free
 
 
 def _percent(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.errors import FormatError
-from dataplane.pack.names import array_segment, unique_name
+from dataplane.pack.names import FreeNames, array_segment
 from dataplane.pack.source import Converted
 from dataplane.shards import SourceArray
 
@@ -62,11 +62,13 @@ def add_arrays(converted: Converted, collection: Any, group: ArrayGroup, label: 
         FormatError: an array does not have as many tuples as the mesh has points or cells.
     """
     roles = dict(_roles(collection))
+    free_names = FreeNames(converted.arrays, "{}~{}")
     for number in range(collection.GetNumberOfArrays()):
         array = collection.GetAbstractArray(number)
         original = _utf8(array.GetName() or "", label)
         path = f"{group.prefix}/{array_segment(original)}"
-        path = unique_name(path, converted.arrays, "~")
+        if path in converted.arrays:
+            path = free_names.find(path)
         if array.IsA("vtkStringArray"):
             text = [_utf8(array.GetValue(i), label) for i in range(array.GetNumberOfValues())]
             converted.add_text(path, text)

@@ -162,10 +162,15 @@ def _plain_header(run: Run, form: BinaryFormat) -> tuple[int, int]:
 
 
 def _compressed(run: Run, form: BinaryFormat) -> tuple[int, int]:
-    total, _, sizes, at = _block_table(run, form)
+    total, decoded, sizes, at = _block_table(run, form)
     stored = sum(sizes)
     stop = run.after(at, stored)
     run.check(at, stop, stored)
+    if not decoded and run.exact and stop < run.stop:
+        # No values may have the fourth word of a table all the same.
+        word = form.word.itemsize
+        if run.after(stop, word) == run.stop and not any(run.read(stop, word)):
+            stop = run.stop
     return total, stop
 
 
@@ -176,7 +181,8 @@ def _block_table(run: Run, form: BinaryFormat) -> tuple[int, list[int], list[int
     available = run.stop - run.start
     if blocks > available // word:
         raise ValueError(f"its header announces {blocks} blocks in {available} bytes")
-    if blocks and (not block_bytes or last_bytes > block_bytes):
+    is_empty = blocks == 1 and not block_bytes  # how some writers compress no values
+    if blocks and (last_bytes > block_bytes or not (block_bytes or is_empty)):
         raise ValueError(f"its header announces blocks of {block_bytes} and {last_bytes} bytes")
     # Three words are whole groups of base64, so the others can be decoded by themselves.
     sizes = _words(run.read(run.after(run.start, 3 * word), blocks * word), form)

@@ -6,7 +6,9 @@ ASCII values. Values are not decoded for that, and appended raw data is only loo
 length words are. What VTK is known to read wrongly although the file is right is edited:
 
 - base64 broken into lines is joined; NaN and infinities in ASCII become base64;
-- arrays without a name, and further arrays of one name, get names of their own until they are read;
+- arrays without a name, and further arrays of one name, get names of their own until they are read,
+  and so do those that VTK would give other values for their name (`vtkGhostLevels`);
+- comments between values, and groups without arrays beside others of their name, are left out;
 - field data without a number of tuples gets it;
 - `>` in an attribute is escaped, since VTK looks for the end of a tag by it.
 
@@ -15,19 +17,29 @@ Thread-safe: no state.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane.errors import FormatError
+from dataplane.pack.names import FreeNames
+from dataplane.pack.vtk_attributes import (
+    parse_components,
+    parse_count,
+    parse_offset,
+    values_are_base64,
+)
 from dataplane.pack.vtk_binary import BinaryFormat, Run, decoded_bytes, encoded, stored_bytes
 from dataplane.pack.vtk_pieces import CELL_LISTS, PieceSize, piece_size
 from dataplane.pack.vtk_rewrite import Edits, tag
 from dataplane.pack.vtk_text import count_numbers, parse_numbers
-from dataplane.pack.vtk_xml import ArrayElement, Document, Group, Piece
+from dataplane.pack.vtk_xml import ArrayElement, Content, Document, Group, Piece
 
-__all__ = ["DTYPES", "KINDS", "ArrayType", "CheckedFile", "CheckedPiece", "check_file"]
+__all__ = ["CONVERTED", "DTYPES", "KINDS", "ArrayType", "CheckedFile", "CheckedPiece", "check_file"]
 
 KINDS = ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
 DTYPES = {
@@ -40,6 +52,11 @@ DTYPES = {
     for size in sizes
 }
 _SPACE = b" \t\r\n\v\f"
+_COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
+CONVERTED = frozenset({"vtkGhostLevels"})
+"""Names of old files by which VTK renames arrays and folds their values (to `vtkGhostType`)."""
+_Body: TypeAlias = tuple[str, bytes]
+"""What values are put in the place of others, after the name of their format."""
 _ANY = None
 """For arrays whose number of values nothing but other arrays says; compared after the read."""
 
@@ -102,6 +119,8 @@ class _Check:
         self._appended: tuple[int, int] | None = None
 
     def run(self) -> CheckedFile:
+        for start, stop in self._document.surplus:
+            self._checked.edits.replace(start, stop, b"")
         fields = self._document.groups.get("FieldData")
         if fields is not None:
             self._checked.field_types = self._attribute_group(fields, None, self._label)
@@ -135,16 +154,14 @@ class _Check:
     ) -> dict[str, ArrayType]:
         """Check PointData, CellData or (with no number of tuples) FieldData."""
         types: dict[str, ArrayType] = {}
-        own_names = {array.name for array in group.arrays}
+        taken = {array.name for array in group.arrays}
+        free_names = FreeNames(taken, "{} (array {})")
         for array in group.arrays:
             changes = {}
             name = array.name
-            if not name or name in types:
-                number = 2
-                while (name := f"{array.name or 'unnamed'} (array {number})") in own_names | {
-                    *types
-                }:
-                    number += 1
+            if not name or name in types or name in CONVERTED:
+                name = free_names.find(name or "unnamed")
+                taken.add(name)
                 self._checked.names.setdefault(group.name, {})[name] = array.name
                 changes["Name"] = name
             shown = f"{label}: array {array.name!r}"
@@ -158,9 +175,9 @@ class _Check:
     def _field_values(
         self, array: ArrayElement, found: ArrayType, changes: dict[str, str], label: str
     ) -> None:
-        text = array.attributes.get("NumberOfTuples", "")
-        if text.strip().isdecimal():
-            self._values(array, int(text) * found.components, changes, label)
+        tuples = parse_count(array.attributes.get("NumberOfTuples", ""))
+        if tuples is not None:
+            self._values(array, tuples * found.components, changes, label)
             return
         values = self._values(array, _ANY, {**changes, "NumberOfTuples": "0"}, label, dry=True)
         if values % found.components:
@@ -197,7 +214,7 @@ class _Check:
         for array in group.arrays:
             shown = f"{label}: array {array.name!r} of {group.name}"
             _array_type(array, shown)
-            values = self._values(array, counted.get(array.name, _ANY), {}, shown)
+            values = self._values(array, counted.get(array.name, _ANY), {}, shown, of_cells=True)
             tuples = array.attributes.get("NumberOfTuples", str(values)).strip()
             if tuples != str(values):
                 raise FormatError(f"{shown}: expected {tuples[:40]} values, got {values}")
@@ -213,34 +230,57 @@ class _Check:
         label: str,
         *,
         dry: bool = False,
+        of_cells: bool = False,
     ) -> int:
         """Count the values of an array, compare, and edit it where VTK would read it wrongly."""
         try:
             body, count = self._count(array, expected)
+            fits = expected is None or count == expected
+            fits = fits or (of_cells and self._says_no_more(array, expected or 0, count))
         except ValueError as err:
             raise FormatError(f"{label}: {err}") from None
-        if expected is not None and count != expected:
+        if not fits:
             raise FormatError(f"{label}: expected {expected} values, got {count}")
         if not dry and (body is not None or changes or self._hides_tag_end(array)):
             self._edit(array, changes, body)
         return count
 
-    def _count(self, array: ArrayElement, expected: int | None) -> tuple[bytes | None, int]:
-        """Return the number of values, and the text to put in the place of theirs or None."""
+    def _says_no_more(self, array: ArrayElement, expected: int, count: int) -> bool:
+        """Say whether an array of cells that is too long says no more than its beginning.
+
+        pyevtk writes as many types as there are points, all of them equal; and the offsets of no
+        cells may begin with 0 as those of VTK's memory do.
+        """
+        if array.attributes["type"] not in DTYPES:
+            return False
+        if array.name == "types" and 0 < expected < count:
+            values = self._decoded(array)
+            return bool(np.all(values == values[0]))
+        if array.name == "offsets" and not expected and count == 1:
+            return not self._decoded(array).any()
+        return False
+
+    def _decoded(self, array: ArrayElement) -> npt.NDArray[Any]:
+        """The values of an array of numbers whose text was counted."""
         attributes = array.attributes
-        kind = attributes.get("type", "")
-        form = attributes.get("format", "ascii")
-        if form not in {"ascii", "binary", "appended"}:
-            raise ValueError(f"its format is {form!r}, expected ascii, binary or appended")
-        if ("offset" in attributes) != (form == "appended"):
-            raise ValueError("it has an offset, or is appended, and not both")
-        if form == "appended":
-            run = self._appended_run(attributes["offset"], expected)
-            return None, 0 if run is None else self._binary_count(run, kind, expected)
-        if form == "binary":
-            run, joined = self._inline_run(array)
-            return joined, self._binary_count(run, kind, expected)
-        return self._ascii_count(array, kind)
+        dtype = np.dtype(DTYPES[attributes["type"]])
+        offset = parse_offset(attributes)
+        if offset is None and not values_are_base64(attributes):
+            return parse_numbers(*self._text(array), dtype)
+        run = self._inline_run(array)[0] if offset is None else self._appended_run(offset, _ANY)
+        stored = np.dtype(self._form.byte_order + dtype.str[1:])
+        return np.frombuffer(decoded_bytes(run, self._form), stored)
+
+    def _count(self, array: ArrayElement, expected: int | None) -> tuple[_Body | None, int]:
+        """Return the number of values, and what to put in the place of theirs or None."""
+        kind = array.attributes.get("type", "")
+        offset = parse_offset(array.attributes)
+        if offset is not None:
+            return None, self._binary_count(self._appended_run(offset, expected), kind, expected)
+        if not values_are_base64(array.attributes):
+            return self._ascii_count(array, kind)
+        run, joined = self._inline_run(array)
+        return joined, self._binary_count(run, kind, expected)
 
     def _binary_count(self, run: Run, kind: str, expected: int | None) -> int:
         if run.exact and run.start == run.stop:
@@ -255,22 +295,30 @@ class _Check:
             raise ValueError(f"it holds {size_bytes} bytes, which are no whole number of {kind}")
         return values
 
-    def _inline_run(self, array: ArrayElement) -> tuple[Run, bytes | None]:
-        text = bytes(self._content[array.body_start : array.body_stop]).strip(_SPACE)
+    def _text(self, array: ArrayElement) -> tuple[Content, int, int]:
+        """Where the text of an array lies; comments in it are taken out of a copy."""
+        start, stop = array.body_start, array.body_stop
+        if self._content.find(b"<!--", start, stop) < 0:
+            return self._content, start, stop
+        text = _COMMENT.sub(b"", bytes(self._content[start:stop]))
+        return text, 0, len(text)
+
+    def _inline_run(self, array: ArrayElement) -> tuple[Run, _Body | None]:
+        content, start, stop = self._text(array)
+        text = bytes(content[start:stop]).strip(_SPACE)
         joined = text.translate(None, _SPACE)
         run = Run(joined, 0, len(joined), base64=True, exact=True)
-        return run, joined if len(joined) < len(text) else None
+        is_edited = content is not self._content or len(joined) < len(text)
+        return run, ("binary", joined) if is_edited else None
 
-    def _appended_run(self, offset: str, expected: int | None) -> Run | None:
-        """The place of appended values; None where an empty array has none."""
+    def _appended_run(self, offset: int, expected: int | None) -> Run:
+        """The place of appended values; an empty one where an empty array has none."""
         if self._appended is None:
             self._appended = self._find_appended()
         start, stop = self._appended
-        if not offset.strip().isdecimal():
-            raise ValueError(f"its offset is {offset[:40]!r}")
-        start += int(offset)
+        start += offset
         if start >= stop and expected == 0:
-            return None
+            return Run(b"", 0, 0, base64=False, exact=True)
         return Run(self._content, start, stop, self._document.encoding == "base64", exact=False)
 
     def _find_appended(self) -> tuple[int, int]:
@@ -285,36 +333,38 @@ class _Check:
             raise ValueError("the appended data does not begin with _ or is not closed")
         return begin + 1, stop
 
-    def _ascii_count(self, array: ArrayElement, kind: str) -> tuple[bytes | None, int]:
-        start, stop = array.body_start, array.body_stop
+    def _ascii_count(self, array: ArrayElement, kind: str) -> tuple[_Body | None, int]:
+        content, start, stop = self._text(array)
+        body = None if content is self._content else ("ascii", content[start:stop])
         if kind == "String":
-            codes = parse_numbers(self._content, start, stop, np.dtype("u1"))
+            codes = parse_numbers(content, start, stop, np.dtype("u1"))
             if len(codes) and codes[-1]:
                 raise ValueError("its last text is cut")
-            return None, int(np.count_nonzero(codes == 0))
+            return body, int(np.count_nonzero(codes == 0))
         dtype = np.dtype("u1" if kind == "Bit" else DTYPES[kind])
-        count = count_numbers(self._content, start, stop, dtype)
+        count = count_numbers(content, start, stop, dtype)
         if count is not None:
-            return None, count
-        values = parse_numbers(self._content, start, stop, dtype)
+            return body, count
+        values = parse_numbers(content, start, stop, dtype)
         if dtype.kind != "f":
-            return None, len(values)
-        return encoded(
-            values.astype(self._form.byte_order + dtype.str[1:]).tobytes(), self._form
-        ), len(values)
+            return body, len(values)
+        ordered = values.astype(self._form.byte_order + dtype.str[1:], copy=False)
+        return ("binary", encoded(ordered.tobytes(), self._form)), len(values)
 
     def _hides_tag_end(self, array: ArrayElement) -> bool:
         return self._content.find(b">", array.tag_start, array.body_start) != array.body_start - 1
 
-    def _edit(self, array: ArrayElement, changes: Mapping[str, str], body: bytes | None) -> None:
+    def _edit(self, array: ArrayElement, changes: Mapping[str, str], body: _Body | None) -> None:
         attributes = {**array.attributes, **changes}
+        if "NumberOfComponents" in attributes:
+            attributes["NumberOfComponents"] = str(parse_components(attributes))
         name = "Array" if attributes.get("type") == "String" else "DataArray"
         closed = self._content[array.body_start - 2 : array.body_start] == b"/>"
-        stop = array.body_start
+        text, stop = b"", array.body_start
         if body is not None:
-            attributes["format"], stop = "binary", array.body_stop
+            (attributes["format"], text), stop = body, array.body_stop
         self._checked.edits.replace(
-            array.tag_start, stop, tag(name, attributes, closed=closed) + (body or b"")
+            array.tag_start, stop, tag(name, attributes, closed=closed) + text
         )
 
 
@@ -330,7 +380,8 @@ def _array_type(array: ArrayElement, label: str) -> ArrayType:
         raise FormatError(
             f"{label}: its type is {kind!r}, expected one of {', '.join(DTYPES)} and String"
         )
-    text = array.attributes.get("NumberOfComponents", "1").strip()
-    if not text.isdecimal() or len(text) > 9 or not int(text):
+    components = parse_components(array.attributes)
+    if components is None:
+        text = array.attributes["NumberOfComponents"]
         raise FormatError(f"{label}: its number of components is {text[:40]!r}")
-    return ArrayType(kind, int(text))
+    return ArrayType(kind, components)

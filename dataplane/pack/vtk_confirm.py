@@ -23,8 +23,6 @@ from dataplane.pack.vtk_prepare import Prepared
 __all__ = ["check_faces", "confirm"]
 
 _FACE_ARRAYS = ("face_connectivity", "face_offsets", "polyhedron_to_faces")
-_CONVERTED = frozenset({"vtkGhostLevels"})
-"""Arrays of old files that VTK gives under another name (`vtkGhostType`)."""
 
 
 def confirm(output: Any, prepared: Prepared, label: str) -> None:
@@ -64,8 +62,6 @@ def confirm(output: Any, prepared: Prepared, label: str) -> None:
 
 def _confirm_array(array: Any, name: str, kind: ArrayType, label: str) -> None:
     if array is None:
-        if name in _CONVERTED:
-            return
         raise FormatError(f"{label}: VTK did not read the array {name!r}")
     if array.GetNumberOfComponents() != kind.components:
         raise FormatError(

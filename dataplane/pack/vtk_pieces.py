@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dataplane.errors import FormatError
+from dataplane.pack.vtk_attributes import parse_count
 
 __all__ = [
     "CELL_LISTS",
@@ -100,10 +101,13 @@ def piece_size(kind: str, attributes: Mapping[str, str], file_bytes: int, label:
 
 
 def _count(attributes: Mapping[str, str], name: str, label: str) -> int:
-    text = attributes.get(name, "" if name in {"NumberOfPoints", "NumberOfCells"} else "0").strip()
-    if not _INTEGER.fullmatch(text) or int(text) < 0:
+    text = attributes.get(name, "")
+    if not text and name not in {"NumberOfPoints", "NumberOfCells"}:
+        return 0
+    count = parse_count(text)
+    if count is None:
         raise FormatError(f"{label}: its header declares {name} {text[:40]!r}, which is no count")
-    return int(text)
+    return count
 
 
 def parse_extent(text: str, label: str) -> Extent:

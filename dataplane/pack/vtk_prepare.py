@@ -22,7 +22,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dataplane.errors import FormatError
-from dataplane.pack.vtk_check import KINDS, ArrayType, CheckedFile, CheckedPiece, check_file
+from dataplane.pack.vtk_check import (
+    CONVERTED,
+    KINDS,
+    ArrayType,
+    CheckedFile,
+    CheckedPiece,
+    check_file,
+)
 from dataplane.pack.vtk_pieces import (
     CELL_LISTS,
     Geometry,
@@ -241,9 +248,18 @@ class _Parallel:
             for group in _GROUPS
             if f"P{group}" in document.groups
         }
+        own_names = {
+            group: {name: own for file in files for name, own in file.names.get(group, {}).items()}
+            for group in _GROUPS
+        }
         optional = {
             group: {name for piece in kept for name in piece.types.get(group, {})}
             - {*declared.get(group, {})}
+            - {
+                name
+                for name, own_name in own_names[group].items()
+                if own_name in CONVERTED and own_name in declared.get(group, {})
+            }
             for group in ("PointData", "CellData")
         }
         types = _agreed(kept, label, optional)

@@ -44,6 +44,7 @@ _XML_READERS = {
     for kind in ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
     for name in (kind, f"P{kind}")
 }
+_FACES = ("PolyhedronFaces", "PolyhedronFaceLocations")
 _ADDRESS = re.compile(r" ?\(0x[0-9a-fA-F]+\)| ?\b0x[0-9a-fA-F]{5,}")
 _LOCATION = re.compile(r"^(?:ERROR|Warning): In (\S+), line (\d+)\s*\n\S+ \(0x[0-9a-f]+\): ")
 
@@ -121,16 +122,29 @@ def _read_parts(prepared: Prepared, label: str) -> Any:
         append.MergePointsOff()
     append.SetOutputPointsPrecision(append.DEFAULT_PRECISION)
     field_data = None
+    wide: set[str] = set()
     for number, (path, piece, pieces) in enumerate(prepared.parts):
         reader = _reader(prepared.kind, path)
         part = _run(reader, label, (piece, pieces, 0))
         _check_steps(reader, label)
         check_faces(part, f"{label}: piece {number}")
         append.AddInputData(part)
+        wide |= {name for name, cells in _cell_arrays(part) if cells.IsStorage64Bit()}
         field_data = field_data or part.GetFieldData()
     output = _run(append, label)
     output.SetFieldData(field_data)
+    for name, cells in _cell_arrays(output):  # VTK puts them together as 64 bit
+        if name not in wide and cells.CanConvertTo32BitStorage():
+            cells.ConvertTo32BitStorage()
     return output
+
+
+def _cell_arrays(mesh: Any) -> Iterator[tuple[str, Any]]:
+    """The lists of cells that a mesh has any of, by name."""
+    for name in ("Verts", "Lines", "Polys", "Strips", "Cells", *_FACES):
+        cells = getattr(mesh, f"Get{name}", lambda: None)()
+        if cells is not None and cells.GetNumberOfCells():
+            yield name, cells
 
 
 def _check_steps(reader: Any, label: str) -> None:

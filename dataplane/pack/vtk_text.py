@@ -137,9 +137,13 @@ def parse_numbers(
     Raises:
         ValueError: a token is not a number of this type.
     """
-    text = bytes(content[start:stop])
-    if dtype.kind != "f":
-        return _parse_integers(text, dtype)
+    parse = _parse_floats if dtype.kind == "f" else _parse_integers
+    # NumPy takes white space alone for a zero.
+    parts = [parse(text, dtype) for text in _steps(content, start, stop) if text.strip(_SPACE)]
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
+
+
+def _parse_floats(text: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # NumPy warns of text that it cannot read to its end

@@ -2,8 +2,8 @@
 
 The file is parsed with expat up to its appended data, which is no XML. Only element tags are
 looked at; the text of a DataArray is passed over and described by its byte range, so a file of any
-size takes no memory here but what its tags take. Document type declarations are refused: with
-entities, byte ranges would not mean what the text says.
+size takes no memory here but what its tags take. Document types that declare entities or attributes
+are refused: byte ranges would not mean what the text says.
 
 Thread-safe: no state. Source: the VTK XML file formats (VTK user's guide, section 19.3).
 """
@@ -88,6 +88,7 @@ class Document:
         kind: `UnstructuredGrid`, `PImageData`, …
         dataset: attributes of the element of that name, which begins at `dataset_start`.
         groups: groups outside pieces: `FieldData`, and `PPointData`, … of a parallel file.
+        surplus: byte ranges of groups without arrays, of which there is another in their place.
         pieces: in the order of the file.
         appended: where the tag `<AppendedData>` begins, or None.
         encoding: of the appended data.
@@ -99,6 +100,7 @@ class Document:
     dataset: dict[str, str] = field(default_factory=dict)
     dataset_start: int = 0
     groups: dict[str, Group] = field(default_factory=dict)
+    surplus: list[tuple[int, int]] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     appended: int | None = None
     encoding: str = "base64"
@@ -130,7 +132,9 @@ def scan(content: Content, label: str) -> Document:
     scanner = _Scanner(parser, content, label)
     parser.StartElementHandler = scanner.start
     parser.EndElementHandler = scanner.end
-    parser.StartDoctypeDeclHandler = scanner.doctype
+    parser.EntityDeclHandler = scanner.declaration
+    parser.AttlistDeclHandler = scanner.declaration
+    parser.SkippedEntityHandler = scanner.declaration
     try:
         parser.Parse(content, True)
     except _AppendedData:
@@ -178,8 +182,8 @@ class _Scanner:
         self._piece: Piece | None = None
         self._elements = 0
 
-    def doctype(self, *_: object) -> None:
-        raise FormatError(f"{self._label}: it has a document type declaration, which is not read")
+    def declaration(self, *_: object) -> None:
+        raise FormatError(f"{self._label}: it has entities or attributes of a document type")
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         depth = len(self._path)
@@ -213,15 +217,21 @@ class _Scanner:
             self._piece = Piece(attributes, at)
             document.pieces.append(self._piece)
         elif depth == (2 if self._piece is None else 3):
-            self._start_group(document, tag, attributes, at)
+            self._group = Group(tag, attributes, at)
 
-    def _start_group(
-        self, document: Document, tag: str, attributes: dict[str, str], at: int
-    ) -> None:
-        holder = self._piece or document
-        if tag in holder.groups:
-            raise FormatError(f"{self._label}: a second <{tag}> in one place")
-        self._group = holder.groups[tag] = Group(tag, attributes, at)
+    def _end_group(self, group: Group) -> None:
+        group.stop = self._behind_end(group.start)
+        self._group = None
+        assert self.document is not None
+        groups = (self._piece or self.document).groups
+        other = groups.get(group.name)
+        if other is not None and other.arrays and group.arrays:
+            raise FormatError(f"{self._label}: a second <{group.name}> in one place")
+        if other is None or group.arrays:
+            groups[group.name] = group
+        if other is not None:
+            empty = other if group.arrays else group
+            self.document.surplus.append((empty.start, empty.stop))
 
     def end(self, tag: str) -> None:
         self._path.pop()
@@ -234,8 +244,7 @@ class _Scanner:
                     array.body_stop = max(self._parser.CurrentByteIndex, array.body_start)
         elif group is not None:
             if depth == (2 if piece is None else 3):
-                group.stop = self._behind_end(group.start)
-                self._group = None
+                self._end_group(group)
         elif piece is not None and depth == 2:
             piece.stop = self._behind_end(piece.start)
             self._piece = None
