@@ -1,11 +1,11 @@
 """Detection of the one layout that a PLOT3D file has, by what fits and by its values.
 
-Coordinates have to be finite, below 1e15 and not denormal (as integers read as floats are), and
-`iblank` small. That and record lengths prove a layout. Without record lengths a file that was cut
-can have exactly the size of another layout, so two more things are asked: no block size stands
-where the first coordinate belongs, and 32-bit floats are not the halves of 64-bit ones (of two
-neighbouring words one is then the leading half, near 1, and the other anything or zero). No layout,
-or more than one, is refused.
+Record lengths prove a layout, with coordinates that are finite and `iblank` that are small. Without
+record lengths coordinates have to be below 1e15 and not denormal (as integers read as floats are).
+A file that was cut can then have exactly the size of another layout, so two more things are asked:
+no block size stands where the first coordinate belongs, and 32-bit floats are not the halves of
+64-bit ones (of two neighbouring words one is then the leading half, near 1, and the other anything
+or zero). No layout, or more than one, is refused.
 
 One cut remains that nothing can tell: a single block without record lengths that ends exactly where
 its `iblank` begins is the same grid without `iblank`. Values are looked at in pieces of some
@@ -128,9 +128,12 @@ def _grid_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -
         points = math.prod(shape)
         stop = at + layout.dimensions * points * layout.float_bytes
         for values in _chunks(content, at, stop, layout.floats):
-            doubt = _float_doubt(values, "a coordinate")
-            if doubt is not None:
-                return doubt
+            if layout.record_lengths:
+                wrong = ~np.isfinite(values)
+            else:
+                wrong = _suspicious(values, _LARGEST_FLOAT)
+            if wrong.any():
+                return f"{values[wrong][0]:.6g} stands where a coordinate belongs"
             anything |= bool(values.any())
         at = stop
         if layout.blanking:
@@ -150,9 +153,10 @@ def _solution_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...
     start = at = layout.header_bytes(len(shapes))
     for shape in shapes:
         stop = at + 4 * layout.float_bytes
-        doubt = _float_doubt(content[at:stop].view(layout.floats), "a flow condition")
-        if doubt is not None:
-            return doubt
+        values = content[at:stop].view(layout.floats)
+        wrong = _suspicious(values, math.inf)
+        if wrong.any():
+            return f"{values[wrong][0]:.6g} stands where a flow condition belongs"
         at = stop + layout.variables * math.prod(shape) * layout.float_bytes
     return _halves_doubt(content, start, layout)
 
@@ -165,13 +169,13 @@ def _chunks(
         yield content[at : min(at + step, stop)].view(dtype)
 
 
-def _float_doubt(values: npt.NDArray[Any], what: str) -> str | None:
+def _suspicious(values: npt.NDArray[Any], limit: float) -> npt.NDArray[Any]:
+    """Which values are no number, not below a limit, or denormal."""
     with np.errstate(invalid="ignore"):  # bits that are no number
         size = np.abs(values)
-        wrong = ~(size < _LARGEST_FLOAT) | ((size > 0) & (size < np.finfo(values.dtype).tiny))
-    if not wrong.any():
-        return None
-    return f"{values[wrong][0]:.6g} stands where {what} belongs"
+        denormal = (size > 0) & (size < np.finfo(values.dtype).tiny)
+        wrong: npt.NDArray[Any] = ~(size < limit) | denormal
+        return wrong
 
 
 def _halves_doubt(content: FileBytes, start: int, layout: Layout) -> str | None:

@@ -19,7 +19,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataplane.pack.vtk_legacy_metadata import step_over_metadata
 from dataplane.pack.vtk_legacy_text import LegacyText
+from dataplane.pack.vtk_rewrite import Edits
 
 __all__ = ["CellList", "LegacyArray", "LegacyFile", "check_legacy"]
 
@@ -41,24 +43,31 @@ _KINDS = {
 }
 """What each kind of dataset must have. Other kinds are no meshes or grids."""
 _ONCE = frozenset(
-    {b"dataset", b"points", b"cell_types", b"origin", b"spacing", b"dimensions"}
+    {b"dataset", b"points", b"cell_types", b"dimensions"}
+    | {b"origin", b"spacing", b"aspect_ratio"}
     | {*_COORDINATES, *_CELL_LISTS}
 )
-_SAME = {b"aspect_ratio": b"spacing", b"extent": b"dimensions"}
-_VERSION = re.compile(rb"# vtk DataFile Version (\d{1,3})\.(\d{1,3})\s*")
+_SAME = {b"extent": b"dimensions"}
+_VERSION = re.compile(rb"# vtk DataFile Version +(\d{1,3})\.(\d{1,3})(?:[.\s].*)?")
 _CELL_ARRAYS_VERSION = (5, 0)
 """From this version on cells are two arrays, before it one list of counts and point numbers."""
 _UNKNOWN_VERSION = (6, 0)
+_MOST_COMPONENTS = 1 << 16
+_FLOATS = frozenset({b"float", b"double"})
 _MOST_SIZE = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
 class LegacyArray:
-    """An array: the part of the dataset that it belongs to, and the bytes and place of its name."""
+    """An array: the part of the dataset that it belongs to, and the bytes and place of its name.
+
+    VTK is given one tuple of zeros where the file has none (`emptied`).
+    """
 
     place: str
     name: bytes
     start: int
+    emptied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,8 @@ class LegacyFile:
     lists: dict[bytes, CellList] = field(default_factory=dict)
     cell_types: int | None = None
     arrays: list[LegacyArray] = field(default_factory=list)
+    edits: Edits = field(default_factory=Edits)
+    """What VTK has to be given otherwise than the file has it."""
 
 
 def check_legacy(path: Path, label: str) -> LegacyFile:
@@ -106,6 +117,8 @@ class _Walk:
         self._tuples = 0
         self._cell_arrays = (0, 0)
         self._seen: set[bytes] = set()
+        self._spacing: list[float] | None = None
+        self._components = 0  # of the last array
 
     def run(self) -> LegacyFile:
         text = self._text
@@ -140,7 +153,7 @@ class _Walk:
             for _ in range(text.count()):
                 self._field_array()
         elif keyword == b"metadata":
-            self._metadata()
+            step_over_metadata(text, self._components, file.edits)
         elif keyword in _CELL_LISTS or keyword in {b"offsets", b"connectivity", b"cell_types"}:
             self._cells(keyword)
         elif self._place == "FieldData":
@@ -163,14 +176,19 @@ class _Walk:
             bounds = [int(number) for number in text.numbers(6, "i4")]
             pairs = zip(bounds[::2], bounds[1::2], strict=True)
             file.sizes = tuple(high - low + 1 for low, high in pairs)
-        elif keyword in {b"origin", b"spacing", b"aspect_ratio"}:
+        elif keyword == b"origin":
             text.numbers(3, "f8")
+        elif keyword in {b"spacing", b"aspect_ratio"}:
+            spacing = text.numbers(3, "f8")
+            if self._spacing is not None and self._spacing != spacing:
+                raise text.error(f"has the spacings {self._spacing} and {spacing}")
+            self._spacing = spacing
         elif keyword in _COORDINATES:
             file.coordinates.append(text.count())
-            text.values(file.coordinates[-1], text.word())
+            self._values(1, file.coordinates[-1], text.word())
         elif keyword == b"points":
             file.points = text.count()
-            text.values(3 * file.points, text.word())
+            self._values(3, file.points, text.word())
         else:
             raise text.error(f"has an unknown section {text.shown(keyword)}")
 
@@ -178,7 +196,7 @@ class _Walk:
         text, file = self._text, self._file
         if keyword == b"cell_types":
             file.cell_types = text.count()
-            text.values(file.cell_types, b"int", limits=(0, 255))
+            self._values(1, file.cell_types, b"int", limits=(0, 255))
         elif keyword in _CELL_LISTS:
             first, second = self._cell_arrays = (text.count(), text.count())
             if file.version < _CELL_ARRAYS_VERSION:
@@ -192,7 +210,7 @@ class _Walk:
             type_name = text.word()
             if type_name.lower() in {b"float", b"double", b"bit", b"string", b"utf8_string"}:
                 raise text.error(f"has {text.shown(keyword)} that are no integers")
-            text.values(self._cell_arrays[keyword == b"connectivity"], type_name)
+            self._values(1, self._cell_arrays[keyword == b"connectivity"], type_name)
 
     def _attribute(self, keyword: bytes) -> None:
         text = self._text
@@ -217,7 +235,13 @@ class _Walk:
             components, type_name = _VALUES_PER_TUPLE[keyword], text.word()
         if components < 1:
             raise text.error("has an array without components")
-        text.values(components * self._tuples, type_name, limits=limits)
+        self._values(components, self._tuples, type_name, limits=limits)
+
+    def _values(
+        self, components: int, tuples: int, type_name: bytes, limits: tuple[int, int] | None = None
+    ) -> None:
+        self._components = components
+        self._text.values(components * tuples, type_name, limits=limits)
 
     def _scalars(self) -> tuple[bytes, int]:
         text = self._text
@@ -234,26 +258,32 @@ class _Walk:
     def _field_array(self) -> None:
         text = self._text
         word = text.word("an array of a field")
-        if word == b"METADATA":  # of the array before
-            self._metadata()
+        if word.lower() == b"metadata":  # of the array before
+            step_over_metadata(text, self._components, self._file.edits)
             self._field_array()
         elif word != b"NULL_ARRAY":
-            self._name(word)
-            components, tuples = text.count(), text.count()
+            start = text.position - len(word)
+            components = text.count()
+            tuples = text.count()
+            place, type_name = text.position, text.word()
             if components < 1:
                 raise text.error("has an array without components")
-            text.values(components * tuples, text.word())
+            # VTK writes a text file with such an array, and crashes when it reads it.
+            emptied = not tuples and not text.binary and type_name.lower() in _FLOATS
+            self._file.arrays.append(LegacyArray(self._place, word, start, emptied))
+            if emptied and components > _MOST_COMPONENTS:
+                raise text.error(f"has an array of {components} components without values")
+            if emptied:
+                number = b" ".join([b"0"] * components)
+                self._file.edits.replace(place - 1, place, b"1")
+                stop = text.position
+                self._file.edits.replace(stop - 1, stop, type_name[-1:] + b"\n" + number)
+            self._values(components, tuples, type_name)
 
-    def _name(self, word: bytes | None = None) -> None:
-        word = word or self._text.word("the name of an array")
+    def _name(self) -> None:
+        word = self._text.word("the name of an array")
         start = self._text.position - len(word)
         self._file.arrays.append(LegacyArray(self._place, word, start))
-
-    def _metadata(self) -> None:
-        """Step over component names and keys, up to an empty line."""
-        self._text.line()
-        while self._text.line().strip():
-            pass
 
     def _check_whole(self) -> None:
         """Check that the sections are there that the dataset's kind needs, and agree."""

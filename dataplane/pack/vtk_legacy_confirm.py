@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import re
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -21,7 +22,6 @@ from dataplane.errors import FormatError
 from dataplane.pack.vtk_arrays import values_of
 from dataplane.pack.vtk_cells import VTK_POLYHEDRON
 from dataplane.pack.vtk_legacy import LegacyFile
-from dataplane.pack.vtk_rewrite import Edits
 
 __all__ = ["confirm_legacy", "rename_arrays"]
 
@@ -34,7 +34,16 @@ _LISTS = {
     b"triangle_strips": "Strips",
 }
 
-Names = dict[tuple[str, str], str]
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """The name that an array has itself, and whether the tuple that VTK was given is not its."""
+
+    text: str
+    emptied: bool
+
+
+Names = dict[tuple[str, str], Name]
 """By place and name that VTK is given: the array's own name."""
 
 
@@ -52,10 +61,12 @@ def rename_arrays(path: Path, file: LegacyFile, label: str, stack: ExitStack) ->
     """
     taken: set[tuple[str, bytes]] = set()
     names: Names = {}
-    edits = Edits()
+    edits = file.edits
     for number, array in enumerate(file.arrays):
         own = unquote_to_bytes(array.name)
-        sound = not _NO_ESCAPE.search(array.name)
+        # VTK takes any word that begins so, behind an array, for the keyword.
+        keyword = array.name.lower().startswith(b"metadata")
+        sound = not (_NO_ESCAPE.search(array.name) or keyword or array.emptied)
         if b"\0" in own:
             raise FormatError(f"{label}: it has an array whose name holds a zero byte")
         try:
@@ -70,9 +81,9 @@ def rename_arrays(path: Path, file: LegacyFile, label: str, stack: ExitStack) ->
             taken.add((array.place, own))
             continue
         given = f"dataplane:{number}"
-        names[array.place, given] = text
+        names[array.place, given] = Name(text, array.emptied)
         edits.replace(array.start, array.start + len(array.name), given.encode())
-    if not names:
+    if not edits.ranges:
         return path, names
     with (
         path.open("rb") as stream,
@@ -97,7 +108,10 @@ def confirm_legacy(output: Any, file: LegacyFile, names: Names, label: str) -> N
             )
         for (of, given), own in names.items():
             if of == place:
-                collection.GetAbstractArray(given).SetName(own)
+                array = collection.GetAbstractArray(given)
+                array.SetName(own.text)
+                if own.emptied:
+                    array.SetNumberOfTuples(0)
     polyhedra = False
     if file.kind == b"unstructured_grid" and output.GetNumberOfCells():
         polyhedra = bool(np.any(values_of(output.GetCellTypes()) == VTK_POLYHEDRON))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,22 @@ class LegacyText:
 
     def line(self) -> bytes:
         """Read the rest of the line."""
-        stop = self._content.find(b"\n", self._at, self._at + _MAX_LINE_BYTES)
-        if stop < 0:
-            stop = min(len(self._content), self._at + _MAX_LINE_BYTES)
-        line = self._content[self._at : stop]
-        self._at = min(stop + 1, len(self._content))
+        line, self._at = self._line_at(self._at)
         return line
+
+    def lines_ahead(self) -> Iterator[bytes]:
+        """The lines from here to the end of the file, without going there."""
+        at = self._at
+        while at < len(self._content):
+            line, at = self._line_at(at)
+            yield line
+
+    def _line_at(self, start: int) -> tuple[bytes, int]:
+        """A line, and where the next one begins."""
+        stop = self._content.find(b"\n", start, start + _MAX_LINE_BYTES)
+        if stop < 0:
+            stop = min(len(self._content), start + _MAX_LINE_BYTES)
+        return self._content[start:stop], min(stop + 1, len(self._content))
 
     def end_line(self) -> None:
         """Go behind a header's line, of which nothing is left."""

@@ -144,8 +144,17 @@ def test_halves_of_64_bit_floats_are_no_32_bit_grid(tmp_path, order, scale, kept
         list(open_source(tmp_path / "case.xyz"))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 1e20, 1e-42])
-@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize(
+    ("value", "framed"),
+    [
+        (np.nan, False),
+        (np.inf, False),
+        (1e20, False),
+        (1e-42, False),
+        (np.nan, True),
+        (np.inf, True),
+    ],
+)
 def test_values_that_are_no_coordinates_are_refused(tmp_path, value, framed):
     content = bytearray(_grid(CUBE, framed=framed))
     at = len(content) // 8 * 4 + 4 * framed
@@ -153,6 +162,27 @@ def test_values_that_are_no_coordinates_are_refused(tmp_path, value, framed):
     (tmp_path / "case.xyz").write_bytes(content)
     with pytest.raises(FormatError, match="stands where a coordinate belongs"):
         list(open_source(tmp_path / "case.xyz"))
+
+
+@pytest.mark.parametrize("value", [1e20, -3e38, 1e-42])
+def test_record_lengths_prove_a_grid_of_any_finite_coordinates(tmp_path, value):
+    content = bytearray(_grid(CUBE, framed=True))
+    content[24:28] = np.array([value], "<f4").tobytes()
+    (tmp_path / "case.xyz").write_bytes(content)
+    (sample,) = open_source(tmp_path / "case.xyz")
+    expected = np.moveaxis(_coordinates(CUBE[0], 0.1).astype("<f4"), 0, -1).copy()
+    expected[0, 0, 0, 0] = value
+    assert np.array_equal(sample.arrays["points"].values, expected)
+
+
+def test_flow_conditions_of_any_size_are_read_without_record_lengths(tmp_path):
+    content = bytearray(_solution(CUBE, 5))
+    assert content[20:24] == np.array([2e6], "<f4").tobytes()
+    content[20:24] = np.array([1e16], "<f4").tobytes()
+    (tmp_path / "case.xyz").write_bytes(_grid(CUBE))
+    (tmp_path / "case.q").write_bytes(content)
+    (sample,) = open_source(tmp_path)
+    assert sample.attributes["plot3d"]["reynolds"] == np.float32(1e16)
 
 
 def test_a_record_length_that_is_not_the_declared_one_is_refused(tmp_path):

@@ -279,3 +279,103 @@ def test_cell_lists_that_do_not_add_up_are_refused(tmp_path, cells):
     (tmp_path / "case.vtk").write_text(text)
     with pytest.raises(FormatError, match=r"case\.vtk"):
         list(open_source(tmp_path / "case.vtk"))
+
+
+def _found(sample):
+    return {
+        name: array.values.tolist()
+        for name, array in sample.arrays.items()
+        if not name.startswith("cells/")
+    }
+
+
+UNIT = "INFORMATION 1\nNAME UNITS_LABEL LOCATION vtkDataArray\nDATA Pa\n"
+STRINGS = "INFORMATION 1\nNAME NO_SUCH LOCATION vtkArray\nDATA 2\none\ntwo\n"
+NUMBER = "INFORMATION 1\nNAME NO_SUCH LOCATION vtkArray\nDATA 2\n"
+
+
+BLOCKS = (
+    *("COMPONENT_NAMES\nX\n", "COMPONENT_NAMES\nX\n \t\n", "INFORMATION 0\n", UNIT, ""),
+    *(f"{UNIT}COMPONENT_NAMES\nX\n", UNIT.replace("1", "3"), STRINGS, NUMBER),
+)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_metadata_ends_with_its_last_line_without_an_empty_one(tmp_path, block):
+    text = TETRA.format(blank="") + SCALARS.format(name="p", values="1 2 3 4")
+    text += f"METADATA\n{block}" + SCALARS.format(name="q", values="5 6 7 8")
+    text += f"FIELD f 3\na 1 4 int\n1 2 3 4\nMETADATA\n{block}b%zz 1 4 int\n5 6 7 8\n"
+    text += f"metadata_c 1 4 int\n9 9 9 9\nMETADATA\n{block}"
+    text += "CELL_DATA 1\n" + SCALARS.format(name="r", values="7")
+    text = text.replace(
+        "CELLS", f"METADATA\n{block.replace('X', 'X%0AY%0AZ')}CELLS".replace("%0A", "\n")
+    )
+    sample = _open(tmp_path / "case.vtk", text)
+    found = _found(sample)
+    assert found.pop("points")[3] == [0, 0, 1]
+    assert found == {
+        "point_data/p": [1, 2, 3, 4],
+        "point_data/q": [5, 6, 7, 8],
+        "point_data/a": [1, 2, 3, 4],
+        "point_data/b%25zz": [5, 6, 7, 8],
+        "point_data/metadata_c": [9, 9, 9, 9],
+        "cell_data/r": [7],
+    }
+    names = (sample.arrays["point_data/p"].attributes or {}).get("components")
+    assert names == (["X"] if "COMPONENT_NAMES" in block else None)
+
+
+def test_a_component_without_a_name_does_not_end_metadata(tmp_path):
+    text = TETRA.format(blank="") + "VECTORS v int\n" + "1 2 3\n" * 4
+    text += "METADATA\nCOMPONENT_NAMES\n\ny\n\n" + UNIT + "\n"
+    sample = _open(tmp_path / "case.vtk", text + SCALARS.format(name="q", values="5 6 7 8"))
+    assert sample.arrays["point_data/q"].values.tolist() == [5, 6, 7, 8]
+    assert sample.arrays["point_data/v"].attributes["components"] == ["", "y", ""]
+
+
+@pytest.mark.parametrize(
+    ("block", "reason"),
+    [
+        ("COMPONENT_NAMES\nVECTORS u float\n", "'VECTORS u float' where the name of component 1"),
+        ("INFORMATION 1\nNAME UNITS_LABEL LOCATION vtkDataArray\n", "without its DATA"),
+        ("UNITS Pa\n", "unknown section 'units'"),
+    ],
+)
+def test_metadata_that_is_incomplete_or_unknown_is_refused(tmp_path, block, reason):
+    text = TETRA.format(blank="") + SCALARS.format(name="p", values="1 2 3 4")
+    (tmp_path / "case.vtk").write_text(f"{text}METADATA\n{block}CELL_DATA 1\n")
+    with pytest.raises(FormatError, match=reason):
+        list(open_source(tmp_path / "case.vtk"))
+
+
+@pytest.mark.parametrize("version", ["3.0 by Foo", "4.2.1", "2.0\t"])
+def test_more_words_or_numbers_may_follow_the_version(tmp_path, version):
+    text = TETRA.format(blank="").replace("3.0", version)
+    sample = _open(tmp_path / "case.vtk", text + SCALARS.format(name="p", values="1 2 3 4"))
+    assert sample.arrays["point_data/p"].values.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("ratio", "ok"), [("1 2.50 3", True), ("1 2 3", False)])
+def test_spacing_may_stand_twice_when_it_is_the_same(tmp_path, ratio, ok):
+    text = f"{HEAD}DATASET STRUCTURED_POINTS\nDIMENSIONS 2 1 1\nORIGIN 0 0 0\nSPACING 1 2.5 3\n"
+    text += f"ASPECT_RATIO {ratio}\nPOINT_DATA 2\n" + SCALARS.format(name="p", values="1 2")
+    (tmp_path / "case.vtk").write_text(text)
+    if ok:
+        (sample,) = open_source(tmp_path / "case.vtk")
+        assert sample.attributes["spacing"] == [1, 2.5, 3]
+        return
+    with pytest.raises(FormatError, match=r"the spacings \[1.0, 2.5, 3.0\] and \[1.0, 2.0, 3.0\]"):
+        list(open_source(tmp_path / "case.vtk"))
+
+
+@pytest.mark.parametrize("dtype", ["float", "double", "int"])
+@pytest.mark.parametrize("components", [1, 3])
+def test_an_empty_array_of_field_data_is_read(tmp_path, dtype, components):
+    field = f"FIELD FieldData 3\nr 1 1 int\n3\nq {components} 0 {dtype}\n\nz 1 2 int\n4 5\nPOINTS"
+    text = TETRA.format(blank="").replace("POINTS", field)
+    sample = _open(tmp_path / "case.vtk", text + SCALARS.format(name="p", values="1 2 3 4"))
+    empty = sample.arrays["global_data/q"].values
+    assert empty.dtype == {"float": "f4", "double": "f8", "int": "i4"}[dtype]
+    assert empty.shape == ((0,) if components == 1 else (0, 3))
+    assert sample.arrays["global_data/z"].values.tolist() == [4, 5]
+    assert sample.arrays["point_data/p"].values.tolist() == [1, 2, 3, 4]

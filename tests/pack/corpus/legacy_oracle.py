@@ -58,9 +58,11 @@ class _Reader:
         self.geometry: dict[str, list[float]] = {}
         self.place: tuple[str, int] | None = None
         self.arrays: list[tuple[str, str, np.ndarray]] = []
+        self.seen: set[str] = set()
+        self.components = 0
 
     def run(self) -> Sample:
-        found = re.match(rb"# vtk DataFile Version (\d+)\.(\d+)[ \t\r]*$", self.line())
+        found = re.match(rb"# vtk DataFile Version +(\d+)\.(\d+)([.\s].*)?$", self.line())
         need(found, "version")
         self.version = (int(found[1]), int(found[2]))
         need(self.version < (6, 0), "version")
@@ -134,14 +136,17 @@ class _Reader:
             need(self.points is None, "second points")
             count, type_name = self.count(), self.word()
             self.points = self.values(3 * count, type_name).reshape(-1, 3)
+            self.components = 3
             self.points_text = not self.binary
         elif keyword == "DIMENSIONS":
             need(self.dimensions is None, "second dimensions")
             self.dimensions = (self.count(), self.count(), self.count())
         elif keyword in {"ORIGIN", "SPACING", "ASPECT_RATIO"}:
             name = "origin" if keyword == "ORIGIN" else "spacing"
-            need(name not in self.geometry, "second origin")
-            self.geometry[name] = self.floats(3)
+            need(keyword not in self.seen, "second origin")
+            self.seen.add(keyword)
+            numbers = self.floats(3)
+            need(self.geometry.setdefault(name, numbers) == numbers, "two spacings")
         elif keyword in {"X_COORDINATES", "Y_COORDINATES", "Z_COORDINATES"}:
             count, type_name = self.count(), self.word()
             axis = keyword[0].lower()
@@ -194,7 +199,7 @@ class _Reader:
             name = self.word()
             if name == "NULL_ARRAY":
                 continue
-            while name == "METADATA":
+            while name.upper() == "METADATA":
                 self.metadata()
                 name = self.word()
             components, tuples, type_name = self.count(), self.count(), self.word()
@@ -202,9 +207,17 @@ class _Reader:
             self.add(name, self.values(components * tuples, type_name), components, tuples)
 
     def metadata(self) -> None:
-        self.line()
-        while self.at < len(self.content) and self.line().strip():
-            pass
+        """Names of components; an empty line, or one of something else, ends them."""
+        need(not self.line().strip(), "words after METADATA")
+        while True:
+            start = self.at
+            line = self.line().strip()
+            if line.upper() != b"COMPONENT_NAMES":
+                break
+            for _ in range(self.components):
+                self.line()
+        if line:
+            self.at = start
 
     def attribute(self, keyword: str) -> None:
         need(self.place is not None, f"keyword {keyword[:20]!r}")
@@ -242,6 +255,7 @@ class _Reader:
             name = unquote_to_bytes(name.encode("latin-1")).decode()
         except UnicodeDecodeError as err:
             raise Refused("name is no UTF-8") from err
+        self.components = components
         shape = (tuples,) if components == 1 else (tuples, components)
         place = self.place[0] if self.place else "FIELD"
         self.arrays.append((place, name, values.reshape(shape)))
