@@ -193,7 +193,8 @@ def _attributes(writer: _Writer, prefix: str, shape) -> None:
         name = str(names.pop())
         _attribute(writer, str(kind), name, f"{prefix}/{encoded_name(_NAMES[name])}", shape)
         if rng.random() < 0.15 and kind in {"VECTORS", "NORMALS"}:
-            writer.line("METADATA\nCOMPONENT_NAMES\nX\nY\nZ\n")
+            empty_line = "\n" * (count % 2)
+            writer.line(f"METADATA\nCOMPONENT_NAMES\nX\nY\nZ{empty_line}")
 
 
 def _attribute(writer: _Writer, kind: str, name: str, path: str, shape) -> None:
