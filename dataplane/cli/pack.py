@@ -32,9 +32,9 @@ _EPILOG = """
 Examples:
   dataplane pack runs/ s3://bucket/cars
   dataplane pack a.vtu b.vtu file:///data/set --codec zstd --level 5
-  dataplane pack wavy.zip grid_xyz.bin s3://bucket/flow --endpoint-url http://localhost:9000
-  dataplane pack runs/ s3://bucket/cars --permute-seed 7 --float32 --round-bits 10
-  dataplane pack runs/ s3://bucket/cars --round-bits 8 --round 'points=none' --fail-on-nan
+  dataplane pack wavy.zip grid_xyz.bin s3://bucket/flow --region eu-west-1
+  dataplane pack runs/ s3://bucket/cars --permute-seed 7 --round-bits 10
+  dataplane pack runs/ s3://bucket/cars --float32 --round 'points=none'
 """
 _SHOWN_ARRAYS = 10
 
@@ -155,7 +155,8 @@ def pack(  # one parameter per option is how click hands them over
             list(sources), dest_url, options, report, on_error=on_error, store=store
         )
     for pattern in summary.unused_patterns:
-        click.echo(f"dataplane: no array matched --round {printable(pattern)}=…", err=True)
+        note = f"note: no array matched --round {printable(pattern)}=…"
+        print_pieces(Console(stderr=True, highlight=False), [note])
     _print_summary(summary, dest_url, time.monotonic() - started_s, as_json=as_json)
 
 
@@ -192,15 +193,21 @@ def _print_summary(
             "nonfinite": [dataclasses.asdict(one) for one in summary.nonfinite],
             "duration_s": round(duration_s, 3),
             "skipped": [{"source": label, "reason": reason} for label, reason in summary.skipped],
+            "left_out": [
+                {"source": label, "what": what, "reason": reason}
+                for label, what, reason in summary.left_out
+            ],
+            "notes": [{"source": label, "note": note} for label, note in summary.notes],
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
     rate = format_rate(summary.source_bytes / duration_s)
     skipped = len(summary.skipped)
+    lacking = len({label for label, _, _ in summary.left_out})
     is_smaller = summary.decoded_bytes != summary.source_bytes
     came_as = f" (came as {format_bytes(summary.source_bytes)})" if is_smaller else ""
     table = Table.grid(padding=(0, 2))
-    for name, value in (
+    rows = [
         ("samples", format_count(summary.samples)),
         ("arrays", format_count(summary.arrays)),
         ("decoded", format_bytes(summary.decoded_bytes) + came_as),
@@ -209,7 +216,11 @@ def _print_summary(
         ("shards", format_count(summary.shards)),
         ("time", f"{format_duration(duration_s)} ({rate})"),
         ("skipped", f"{format_count(skipped)}{', named above' if skipped else ''}"),
-    ):
+    ]
+    if lacking:
+        parts = f"parts of {format_count(lacking)} {plural('sample', lacking)}, named above"
+        rows.append(("left out", parts))
+    for name, value in rows:
         table.add_row(name, value)
     console = Console(highlight=False)
     console.print(f"packed to {dest_url}", markup=False, soft_wrap=True)

@@ -1,12 +1,13 @@
 """What `dataplane pack` shows on stderr while it works: how far it is, and what it leaves out.
 
 On a terminal there is a bar with the bytes done, the time left and the file that is worked on; else
-a line of the same now and then, for logs. What is skipped is said in both cases. A file counts half
-when it is read and half when it is written.
+a line of the same now and then, for logs. What is left out is said in both cases. A file counts
+half when it is read and half when it is written.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from dataplane.cli.text import printable
+from dataplane.cli.text import plural, print_pieces, printable
+from dataplane.errors import FormatError
 from dataplane.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["shown_progress"]
 
-_MAX_SKIPPED_LINES = 20
+_MAX_LINES = 20
+"""Of each kind: skipped, left out, notes."""
+_LEFT_OUT = " left out"
+_BAR_AFTER_S = 0.5
+"""A pack that is done sooner has no bar."""
 _LINE_S = 15.0
 """How often a line is written where there is no terminal."""
 _LEAST_FRACTION = 0.02
@@ -44,57 +50,147 @@ _BAR_COLUMNS = 12
 
 @contextmanager
 def shown_progress(*, is_quiet: bool) -> Iterator[Callable[[PackProgress], None]]:
-    """Show progress unless it is quiet, and in any case what is skipped.
+    """Show progress unless it is quiet, and in any case what is left out.
 
-    Sources that should have been packed get a line each, up to a limit, while they are met; files
-    of other formats are counted, and told at the end.
+    Sources that should have been packed get a line each, up to a limit, while they are met, as do
+    samples that lack something of their source; files of other formats are counted, and told at the
+    end. Reasons that were told are not repeated by the error of a pack that wrote nothing.
     """
-    from dataplane.pack.skipped import counted_lines, is_counted
+    from dataplane.pack.engine import NOTHING_PACKED
 
     console = Console(stderr=True, highlight=False)
-    bar = _bar(console, is_shown=console.is_terminal and not is_quiet)
-    task = bar.add_task("pack", total=None, sources="", current="")
-    has_lines = not console.is_terminal and not is_quiet
-    began_s = said_s = time.monotonic()
-    skipped: tuple[Unreadable, ...] = ()
-    lines = 0
+    shown = _Shown(console, is_quiet=is_quiet)
+    try:
+        with _warnings_through(shown.say):
+            try:
+                yield shown.report
+            finally:
+                shown.stop()
+    except FormatError as err:
+        if not (shown.has_skipped and err.message.startswith(NOTHING_PACKED)):
+            raise
+        shown.tell_rest()
+        raise FormatError(f"{NOTHING_PACKED}: every source was skipped, as said above") from err
+    shown.tell_rest()
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
 
-    def report(progress: PackProgress) -> None:
-        nonlocal skipped, lines, said_s
-        for item in progress.skipped[len(skipped) :]:
-            if not is_counted(item):
-                lines += 1
-                if lines <= _MAX_SKIPPED_LINES:
-                    say(f"skipped {item.error()}")
-        skipped = progress.skipped
+class _Shown:
+    """What was shown of one pack so far. For one thread, except `say`."""
+
+    def __init__(self, console: Console, *, is_quiet: bool) -> None:
+        self._console = console
+        self._bar = _bar(console)
+        self._task = self._bar.add_task("pack", total=None, sources="", current="")
+        self._has_bar = console.is_terminal and not is_quiet
+        self._has_lines = not console.is_terminal and not is_quiet
+        self._began_s = self._said_s = time.monotonic()
+        self._skipped: tuple[Unreadable, ...] = ()
+        self._left_out: tuple[tuple[str, str, str], ...] = ()
+        self._notes: tuple[Unreadable, ...] = ()
+        self._skipped_lines = 0
+
+    @property
+    def has_skipped(self) -> bool:
+        """Whether a source that cannot be read has been told."""
+        return self._skipped_lines > 0
+
+    def say(self, text: str) -> None:
+        """Write a line above the bar, broken between words where the terminal needs it."""
+        print_pieces(self._console, [text])
+
+    def report(self, progress: PackProgress) -> None:
+        """Show how far the pack is, and say what was left out since the last report."""
+        self._tell_new(progress)
         now_s = time.monotonic()
-        if has_lines and now_s - said_s >= _LINE_S:
-            said_s = now_s
-            say(_line(progress, now_s - began_s))
-        if not bar.disable:
-            bar.update(
-                task,
+        if self._has_lines and now_s - self._said_s >= _LINE_S:
+            self._said_s = now_s
+            self.say(_line(progress, now_s - self._began_s))
+        if self._has_bar:
+            self._bar.update(
+                self._task,
                 total=progress.source_bytes,
                 completed=_bytes_done(progress),
                 sources=f"{progress.sources_done}/{progress.sources}",
                 current=_current(progress),
             )
+            if now_s - self._began_s >= _BAR_AFTER_S:
+                self._bar.start()
 
-    with bar:
-        yield report
-    if lines > _MAX_SKIPPED_LINES:
-        say(
-            f"skipped {lines - _MAX_SKIPPED_LINES} more sources that cannot be read "
-            "(--json lists them all)"
-        )
-    for line in counted_lines(skipped):
-        say(f"skipped {line}")
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar.live.is_started:
+            self._bar.stop()
+
+    def tell_rest(self) -> None:
+        """Say what has no line of its own: sources by their kind, and what is beyond the limits."""
+        from dataplane.pack.skipped import counted_lines
+
+        more = self._skipped_lines - _MAX_LINES
+        if more > 0:
+            self.say(f"skipped {more} more sources that cannot be read (--json lists them all)")
+        for line in counted_lines(self._skipped):
+            self.say(f"skipped {line}")
+        more = len(self._left_out) - _MAX_LINES
+        if more > 0:
+            self.say(f"left out of {more} more {plural('sample', more)} (--json lists them all)")
+        notes = counted_lines(self._notes)
+        for line in notes[:_MAX_LINES]:
+            self.say(f"note: {line}")
+        more = len(notes) - _MAX_LINES
+        if more > 0:
+            self.say(f"note: {more} more (--json lists them all)")
+
+    def _tell_new(self, progress: PackProgress) -> None:
+        from dataplane.pack.skipped import is_counted
+
+        for item in progress.skipped[len(self._skipped) :]:
+            if not is_counted(item):
+                self._skipped_lines += 1
+                if self._skipped_lines <= _MAX_LINES:
+                    self.say(f"skipped {item.error()}")
+        for label, what, reason in progress.left_out[len(self._left_out) : _MAX_LINES]:
+            self.say(f"left out of {label}: {what} ({reason})")
+        self._skipped, self._left_out = progress.skipped, progress.left_out
+        self._notes = progress.notes
 
 
-def _bar(console: Console, *, is_shown: bool) -> Progress:
+@contextmanager
+def _warnings_through(say: Callable[[str], None]) -> Iterator[None]:
+    """Write warnings of the log as notes beside the bar, unless all is logged (`--debug`)."""
+    logger = logging.getLogger("dataplane")
+    if logger.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    handler = _Noted(say)
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+class _Noted(logging.Handler):
+    """Says warnings, up to a limit."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+        self._lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if _LEFT_OUT in text:
+            return  # told by the sample that lacks it
+        self._lines += 1
+        if self._lines <= _MAX_LINES:
+            self._say(f"note: {text}")
+        elif self._lines == _MAX_LINES + 1:
+            self._say("note: further warnings are not shown (--debug shows them all)")
+
+
+def _bar(console: Console) -> Progress:
     """Make a bar that leaves the name of the file what room there is."""
     speed = (TransferSpeedColumn(),) if console.width >= _WIDE_COLUMNS else ()
     rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
@@ -108,7 +204,6 @@ def _bar(console: Console, *, is_shown: bool) -> Progress:
         console=console,
         transient=True,
         redirect_stderr=False,
-        disable=not is_shown,
         expand=True,
     )
 

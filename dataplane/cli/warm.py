@@ -47,15 +47,15 @@ _SHOWN_MISSING = 20
 _EPILOG = """
 \b
 Examples:
-  dataplane warm s3://bucket/cars                         a packed dataset: index and shards
-  dataplane warm s3://bucket/cars --prefix shard-00000    some keys
-  dataplane warm s3://bucket/runs/fields.h5               one object
-  dataplane warm s3://bucket/cars --plan reads.txt        the reads of a plan, in its order
+  dataplane warm s3://bucket/cars                       all of a dataset
+  dataplane warm s3://bucket/cars --prefix shard-00000  some of its keys
+  dataplane warm s3://bucket/runs/fields.h5             one object
+  dataplane warm s3://bucket/cars --plan reads.txt      the reads of a plan
   dataplane warm s3://bucket/cars --check || echo cold
 
 \b
-A plan has one read per line, a key below URL and a range of bytes; without a range
-all of the object. Either kind of line may be used; # begins a comment.
+A plan has one read per line, a key below URL and a range of bytes; without a
+range all of the object. Either kind of line may be used; # begins a comment.
   shard-000000.tar 0 4194304
   {"key": "shard 1.tar", "start": 4096, "stop": 8192}
 """

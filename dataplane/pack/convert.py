@@ -25,6 +25,7 @@ from dataplane.pack.meter import Meter
 from dataplane.pack.numpy_files import convert_npy, convert_npz
 from dataplane.pack.plan import plan_archive, plan_sources
 from dataplane.pack.plot3d import convert_plot3d
+from dataplane.pack.skipped import counted_lines
 from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
 from dataplane.pack.vtk_convert import VTK_CONVERTERS
 from dataplane.shards import SourceSample
@@ -47,10 +48,12 @@ def open_source(path: str | Path) -> Iterator[SourceSample]:
     """Read the samples of one file or folder.
 
     A file that belongs to others brings them along: either half of a PLOT3D pair gives the pair, a
-    `.pvd` one sample per time step, a `.zip` everything in it.
+    `.pvd` one sample per time step, a `.zip` everything in it. Files of other formats in a folder
+    or an archive are passed over.
 
     Raises:
-        FormatError: it cannot be read, or holds something that cannot be; names the place.
+        FormatError: it cannot be read; or it holds something that should have been and cannot, or
+            nothing that is; names the place.
         ConfigError: the package that reads its format is not installed.
 
     Example:
@@ -60,12 +63,21 @@ def open_source(path: str | Path) -> Iterator[SourceSample]:
         ...     [(sample.key, [*sample.arrays]) for sample in open_source(f"{folder}/case.npz")]
         [('case', ['pressure'])]
     """
+    passed_over: list[Unreadable] = []
+    samples = 0
     for planned in plan_sources([Path(path)]):
         outcomes = [planned] if isinstance(planned, Unreadable) else convert(planned)
         for outcome in outcomes:
-            if isinstance(outcome, Unreadable):
+            if not isinstance(outcome, Unreadable):
+                samples += 1
+                yield outcome
+            elif outcome.asked_for:
                 raise outcome.error()
-            yield outcome
+            else:
+                passed_over.append(outcome)
+    if passed_over and not samples:
+        listed = "; ".join(counted_lines(passed_over))
+        raise FormatError(f"{path}: it holds nothing that is read: {listed}")
 
 
 def convert(source: SourceFile, meter: Meter | None = None) -> Generator[Outcome, None, None]:

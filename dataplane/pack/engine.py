@@ -25,16 +25,18 @@ from dataplane.pack.formats import ARCHIVE
 from dataplane.pack.names import unique_name
 from dataplane.pack.plan import Planned, plan_sources
 from dataplane.pack.read_ahead import TICK_S, ReadAhead, Tick
-from dataplane.pack.skipped import counted_lines, is_counted
+from dataplane.pack.skipped import counted_lines, is_counted, left_out_of
 from dataplane.pack.source import SourceFile, Unreadable
 from dataplane.shards import DatasetWriter, PackSummary, SourceSample, WriteOptions
 from dataplane.stores import StoreConfig, open_store
 
-__all__ = ["OnError", "PackProgress", "Reporter", "pack"]
+__all__ = ["NOTHING_PACKED", "OnError", "PackProgress", "Reporter", "pack"]
 
 OnError: TypeAlias = Literal["skip", "fail"]
 Stage: TypeAlias = Literal["reading", "writing", "storing"]
 MAX_READERS = 8
+NOTHING_PACKED = "nothing was packed"
+"""How the message begins over a pack that wrote no sample."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _LISTED_REASONS = 5
 
@@ -49,6 +51,8 @@ class PackProgress:
         samples: samples written.
         array_bytes: decoded size of their arrays.
         skipped: sources left out.
+        left_out: what samples lack of their sources: source, names, reason.
+        notes: sources of which nothing is lost.
         current: the source that is worked on, or was last.
         stage: what is done with it, `reading` or `writing`; `storing` when all were read.
         bytes_under_way: how far the sources are that are not done: half of what was read of their
@@ -62,6 +66,8 @@ class PackProgress:
     samples: int = 0
     array_bytes: int = 0
     skipped: tuple[Unreadable, ...] = ()
+    left_out: tuple[tuple[str, str, str], ...] = ()
+    notes: tuple[Unreadable, ...] = ()
     current: str = ""
     stage: Stage = "reading"
     bytes_under_way: int = 0
@@ -98,7 +104,7 @@ def pack(
         store: how to reach the store.
 
     Returns:
-        What was written, and what was skipped.
+        What was written, what was skipped, and what samples lack of their sources.
 
     Raises:
         ConfigError: no sources, one that is not there, a dataset at `dest_url` already, or a
@@ -123,7 +129,7 @@ def pack(
     planned = plan_sources(_paths(sources))
     if all(isinstance(item, Unreadable) for item in planned):
         # Before the destination is touched: an old dataset there is replaced by a new one only.
-        raise FormatError(f"nothing was packed: {_listed(planned)}")
+        raise FormatError(f"{NOTHING_PACKED}: {_listed(planned)}")
     destination = open_store(dest_url, store)
     try:
         return _Pack(planned, options, progress, on_error).run(DatasetWriter(destination, options))
@@ -142,9 +148,8 @@ class _Pack:
         on_error: OnError,
     ) -> None:
         # Files of other formats may be many more than datasets, and are left out all at once.
-        left_out = tuple(
-            each for each in planned if isinstance(each, Unreadable) and is_counted(each)
-        )
+        counted = [each for each in planned if isinstance(each, Unreadable) and is_counted(each)]
+        notes = tuple(each for each in counted if each.is_note)
         self._planned = [
             each for each in planned if isinstance(each, SourceFile) or not is_counted(each)
         ]
@@ -155,9 +160,10 @@ class _Pack:
         self._keys = {*self._reserved}
         self._progress = PackProgress(
             sources=len(planned),
-            sources_done=len(left_out),
+            sources_done=len(counted),
             source_bytes=sum(map(_size_bytes, planned)),
-            skipped=left_out,
+            skipped=tuple(each for each in counted if not each.is_note),
+            notes=notes,
         )
 
     def run(self, writer: DatasetWriter) -> PackSummary:
@@ -170,10 +176,12 @@ class _Pack:
                     self._handle(planned, outcome, writer, ahead)
             skipped = tuple((item.label, item.reason) for item in self._progress.skipped)
             if not self._progress.samples:
-                raise FormatError(f"nothing was packed: {_listed(self._progress.skipped)}")
+                raise FormatError(f"{NOTHING_PACKED}: {_listed(self._progress.skipped)}")
             self._progress = replace(self._progress, stage="storing", bytes_under_way=0)
             self._report(self._progress)
-            return replace(writer.finish(), skipped=skipped)
+            notes = tuple((item.label, item.reason) for item in self._progress.notes)
+            left_out = self._progress.left_out
+            return replace(writer.finish(), skipped=skipped, left_out=left_out, notes=notes)
 
     def _handle(
         self,
@@ -217,6 +225,7 @@ class _Pack:
             self._progress,
             samples=self._progress.samples + 1,
             array_bytes=self._progress.array_bytes + _array_bytes(sample),
+            left_out=(*self._progress.left_out, *left_out_of(sample, planned)),
         )
 
     def _reporter(
@@ -246,6 +255,8 @@ class _Pack:
 
     def _skipped(self, item: Unreadable) -> PackProgress:
         self._tolerate(item)
+        if item.is_note:
+            return replace(self._progress, notes=(*self._progress.notes, item))
         return replace(self._progress, skipped=(*self._progress.skipped, item))
 
 
@@ -280,7 +291,7 @@ def _is_archive(item: Planned) -> bool:
 
 
 def _listed(left_out: Sequence[Planned]) -> str:
-    skipped = [item for item in left_out if isinstance(item, Unreadable)]
+    skipped = [item for item in left_out if isinstance(item, Unreadable) and not item.is_note]
     if not skipped:
         return "the sources hold no files"
     alone = [item for item in skipped if not is_counted(item)]

@@ -65,6 +65,8 @@ _BY_SUFFIX: dict[str, tuple[str, str, tuple[bytes, ...]]] = {
     "szplt": ("Tecplot binary file", _PARAVIEW, ()),
 }
 """By suffix: name, hint, and the beginnings of which a file must have one, if any are listed."""
+_ALSO_OTHERS = frozenset({"case", "dat", "e", "ply", "plt", "tec"})
+"""Suffixes that other programs use, too: they say nothing of an empty file."""
 
 
 def other_format(path: Path, head: bytes) -> OtherFormat | None:
@@ -74,8 +76,10 @@ def other_format(path: Path, head: bytes) -> OtherFormat | None:
         path: the file, by whose name it is told.
         head: its first bytes, at least 64 unless it is shorter.
     """
-    name, hint, beginnings = _BY_SUFFIX.get(path.suffix.lower().removeprefix("."), ("", "", ()))
-    if name and (not beginnings or head.lstrip().upper().startswith(beginnings)):
+    suffix = path.suffix.lower().removeprefix(".")
+    name, hint, beginnings = _BY_SUFFIX.get(suffix, ("", "", ()))
+    is_believed = not beginnings or (not head and suffix not in _ALSO_OTHERS)
+    if name and (is_believed or head.lstrip().upper().startswith(beginnings)):
         return _named(name, hint)
     # The banner or the first entry with which OpenFOAM begins its files, which have no suffix.
     if head.startswith(b"FoamFile") or (head.startswith(b"/*--") and b"*- C++ -*" in head):

@@ -245,7 +245,7 @@ def _listed_twice(label: str, files: int, through: Mapping[Path, str]) -> Unread
     verb = "is" if len(through) == 1 else "are"
     more = f" and {len(others)} more" if others else ""
     reason = f"{counted} {verb} packed through {first}{more}"
-    return Unreadable(label, reason, asked_for=False)
+    return Unreadable(label, reason, asked_for=False, is_note=True)
 
 
 def _told_apart(planned: Sequence[Planned]) -> list[Planned]:

@@ -1,4 +1,4 @@
-"""Lines that say what was left out: one per kind for what is not ours, with counts and an example.
+"""What was left out, in words: one line per kind for what is not ours, with counts and an example.
 
 A folder of simulations holds much that pack does not read: a whole OpenFOAM case, logs, scripts.
 Those files are counted; only sources that should have been packed get a line each. Pure functions.
@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from dataplane.pack.other_formats import UNKNOWN
-from dataplane.pack.source import Unreadable
+from dataplane.pack.source import SourceFile, Unreadable, one_line
+from dataplane.shards import SourceSample
 
-__all__ = ["counted_lines", "is_counted"]
+__all__ = ["counted_lines", "is_counted", "left_out_of"]
 
 MAX_LINE_CHARS = 92
 """With `skipped` before it a line fits into 100 columns."""
 _MIN_EXAMPLE_CHARS = 10
+_IN_SOME_PIECES = "only some pieces have it, and the header does not list it"
+_LONG_TEXT = "it is longer than the text that attributes hold"
 _MAX_SUFFIX_CHARS = 12
 
 
@@ -38,6 +41,30 @@ def counted_lines(items: Sequence[Unreadable]) -> list[str]:
     for item in filter(is_counted, items):
         kinds[(item.group, "" if item.group is not None else item.reason)].append(item)
     return [_line(group, alike) for (group, _), alike in kinds.items()]
+
+
+def left_out_of(
+    sample: SourceSample, planned: SourceFile | Unreadable
+) -> list[tuple[str, str, str]]:
+    """Return what a sample lacks of its source: the source, the names per reason, the reason.
+
+    Args:
+        sample: what a converter gave; its attributes say what it left out.
+        planned: the source, or the archive that it lies in.
+    """
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, reason in sample.attributes.get("members_left_out", {}).items():
+        reasons[reason].append(repr(name))
+    for name in sample.attributes.get("arrays_left_out", ()):
+        reasons[_IN_SOME_PIECES].append(f"array {name!r}")
+    for text in sample.attributes.get("text_left_out", ()):
+        reasons[_LONG_TEXT].append(f"text {text['name']!r}")
+    if not reasons:
+        return []
+    label = planned.label
+    if isinstance(planned, SourceFile):  # of an archive's member the rest of its name
+        label += str(sample.attributes["source"]["name"]).removeprefix(planned.name)
+    return [(label, one_line(", ".join(names)), reason) for reason, names in reasons.items()]
 
 
 def _line(group: str | None, alike: Sequence[Unreadable]) -> str:

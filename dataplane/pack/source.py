@@ -80,6 +80,7 @@ class Unreadable:
             for a file that merely lies in a folder that the user named.
         hint: what to do, where there is something.
         key: key that its sample would have had, and that no other sample gets; empty if unknown.
+        is_note: whether nothing is lost, since all of it is packed through another source.
         group: for a format that pack does not read, what files of it are counted under (see
             `other_formats.OtherFormat`); None for everything else.
     """
@@ -90,6 +91,7 @@ class Unreadable:
     hint: str | None = None
     key: str = ""
     group: str | None = None
+    is_note: bool = False
 
     @classmethod
     def from_error(cls, label: str, error: FormatError) -> Unreadable:

@@ -116,6 +116,9 @@ class PackSummary:
         stored_bytes: size of the shards, without the index.
         shards: shard objects written.
         skipped: sources that could not be read, with the reason.
+        left_out: what samples that were written lack of their sources: the source, the names of
+            what was left out, and the reason.
+        notes: sources of which nothing is lost, with what became of them.
         nonfinite: arrays with values that are NaN or infinite.
         unused_patterns: patterns of `round_arrays` that held for no array.
     """
@@ -127,6 +130,8 @@ class PackSummary:
     stored_bytes: int = 0
     shards: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str, str], ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
     nonfinite: tuple[NonFinite, ...] = ()
     unused_patterns: tuple[str, ...] = ()
 

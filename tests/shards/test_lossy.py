@@ -127,7 +127,7 @@ def test_the_command_takes_patterns_and_names_a_misspelt_one(tmp_path: Path) -> 
     arguments += ["--round", "a=b=none", "--round", "nix=3"]
     done = CliRunner().invoke(pack_command, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    assert done.stderr.strip() == "dataplane: no array matched --round nix=…"
+    assert done.stderr.strip() == "note: no array matched --round nix=…"
     text = CliRunner().invoke(info, [str(tmp_path / "out")], catch_exceptions=False).output
     assert [line.split(":")[1] for line in text.splitlines() if line.startswith("lossy")] == [" p"]
 
