@@ -130,7 +130,7 @@ class _Shown:
             self.say(f"skipped {more} more sources that cannot be read (--json lists them all)")
         for line in counted_lines(self._skipped):
             self.say(f"skipped {line}")
-        more = len(self._left_out) - _MAX_LINES
+        more = len({label for label, _, _ in self._left_out[_MAX_LINES:]})
         if more > 0:
             self.say(f"left out of {more} more {plural('sample', more)} (--json lists them all)")
         notes = counted_lines(self._notes)

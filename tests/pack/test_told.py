@@ -76,6 +76,20 @@ def test_what_samples_lack_is_told_up_to_a_limit_and_listed_whole_in_json(tmp_pa
     ]
 
 
+def test_a_sample_that_lacks_things_for_two_reasons_counts_once(tmp_path):
+    for number in range(12):
+        _npz_with_dict(tmp_path / f"case{number:02d}.npz")
+        with zipfile.ZipFile(tmp_path / f"case{number:02d}.npz", "a") as archive:
+            archive.writestr("README.txt", "hello")
+    done = _run(tmp_path, (tmp_path / "ds").as_uri())
+    told = done.stderr.splitlines()
+    assert told[18:] == [
+        f"left out of {tmp_path}/case09.npz: 'params.npy' ({_PICKLED})",
+        f"left out of {tmp_path}/case09.npz: 'README.txt' (it is no array)",
+        "left out of 2 more samples (--json lists them all)",
+    ]
+
+
 def test_the_summary_counts_samples_that_lack_something(tmp_path):
     _npz_with_dict(tmp_path / "case.npz")
     done = _run(tmp_path / "case.npz", (tmp_path / "ds").as_uri())
