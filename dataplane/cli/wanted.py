@@ -10,6 +10,7 @@ error names the file and the line.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from typing import IO, Any
 from dataplane.errors import BucketNotFound, ConfigError, FormatError, NotFound, StoreError
 from dataplane.stores import Store, open_store, split_url
 from dataplane.stores.base import ObjectInfo, StoreConfig
+from dataplane.stores.versions import as_answered
 
 __all__ = ["ObjectRange", "PlanLine", "read_plan", "wanted"]
 
 _INDEX_KEY = "index.parquet"
 _MAX_LINE_CHARS = 16_384
 _MAX_OFFSET = 1 << 62
+_PART_OF_RANGE = re.compile(r"[\[(]?\d+(?:[-:,.]+\d*)?[\])]?")
+"""`100`, and how else ranges are written: `0-100`, `0:100`, `[0,100)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ def wanted(
         if not infos:
             names = ", ".join(repr(prefix) for prefix in prefixes)
             raise NotFound(f"nothing below {store.url} begins with {names}")
+        infos = [as_answered(store, info) for info in infos]
         yield store, [ObjectRange(info, 0, info.size_bytes) for info in infos]
     finally:
         store.close()
@@ -153,10 +158,10 @@ def _planned_object(store: Store, line: PlanLine, where: str) -> ObjectInfo:
         raise
     except NotFound:
         words = line.key.split()
-        is_half = len(words) > 1 and words[-1].isdigit()
+        is_half = len(words) > 1 and _PART_OF_RANGE.fullmatch(words[-1]) is not None
         raise NotFound(
             f"{where}, line {line.number}: there is no object {line.key!r} at {store.url}",
-            hint="a range needs both ends: write KEY START STOP" if is_half else None,
+            hint="a range is written with both ends, as KEY START STOP" if is_half else None,
         ) from None
 
 
@@ -192,7 +197,8 @@ def _dataset(
 
     yield index
     for key, size_bytes in DatasetIndex.load(store).shards.items():
-        info = listed.get(key) or store.head(key)
+        known = listed.get(key)
+        info = store.head(key) if known is None else as_answered(store, known)
         if info.size_bytes != size_bytes:
             raise FormatError(
                 f"{store.url}: shard {key} has {info.size_bytes} bytes, the index says "

@@ -7,7 +7,7 @@ found then is the version read from then on: a shard that changes is `ObjectChan
 
 Bytes come through the cache, or, with the cache switched off, straight from the store: then long
 ranges are cut into pieces that several threads fetch at once, since one connection to an object
-store is slow. Thread-safe; the lock guards two dictionaries and is not held during I/O.
+store is slow. Thread-safe; the lock guards dictionaries and is not held during I/O.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dataplane.cache.ranges import pack_ranges
 from dataplane.errors import Denied, FormatError, StoreError
 from dataplane.stores import Store, open_store
 from dataplane.stores.base import ObjectInfo, StoreConfig
+from dataplane.stores.versions import as_answered
 from dataplane.telemetry import Counters, logger
 
 __all__ = ["UINT8", "Bytes", "Runtime", "cached_reader", "describe_shards"]
@@ -73,7 +74,7 @@ class Runtime:
         url: of the dataset.
         store_config: how to reach it.
         cache_config: where to cache it, or None for no cache.
-        shards: descriptions of shards that are known already; added to here.
+        shards: descriptions of shards that are known already, as listed; added to here.
         sizes: length of each shard as the index records it.
         counters: of this dataset.
     """
@@ -92,6 +93,7 @@ class Runtime:
         self.store = open_store(url, store_config, counters=counters)
         self.cache = None if cache_config is None else Cache.shared(cache_config)
         self._shards = shards
+        self._versions: dict[str, ObjectInfo] = {}
         self._sizes = sizes
         self._objects: dict[str, CachedObject] = {}
         self._lock = threading.Lock()
@@ -110,11 +112,11 @@ class Runtime:
             FormatError: it has another length than the index says.
         """
         with self._lock:
-            info = self._shards.get(shard)
+            info, known = self._versions.get(shard), self._shards.get(shard)
         if info is None:
-            info = self.store.head(shard)
+            found = self.store.head(shard) if known is None else as_answered(self.store, known)
             with self._lock:
-                info = self._shards.setdefault(shard, info)
+                info = self._shards[shard] = self._versions.setdefault(shard, found)
         expected = self._sizes.get(shard, info.size_bytes)
         if info.size_bytes != expected:
             raise FormatError(

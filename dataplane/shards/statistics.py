@@ -2,8 +2,8 @@
 
 Each chunk gives counts, extremes, a mean and a sum of squared deviations, all in float64; partial
 results combine without loss of precision (Chan, Golub and LeVeque 1979). NaNs are left out of them
-and counted; infinities take part, so they show in the extremes and leave no mean, and are counted
-too. Arrays of vectors or tensors have the same for each component. Arrays without an order
+and counted. Infinities are counted, too: they show in the extremes and are left out of the mean and
+the deviation, which would be no numbers with them. Arrays of vectors or tensors have the same for each component. Arrays without an order
 (complex) have only the count of values that are not finite, empty ones nothing. Pure values.
 """
 
@@ -27,10 +27,10 @@ class PartialStats:
     """Statistics of part of an array.
 
     Attributes:
-        count: values that are no NaN; extremes, mean and squares are of these.
+        count: values that are finite; mean and squares are of these.
         nan_count: values that are NaN.
         infinite_count: values that are infinite; of complex numbers all that are not finite.
-        minimum: smallest value.
+        minimum: smallest value, which may be infinite; above `maximum` where there is none.
         maximum: largest value.
         mean: arithmetic mean.
         squares: sum of squared deviations from the mean.
@@ -49,30 +49,32 @@ class PartialStats:
         count = self.count + other.count
         nan_count = self.nan_count + other.nan_count
         infinite_count = self.infinite_count + other.infinite_count
+        minimum, maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
         if self.count == 0 or other.count == 0:
             known = other if self.count == 0 else self
             return PartialStats(
                 *(count, nan_count, infinite_count),
-                *(known.minimum, known.maximum, known.mean, known.squares),
+                *(minimum, maximum, known.mean, known.squares),
             )
         delta = other.mean - self.mean
         share = other.count / count
         return PartialStats(
             *(count, nan_count, infinite_count),
-            min(self.minimum, other.minimum),
-            max(self.maximum, other.maximum),
+            *(minimum, maximum),
             self.mean + delta * share,
             self.squares + other.squares + delta * delta * self.count * share,
         )
 
     def finish(self) -> Stats | None:
         """Return the statistics, or None when nothing was counted at all."""
-        if self.count == 0:
-            nan = math.nan
+        nan = math.nan
+        if self.minimum > self.maximum:
             return Stats(nan, nan, nan, nan, self.nan_count) if self.nan_count else None
-        # Infinities leave NaN in the sums; max() would hide them.
+        if self.count == 0:
+            return Stats(self.minimum, self.maximum, nan, nan, self.nan_count)
+        # Sums of huge values may overflow, which leaves no number; max() would hide that.
         variance = self.squares / self.count
-        std = math.sqrt(variance) if variance >= 0 else math.nan
+        std = math.sqrt(variance) if variance >= 0 else nan
         return Stats(self.minimum, self.maximum, self.mean, std, self.nan_count)
 
 
@@ -142,24 +144,26 @@ def partial_stats(values: npt.NDArray[Any]) -> PartialStats:
 def _measured(rows: npt.NDArray[np.float64]) -> tuple[PartialStats, ...]:
     """Measure each row of float64[rows, values], which are overwritten."""
     with np.errstate(all="ignore"):
-        minimum = rows.min(axis=1)
-        if np.isnan(minimum).any():
-            return tuple(_without_nans(row) for row in rows)
-        maximum = rows.max(axis=1)
-        is_finite = bool(np.isfinite(minimum).all() and np.isfinite(maximum).all())
-        infinite = np.zeros(len(rows), int) if is_finite else np.isinf(rows).sum(axis=1)
+        minimum, maximum = rows.min(axis=1), rows.max(axis=1)
+        if not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
+            return tuple(map(_of_its_finite, rows))
         mean = rows.mean(axis=1)
         rows -= mean[:, None]
         # Not np.dot: the BLAS behind it brings threads of its own, which spin and double the
         # CPU time of a pack.
         squares = np.multiply(rows, rows, out=rows).sum(axis=1)
-    figures = (infinite.tolist(), minimum.tolist(), maximum.tolist(), mean.tolist())
-    return tuple(
-        PartialStats(rows.shape[1], 0, *row) for row in zip(*figures, squares.tolist(), strict=True)
+    figures = (minimum.tolist(), maximum.tolist(), mean.tolist(), squares.tolist())
+    return tuple(PartialStats(rows.shape[1], 0, 0, *row) for row in zip(*figures, strict=True))
+
+
+def _of_its_finite(row: npt.NDArray[np.float64]) -> PartialStats:
+    """Measure the finite values of a row, and count the others."""
+    finite = row[np.isfinite(row)]
+    infinite = row[np.isinf(row)]
+    others = PartialStats(
+        nan_count=row.size - finite.size - infinite.size,
+        infinite_count=infinite.size,
+        minimum=float(infinite.min(initial=math.inf)),
+        maximum=float(infinite.max(initial=-math.inf)),
     )
-
-
-def _without_nans(row: npt.NDArray[np.float64]) -> PartialStats:
-    known = row[~np.isnan(row)]
-    missing = PartialStats(nan_count=row.size - known.size)
-    return missing.combine(_measured(known[None])[0]) if known.size else missing
+    return others.combine(_measured(finite[None])[0]) if finite.size else others

@@ -27,7 +27,7 @@ __all__ = ["ArraySummary", "Moments", "summarise"]
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Extremes, mean and standard deviation of some values; NaNs are left out of them."""
+    """Extremes of some values that are no NaN; mean and standard deviation of the finite ones."""
 
     minimum: float
     maximum: float
@@ -52,10 +52,12 @@ class ArraySummary:
         codecs: codec chains in use, by the names of their codecs.
         decoded_bytes: size of the elements.
         stored_bytes: size of the Zarr shards.
-        minimum: smallest value of all that are no NaN, or None where there are no statistics.
+        minimum: smallest value of all that are no NaN, or None where there are no statistics; NaN
+            where all are.
         maximum: largest value of all that are no NaN.
         nan_count: NaNs in all.
-        mean: arithmetic mean of all values that are no NaN; NaN where some are infinite.
+        mean: arithmetic mean of all finite values; NaN where there are none, or where the index
+            does not tell (the first releases counted infinities in).
         std: population standard deviation of those.
         nonfinite_count: NaN and infinite values in all, or None where that is not known.
         nonfinite_samples: samples that have one.
@@ -116,8 +118,11 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
         shapes, elements = _shapes(shape, rows)
         known = rows[has_stats[rows]]
         nan_counts = values["nan_count"][known].astype(np.float64)
-        counts = elements[has_stats[rows]] - nan_counts
-        moments = _moments(np.stack([values[name][known] for name in _FIGURES]), counts)
+        others = np.maximum(nan_counts, added.nonfinite_count[known])
+        figures = np.stack([values[name][known] for name in _FIGURES])
+        moments = _moments(figures, elements[has_stats[rows]] - others)
+        if moments is None and nan_counts.any():
+            moments = _NOTHING
         nonfinite = rows[added.nonfinite_count[rows] > 0]
         errors = added.max_error[rows][added.has_max_error[rows]]
         summaries.append(
@@ -151,16 +156,25 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
 
 
 def _moments(figures: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> Moments | None:
-    """Combine min, max, mean and std (float64[4, parts]) of parts with so many values each."""
-    has_values = (counts > 0) & ~np.isnan(figures[0])
-    low, high, mean, std = figures[:, has_values]
-    counts = counts[has_values]
-    if not len(counts):
+    """Combine min, max, mean and std (float64[4, parts]) of parts.
+
+    Args:
+        figures: NaN where a part has no such values.
+        counts: finite values of each part, NaN where that is not known.
+    """
+    low, high = (row[~np.isnan(row)] for row in figures[:2])
+    if not len(low):
         return None
+    is_counted = counts != 0
+    counts = counts[is_counted]
+    _, _, mean, std = figures[:, is_counted]
     with np.errstate(invalid="ignore", over="ignore"):
-        share = counts / counts.sum()
+        # A single part needs no weight.
+        share = counts / counts.sum() if len(counts) > 1 else np.ones(len(counts))
         whole = float(np.dot(share, mean))
         variance = float(np.dot(share, std * std + (mean - whole) ** 2))
+    if not len(counts):
+        whole = variance = math.nan
     deviation = math.sqrt(variance) if variance >= 0 else math.nan
     return Moments(float(low.min()), float(high.max()), whole, deviation)
 
@@ -172,13 +186,21 @@ def _components(
     lengths = np.diff(added.component_bounds)[rows]
     if not lengths[0] or (lengths != lengths[0]).any():
         return ()
-    first = added.component_bounds[rows]
-    combined = []
-    for component in range(int(lengths[0])):
-        places = first + component
-        counts = elements / lengths[0] - added.component_nans[places]
-        combined.append(_moments(added.component_figures[:, places], counts) or _NOTHING)
-    return tuple(combined)
+    places = added.component_bounds[rows][:, None] + np.arange(int(lengths[0]))
+    nans = added.component_nans[places].astype(np.float64)
+    figures = added.component_figures[:, places]
+    # How many values of a row are infinite is known, of its components only where no more than one
+    # of them has any: their extremes tell.
+    has_infinite = np.isinf(figures[:2]).any(axis=0)
+    infinite = np.where(has_infinite, np.nan, 0.0)
+    only_one = added.has_nonfinite_count[rows] & (has_infinite.sum(axis=1) == 1)
+    of_row = added.nonfinite_count[rows] - nans.sum(axis=1)
+    infinite = np.where(has_infinite & only_one[:, None], of_row[:, None], infinite)
+    counts = elements[:, None] / lengths[0] - nans - infinite
+    return tuple(
+        _moments(figures[:, :, component], counts[:, component]) or _NOTHING
+        for component in range(int(lengths[0]))
+    )
 
 
 def _shapes(

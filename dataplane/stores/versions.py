@@ -3,6 +3,10 @@
 Equal tags must mean equal bytes, and of such an object nothing is known but its size. So each look
 at it gets a tag of its own: what is cached under it is never taken for a later look's. Within one
 look only the size can be compared, which the user is told once. Thread-safe.
+
+An etag outside ASCII is in bytes of the server's choice, of which a listing shows only what XML can
+hold. So a tag of a listing that is not ASCII is none to read by: `as_answered` asks for the one that
+answers carry.
 """
 
 from __future__ import annotations
@@ -10,10 +14,14 @@ from __future__ import annotations
 import uuid
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 from dataplane.telemetry import logger
 
-__all__ = ["header_text", "modified_of", "new_tag", "same_version", "tag_of"]
+if TYPE_CHECKING:
+    from dataplane.stores.base import ObjectInfo, Store
+
+__all__ = ["as_answered", "header_text", "modified_of", "new_tag", "same_version", "tag_of"]
 
 _PREFIX = "unversioned-"
 _told: set[str] = set()
@@ -39,6 +47,19 @@ def header_text(value: str) -> str:
         return value.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return value
+
+
+def as_answered(store: Store, listed: ObjectInfo) -> ObjectInfo:
+    """Return a listing's description of an object with the tag that answers to reads carry.
+
+    Makes a request where the listed tag is not ASCII, and none otherwise. What was replaced since
+    the listing is described as it is now.
+
+    Raises:
+        NotFound: it is gone.
+        StoreError: the store failed.
+    """
+    return listed if listed.etag.isascii() else store.head(listed.key)
 
 
 def tag_of(etag: str | None, modified_s: float | None, size_bytes: int, where: str) -> str:

@@ -18,11 +18,12 @@ Thread-safe. Lock order: none of the rooms below calls another while it holds it
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Protocol
 
@@ -184,7 +185,8 @@ class Filesystem:
             node = self._resolve(path)
             if not isinstance(node, FileNode):
                 raise os_error(errno.EISDIR, path)
-            handle = self._handles.add(path, lambda: self._open_file(node))
+            node = replace(node, info=self._tree.as_answered(node.info))
+            handle = self._handles.add(path, functools.partial(self._open_file, node))
         self.counters.add("mount_opens")
         return handle
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import Protocol
 
-from dataplane.errors import FormatError, NotFound
+from dataplane.errors import FormatError, NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo, Store
+from dataplane.stores.versions import as_answered
 from dataplane.telemetry import Counters, logger
 from dataplane_fuse.flights import Flights
 from dataplane_fuse.levels import DEFAULT_MAX_ENTRIES, Level, LevelCache
@@ -101,6 +102,22 @@ class Tree:
             node = found
         return None if isinstance(node, FileNode) else node.find(last)
 
+    def as_answered(self, listed: ObjectInfo) -> ObjectInfo:
+        """Return the version of an object to read, from what the listing says of it.
+
+        Raises:
+            ObjectChanged: it was replaced by one of another length since it was listed.
+            StoreError: the store failed, or the object is gone.
+        """
+        info = as_answered(self._store, listed)
+        if info.size_bytes != listed.size_bytes:
+            self.forget(info.key)
+            raise ObjectChanged(
+                f"{info.key} was replaced: {listed.size_bytes} bytes listed, it now has "
+                f"{info.size_bytes}"
+            )
+        return info
+
     def forget(self, path: str) -> None:
         """Drop the listing that `path` came from, because the object there has changed."""
         self.levels.forget(_prefix(path.rpartition("/")[0]))
@@ -181,7 +198,7 @@ class Tree:
         samples = self._samples
         if samples is None or index is None:
             return None
-        ident = (level.prefix, index.etag)
+        ident = (level.prefix, self.as_answered(index).etag)
         with self._lock:
             if ident in self._views:
                 self._views.move_to_end(ident)
@@ -216,7 +233,7 @@ class Tree:
         folder, slash, name = (prefix + below).rpartition("/")
         level = self.levels.known(folder + slash)
         info = level.files.get(name) if level is not None else None
-        return self._store.head(prefix + below) if info is None else info
+        return self._store.head(prefix + below) if info is None else self.as_answered(info)
 
 
 class StoreDirectory:

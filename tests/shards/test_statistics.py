@@ -52,11 +52,15 @@ def test_float32_is_accumulated_in_float64() -> None:
     assert stats.mean == pytest.approx(float(np.float32(0.1)), rel=1e-12)
 
 
-def test_infinities_stay_visible() -> None:
-    stats = gather(np.array([1.0, np.inf]), [1])
-    assert stats is not None
-    assert stats.maximum == math.inf
-    assert not math.isfinite(stats.mean)
+def test_infinities_show_in_the_extremes_and_are_left_out_of_the_mean() -> None:
+    for cuts in ([], [1], [1, 2, 3]):
+        stats = gather(np.array([1.0, np.inf, np.nan, 4.0]), cuts)
+        assert stats == Stats(1.0, math.inf, 2.5, 1.5, 1)
+    nothing = gather(np.array([np.inf, np.inf]), [1])
+    assert nothing is not None
+    assert (nothing.minimum, nothing.maximum) == (math.inf, math.inf)
+    assert math.isnan(nothing.mean)
+    assert math.isnan(nothing.std)
 
 
 @pytest.mark.parametrize("array", [np.zeros(0), np.zeros(3, np.complex64)])
