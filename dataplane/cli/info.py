@@ -25,6 +25,9 @@ __all__ = ["info"]
 
 _TEXTS = 5  # of the columns, the first ones
 _FIRST_FIGURE = 8  # columns before those that components have, too
+_DIGITS = 4
+_MAX_DIGITS = 17  # tell any two numbers of float64 apart
+_MAX_EXACT = 1 << 53
 
 
 @click.command()
@@ -106,7 +109,7 @@ def _print(url: str, index: DatasetIndex, arrays: Sequence[ArraySummary], *, sam
     )
     print_pieces(console, [total])
     _print_arrays(console, arrays)
-    for note in (*_notes(arrays), *_recorded(index, arrays)):
+    for note in (*_nonfinite(arrays), *_lossy(arrays), *_recorded(index, arrays)):
         print_pieces(console, [note])
     if samples:
         _print_samples(console, index, samples)
@@ -128,9 +131,10 @@ def _print_arrays(console: Console, arrays: Sequence[ArraySummary]) -> None:
         what = [", ".join(array.dtypes), _shapes(array), ", ".join(array.units)]
         stored = [f"{format_bytes(array.decoded_bytes)} decoded", f"ratio {ratio}" if ratio else ""]
         print_pieces(console, [*what, samples, *stored, "; ".join(array.codecs)], indent=4)
-        print_pieces(console, _moments(array), indent=4)
+        print_pieces(console, _moments(_figures_of(array)), indent=4)
         for number, component in enumerate(array.components):
-            print_pieces(console, [f"[{number}]", *_moments(component)], indent=6)
+            moments = _moments(_figures(component))
+            print_pieces(console, [f"[{number}]", *moments], indent=6)
 
 
 def _columns(arrays: Sequence[ArraySummary]) -> list[Column]:
@@ -143,7 +147,7 @@ def _columns(arrays: Sequence[ArraySummary]) -> list[Column]:
         rows.append((
             *(array.name, ", ".join(array.dtypes), _shapes(array), ", ".join(array.units)),
             *("; ".join(array.codecs), format_count(array.samples)),
-            *(format_bytes(array.decoded_bytes), _ratio(array), *_figures(array)),
+            *(format_bytes(array.decoded_bytes), _ratio(array), *_figures_of(array)),
         ))  # fmt: skip
         for number, component in enumerate(array.components):
             rows.append((f"  [{number}]", *("",) * (_FIRST_FIGURE - 1), *_figures(component)))
@@ -154,12 +158,33 @@ def _columns(arrays: Sequence[ArraySummary]) -> list[Column]:
     ]
 
 
-def _figures(values: ArraySummary | Moments) -> tuple[str, ...]:
-    return tuple(map(_number, (values.minimum, values.maximum, values.mean, values.std)))
+def _figures_of(array: ArraySummary) -> tuple[str, ...]:
+    """Write the figures of an array; the extremes of integers in full, since they may be ids."""
+    low, high, mean, std = array.minimum, array.maximum, array.mean, array.std
+    if low is None or high is None or mean is None or std is None:
+        return ("",) * 4
+    texts = _figures(Moments(low, high, mean, std))
+    if all(name.startswith(("int", "uint", "bool")) for name in array.dtypes):
+        return (_integer(low, texts[0]), _integer(high, texts[1]), *texts[2:])
+    return texts
 
 
-def _moments(values: ArraySummary | Moments) -> list[str]:
-    low, high, mean, std = _figures(values)
+def _figures(values: Moments) -> tuple[str, ...]:
+    """Write figures with four digits, or as many as tell the extremes apart."""
+    low, high = values.minimum, values.maximum
+    digits = _DIGITS
+    while low < high and digits < _MAX_DIGITS and f"{low:.{digits}g}" == f"{high:.{digits}g}":
+        digits += 1
+    return tuple(_number(value, digits) for value in (low, high, values.mean, values.std))
+
+
+def _integer(value: float, rounded: str) -> str:
+    """Write an integer in full, where float64, in which the index has it, is exact."""
+    return str(int(value)) if abs(value) <= _MAX_EXACT else rounded
+
+
+def _moments(figures: tuple[str, ...]) -> list[str]:
+    low, high, mean, std = figures
     return [f"from {low} to {high}", f"mean {mean}", f"std {std}"] if low else []
 
 
@@ -167,8 +192,8 @@ def _nan_count(array: ArraySummary) -> int | None:
     return None if any(name.startswith("complex") for name in array.dtypes) else array.nan_count
 
 
-def _notes(arrays: Sequence[ArraySummary]) -> Iterator[str]:
-    """Yield a line for each array that is not what a reader would take it for."""
+def _nonfinite(arrays: Sequence[ArraySummary]) -> Iterator[str]:
+    """Yield a line for each array with values that are not finite."""
     for array in arrays:
         if array.nonfinite_count and array.nonfinite_first is not None:
             found = NonFinite(
@@ -178,17 +203,29 @@ def _notes(arrays: Sequence[ArraySummary]) -> Iterator[str]:
             yield f"not finite: {found}"
         elif array.nonfinite_count is None and array.nan_count:
             yield f"not finite: {array.name}: {format_count(array.nan_count)} NaN"
+
+
+def _lossy(arrays: Sequence[ArraySummary]) -> Iterator[str]:
+    """Yield a line for each array that differs from its source."""
+    for array in arrays:
         if array.round_bits or array.max_error:
             units = f" {array.units[0]}" if len(array.units) == 1 else ""
             bits = " or ".join(map(str, array.round_bits))
-            kept = f" {bits} mantissa bits kept," if bits else ""
-            yield f"lossy: {array.name}:{kept} largest error {_number(array.max_error)}{units}"
+            kept = f"{bits} mantissa bits kept" if bits else ""
+            known = array.max_error is not None
+            error = f"largest error {_number(array.max_error or 0.0)}{units}" if known else ""
+            yield f"lossy: {array.name}: {', '.join(filter(None, (kept, error)))}"
 
 
 def _recorded(index: DatasetIndex, arrays: Sequence[ArraySummary]) -> Iterator[str]:
-    """Yield what the first release recorded of rounding: in attributes only, without errors."""
+    """Yield what only the attributes say: narrowing, and all that the first release recorded."""
     record = index[0].attributes.get("dataplane") if len(index) else None
-    if isinstance(record, dict) and all(array.max_error is None for array in arrays):
+    if not isinstance(record, dict):
+        return
+    if any(array.max_error is not None for array in arrays):
+        if record.get("float32") is True:
+            yield "narrowed: float64 is stored as float32 (packed with --float32)"
+    else:
         asked = [f"{name} {record[name]}" for name in ("round_bits", "float32") if name in record]
         if asked:
             yield f"lossy: packed with {', '.join(asked)}; errors were not recorded"
@@ -196,6 +233,8 @@ def _recorded(index: DatasetIndex, arrays: Sequence[ArraySummary]) -> Iterator[s
 
 def _print_samples(console: Console, index: DatasetIndex, samples: int) -> None:
     console.print()
+    shown = min(samples, len(index))
+    console.print(f"keys of {format_count(shown)} {plural('sample', shown)}:", style="dim")
     for key in index.keys[:samples]:
         _print_line(console, key)
     more = len(index) - samples
@@ -224,5 +263,5 @@ def _ratio(array: ArraySummary) -> str:
     return f"{array.decoded_bytes / array.stored_bytes:.2f}" if array.stored_bytes else ""
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(value: float, digits: int = _DIGITS) -> str:
+    return f"{value:.{digits}g}"

@@ -142,11 +142,89 @@ def test_keys_of_samples_are_listed_on_request(pack: Callable[..., Store], folde
     pack(*(make_sample(key) for key in ("first", "second", "third")))
     url = f"file://{folder}"
     assert "second" not in run(url)
-    assert run(url, "--samples", "20").rstrip().endswith("first\nsecond\nthird")
-    assert run(url, "--samples", "1").rstrip().endswith("first\nand 2 more")
+    assert (
+        run(url, "--samples", "20")
+        .rstrip()
+        .endswith("\n\nkeys of 3 samples:\nfirst\nsecond\nthird")
+    )
+    assert run(url, "--samples", "1").rstrip().endswith("\n\nkeys of 1 sample:\nfirst\nand 2 more")
     assert json.loads(run(url, "--json", "--samples", "2"))["sample_keys"] == ["first", "second"]
 
 
 def test_a_folder_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such folder"):
         run(str(tmp_path / "nothing"))
+
+
+def test_integers_are_shown_in_full_and_extremes_that_differ_differ(
+    pack: Callable[..., Store], folder: Path
+) -> None:
+    arrays = {
+        "id": np.arange(1_000_003, 1_000_013),
+        "offset": np.array([0, 38_400], np.uint32),
+        "huge": np.array([0, 2**63], np.uint64),
+        "time": np.array([1_000_000.25, 1_000_000.5]),
+        "same": np.full(3, 123_456.75),
+    }
+    pack(SourceSample("a", {name: SourceArray(values) for name, values in arrays.items()}))
+    rows = {line.split()[0]: line.split()[-4:] for line in run(f"file://{folder}").splitlines()[3:]}
+    assert {name: rows[name][:2] for name in arrays} == {
+        "id": ["1000003", "1000012"],
+        "offset": ["0", "38400"],
+        "huge": ["0", "9.223e+18"],
+        "time": ["1000000.2", "1000000.5"],
+        "same": ["1.235e+05", "1.235e+05"],
+    }
+
+
+def test_mean_and_deviation_are_of_the_finite_values_of_all_samples(
+    pack: Callable[..., Store],
+) -> None:
+    inf, nan = np.inf, np.nan
+    first = np.array([[1.0, inf], [3.0, 8.0], [nan, 6.0], [5.0, inf]])
+    second = np.array([[7.0, 1.0], [2.0, 3.0]])
+    third = np.array([[inf, nan]])
+    sets = [
+        SourceSample(str(i), {"u": SourceArray(u)}) for i, u in enumerate((first, second, third))
+    ]
+    (u,) = summarise(DatasetIndex.load(pack(*sets)))
+    values = np.concatenate([first, second, third])
+
+    def expected(values: np.ndarray) -> tuple[float, ...]:
+        known, finite = values[~np.isnan(values)], values[np.isfinite(values)]
+        return (known.min(), known.max(), pytest.approx(finite.mean()), pytest.approx(finite.std()))
+
+    assert (u.minimum, u.maximum, u.mean, u.std) == expected(values)
+    for i, component in enumerate(u.components):
+        found = (component.minimum, component.maximum, component.mean, component.std)
+        assert found == expected(values[:, i])
+
+
+def test_a_mean_that_the_index_cannot_tell_is_none(pack: Callable[..., Store]) -> None:
+    # Both components have infinities, and only their sum is recorded.
+    odd = np.array([[np.inf, 1.0], [2.0, np.inf], [4.0, np.inf]])
+    sets = [SourceSample("a", {"u": SourceArray(odd)}), SourceSample("b", {"u": SourceArray(-odd)})]
+    (u,) = summarise(DatasetIndex.load(pack(*sets)))
+    assert (u.minimum, u.maximum, u.mean) == (-np.inf, np.inf, 0.0)
+    assert [np.isnan(component.mean) for component in u.components] == [True, True]
+
+
+def test_an_array_of_nan_has_its_line_beside_those_of_its_components(
+    pack: Callable[..., Store], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack(SourceSample("a", {"u": SourceArray(np.full((4, 2), np.nan))}))
+    console = functools.partial(Console, width=60, force_terminal=True, color_system=None)
+    monkeypatch.setattr(sys.modules["dataplane.cli.info"], "output", console)
+    line = "from nan to nan  mean nan  std nan"
+    text = run(f"file://{folder}").splitlines()
+    assert [it.strip() for it in text if line in it] == [line, f"[0]  {line}", f"[1]  {line}"]
+
+
+def test_notes_are_grouped_and_narrowing_is_one(pack: Callable[..., Store], folder: Path) -> None:
+    odd = np.array([0.1, 0.2, np.nan])
+    pack(
+        SourceSample("a", {name: SourceArray(odd) for name in ("u", "v")}),
+        round_bits=7, float32=True,
+    )  # fmt: skip
+    kinds = [line.split(":")[0] for line in run(f"file://{folder}").splitlines() if ": " in line]
+    assert kinds == ["not finite", "not finite", "lossy", "lossy", "narrowed"]
