@@ -37,6 +37,7 @@ from dataplane.errors import (
     Timeout,
     Unavailable,
 )
+from dataplane.stores.base import StoreConfig
 from dataplane.stores.tls import certificate_failure, refusal_in_text, refusal_of
 
 __all__ = [
@@ -69,6 +70,7 @@ class Reply:
     connection: str = ""
 
 
+_DEFAULTS = StoreConfig()
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>|<code>(\w{1,64})</code>|\"code\":\s*\"(\w{1,64})\"")
 _KIND = re.compile(r"kind: (Connect|Timeout|Interrupted|Request|Decode)\b")
@@ -114,7 +116,13 @@ _SCHEME_HINTS = {
 
 
 def from_obstore(
-    err: Exception, where: str, *, bucket: str, action: str, server: str = ""
+    err: Exception,
+    where: str,
+    *,
+    bucket: str,
+    action: str,
+    server: str = "",
+    config: StoreConfig = _DEFAULTS,
 ) -> DataplaneError:
     """Translate an exception of obstore.
 
@@ -124,6 +132,7 @@ def from_obstore(
         bucket: the URL of the bucket, for stores that say it is missing.
         action: what was tried: `read`, `write`, `list`, `describe` or `delete`.
         server: the address of the server, where the user chose one.
+        config: of the store, for the certificates that it trusts.
     """
     text = str(err)
     headline = text.partition("\n\nDebug source")[0]
@@ -138,7 +147,7 @@ def from_obstore(
             hint="such keys cannot be addressed; rename them or list a narrower prefix",
         )
     if refusal := refusal_in_text(text):
-        return certificate_failure(refusal, where, action=action, server=server)
+        return certificate_failure(refusal, where, action=action, server=server, config=config)
     if "No space left on device" in headline:
         return NoSpace(f"cannot {action} {where}: no space left on the device")
     status = _STATUS.search(headline)
@@ -157,7 +166,7 @@ def from_obstore(
         _QUERY.sub("", headline.splitlines()[0])[:300] if headline else name,
         _KINDS.get(kind.group(1), "broken") if kind and number is None else "",
     )
-    return from_reply(reply, where, bucket=bucket, action=action, server=server)
+    return from_reply(reply, where, bucket=bucket, action=action, server=server, config=config)
 
 
 def is_foreign_key(err: Exception) -> bool:
@@ -170,13 +179,15 @@ def is_foreign_header(err: Exception) -> bool:
     return "header containing non-ASCII data" in str(err).partition("\n\nDebug source")[0]
 
 
-def from_python(err: BaseException, where: str, *, bucket: str, action: str) -> DataplaneError:
+def from_python(
+    err: BaseException, where: str, *, bucket: str, action: str, config: StoreConfig = _DEFAULTS
+) -> DataplaneError:
     """Translate what an fsspec file system raised; arguments as for `from_obstore`."""
     response = _response(err)
     if response is not None:
-        return from_reply(response, where, bucket=bucket, action=action)
+        return from_reply(response, where, bucket=bucket, action=action, config=config)
     if refusal := next(filter(None, map(refusal_of, _causes(err))), ""):
-        return certificate_failure(refusal, where, action=action, server="")
+        return certificate_failure(refusal, where, action=action, server="", config=config)
     if isinstance(err, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return NotFound(f"no object {where}")
     if isinstance(err, PermissionError) or "credential" in type(err).__name__.lower():
@@ -197,12 +208,18 @@ def error_code(text: str) -> str:
 
 
 def from_reply(
-    reply: Reply, where: str, *, bucket: str, action: str, server: str = ""
+    reply: Reply,
+    where: str,
+    *,
+    bucket: str,
+    action: str,
+    server: str = "",
+    config: StoreConfig = _DEFAULTS,
 ) -> DataplaneError:
     """Translate an answer of the store, or the lack of one."""
     status, code = reply.status, reply.code
     if reply.connection == "certificate":
-        return certificate_failure(reply.text, where, action=action, server=server)
+        return certificate_failure(reply.text, where, action=action, server=server, config=config)
     said = " ".join(str(part) for part in (status, code) if part)
     if code in _NO_BUCKET:
         return BucketNotFound(

@@ -98,6 +98,7 @@ class FsspecStore(PiecewiseStore):
     def __init__(self, location: Location, config: StoreConfig) -> None:
         check_protocol(location)
         self._location = location
+        self._config = config
         self._identity = identity_of(location, config)
         self._left_out = LeftOut(location.url)
         self._timeout_s = config.metadata_timeout_s
@@ -301,7 +302,7 @@ class FsspecStore(PiecewiseStore):
     def _failure(self, err: Exception, key: str, action: str) -> DataplaneError:
         where = f"{self.url}/{key}".rstrip("/")
         bucket = f"{self._location.scheme}://{self._location.bucket}"
-        return from_python(err, where, bucket=bucket, action=action)
+        return from_python(err, where, bucket=bucket, action=action, config=self._config)
 
     @contextlib.contextmanager
     def _errors(self, key: str, action: str) -> Iterator[None]:

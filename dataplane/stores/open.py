@@ -11,15 +11,17 @@ from __future__ import annotations
 import os
 
 from dataplane.config import assemble
+from dataplane.errors import ConfigError
 from dataplane.stores.base import Store, StoreConfig
 from dataplane.stores.hedge import HedgeStore
+from dataplane.stores.keys import why_foreign
 from dataplane.stores.limit import LimitStore
 from dataplane.stores.local import LocalStore
 from dataplane.stores.memory import MemoryStore
 from dataplane.stores.meter import MeterStore
 from dataplane.stores.perprocess import PerProcessStore
 from dataplane.stores.retry import RetryPolicy, RetryStore
-from dataplane.stores.urls import Location, parse_url, split_url
+from dataplane.stores.urls import OBSTORE_SCHEMES, Location, parse_url, split_url
 from dataplane.stores.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
@@ -88,6 +90,8 @@ def _with_policy(location: Location, config: StoreConfig, counters: Counters) ->
         return MeterStore(LocalStore(location.prefix), counters)
     if not config.storage_options and location.scheme == "memory":
         return MeterStore(MemoryStore(location.bucket, location.prefix), counters)
+    if not config.storage_options and location.scheme in OBSTORE_SCHEMES:
+        _refuse_foreign(location)
     metered = MeterStore(PerProcessStore(location, config), counters)
     reading = HedgeStore(metered, config.hedge_floor_s, counters) if config.hedge else metered
     limited = LimitStore(reading, config.max_concurrency, counters)
@@ -95,3 +99,12 @@ def _with_policy(location: Location, config: StoreConfig, counters: Counters) ->
         config.max_attempts, config.deadline_s, metadata_deadline_s=config.metadata_deadline_s
     )
     return RetryStore(limited, policy, counters)
+
+
+def _refuse_foreign(location: Location) -> None:
+    reason = why_foreign(location.prefix) if location.prefix else None
+    if reason is not None:
+        raise ConfigError(
+            f"{location.url!r} cannot be addressed: {reason}",
+            hint="rename such keys, or name a URL above them; they are left out there",
+        )

@@ -89,7 +89,7 @@ class RemoteStore:
         self._prefix = location.prefix
         self._identity = identity_of(location, config)
         server = (s3_endpoint(config) or "") if location.scheme == "s3" else ""
-        self._failures = RemoteFailures(location, server)
+        self._failures = RemoteFailures(location, server, config)
         options = scheme_options(location, config)
         self._client = make_client(location, config, options)
         self._upload_client = make_client(location, config, options, retries=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dataplane.errors import DataplaneError
+from dataplane.stores.base import StoreConfig
 from dataplane.stores.failures import from_obstore, from_reply
 from dataplane.stores.plain_http import PlainFailure
 from dataplane.stores.urls import Location
@@ -22,10 +23,12 @@ class RemoteFailures:
     Attributes:
         location: what its URL names.
         server: the address of the server, where the user chose one.
+        config: how it is reached.
     """
 
     location: Location
     server: str
+    config: StoreConfig
 
     def of(self, err: Exception, key: str, action: str) -> DataplaneError:
         """Translate a failure; raise the result from it.
@@ -41,5 +44,10 @@ class RemoteFailures:
             f"{location.scheme}://{location.bucket}",
         )
         if isinstance(err, PlainFailure):
-            return from_reply(err.reply, where, bucket=bucket, action=action, server=self.server)
-        return from_obstore(err, where, bucket=bucket, action=action, server=self.server)
+            return from_reply(
+                *(err.reply, where), bucket=bucket, action=action, server=self.server,
+                config=self.config,
+            )  # fmt: skip
+        return from_obstore(
+            *(err, where), bucket=bucket, action=action, server=self.server, config=self.config
+        )

@@ -154,7 +154,9 @@ def refusal_in_text(text: str) -> str:
     return f"{_NAME}:{', '.join(names[:3])}" if names else kind
 
 
-def certificate_failure(refusal: str, where: str, *, action: str, server: str) -> StoreError:
+def certificate_failure(
+    refusal: str, where: str, *, action: str, server: str, config: StoreConfig
+) -> StoreError:
     """Say that a server's certificate was refused.
 
     Args:
@@ -162,13 +164,21 @@ def certificate_failure(refusal: str, where: str, *, action: str, server: str) -
         where: the URL of the object.
         action: what was tried.
         server: its address, where the user chose one.
+        config: of the store; what is trusted besides the system's is named.
     """
     kind, _, names = refusal.partition(":")
     words, hint = _WORDS.get(kind, (f"was refused: {kind}", _TRUST))
     if kind == _NAME and names:
         words += f": {names}"
+    if hint == _TRUST:
+        hint = f"trusted are {_trusted(config)}; {hint}"
     whose = f" of {server}" if server else " of the server"
     return StoreError(f"cannot {action} {where}: the certificate{whose} {words}", hint=hint)
+
+
+def _trusted(config: StoreConfig) -> str:
+    named = named_bundle(config)
+    return "the system's" + ("" if named is None else f" and {named[0]} from {named[1]}")
 
 
 def _certificates(file: Path) -> list[bytes]:

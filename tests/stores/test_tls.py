@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,7 +120,34 @@ def test_a_refused_certificate_is_said_as_such_after_one_try(
             assert not caught.value.retryable
             assert front.connections == number + 1
     if name == "unknown":
+        assert "trusted are the system's; to trust" in str(caught.value)
         assert "DATAPLANE_CA_BUNDLE" in str(caught.value)
+
+
+def test_a_refusal_names_the_bundle_that_is_in_force(
+    endpoint: S3Endpoint,
+    authority: Authority,
+    good: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Authority(tmp_path).file
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(other))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
+    said = f"trusted are the system's and {other} from AWS_CA_BUNDLE; to trust its authority"
+    pytest.importorskip("s3fs")
+    with tls_front(good, endpoint.port) as front:
+        configs = [
+            StoreConfig(endpoint_url=front.url),
+            StoreConfig(storage_options={"endpoint_url": front.url}),
+        ]
+        for config in configs:
+            with pytest.raises(StoreError, match=re.escape(said)):
+                open_store("s3://data", config).head("a/b")
+        with pytest.raises(StoreError, match=r"and .* from store\.ca_bundle"):
+            open_store("s3://data", StoreConfig(endpoint_url=front.url, ca_bundle=other)).head(
+                "a/b"
+            )
 
 
 def test_an_authoritys_own_certificate_serves_nobody(
