@@ -46,7 +46,7 @@ def test_each_step_and_what_takes_long_in_it_is_a_line(tmp_path: Path) -> None:
         "downloading large-1.0-py3-none-any.whl (139 MB)",
         "downloading huge-1.0-py3-none-any.whl (2 GB)",
         *(f"compiling {count} of 25" for count in (10, 20, 25)),
-        "packages to install: 3",
+        "installing 3 packages",
     ]
 
 

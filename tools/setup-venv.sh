@@ -21,10 +21,12 @@ follow() {
       progress "compiling ${BASH_REMATCH[1]} of ${BASH_REMATCH[2]}" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
     elif [[ $line =~ Downloading\ ([^ ]+)\ \(([0-9]+)[.0-9]*\ ([MG])B\) ]]; then
       if [ "${BASH_REMATCH[3]}" = G ] || [ "${BASH_REMATCH[2]}" -ge "$large_mb" ]; then
+        end_progress
         printf '  downloading %s (%s %sB)\n' "${BASH_REMATCH[1]##*/}" "${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}"
       fi
     elif [[ $line == "Installing collected packages: "* ]]; then
-      printf '  packages to install: %s\n' "$(wc -w <<<"${line#*: }")"
+      end_progress
+      printf '  installing %s packages\n' "$(wc -w <<<"${line#*: }")"
     fi
   done
 }
@@ -33,10 +35,17 @@ follow() {
 progress() {
   if [ -t 1 ]; then
     printf '\r  %s' "$1"
-    [ "$2" -ne "$3" ] || printf '\n'
+    counting=1
+    [ "$2" -ne "$3" ] || end_progress
   elif [ $(($2 % 10)) -eq 0 ] || [ "$2" -eq "$3" ]; then
     printf '  %s\n' "$1"
   fi
+}
+
+# The next line after one that counts begins in a new one.
+end_progress() {
+  [ -z "${counting:-}" ] || printf '\n'
+  counting=
 }
 
 install() {

@@ -30,12 +30,12 @@ from typing import Self
 
 from dataplane import _native, process_exit
 from dataplane.alive import Alive
-from dataplane.cache import locks
+from dataplane.cache import locks, told
 from dataplane.cache.awaited import Awaited
 from dataplane.cache.base import CacheConfig
 from dataplane.cache.budget import Budget
 from dataplane.cache.catalog import Catalog
-from dataplane.cache.directory import Directory
+from dataplane.cache.directory import Directory, link_failure
 from dataplane.cache.ending import closed_error
 from dataplane.cache.entries import Entry, EntryTable
 from dataplane.cache.fetch import Fetcher, Job
@@ -345,6 +345,7 @@ class Cache:
             return None
         self._attachment = old
         self._suspension.end()
+        told.forget(self.config.dir)
         return old
 
     def _refuse(self, source: CachedObject, err: Exception) -> None:
@@ -364,7 +365,13 @@ class Cache:
 
     def _suspend(self, err: Exception) -> None:
         self._suspension.begin()
-        self._warn_once(f"cannot use the cache directory {self.config.dir}: {err}")
+        if isinstance(err, OSError):
+            err = link_failure(err, self.config.dir) or err
+        text = f"cannot use the cache directory {self.config.dir}: {err}"
+        if told.is_news(self.config.dir):
+            self._warn_once(text)
+        else:
+            logger.debug("%s", text)
 
     def _warn_once(self, text: str) -> None:
         if self._warned:

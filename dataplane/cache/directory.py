@@ -20,6 +20,7 @@ Thread-safe.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
@@ -47,6 +48,7 @@ __all__ = [
     "Directory",
     "check_usable",
     "is_in_use",
+    "link_failure",
     "names_in",
     "other_version_of",
     "unusable_warning",
@@ -119,6 +121,24 @@ def unusable_warning(path: Path, *, sharing: Sharing = "private") -> str | None:
     return None
 
 
+def link_failure(err: OSError, path: Path) -> CacheError | None:
+    """Say that what could not be opened below a cache directory is a link; None if it is none."""
+    if err.errno not in (errno.ENOTDIR, errno.ELOOP) or not isinstance(err.filename, str):
+        return None
+    for place in (path / err.filename, path / "entries" / err.filename):
+        if place.is_symlink():
+            return CacheError(
+                f"{place} is a symbolic link, and links below the cache directory are not followed",
+                hint="remove it; what may be a link is the cache directory itself",
+            )
+    return None
+
+
+def _shown(text: bytes) -> str:
+    line = text[:40].decode(errors="replace").strip()
+    return repr(line) if line else "nothing"
+
+
 class Directory:
     """An open cache directory that this process may use.
 
@@ -171,8 +191,10 @@ class Directory:
                         self._make_folders()
                     self.write_file("version", VERSION_TEXT)
                 self.entries_fd = self.open_folder("entries")
-        except BaseException:
+        except BaseException as err:
             self.close()
+            if isinstance(err, OSError) and (failure := link_failure(err, path)):
+                raise failure from err
             raise
 
     def __del__(self) -> None:
@@ -232,7 +254,7 @@ class Directory:
         if text != VERSION_TEXT:
             raise CacheError(
                 f"{self.path} is a cache of another version: expected "
-                f"{VERSION_TEXT.decode().strip()!r}, got {text[:40]!r}",
+                f"{VERSION_TEXT.decode().strip()!r}, got {_shown(text)}",
                 hint=self._other_version_hint(text),
             )
         return True

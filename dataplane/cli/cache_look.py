@@ -31,8 +31,8 @@ from dataplane.cli.text import (
     Column,
     ago,
     fits,
-    grid,
     output,
+    piece_lines,
     plural,
     print_fitted,
     print_pieces,
@@ -280,8 +280,6 @@ def _print_info(document: dict[str, Any]) -> None:
         else "budget: all but a tenth of the disk"
     )
     doubt = "" if document["is_counted"] else "; to be counted again after an unclean stop"
-    table = grid("", "")
-    table.show_header = False
     lines = (
         ("directory", document["dir"]),
         ("used", f"{format_bytes(document['used_bytes'])} ({room})" + doubt),
@@ -299,10 +297,13 @@ def _print_info(document: dict[str, Any]) -> None:
         ("last used", ago(document["last_used_s"])),
         ("first to go", f"last used {ago(document['least_recently_used_s'])}"),
     )
-    for name, value in lines:
-        table.add_row(name, Text(printable(value)))
     console = output()
-    console.print(table)
+    indent = 2 + max(len(name) for name, _ in lines)
+    for name, value in lines:
+        width = console.width if console.is_terminal else None
+        first, *others = piece_lines([value], width, indent=indent)
+        for line in (name + first[len(name) :], *others):
+            console.print(Text(line), soft_wrap=True)
     stores = document["stores"]
     if stores:
         columns = [

@@ -240,11 +240,10 @@ def _kept(done: Cleared) -> list[_Kept]:
 def _shown_progress(total: int | None) -> Iterator[Callable[[VerifyReport], None]]:
     console = Console(stderr=True, highlight=False)
     bar = Progress(
-        TextColumn("checked"),
+        TextColumn("checked{task.fields[bad]}"),  # an empty column of its own would cost a cell
         BarColumn(),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
-        TextColumn("{task.fields[bad]}"),
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -253,7 +252,7 @@ def _shown_progress(total: int | None) -> Iterator[Callable[[VerifyReport], None
 
     def show(report: VerifyReport) -> None:
         bad = report.corrupt_blocks + report.unreadable_blocks
-        bar.update(task, completed=report.checked_bytes, bad=f"[red]{bad} bad" if bad else "")
+        bar.update(task, completed=report.checked_bytes, bad=f" [red]{bad} bad" if bad else "")
 
     with bar:
         yield show

@@ -7,6 +7,7 @@ and says which.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ PIPED_WIDTH = 160
 """A pipe has no width; rows that stay whole are easier for grep than folded ones."""
 
 _DAY_S = 86_400
+_BREAK = re.compile(r" (?!(?:[kKMGT]i?)?B\b)")
 _FORMS = ((2, False), (2, True), (1, True))
 
 
@@ -156,7 +158,7 @@ def print_pieces(console: Console, pieces: Sequence[str], *, indent: int = 0) ->
 def piece_lines(pieces: Sequence[str], width: int | None, *, indent: int = 0) -> list[str]:
     """Set texts side by side, two spaces apart, in lines of a width; empty ones are left out.
 
-    A text that is wider than that is broken between its words.
+    A text that is wider than that is broken between its words, and not before a unit of bytes.
     """
     shown = [printable(piece) for piece in pieces if piece]
     if width is None:
@@ -173,7 +175,7 @@ def piece_lines(pieces: Sequence[str], width: int | None, *, indent: int = 0) ->
 
 def _word_lines(text: str, room: int) -> list[str]:
     lines = [""]
-    for word in text.split(" "):
+    for word in _BREAK.split(text):
         if lines[-1] and cell_len(lines[-1]) + 1 + cell_len(word) > room:
             lines.append(word)
         else:

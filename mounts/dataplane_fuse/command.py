@@ -19,6 +19,7 @@ from dataplane.cli.options import (
     store_config,
     store_options,
 )
+from dataplane.cli.text import output, print_pieces
 from dataplane.errors import ConfigError, MountError
 from dataplane.stores.urls import parse_url
 from dataplane_fuse.boot import mount_helper, systemd_unit, this_program
@@ -186,7 +187,7 @@ def mount(
     arguments += [flag for flag, given in flags.items() if given]
     last = ["--", _absolute(url), str(where)]
     pid = start(lambda fd: [*arguments, "--ready-fd", str(fd), *last], where, log)
-    click.echo(f"{where}: {url} mounted read-only (pid {pid}, log {log})")
+    print_pieces(output(), [f"{where}: {url} mounted read-only (pid {pid}, log {log})"])
 
 
 @click.command()

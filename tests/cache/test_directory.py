@@ -68,11 +68,20 @@ def test_a_directory_with_other_things_in_it_is_left_alone(config, store, caplog
     assert stat.S_IMODE(config.dir.stat().st_mode) == 0o755
 
 
-@pytest.mark.parametrize("text", [b"dataplane-cache 2\n", b"", VERSION_TEXT * 2])
-def test_a_cache_of_another_version_is_left_alone(config, store, caplog, text):
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (b"dataplane-cache 2\n", "got 'dataplane-cache 2'"),
+        (b"", "got nothing"),
+        (VERSION_TEXT * 2, "got 'dataplane-cache 1\\ndataplane-cache 1'"),
+        (b"\xff\n", "got '\ufffd'"),
+    ],
+)
+def test_a_cache_of_another_version_is_left_alone(config, store, caplog, text, shown):
     config.dir.mkdir()
     (config.dir / "version").write_bytes(text)
-    assert_passes_through(config, store, caplog, "another version")
+    reason = f"another version: expected 'dataplane-cache 1', {shown}"
+    assert_passes_through(config, store, caplog, reason)
     assert [path.name for path in config.dir.iterdir()] == ["version"]
     assert (config.dir / "version").read_bytes() == text
 
@@ -193,7 +202,8 @@ def test_planted_links_at_the_top_are_not_followed(config, store, caplog, tmp_pa
     if name != "version":
         (config.dir / "version").write_bytes(VERSION_TEXT)
     (config.dir / name).symlink_to(target)
-    assert_passes_through(config, store, caplog, str(config.dir))
+    place = str(config.dir / name)
+    assert_passes_through(config, store, caplog, f"{place} is a symbolic link, and links below")
     assert (
         list(target.iterdir()) == [] if name == "entries" else target.read_bytes() == VERSION_TEXT
     )

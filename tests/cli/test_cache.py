@@ -124,6 +124,7 @@ def test_warm_takes_prefixes_one_object_or_a_plan(run, folder, tmp_path):
         ("a.bin 5 4", ("line 1", "5 to 4")),
         ("a.bin 0 1\nok.bin\n", ("no object 'ok.bin'", "plan.txt, line 2")),
         ("a.bin 500", ("no object 'a.bin 500'", "plan.txt, line 1", "KEY START STOP")),
+        ("a.bin 0-100", ("no object 'a.bin 0-100'", "plan.txt, line 1", "KEY START STOP")),
         ("a.bin 0 9000001", ("line 1", "9000000 bytes")),
         ("a.bin 0 99999999999999999999999", ("line 1", "no range")),
         ("a.bin\n{", ("line 2", "JSON")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.verify import VerifyReport
+from dataplane.cli import cache_upkeep
 from dataplane.cli.cache import cache as cache_command
 from dataplane.cli.stats import stats
 from dataplane.stores import open_store
@@ -63,7 +66,9 @@ def test_names_and_figures_of_objects_stay_whole(
 def test_stores_of_the_cache_stay_whole(
     folder: Path, width: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = " ".join(shown(monkeypatch, width, "info")).split()
+    lines = shown(monkeypatch, width, "info")
+    assert not [line for line in lines if line.split()[:1] in (["KiB"], ["MiB"], ["GiB"], ["B"])]
+    words = " ".join(lines).split()
     assert {"objects", "whole", "cached", "file://", "directory"} <= set(words)
     assert " ".join(words).count("4 MiB") >= 2
 
@@ -79,3 +84,21 @@ def test_figures_of_processes_have_whole_names(
     assert named <= set(words)
     if width is not None:
         assert all(len(line) <= width for line in lines if not line.startswith(("/", str(folder))))
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_the_bar_of_verify_takes_the_whole_line(
+    bad: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console = functools.partial(Console, width=60, force_terminal=True, color_system=None)
+    monkeypatch.setattr(cache_upkeep, "Console", console)
+    with cache_upkeep._shown_progress(1 << 30) as show:
+        show(VerifyReport(checked_bytes=1 << 29, corrupt_blocks=bad))
+    drawn = [
+        re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line)
+        for line in capsys.readouterr().err.split("\r")
+    ]
+    lines = [line.rstrip("\n") for line in drawn if "checked" in line]
+    assert {len(line) for line in lines} == {60}
+    assert not lines[-1].endswith(" ")
+    assert (f"{bad} bad" in lines[-1]) == bool(bad)

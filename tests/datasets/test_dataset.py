@@ -287,7 +287,7 @@ def test_arrays_of_the_most_dimensions_that_can_be_packed_are_read(tmp_path):
 
 
 def test_a_cache_directory_that_cannot_be_used_is_warned_of_where_the_dataset_is_made(
-    packed: Packed, tmp_path: Path
+    packed: Packed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     taken = tmp_path / "taken"
     taken.mkdir()
@@ -297,3 +297,5 @@ def test_a_cache_directory_that_cannot_be_used_is_warned_of_where_the_dataset_is
     assert told[0].filename == __file__
     assert len(dataset[0]) > 1
     dataset.close()
+    assert len(told) == 1
+    assert [it for it in caplog.records if it.levelname == "WARNING"] == []  # it was said

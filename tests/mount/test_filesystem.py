@@ -8,11 +8,13 @@ import random
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Event
 
 import pytest
 
 import dataplane.errors as errors
+from dataplane.stores.base import Listing, ObjectInfo
 from dataplane_fuse.errnos import ERRNO_OF_ERROR, errno_of
 from dataplane_fuse.filesystem import Filesystem, FilesystemOptions
 from dataplane_fuse.nodes import inode_of
@@ -31,8 +33,10 @@ class Clock:
 
 
 class Mount:
-    def __init__(self, objects: dict[str, bytes], **options: object) -> None:
-        self.store = FakeStore(objects)
+    def __init__(
+        self, objects: dict[str, bytes], kind: type[FakeStore] = FakeStore, **options: object
+    ) -> None:
+        self.store = kind(objects)
         self.blocks = FakeBlocks(self.store)
         self.clock = Clock()
         self.fs = Filesystem(
@@ -185,6 +189,40 @@ def test_an_object_replaced_under_an_open_file_is_estale_and_a_new_open_sees_the
     assert tree.fs.read_into(handle, 0, buffer) == 10
     assert bytes(buffer) == CONTENT[:10]
     assert tree.read("a.bin") == b"new bytes"
+
+
+class OddListing(FakeStore):
+    """Listings spell etags with what XML holds of them, the same for every version."""
+
+    def info(self, key: str) -> ObjectInfo:
+        return replace(super().info(key), etag=f'"é-{super().info(key).etag}"')
+
+    def list_level(self, prefix: str = "") -> Listing:
+        level = super().list_level(prefix)
+        return replace(
+            level, objects=tuple(replace(info, etag='"\ufffd-"') for info in level.objects)
+        )
+
+
+def test_a_file_whose_listed_etag_is_spelled_differently_is_read_under_that_of_a_head() -> None:
+    mount = Mount({"a": b"old", "b": b"b"}, OddListing)
+    assert mount.names() == ["a", "b"]
+    assert mount.read("a") == b"old"
+    handle = mount.fs.open("a")
+    assert mount.fs.version_of(handle) == mount.store.info("a").etag
+    # Another of the same size is another version, though its listing looks the same.
+    mount.store.objects["a"] = b"new"
+    mount.blocks.cached.clear()
+    with fails_with(errno.ESTALE):
+        mount.fs.read_into(handle, 0, memoryview(bytearray(3)))
+    mount.fs.release(handle)
+    assert mount.read("a") == b"new"
+    mount.names()
+    mount.store.objects["a"] = b"longer"
+    with fails_with(errno.ESTALE):
+        mount.fs.open("a")
+    assert mount.read("a") == b"longer"
+    mount.fs.close()
 
 
 def test_an_object_removed_under_an_open_file_is_estale(tree: Mount) -> None:

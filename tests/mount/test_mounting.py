@@ -176,3 +176,28 @@ def test_a_default_cache_directory_that_cannot_be_used_is_said_on_the_terminal(
     assert line.startswith(f"dataplane: {taken} is not a cache: it holds 'thesis.tex'")
     assert line.endswith("everything is read from the store")
     assert mount.shell("wc -c <large.bin").output.split() == ["30000001"]
+
+
+def test_the_line_of_a_mount_is_folded_at_words_on_a_terminal(
+    source: Path, make_mount: MakeMount
+) -> None:
+    mount = make_mount(str(source))
+    ours, theirs = os.openpty()
+    log = ("--log-file", str(mount.log), "--cache-dir", str(mount.home / "cache"))
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "dataplane", "mount", *log, mount.url, str(mount.point)],
+            stdout=theirs, env=os.environ | {"COLUMNS": "40", "TERM": "xterm"},
+            timeout=60, check=True,
+        )  # fmt: skip
+        text = os.read(ours, 65_536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    lines = text.split("\r\n")[:-1]
+    mount.pid = int(text.rpartition("(pid ")[2].split(",")[0])
+    assert len(lines) > 1
+    assert all(len(line) <= 40 or " " not in line for line in lines)
+    words = " ".join(lines)
+    assert words.startswith(f"{mount.point}: {mount.url} mounted read-only (pid {mount.pid}, log ")
+    assert words.endswith(f"log {mount.log})")

@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cli.wanted import wanted
+from dataplane.datasets.runtime import Runtime
 from dataplane.errors import NotFound, ObjectChanged
 from dataplane.stores import Store, StoreConfig, open_store
+from dataplane.stores.versions import as_answered
+from dataplane.telemetry import Counters
 from tests.stores.fakes import Answer, HttpServer, Request
 
 _BODY = bytes(range(256)) * 8
@@ -22,13 +26,14 @@ _PAGE = f"""<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>k</
 class _Tagged:
     """Serves one object `k` whose ETag is of bytes of the test's choice, as S3 and plain HTTP."""
 
-    def __init__(self, tag: bytes) -> None:
+    def __init__(self, tag: bytes, listed: str = _TAG) -> None:
         self.tag = tag
+        self.page = _PAGE.replace(_TAG, listed)
 
     def __call__(self, request: Request) -> Answer:
         path, _, query = request.path.partition("?")
         if "list-type=2" in query:
-            return Answer(body=_PAGE.encode())
+            return Answer(body=self.page.encode())
         if not path.endswith("/k"):
             return Answer(404)
         headers = {"etag": self.tag.decode("latin-1"), "content-length": str(len(_BODY))}
@@ -49,6 +54,10 @@ def _store(server: HttpServer, scheme: str, *, direct: bool) -> Store:
         return open_store(f"{server.url}/data", config)
     config = dataclasses.replace(config, endpoint_url=server.url, anonymous=True)
     return open_store("s3://data", config)
+
+
+def _config(server: HttpServer) -> StoreConfig:
+    return StoreConfig(max_attempts=1, timeout_s=10.0, endpoint_url=server.url, anonymous=True)
 
 
 def _stream(store: Store, start: int, stop: int, if_match: str) -> bytes:
@@ -155,4 +164,27 @@ def test_the_cache_keeps_such_an_object(tmp_path: Path) -> None:
             assert bytes(source.read(7, 700)) == _BODY[7:700]
             assert len(server.requests) == asked
             source.close()
+        store.close()
+
+
+def test_what_a_listing_cannot_spell_is_asked_for_before_it_is_read() -> None:
+    # The bytes are not UTF-8, so XML cannot hold them.
+    tagged = _Tagged(b'"\xe9tag-\xc3\xbc"', listed='"\ufffdtag-ü"')
+    with HttpServer(tagged) as server:
+        store = _store(server, "s3", direct=True)
+        (listed,) = store.list()
+        info = as_answered(store, listed)
+        assert info == store.head("k")
+        assert _stream(store, 0, 10, info.etag) == _BODY[:10]
+        tagged.tag = b'"\xe8tag-\xc3\xbc"'
+        with pytest.raises(ObjectChanged):
+            _stream(store, 0, 10, info.etag)
+        with wanted("s3://data", _config(server)) as (_, ranges):
+            assert [it.info.etag for it in ranges] == [store.head("k").etag]
+        runtime = Runtime(
+            "s3://data", store_config=_config(server), cache_config=None,
+            shards={"k": listed}, sizes={}, counters=Counters(),
+        )  # fmt: skip
+        assert runtime.describe("k").etag == store.head("k").etag
+        runtime.close()
         store.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dataplane.errors import Denied, StoreError, Unavailable
+from dataplane.errors import ConfigError, Denied, StoreError, Unavailable
 from dataplane.stores import Store, StoreConfig, open_store
 from dataplane.testing.s3 import Faults, S3Endpoint
 from tests.servers.s3 import S3Bucket
@@ -193,3 +193,11 @@ def test_radosgw_lists_what_can_be_addressed(s3_bucket: S3Bucket) -> None:
     assert [info.key for info in store.list()] == sorted(GOOD)
     level = store.list_level("a/")
     assert ([info.key for info in level.objects], level.hidden) == (["a/1", "a/2"], ("a//",))
+
+
+@pytest.mark.parametrize("part", ["a//b", "x/../y", "bell\x07/x"])
+def test_a_url_below_such_a_part_is_refused_in_the_words_of_its_listing(part: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be addressed: (a part of )?it ") as caught:
+        open_store(f"s3://data/{part}")
+    assert repr(f"s3://data/{part}") in str(caught.value)
+    assert caught.value.exit_code == 2
