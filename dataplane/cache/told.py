@@ -1,6 +1,7 @@
 """The cache directories that this process has been told of as unusable.
 
-A dataset warns its caller, and several caches may meet the same directory later: one of them speaks.
+A dataset warns its caller, and several caches may meet the same directory later: only the first of
+them speaks.
 Thread-safe: single operations on a set.
 """
 

@@ -3,8 +3,9 @@
 Each chunk gives counts, extremes, a mean and a sum of squared deviations, all in float64; partial
 results combine without loss of precision (Chan, Golub and LeVeque 1979). NaNs are left out of them
 and counted. Infinities are counted, too: they show in the extremes and are left out of the mean and
-the deviation, which would be no numbers with them. Arrays of vectors or tensors have the same for each component. Arrays without an order
-(complex) have only the count of values that are not finite, empty ones nothing. Pure values.
+the deviation, which would be no numbers with them. Arrays of vectors or tensors have the same for
+each component. Arrays without an order (complex) have only the count of values that are not finite,
+empty ones nothing. Pure values.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Equal tags must mean equal bytes, and of such an object nothing is known but its
 at it gets a tag of its own: what is cached under it is never taken for a later look's. Within one
 look only the size can be compared, which the user is told once. Thread-safe.
 
-An etag outside ASCII is in bytes of the server's choice, of which a listing shows only what XML can
-hold. So a tag of a listing that is not ASCII is none to read by: `as_answered` asks for the one that
+An etag outside ASCII is in bytes of the server's choice, of which a listing shows only what XML
+can hold. So a listed tag that is not ASCII is none to read by: `as_answered` asks for the one that
 answers carry.
 """
 
