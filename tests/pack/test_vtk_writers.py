@@ -265,3 +265,11 @@ def test_surfaces_in_pieces_keep_the_type_of_their_numbers(tmp_path, kind, size)
     found = _read(tmp_path / "case.vtp", wrap(piece + piece, "PolyData")).arrays
     assert found["cells/connectivity"].values.dtype.itemsize == size
     assert found["cells/offsets"].values.dtype.itemsize == size
+
+
+def test_surfaces_in_pieces_of_different_types_of_numbers_get_the_wider(tmp_path):
+    wide = surface_piece(3, [7], Polys=[[0, 1, 2]])
+    content = wrap(wide.replace("Int64", "Int32") + wide, "PolyData")
+    found = _read(tmp_path / "case.vtp", content).arrays
+    assert found["cells/connectivity"].values.dtype == np.int64
+    assert found["cells/connectivity"].values.tolist() == [0, 1, 2, 3, 4, 5]

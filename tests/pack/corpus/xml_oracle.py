@@ -86,15 +86,14 @@ class XmlFile:
         type_name = element.get("type", "")
         need(type_name in DTYPES, f"type {type_name}")
         dtype = np.dtype(DTYPES[type_name])
-        components = max(1, whole(element.get("NumberOfComponents", "1")))  # 0 is 1, as in VTK
+        components = max(1, whole(element.get("NumberOfComponents") or "1"))  # 0 is 1, as in VTK
         stated = element.get("NumberOfTuples", "").strip()
         if tuples is None and re.fullmatch(r"\d{1,18}", stated, re.ASCII):
             tuples = int(stated)
         count = None if tuples is None else tuples * components
         size = None if count is None else count * dtype.itemsize
-        form = element.get("format", "ascii")
-        if form not in {"binary", "appended"}:  # VTK, too, takes any other word for text
-            form = "ascii"
+        form = form_of(element)
+        if form == "ascii":
             flat = parse_text((element.text or "").split(), dtype)
             need(count in {None, len(flat)}, f"{len(flat)} values for {count}")
         else:
@@ -109,7 +108,7 @@ class XmlFile:
 
     def text(self, element) -> list[str]:
         """Read a String array: characters, each string ended by a zero."""
-        form = element.get("format", "ascii")
+        form = form_of(element)
         if form == "ascii":
             codes = bytes(parse_text((element.text or "").split(), np.dtype("u1")))
         else:
@@ -126,7 +125,6 @@ class XmlFile:
             raise Refused("string is no UTF-8") from err
 
     def _bytes(self, element, form: str, size: int | None) -> bytes:
-        need(form in {"binary", "appended"}, "format")
         if form == "binary":
             return self._encoded((element.text or "").encode(), size, exact=True)
         need(self.appended is not None, "no appended data")
@@ -159,7 +157,8 @@ class XmlFile:
             need(not size, "no blocks")
             return [], [], 3 * self.header.itemsize
         _, block, last = self._numbers(content, 3)
-        need(block > 0 and last <= block, "block sizes")
+        # One block of nothing is how some writers compress no values.
+        need(last <= block and (block > 0 or blocks == 1), "block sizes")
         decoded = [block] * blocks
         if last:
             decoded[-1] = last
@@ -222,10 +221,19 @@ def _base64(text: bytes, at_least: int = 0) -> bytes:
     return content
 
 
+def form_of(element) -> str:
+    """Where values are, as VTK decides: a place goes before a word, and other words mean text."""
+    if element.get("offset"):
+        return "appended"
+    return "binary" if element.get("format") == "binary" else "ascii"
+
+
 def whole(text: str) -> int:
-    """Read a whole number that is not negative."""
-    need(re.fullmatch(r"\s*\+?\d{1,19}\s*", text, re.ASCII) is not None, f"number {text[:20]!r}")
-    return int(text)
+    """Read a whole number that is not negative, which may end in a point and zeros."""
+    found = re.fullmatch(r"\s*\+?(\d{1,19})(?:\.0*)?\s*", text, re.ASCII)
+    if found is None:
+        raise Refused(f"number {text[:20]!r}")
+    return int(found[1])
 
 
 def extent_of(element, name: str) -> list[int]:
