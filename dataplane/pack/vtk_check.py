@@ -37,9 +37,18 @@ from dataplane.pack.vtk_binary import BinaryFormat, Run, decoded_bytes, encoded,
 from dataplane.pack.vtk_pieces import CELL_LISTS, PieceSize, piece_size
 from dataplane.pack.vtk_rewrite import Edits, tag
 from dataplane.pack.vtk_text import count_numbers, parse_numbers
-from dataplane.pack.vtk_xml import ArrayElement, Content, Document, Group, Piece
+from dataplane.pack.vtk_xml import ArrayElement, Content, Document, Group, Piece, appended_range
 
-__all__ = ["CONVERTED", "DTYPES", "KINDS", "ArrayType", "CheckedFile", "CheckedPiece", "check_file"]
+__all__ = [
+    "CONVERTED",
+    "DTYPES",
+    "KINDS",
+    "ArrayType",
+    "CheckedFile",
+    "CheckedPiece",
+    "check_file",
+    "decoded_values",
+]
 
 KINDS = ("ImageData", "PolyData", "RectilinearGrid", "StructuredGrid", "UnstructuredGrid")
 DTYPES = {
@@ -105,6 +114,17 @@ def check_file(document: Document, label: str) -> CheckedFile:
         FormatError: an array does not hold what the file declares.
     """
     return _Check(document, label).run()
+
+
+def decoded_values(document: Document, array: ArrayElement, label: str) -> npt.NDArray[Any]:
+    """Decode an array of a file that was checked: of texts their codes, of bits whole bytes.
+
+    Bits of ASCII come one by one.
+
+    Raises:
+        ValueError: its values cannot be decompressed.
+    """
+    return _Check(document, label).decoded(array)
 
 
 class _Check:
@@ -254,22 +274,23 @@ class _Check:
         if array.attributes["type"] not in DTYPES:
             return False
         if array.name == "types" and 0 < expected < count:
-            values = self._decoded(array)
+            values = self.decoded(array)
             return bool(np.all(values == values[0]))
         if array.name == "offsets" and not expected and count == 1:
-            return not self._decoded(array).any()
+            return not self.decoded(array).any()
         return False
 
-    def _decoded(self, array: ArrayElement) -> npt.NDArray[Any]:
-        """The values of an array of numbers whose text was counted."""
+    def decoded(self, array: ArrayElement) -> npt.NDArray[Any]:
+        """The values of an array whose text was counted."""
         attributes = array.attributes
-        dtype = np.dtype(DTYPES[attributes["type"]])
+        dtype = np.dtype(DTYPES.get(attributes["type"], "u1"))
         offset = parse_offset(attributes)
         if offset is None and not values_are_base64(attributes):
             return parse_numbers(*self._text(array), dtype)
         run = self._inline_run(array)[0] if offset is None else self._appended_run(offset, _ANY)
         stored = np.dtype(self._form.byte_order + dtype.str[1:])
-        return np.frombuffer(decoded_bytes(run, self._form), stored)
+        values = decoded_bytes(run, self._form) if run.start < run.stop else b""
+        return np.frombuffer(values, stored)
 
     def _count(self, array: ArrayElement, expected: int | None) -> tuple[_Body | None, int]:
         """Return the number of values, and what to put in the place of theirs or None."""
@@ -314,24 +335,12 @@ class _Check:
     def _appended_run(self, offset: int, expected: int | None) -> Run:
         """The place of appended values; an empty one where an empty array has none."""
         if self._appended is None:
-            self._appended = self._find_appended()
+            self._appended = appended_range(self._document)
         start, stop = self._appended
         start += offset
         if start >= stop and expected == 0:
             return Run(b"", 0, 0, base64=False, exact=True)
         return Run(self._content, start, stop, self._document.encoding == "base64", exact=False)
-
-    def _find_appended(self) -> tuple[int, int]:
-        start, content = self._document.appended, self._content
-        if start is None:
-            raise ValueError("it is appended, and the file has no appended data")
-        if self._document.encoding not in {"base64", "raw"}:
-            raise ValueError(f"the appended data is encoded as {self._document.encoding!r}")
-        begin = content.find(b"_", content.find(b">", start))
-        stop = content.rfind(b"</AppendedData", start)
-        if begin < 0 or stop < begin:
-            raise ValueError("the appended data does not begin with _ or is not closed")
-        return begin + 1, stop
 
     def _ascii_count(self, array: ArrayElement, kind: str) -> tuple[_Body | None, int]:
         content, start, stop = self._text(array)

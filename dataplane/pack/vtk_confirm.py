@@ -23,6 +23,7 @@ from dataplane.pack.vtk_prepare import Prepared
 __all__ = ["check_faces", "confirm"]
 
 _FACE_ARRAYS = ("face_connectivity", "face_offsets", "polyhedron_to_faces")
+_POLYHEDRON = 42
 
 
 def confirm(output: Any, prepared: Prepared, label: str) -> None:
@@ -127,7 +128,11 @@ def _confirm_faces(output: Any, prepared: Prepared, label: str) -> None:
         found["face_connectivity"] = faces.GetNumberOfConnectivityIds()
         found["face_offsets"] = faces.GetNumberOfCells()
         found["polyhedron_to_faces"] = locations.GetNumberOfConnectivityIds()
-        polyhedra = int(np.count_nonzero(np.diff(values_of(locations.GetOffsetsArray()))))
+        with_faces = np.diff(values_of(locations.GetOffsetsArray())) > 0
+        types = values_of(output.GetCellTypesArray())
+        if np.any(types[: len(with_faces)][with_faces] != _POLYHEDRON):
+            raise FormatError(f"{label}: it has faces of cells that are no polyhedra")
+        polyhedra = int(np.count_nonzero(with_faces))
         # The older form is one run of numbers: per polyhedron its faces, per face its points.
         found["faces"] = polyhedra + found["face_offsets"] + found["face_connectivity"]
     for names in (_FACE_ARRAYS, ("faces",)):

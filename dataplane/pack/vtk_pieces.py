@@ -25,6 +25,9 @@ __all__ = [
     "Geometry",
     "PieceSize",
     "check_cover",
+    "clipped",
+    "geometry_of",
+    "is_empty",
     "parse_extent",
     "parse_geometry",
     "piece_size",
@@ -140,32 +143,59 @@ def parse_geometry(attributes: Mapping[str, str], label: str) -> Geometry:
             )
         if not all(map(math.isfinite, values)):
             raise FormatError(f"{label}: its {name} {text[:80]!r} is too large")
-        found[name.lower()] = values
-    return Geometry(**found)
+        found[name] = values
+    return geometry_of(found)
+
+
+def geometry_of(stated: Mapping[str, tuple[float, ...]]) -> Geometry:
+    """The place of image data by what is stated of it; the rest is as VTK has it."""
+    return Geometry(
+        *(
+            stated.get(name, tuple(map(float, default.split())))
+            for name, default in _GEOMETRY.items()
+        )
+    )
+
+
+def clipped(extent: Extent, to: Extent) -> Extent:
+    """The part of an extent that lies in another."""
+    x, y, z = (
+        (max(low, first), min(high, last))
+        for (low, high), (first, last) in zip(_bounds(extent), _bounds(to), strict=True)
+    )
+    return (*x, *y, *z)
+
+
+def is_empty(extent: Extent) -> bool:
+    """Say whether there is no point in an extent."""
+    return any(low > high for low, high in _bounds(extent))
 
 
 def _bounds(extent: Extent) -> list[tuple[int, int]]:
     return list(zip(extent[::2], extent[1::2], strict=True))
 
 
-def check_cover(whole: Extent, pieces: Sequence[Extent], label: str) -> None:
+def check_cover(whole: Extent, pieces: Sequence[Extent], label: str, *, cells: bool = True) -> None:
     """Check that pieces cover every cell of the whole extent, and lie in it. They may overlap.
 
     The bounds of the pieces cut each axis into intervals; within a box of such intervals, either
     all cells are covered by a piece or none. So one flag per box is enough, a layer at a time.
+    Where values lie at points only, pieces may be next to each other: then `cells` is false, and
+    every point must be covered.
 
     Raises:
         FormatError: they do not.
     """
-    filled = [piece for piece in pieces if all(low <= high for low, high in _bounds(piece))]
+    filled = [piece for piece in pieces if not is_empty(piece)]
     spans: list[np.ndarray] = []
     for axis, (low, high) in enumerate(_bounds(whole)):
         span = np.array([_bounds(piece)[axis] for piece in filled], np.int64).reshape(-1, 2)
         if np.any(span[:, 0] < low) or np.any(span[:, 1] > high):
             raise FormatError(f"{label}: a piece lies outside the whole extent {_shown(whole)}")
-        spans.append(_half_open(span, low, high))
+        spans.append(_half_open(span, flat=high == low or not cells))
     (x_edges, x_spans), (y_edges, y_spans), (z_edges, z_spans) = (
-        _indexed(span, *bounds) for span, bounds in zip(spans, _cell_bounds(whole), strict=True)
+        _indexed(span, *bounds)
+        for span, bounds in zip(spans, _half_open_bounds(whole, cells), strict=True)
     )
     for layer in range(len(z_edges) - 1):
         covered = np.zeros((len(y_edges) - 1, len(x_edges) - 1), bool)
@@ -174,18 +204,18 @@ def check_cover(whole: Extent, pieces: Sequence[Extent], label: str) -> None:
         if not covered.all():
             shown = "; ".join(map(_shown, filled[:3])) + ("; …" if len(filled) > 3 else "")
             raise FormatError(
-                f"{label}: its {len(filled)} pieces do not cover its whole extent: "
+                f"{label}: its {len(filled)} pieces do not cover its extent: "
                 f"expected {_shown(whole)}, got {shown or 'nothing'}"
             )
 
 
-def _cell_bounds(whole: Extent) -> list[tuple[int, int]]:
-    return [(low, high if high > low else low + 1) for low, high in _bounds(whole)]
+def _half_open_bounds(whole: Extent, cells: bool) -> list[tuple[int, int]]:
+    return [(low, high if cells and high > low else high + 1) for low, high in _bounds(whole)]
 
 
-def _half_open(span: np.ndarray, low: int, high: int) -> np.ndarray:
-    """Cells of each piece along an axis; a flat axis has one layer of them."""
-    return span if high > low else span + np.array([0, 1])
+def _half_open(span: np.ndarray, *, flat: bool) -> np.ndarray:
+    """Cells of each piece along an axis (a flat one has one layer of them), or points."""
+    return span + np.array([0, 1]) if flat else span
 
 
 def _indexed(span: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:

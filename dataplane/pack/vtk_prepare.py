@@ -1,13 +1,12 @@
 """What VTK is given to read for one VTK XML file, after the check of it and of its pieces.
 
-The pieces of a dataset must agree: every piece that has points has the same arrays with the same
-types, since VTK fills what one of them lacks with zeros, or drops it. A piece without
-points may lack them; where it does, VTK is given the others.
+The pieces of a dataset must agree (vtk_agreement). A piece without points may lack arrays; where it
+does, VTK is given the others. Field data of several files is put together (vtk_fields).
 
 A parallel file (`.pvtu`, …) says once more which arrays its pieces have. VTK believes it and not
 the pieces: what it does not list is dropped, what it lists with fewer bits is rounded. So its lists
 are written anew from the pieces where they differ. An array that it does not list and some pieces
-lack is left out, with a note; one that it lists and a piece lacks is an error.
+lack is left out, with a note; one that it lists and a piece, or every piece, lacks is an error.
 
 Thread-safe: no state.
 """
@@ -15,37 +14,38 @@ Thread-safe: no state.
 from __future__ import annotations
 
 import logging
-import mmap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataplane.errors import FormatError
-from dataplane.pack.vtk_check import (
-    CONVERTED,
-    KINDS,
-    ArrayType,
-    CheckedFile,
-    CheckedPiece,
-    check_file,
+from dataplane.pack.vtk_agreement import (
+    GROUPS,
+    agreed_arrays,
+    agreed_geometry,
+    check_listed,
+    without_empty,
 )
+from dataplane.pack.vtk_check import CONVERTED, KINDS, ArrayType, CheckedFile, CheckedPiece
+from dataplane.pack.vtk_fields import write_fields
+from dataplane.pack.vtk_opened import checked_file, drop_pieces, edited, let_go, open_document
 from dataplane.pack.vtk_pieces import (
     CELL_LISTS,
+    Extent,
     Geometry,
     check_cover,
+    clipped,
+    is_empty,
     parse_extent,
     parse_geometry,
 )
 from dataplane.pack.vtk_rewrite import Edits, tag
-from dataplane.pack.vtk_xml import Content, Document, scan, tag_end
+from dataplane.pack.vtk_xml import Document, tag_end
 
 __all__ = ["Prepared", "prepare"]
 
 _log = logging.getLogger(__name__)
-
-_MAP_FROM_BYTES = 1 << 20
-_GROUPS = ("PointData", "CellData", "Points", "Coordinates")
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class Prepared:
         parts: where VTK would put the pieces together wrongly, the place of each: a file, the
             number of the piece in it, and how many pieces it has.
         geometry: of image data; VTK reads that of a parallel file in part.
+        fields: a file of the field data, where VTK would not read all of it.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Prepared:
     left_out: list[str] = field(default_factory=list)
     parts: list[tuple[Path, int, int]] = field(default_factory=list)
     geometry: Geometry | None = None
+    fields: Path | None = None
 
 
 def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) -> Prepared:
@@ -86,21 +88,33 @@ def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) ->
     Raises:
         FormatError: a file does not hold what it declares.
     """
-    document = _open(path, label, stack)
+    document = open_document(path, label, stack)
     if document.kind not in KINDS:
         return _Parallel(document, path, label, stack).prepare(pieces)
-    checked = check_file(document, label)
-    kept = _without_empty(checked.pieces)
-    types = _agreed(kept, label)
-    geometry = _check_extents(document, label)
-    if len(kept) < len(checked.pieces):
-        for piece in checked.pieces:
-            if not any(piece is other for other in kept):
-                checked.edits.replace(piece.start, piece.stop, b"")
-    path = _edited(checked, path, stack)
+    checked = checked_file(document, label)
+    kept = without_empty(document.kind, checked.pieces)
+    types = agreed_arrays(kept, label)
+    geometry = _geometry(document, label)
+    if document.kind not in CELL_LISTS:
+        check_cover(_whole(document, label), _extents(checked, label), label, cells=_of_cells(kept))
+    drop_pieces(checked, kept)
+    path = edited(checked, path, stack)
+    fields = None
+    if "FieldData" in document.groups and document.groups["FieldData"].depth != 2:
+        _, fields = write_fields([(checked, "the file")], label, stack)
     types["FieldData"] = checked.field_types
     parts = _parts(document.kind, [(path, kept)])
-    return Prepared(path, document.kind, kept, types, checked.names, parts=parts, geometry=geometry)
+    let_go(document)
+    return Prepared(
+        path,
+        document.kind,
+        kept,
+        types,
+        checked.names,
+        parts=parts,
+        geometry=geometry,
+        fields=fields,
+    )
 
 
 def _parts(
@@ -128,94 +142,29 @@ def _begins_without_cells(pieces: Sequence[CheckedPiece]) -> bool:
     return len(pieces) > 1 and pieces[0].size.points > 0 and not pieces[0].size.cells
 
 
-def _open(path: Path, label: str, stack: ExitStack) -> Document:
-    """Open a file and return its structure; large ones are mapped as long as the stack lives."""
-    size_bytes = path.stat().st_size
-    if not size_bytes:
-        raise FormatError(f"{label}: it is empty", hint="copy it again from where it was written")
-    content: Content
-    with path.open("rb") as stream:
-        if size_bytes < _MAP_FROM_BYTES:
-            content = stream.read()
-        else:
-            # Privately: files of a mount may have no shared maps.
-            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-            stack.callback(content.close)
-    document = scan(content, label)
-    if document.appended is not None and not _is_closed(content, document.appended):
-        raise FormatError(
-            f"{label}: it ends before its closing tag </VTKFile>; the file was cut",
-            hint="copy it again from where it was written",
-        )
-    return document
-
-
-def _is_closed(content: Content, appended: int) -> bool:
-    """Say whether the closing tags follow the appended data, which is no XML."""
-    stop = content.rfind(b"</AppendedData", appended)
-    return stop >= 0 and content.find(b"</VTKFile>", stop) >= 0
-
-
-def _edited(checked: CheckedFile, path: Path, stack: ExitStack) -> Path:
-    if not checked.edits.ranges:
-        return path
-    return checked.edits.apply(checked.document.content, stack)
-
-
-def _check_extents(document: Document, label: str) -> Geometry | None:
-    """Check that the pieces of a grid cover it; return the geometry of image data."""
-    if document.kind in CELL_LISTS or document.kind[1:] in CELL_LISTS:
-        return None
+def _geometry(document: Document, label: str) -> Geometry | None:
     image = document.kind.endswith("ImageData")
-    geometry = parse_geometry(document.dataset, label) if image else None
-    whole = parse_extent(document.dataset.get("WholeExtent", ""), label)
-    pieces = [parse_extent(item.attributes.get("Extent", ""), label) for item in document.pieces]
-    check_cover(whole, pieces, label)
-    return geometry
+    return parse_geometry(document.dataset, label) if image else None
 
 
-def _without_empty(pieces: list[CheckedPiece]) -> list[CheckedPiece]:
-    """Leave out pieces without points whose arrays are not those of the others."""
-    filled = [piece for piece in pieces if piece.size.points]
-    if len(filled) in {0, len(pieces)}:
-        return pieces
-    return pieces if all(piece.types == filled[0].types for piece in pieces) else filled
+def _whole(document: Document, label: str) -> Extent:
+    return parse_extent(document.dataset.get("WholeExtent", ""), label)
 
 
-def _agreed(
-    pieces: Iterable[CheckedPiece], label: str, optional: Mapping[str, set[str]] | None = None
-) -> dict[str, dict[str, ArrayType]]:
-    """The arrays that all pieces have, by group; those in `optional` may be lacking in some."""
-    agreed: dict[str, dict[str, ArrayType]] = {}
-    members = [(n, piece) for n, piece in enumerate(pieces) if piece.size.points]
-    for group in _GROUPS if members else ():
-        optional_names = (optional or {}).get(group, set())
-        common = dict(members[0][1].types.get(group, {}))
-        for number, piece in members[1:]:
-            types = piece.types.get(group, {})
-            if types == common:
-                continue
-            for name in [*common, *(name for name in types if name not in common)]:
-                if name in types and name in common:
-                    if types[name] != common[name]:
-                        raise FormatError(
-                            f"{label}: array {name!r} of {group} is {_shown(common[name])} in "
-                            f"piece {members[0][0]} and {_shown(types[name])} in piece {number}"
-                        )
-                elif name in optional_names:
-                    common.pop(name, None)
-                else:
-                    lacking = number if name in common else members[0][0]
-                    raise FormatError(
-                        f"{label}: array {name!r} of {group} is not in piece {lacking}, "
-                        f"but in others; its values there are not known"
-                    )
-        agreed[group] = common
-    return agreed
+def _extents(checked: CheckedFile, label: str) -> list[Extent]:
+    return [
+        parse_extent(piece.attributes.get("Extent", ""), label) for piece in checked.document.pieces
+    ]
 
 
-def _shown(found: ArrayType) -> str:
-    return f"{found.type}[{found.components}]" if found.components > 1 else found.type
+def _of_cells(pieces: Sequence[CheckedPiece]) -> bool:
+    return any(piece.types.get("CellData") for piece in pieces)
+
+
+def _members(file: CheckedFile, kept: list[CheckedPiece]) -> list[CheckedPiece]:
+    """The pieces of a file that are kept."""
+    kept_ids = {id(piece) for piece in kept}
+    return [piece for piece in file.pieces if id(piece) in kept_ids]
 
 
 class _Parallel:
@@ -235,22 +184,22 @@ class _Parallel:
             raise FormatError(
                 f"{label}: it has {len(document.pieces)} pieces, of which {len(paths)} were found"
             )
-        own = check_file(document, label)
+        own = checked_file(document, label)
         self._edits = own.edits
         files = [
-            check_file(self._piece_document(piece_path), f"{label}: piece {piece_path.name}")
+            checked_file(self._piece_document(piece_path), f"{label}: piece {piece_path.name}")
             for piece_path in paths
         ]
         pieces = [piece for file in files for piece in file.pieces]
-        kept = _without_empty(pieces)
+        kept = without_empty(self._kind, pieces)
         declared = {
             group: {array.name: array.attributes for array in document.groups[f"P{group}"].arrays}
-            for group in _GROUPS
+            for group in GROUPS
             if f"P{group}" in document.groups
         }
         own_names = {
             group: {name: own for file in files for name, own in file.names.get(group, {}).items()}
-            for group in _GROUPS
+            for group in GROUPS
         }
         optional = {
             group: {name for piece in kept for name in piece.types.get(group, {})}
@@ -262,22 +211,23 @@ class _Parallel:
             }
             for group in ("PointData", "CellData")
         }
-        types = _agreed(kept, label, optional)
+        types = agreed_arrays(kept, label, optional)
+        check_listed(declared, own_names, kept, label)
         left_out = self._left_out(kept, types)
-        geometry = self._check_extents(files)
-        for group in _GROUPS:
+        geometry = self._check_extents(files, [path.name for path in paths])
+        for group in GROUPS:
             if group in types:
                 self._declare(group, types[group])
-        edited = [_edited(file, path, self._stack) for file, path in zip(files, paths, strict=True)]
+        readable = self._readable(files, paths, kept)
         parts = _parts(
             self._kind,
             [
-                (path, file.pieces)
-                for path, file in zip(edited, files, strict=True)
-                if any(piece is other for piece in file.pieces for other in kept)
+                (path, own_pieces)
+                for path, file in zip(readable, files, strict=True)
+                if (own_pieces := _members(file, kept))
             ],
         )
-        self._refer(files, paths, edited, kept)
+        self._refer(files, paths, readable, kept)
         names: dict[str, dict[str, str]] = {}
         for file in (own, *files):
             for group, renamed in file.names.items():
@@ -285,15 +235,31 @@ class _Parallel:
         path = self._path
         if self._edits.ranges:
             path = self._edits.apply(document.content, self._stack)
-        types["FieldData"] = own.field_types
-        return Prepared(path, self._kind, kept, types, names, left_out, parts, geometry)
+        owners = [f"piece {path.name}" for path in paths]
+        types["FieldData"], fields = write_fields(
+            [(own, "the header"), *zip(files, owners, strict=True)], label, self._stack
+        )
+        return Prepared(path, self._kind, kept, types, names, left_out, parts, geometry, fields)
+
+    def _readable(
+        self, files: Sequence[CheckedFile], paths: Sequence[Path], kept: list[CheckedPiece]
+    ) -> list[Path]:
+        readable = []
+        for file, path in zip(files, paths, strict=True):
+            members = _members(file, kept)
+            if members:  # the others are not read
+                drop_pieces(file, members)
+                readable.append(edited(file, path, self._stack))
+            else:
+                readable.append(path)
+            let_go(file.document)
+        return readable
 
     def _piece_document(self, path: Path) -> Document:
         label = f"{self._label}: piece {path.name}"
-        document = _open(path, label, self._stack)
+        document = open_document(path, label, self._stack)
         if document.kind != self._kind:
             raise FormatError(f"{label}: it is a {document.kind}, expected a {self._kind}")
-        _check_extents(document, label)
         return document
 
     def _left_out(
@@ -317,31 +283,29 @@ class _Parallel:
             )
         return left_out
 
-    def _check_extents(self, files: Sequence[CheckedFile]) -> Geometry | None:
+    def _check_extents(self, files: Sequence[CheckedFile], names: Sequence[str]) -> Geometry | None:
+        """Check that files hold the part of a grid that the parallel file says they hold."""
         if self._kind in CELL_LISTS:
             return None
-        geometry = _check_extents(self._document, self._label)
-        for piece, file in zip(self._document.pieces, files, strict=True):
-            placed = parse_extent(piece.attributes.get("Extent", ""), self._label)
-            whole = parse_extent(file.document.dataset.get("WholeExtent", ""), self._label)
-            if placed != whole:
-                raise FormatError(
-                    f"{self._label}: its piece {piece.attributes.get('Source')} has the extent "
-                    f"{' '.join(map(str, whole))}, expected {' '.join(map(str, placed))}"
-                )
-        return geometry and replace(geometry, direction=self._direction(files))
-
-    def _direction(self, files: Sequence[CheckedFile]) -> tuple[float, ...]:
-        """The axes of image data: VTK writes them to the pieces and not to the parallel file."""
-        documents = (self._document, *(file.document for file in files))
-        stated = {
-            parse_geometry(document.dataset, self._label).direction
-            for document in documents
-            if "Direction" in document.dataset
-        }
-        if len(stated) > 1:
-            raise FormatError(f"{self._label}: its pieces have different directions")
-        return stated.pop() if stated else parse_geometry({}, self._label).direction
+        label = self._label
+        placed = [
+            parse_extent(piece.attributes.get("Extent", ""), label)
+            for piece in self._document.pieces
+        ]
+        # VTK puts files together by their cells, but the pieces within one by their points.
+        check_cover(_whole(self._document, label), placed, label)
+        filled = []
+        for file, extent, name in zip(files, placed, names, strict=True):
+            if any(piece.size.points for piece in file.pieces):
+                filled.append(file.document)
+            elif is_empty(extent):
+                continue
+            own = f"{label}: piece {name}"
+            held = [clipped(piece, extent) for piece in _extents(file, own)]
+            check_cover(extent, held, own, cells=_of_cells(file.pieces))
+        if self._kind != "ImageData":
+            return None
+        return agreed_geometry((self._document, *filled), label)
 
     def _declare(self, group: str, types: Mapping[str, ArrayType]) -> None:
         """Make the list of the arrays of a group that of the pieces."""
@@ -384,17 +348,16 @@ class _Parallel:
         self,
         files: Sequence[CheckedFile],
         paths: Sequence[Path],
-        edited: Sequence[Path],
+        readable: Sequence[Path],
         kept: list[CheckedPiece],
     ) -> None:
         """Refer to edited pieces, and to all by names that do not depend on this file's place."""
         pieces = self._document.pieces
-        kept_ids = {id(piece) for piece in kept}
-        used = [any(id(piece) in kept_ids for piece in file.pieces) for file in files]
+        used = [bool(_members(file, kept)) for file in files]
         plain = all("\\" not in piece.attributes.get("Source", "") for piece in pieces)
-        if plain and not self._edits.ranges and list(edited) == list(paths) and all(used):
+        if plain and not self._edits.ranges and list(readable) == list(paths) and all(used):
             return
-        for piece, path, is_used in zip(pieces, edited, used, strict=True):
+        for piece, path, is_used in zip(pieces, readable, used, strict=True):
             text = b""
             if is_used:
                 attributes = {**piece.attributes, "Source": str(path.absolute())}

@@ -99,6 +99,8 @@ def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> tuple[Any, 
             reader = _reader(kind, prepared.path)
             output = _run(reader, label)
             _check_steps(reader, label)
+        if prepared.fields is not None:
+            output.SetFieldData(_run(_reader("PolyData", prepared.fields), label).GetFieldData())
     confirm(output, prepared, label)
     return output, prepared.left_out
 

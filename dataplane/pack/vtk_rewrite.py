@@ -44,7 +44,7 @@ class Edits:
         stack.callback(os.close, handle)
         with open(handle, "wb", closefd=False) as file:
             at = 0
-            for start, stop, text in sorted(self.ranges, key=lambda item: (item[0], -item[1])):
+            for start, stop, text in sorted(self.ranges, key=_insertions_first):
                 if start < at:  # within a range that was replaced as a whole
                     continue
                 for part in range(at, start, _STEP_BYTES):
@@ -54,3 +54,9 @@ class Edits:
             for part in range(at, len(content), _STEP_BYTES):
                 file.write(content[part : part + _STEP_BYTES])
         return Path(f"/proc/self/fd/{handle}")
+
+
+def _insertions_first(item: tuple[int, int, bytes]) -> tuple[int, bool, int]:
+    """By place; of those that begin in one place insertions, then the one that holds the others."""
+    start, stop, _ = item
+    return start, stop > start, -stop

@@ -19,7 +19,17 @@ from xml.parsers import expat
 
 from dataplane.errors import FormatError
 
-__all__ = ["ArrayElement", "Content", "Document", "Group", "Piece", "scan", "tag_end", "xml_type"]
+__all__ = [
+    "ArrayElement",
+    "Content",
+    "Document",
+    "Group",
+    "Piece",
+    "appended_range",
+    "scan",
+    "tag_end",
+    "xml_type",
+]
 
 Content: TypeAlias = "bytes | mmap.mmap"
 
@@ -60,12 +70,16 @@ class ArrayElement:
 
 @dataclass(slots=True)
 class Group:
-    """A `<PointData>`, `<Cells>`, `<Points>`, … with its arrays; `stop` is behind its end tag."""
+    """A `<PointData>`, `<Cells>`, `<Points>`, … with its arrays; `stop` is behind its end tag.
+
+    `depth` counts the elements that it lies in: 2 within the dataset, 3 within a piece.
+    """
 
     name: str
     attributes: dict[str, str]
     start: int
     stop: int = 0
+    depth: int = 2
     arrays: list[ArrayElement] = field(default_factory=list)
 
 
@@ -87,7 +101,8 @@ class Document:
         attributes: of `<VTKFile>`.
         kind: `UnstructuredGrid`, `PImageData`, …
         dataset: attributes of the element of that name, which begins at `dataset_start`.
-        groups: groups outside pieces: `FieldData`, and `PPointData`, … of a parallel file.
+        groups: groups outside pieces: `PPointData`, … of a parallel file; and `FieldData`, which
+            some writers put beside the dataset or into a piece.
         surplus: byte ranges of groups without arrays, of which there is another in their place.
         pieces: in the order of the file.
         appended: where the tag `<AppendedData>` begins, or None.
@@ -152,6 +167,24 @@ def scan(content: Content, label: str) -> Document:
     return scanner.document
 
 
+def appended_range(document: Document) -> tuple[int, int]:
+    """Where appended data begins and ends.
+
+    Raises:
+        ValueError: there is none, or it has no beginning or no end.
+    """
+    start, content = document.appended, document.content
+    if start is None:
+        raise ValueError("it is appended, and the file has no appended data")
+    if document.encoding not in {"base64", "raw"}:
+        raise ValueError(f"the appended data is encoded as {document.encoding!r}")
+    begin = content.find(b"_", content.find(b">", start))
+    stop = content.rfind(b"</AppendedData", start)
+    if begin < 0 or stop < begin:
+        raise ValueError("the appended data does not begin with _ or is not closed")
+    return begin + 1, stop
+
+
 def tag_end(content: Content, start: int) -> int:
     """The position behind the tag that begins at `start`, whatever its attributes hold.
 
@@ -211,19 +244,30 @@ class _Scanner:
                 raise _AppendedData
             if tag == document.kind:
                 document.dataset, document.dataset_start = attributes, at
+            elif tag == "FieldData" or tag in _ARRAYS:
+                self._start_group(tag, attributes, at)
         elif self._path[1] != document.kind:
             return
         elif depth == 2 and tag == "Piece":
             self._piece = Piece(attributes, at)
             document.pieces.append(self._piece)
         elif depth == (2 if self._piece is None else 3):
-            self._group = Group(tag, attributes, at)
+            self._start_group(tag, attributes, at)
+
+    def _start_group(self, tag: str, attributes: dict[str, str], at: int) -> None:
+        if tag in _ARRAYS:
+            raise FormatError(
+                f"{self._label}: its array {attributes.get('Name', '')!r} lies in "
+                f"<{self._path[-2]}>, where arrays have no meaning"
+            )
+        self._group = Group(tag, attributes, at, depth=len(self._path) - 1)
 
     def _end_group(self, group: Group) -> None:
         group.stop = self._behind_end(group.start)
         self._group = None
         assert self.document is not None
-        groups = (self._piece or self.document).groups
+        holder = self.document if group.name == "FieldData" else self._piece or self.document
+        groups = holder.groups
         other = groups.get(group.name)
         if other is not None and other.arrays and group.arrays:
             raise FormatError(f"{self._label}: a second <{group.name}> in one place")
@@ -238,12 +282,12 @@ class _Scanner:
         depth = len(self._path)
         array, group, piece = self._array, self._group, self._piece
         if array is not None:
-            if tag in _ARRAYS and depth == (3 if piece is None else 4):
+            if tag in _ARRAYS and group is not None and depth == group.depth + 1:
                 self._array = None
                 if not array.body_stop:
                     array.body_stop = max(self._parser.CurrentByteIndex, array.body_start)
         elif group is not None:
-            if depth == (2 if piece is None else 3):
+            if depth == group.depth:
                 self._end_group(group)
         elif piece is not None and depth == 2:
             piece.stop = self._behind_end(piece.start)
