@@ -25,31 +25,25 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Self
 
 from dataplane import _native, process_exit
 from dataplane.alive import Alive
 from dataplane.cache import locks, told
+from dataplane.cache.attachment import Attachment
 from dataplane.cache.awaited import Awaited
 from dataplane.cache.base import CacheConfig
-from dataplane.cache.budget import Budget
-from dataplane.cache.catalog import Catalog
 from dataplane.cache.directory import Directory, link_failure
 from dataplane.cache.ending import closed_error
-from dataplane.cache.entries import Entry, EntryTable
+from dataplane.cache.entries import Entry
 from dataplane.cache.fetch import Fetcher, Job
 from dataplane.cache.fill import Filler
 from dataplane.cache.gauges import directory_gauges
-from dataplane.cache.keeper import Keeper
 from dataplane.cache.live import Hold
-from dataplane.cache.places import Places
 from dataplane.cache.plan import Plan, PlannedRead
-from dataplane.cache.publish import Publisher
 from dataplane.cache.reader import CachedObject
 from dataplane.cache.rotation import Rotations
 from dataplane.cache.sealed import Sealer
-from dataplane.cache.session import Session
 from dataplane.cache.suspension import Suspension
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -63,24 +57,6 @@ _REFUSED_S = 5.0  # an entry that does not open
 _MAX_REFUSED = 1024  # entries that are known not to open
 # These say something about one entry: too large for the file system, or a link in its place.
 _ENTRY_ERRORS = frozenset({errno.EFBIG, errno.ELOOP, errno.EISDIR})
-
-
-@dataclass(frozen=True, slots=True)
-class _Attachment:
-    session: Session
-    budget: Budget
-    entries: EntryTable
-    publisher: Publisher
-    keeper: Keeper
-    places: Places
-
-    def close(self) -> None:
-        """Leave the directory."""
-        self.places.close()
-        self.keeper.close()
-        self.publisher.close()
-        self.entries.close()
-        self.session.close()
 
 
 class Cache:
@@ -107,7 +83,7 @@ class Cache:
 
     def _start(self) -> None:
         self._attach_lock = threading.Lock()
-        self._attachment: _Attachment | None = None
+        self._attachment: Attachment | None = None
         self._suspension = Suspension()
         self._refused: dict[str, float] = {}
         self.sealer = Sealer.of(self.config)
@@ -299,7 +275,7 @@ class Cache:
                 return cache is self
         return False
 
-    def _attached(self) -> _Attachment | None:
+    def _attached(self) -> Attachment | None:
         attachment = self._attachment
         if attachment is not None and not self._suspension.is_on():
             return attachment
@@ -314,7 +290,7 @@ class Cache:
                 return None
             return self._attach_locked()
 
-    def _attach_locked(self) -> _Attachment | None:
+    def _attach_locked(self) -> Attachment | None:
         """Attach to the directory, or again when it is no longer the one that was opened."""
         old = self._attachment
         try:
@@ -322,22 +298,8 @@ class Cache:
                 old.close()
                 old = None
             if old is None:
-                session = Session(self.config.dir, sharing=self.config.sharing)
-                budget = Budget(
-                    session,
-                    self.config.size_bytes,
-                    self._awaited.is_pinned,
-                    self.counters,
-                    Catalog(session.directory).bounds,
-                )
-                old = _Attachment(
-                    session,
-                    budget,
-                    EntryTable(session, budget, self.counters, self.sealer),
-                    Publisher(session, self.config.size_bytes),
-                    # Twice: what is handed to its reader keeps its room until it is written.
-                    Keeper(session, 2 * self.config.fetch_threads * self.config.block_bytes),
-                    Places(session.directory, self.config.host_requests, self.counters),
+                old = Attachment.to(
+                    self.config, self.counters, self.sealer, self._awaited.is_pinned
                 )
         except (OSError, CacheError) as err:
             self._attachment = None

@@ -1,0 +1,77 @@
+"""One stay of a process in a cache directory: what it needs there, made and closed together.
+
+Thread-safe, as its parts are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from dataplane.cache.base import CacheConfig
+from dataplane.cache.budget import Budget
+from dataplane.cache.catalog import Catalog
+from dataplane.cache.entries import EntryTable
+from dataplane.cache.keeper import Keeper
+from dataplane.cache.places import Places
+from dataplane.cache.publish import Publisher
+from dataplane.cache.sealed import Sealer
+from dataplane.cache.session import Session
+from dataplane.telemetry import Counters
+
+__all__ = ["Attachment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """The parts of a stay in a cache directory."""
+
+    session: Session
+    budget: Budget
+    entries: EntryTable
+    publisher: Publisher
+    keeper: Keeper
+    places: Places
+
+    @classmethod
+    def to(
+        cls,
+        config: CacheConfig,
+        counters: Counters,
+        sealer: Sealer | None,
+        is_pinned: Callable[[str, int], bool],
+    ) -> Self:
+        """Attach to the directory of a configuration.
+
+        Args:
+            config: of the cache.
+            counters: where it counts.
+            sealer: encrypts blocks, or None.
+            is_pinned: whether a plan of this process will read a block soon.
+
+        Raises:
+            CacheError: the directory cannot be used.
+            OSError: the file system refused.
+        """
+        session = Session(config.dir, sharing=config.sharing)
+        budget = Budget(
+            session, config.size_bytes, is_pinned, counters, Catalog(session.directory).bounds
+        )
+        return cls(
+            session,
+            budget,
+            EntryTable(session, budget, counters, sealer),
+            Publisher(session, config.size_bytes),
+            # Twice: what is handed to its reader keeps its room until it is written.
+            Keeper(session, 2 * config.fetch_threads * config.block_bytes),
+            Places(session.directory, config.host_requests, counters),
+        )
+
+    def close(self) -> None:
+        """Leave the directory."""
+        self.places.close()
+        self.keeper.close()
+        self.publisher.close()
+        self.entries.close()
+        self.session.close()
