@@ -178,9 +178,10 @@ def appended_range(document: Document) -> tuple[int, int]:
         raise ValueError("it is appended, and the file has no appended data")
     if document.encoding not in {"base64", "raw"}:
         raise ValueError(f"the appended data is encoded as {document.encoding!r}")
-    begin = content.find(b"_", content.find(b">", start))
+    behind = content.find(b">", start) + 1
+    begin = content.find(b"_", behind)
     stop = content.rfind(b"</AppendedData", start)
-    if begin < 0 or stop < begin:
+    if begin < 0 or stop < begin or content[behind:begin].strip():
         raise ValueError("the appended data does not begin with _ or is not closed")
     return begin + 1, stop
 

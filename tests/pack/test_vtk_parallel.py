@@ -172,6 +172,14 @@ def test_arrays_where_none_belong_are_refused(tmp_path):
     assert _read(path, plain.replace(b"<PointData>", b"<Foo><Bar/></Foo><PointData>"))
 
 
+def test_appended_data_that_begins_with_other_text_is_refused(tmp_path):
+    writer, path = Writer("raw"), tmp_path / "case.vtu"
+    fields = _fields(writer.array("V", np.arange(3), 'NumberOfTuples="3" '))
+    content = writer.file("UnstructuredGrid", fields + _piece(1))
+    assert _values(_read(path, content.replace(b">_", b">\n _")), "V") == [0, 1, 2]
+    _refused(path, "does not begin with _", content.replace(b">_", b">\nlost _"))
+
+
 def test_faces_of_a_cell_that_is_no_polyhedron_are_refused(tmp_path):
     path, content = tmp_path / "case.vtu", _polyhedra("")
     assert "cells/face_connectivity" in _read(path, content).arrays
