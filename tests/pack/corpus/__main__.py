@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--again", nargs=4, metavar=("FAMILY", "SEED", "NUMBER", "COPY"))
     options = parser.parse_args()
     logging.getLogger("dataplane").setLevel(logging.ERROR)  # notes about what is left out
+    options.keep = options.keep.resolve()  # it becomes part of a URL
     if options.again:
         return _again(options.again, options.keep)
     tally = _run(options)

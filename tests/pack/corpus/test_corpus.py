@@ -4,7 +4,11 @@ A sample of what `python -m tests.pack.corpus` runs at length; the seed is fixed
 what makes it again: `python -m tests.pack.corpus --again FAMILY SEED NUMBER COPY`.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,3 +105,16 @@ def test_the_law_notices_other_exceptions(sound, monkeypatch):
     monkeypatch.setattr("dataplane.pack.convert.plan_sources", lambda paths: 1 // 0)
     with pytest.raises(Wrong, match="ZeroDivisionError instead of FormatError"):
         judge(case, folder, damaged=False)
+
+
+def test_the_long_run_keeps_its_files_in_a_folder_that_is_named_from_here(tmp_path):
+    asked = ["--minutes", "0.02", "--families", "npy", "--keep", "kept"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.pack.corpus", *asked],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
