@@ -171,6 +171,11 @@ def _time(document: ElementTree.Element, label: str) -> float | None:
     if values is None:
         _log.warning("%s: its %s is compressed in a way that is not read", label, _TIME_ARRAY)
         return None
+    declared = array.get("NumberOfTuples")
+    if declared is not None and declared.strip() != str(len(values)):
+        raise FormatError(
+            f"{label}: its {_TIME_ARRAY} declares {declared[:80]!r} values, it has {len(values)}"
+        )
     return values[0] if len(values) == 1 and math.isfinite(values[0]) else None
 
 
