@@ -114,8 +114,12 @@ def map_files(directory: Path) -> list[Path]:
 
 
 def disk_usage(directory: Path) -> int:
-    """Bytes that entries take on the disk."""
-    return sum(path.stat().st_blocks * 512 for path in directory.glob("entries/*/*"))
+    """Bytes that entries take on the disk; others may evict meanwhile."""
+    used_bytes = 0
+    for path in directory.glob("entries/*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            used_bytes += path.stat().st_blocks * 512
+    return used_bytes
 
 
 def is_counted(directory: Path, used_bytes: int) -> bool:
