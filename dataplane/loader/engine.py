@@ -1,11 +1,8 @@
 """Stages that hand items on in order through bounded channels, and know who waits for whom.
 
 A `Pipeline` is a source, some stages, and an end that the consumer reads. Each stage runs a
-function on every item in threads of its own; between stages is a `Channel`, which is a bounded
-queue and a reorder buffer at once: items carry their sequence number, producers may finish in any
-order, and takers get them strictly in order. A producer waits while its number is `capacity` or
-more ahead of the next one to be taken. The holder of the lowest number never waits, so that cannot
-deadlock.
+function on every item in threads of its own; between stages is a bounded `Channel`, which gives
+items out in the order of their numbers, whichever thread was done first.
 
 Ends: the source's end travels as a length, so every stage stops after the last item. An error
 travels as an item: a stage that fails on item `s` puts the error at place `s` and stops what is
@@ -19,7 +16,7 @@ Who is the bottleneck: every stage counts the time its threads spend working, wa
 waiting for a place in their output. The stage whose threads work all the time is it.
 
 Threads are daemons named `dp-<stage>-<i>`, started by the constructor. Nothing here knows samples,
-torch or the cache. No call leaves this module while a channel's condition is held.
+torch or the cache.
 """
 
 from __future__ import annotations
@@ -37,111 +34,16 @@ from typing import Any, Self
 from dataplane import deferred, process_exit
 from dataplane.alive import Alive
 from dataplane.errors import LoaderError
+from dataplane.loader.channel import Cancelled, Channel, EndOfStream, Failure
 from dataplane.telemetry import logger, offer_gauges
 
-__all__ = ["Cancelled", "Channel", "EndOfStream", "Pipeline", "Stage", "StageStats"]
+__all__ = ["Pipeline", "Stage", "StageStats"]
 
 JOIN_TIMEOUT_S = 10.0
 """How long `close()` waits for a thread that is inside a call it cannot be called back from."""
 
 _EXIT_JOIN_S = 2.0
 """How long the end of the process waits for all threads: they are daemons, and end with it."""
-
-
-class Cancelled(Exception):
-    """The pipeline was closed while this thread waited."""
-
-
-class EndOfStream(Exception):
-    """There are no more items."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An error in the place of an item."""
-
-    error: BaseException
-
-
-class Channel:
-    """A bounded queue that gives items out in the order of their numbers. Thread-safe.
-
-    Args:
-        capacity: how far ahead of the next item to be taken a producer may be.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"a channel holds at least 1 item, got capacity {capacity}")
-        self.capacity = capacity
-        self._condition = threading.Condition()
-        self._items: dict[int, Any] = {}
-        self._next = 0
-        self._end: int | None = None
-        self._cancelled = False
-
-    def put(self, number: int, item: Any) -> None:
-        """Place item `number`, waiting until it is less than `capacity` ahead.
-
-        Raises:
-            Cancelled: the channel was cancelled, or ended before `number`.
-        """
-        with self._condition:
-            self._condition.wait_for(lambda: self._cancelled or number < self._next + self.capacity)
-            if self._cancelled or (self._end is not None and number >= self._end):
-                raise Cancelled
-            self._items[number] = item
-            self._condition.notify_all()
-
-    def get(self, timeout_s: float | None = None) -> tuple[int, Any]:
-        """Take the next item and its number.
-
-        Raises:
-            EndOfStream: all items have been taken.
-            Cancelled: the channel was cancelled.
-            TimeoutError: nothing came in time.
-        """
-        with self._condition:
-            ready = self._condition.wait_for(
-                lambda: (
-                    self._cancelled
-                    or self._next in self._items
-                    or (self._end is not None and self._next >= self._end)
-                ),
-                timeout_s,
-            )
-            if self._cancelled:
-                raise Cancelled
-            if not ready:
-                raise TimeoutError
-            if self._next not in self._items:
-                raise EndOfStream
-            number = self._next
-            self._next += 1
-            self._condition.notify_all()
-            return number, self._items.pop(number)
-
-    def end_at(self, count: int) -> None:
-        """Say that there are `count` items; a smaller count said before stays."""
-        with self._condition:
-            self._end = count if self._end is None else min(self._end, count)
-            self._condition.notify_all()
-
-    @property
-    def count(self) -> int | None:
-        """How many items there are, once that is known."""
-        return self._end
-
-    def cancel(self) -> None:
-        """Wake everyone who waits and drop what is held."""
-        with self._condition:
-            self._cancelled = True
-            self._items.clear()
-            self._condition.notify_all()
-
-    def __len__(self) -> int:
-        with self._condition:
-            return len(self._items)
 
 
 @dataclass(slots=True)
@@ -357,15 +259,16 @@ class _Stop:
             deferred.defer(self.cancel)
 
     def cancel(self) -> None:
-        """Wake all threads, to end."""
+        """Wake all threads, to end. Idempotent: at exit those that were closed are among all."""
         if os.getpid() != self._pid:
             # A forked child has neither the threads nor a say in the state of their locks.
             return
         self._source.cancel()
         for channel in self._channels:
             channel.cancel()
-        if self._on_close is not None:
-            self._on_close()
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
 
     def join(self, timeout_s: float, *, warn: bool = True) -> None:
         """Wait for the threads to end."""

@@ -28,7 +28,8 @@ from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
 from dataplane.datasets.samples import FetchedSample, decoded_bytes
 from dataplane.errors import LoaderError
 from dataplane.loader.ahead import Ahead
-from dataplane.loader.engine import EndOfStream, Pipeline, Stage, StageStats
+from dataplane.loader.channel import EndOfStream
+from dataplane.loader.engine import Pipeline, Stage, StageStats
 from dataplane.loader.feed import Feed, Indices
 from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter

