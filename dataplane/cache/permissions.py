@@ -115,7 +115,7 @@ def refuse_open(folder: int, link: Path, target: Path, sharing: Sharing) -> None
         raise CacheError(
             f"the cache directory {link} is a symbolic link to {target}, to which others may write "
             f"(mode {mode:04o})",
-            hint=f"chmod 700 {target}",
+            hint=f"chmod {'700' if sharing == 'private' else 'o-w'} {target}",
         )
 
 
@@ -232,8 +232,7 @@ def open_in_group(path: str, flags: int, folder: int) -> int:
             except FileNotFoundError:
                 pass
             else:
-                _set_group_mode(found, _GROUP_FILE)  # its maker may have been killed before it did
-                return found
+                return _of_group_mode(found)  # its maker may have been killed before it set it
         try:
             return _make_file(path, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), folder)
         except FileExistsError:
@@ -249,9 +248,19 @@ def _make_file(path: str, flags: int, folder: int) -> int:
     except OSError:
         # The file system has no unnamed files, or there is no /proc to name one through. Whatever
         # else it was fails here again.
-        made = os.open(path, flags | os.O_CREAT | os.O_EXCL, _GROUP_FILE, dir_fd=folder)
-        os.fchmod(made, _GROUP_FILE)
-        return made
+        return _of_group_mode(
+            os.open(path, flags | os.O_CREAT | os.O_EXCL, _GROUP_FILE, dir_fd=folder)
+        )
+
+
+def _of_group_mode(opened: int) -> int:
+    """Return an open file with the mode of a group's file; closed if that cannot be set."""
+    try:
+        _set_group_mode(opened, _GROUP_FILE)
+    except BaseException:
+        os.close(opened)
+        raise
+    return opened
 
 
 def _make_unnamed(path: str, flags: int, folder: int) -> int:

@@ -18,6 +18,7 @@ import pytest
 
 from dataplane.cache import Cache, CacheConfig, locks
 from dataplane.cache.directory import Directory
+from dataplane.cache.permissions import open_in_group
 from dataplane.cache.session import Session
 from dataplane.config import assemble
 from dataplane.errors import CacheError, ConfigError
@@ -286,6 +287,16 @@ def test_a_directory_of_a_foreign_group_is_refused(
         Directory(config.dir, sharing="group")
 
 
+def _mode_of_lock(config: CacheConfig) -> int:
+    """Make a group's directory under a strict umask; return the mode of its lock file."""
+    old = os.umask(0o077)
+    try:
+        Directory(config.dir, sharing="group").close()
+    finally:
+        os.umask(old)
+    return stat.S_IMODE((config.dir / "lock").stat().st_mode)
+
+
 def test_files_get_their_mode_on_a_file_system_without_unnamed_files(
     config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,12 +308,7 @@ def test_files_get_their_mode_on_a_file_system_without_unnamed_files(
         return real_open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", no_unnamed)
-    old = os.umask(0o077)
-    try:
-        Directory(config.dir, sharing="group").close()
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((config.dir / "lock").stat().st_mode) == 0o660
+    assert _mode_of_lock(config) == 0o660
 
 
 def test_files_get_their_mode_without_proc(
@@ -316,12 +322,25 @@ def test_files_get_their_mode_without_proc(
         real_link(source, name, **options)
 
     monkeypatch.setattr(os, "link", no_proc)
-    old = os.umask(0o077)
-    try:
-        Directory(config.dir, sharing="group").close()
-    finally:
-        os.umask(old)
-    assert stat.S_IMODE((config.dir / "lock").stat().st_mode) == 0o660
+    assert _mode_of_lock(config) == 0o660
+
+
+def test_a_mode_that_cannot_be_set_leaves_no_file_open(
+    config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Directory(config.dir, sharing="group").close()
+    (config.dir / "lock").chmod(0o600)
+
+    def read_only(fd, mode):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "fchmod", read_only)
+    before = len(os.listdir("/proc/self/fd"))
+    folder = os.open(config.dir, os.O_RDONLY)
+    with pytest.raises(OSError, match="Read-only"):
+        open_in_group("lock", os.O_RDWR | os.O_CREAT, folder)
+    os.close(folder)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_setting_is_one_of_two_words(monkeypatch: pytest.MonkeyPatch) -> None:
