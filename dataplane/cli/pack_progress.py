@@ -37,7 +37,6 @@ __all__ = ["shown_progress"]
 
 _MAX_LINES = 20
 """Of each kind: skipped, left out, notes."""
-_LEFT_OUT = " left out"
 _BAR_AFTER_S = 0.5
 """A pack that is done sooner has no bar."""
 _LINE_S = 15.0
@@ -157,11 +156,15 @@ class _Shown:
 @contextmanager
 def _warnings_through(say: Callable[[str], None]) -> Iterator[None]:
     """Write warnings of the log as notes beside the bar, unless all is logged (`--debug`)."""
+    from dataplane.pack.skipped import LEFT_OUT_LOGGER
+
     logger = logging.getLogger("dataplane")
     if logger.isEnabledFor(logging.DEBUG):
         yield
         return
     handler = _Noted(say)
+    # Told by the samples themselves.
+    handler.addFilter(lambda record: record.name != LEFT_OUT_LOGGER)
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:
@@ -180,12 +183,9 @@ class _Noted(logging.Handler):
         self._lines = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if _LEFT_OUT in text:
-            return  # told by the sample that lacks it
         self._lines += 1
         if self._lines <= _MAX_LINES:
-            self._say(f"note: {text}")
+            self._say(f"note: {record.getMessage()}")
         elif self._lines == _MAX_LINES + 1:
             self._say("note: further warnings are not shown (--debug shows them all)")
 

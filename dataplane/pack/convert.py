@@ -25,7 +25,7 @@ from dataplane.pack.meter import Meter
 from dataplane.pack.numpy_files import convert_npy, convert_npz
 from dataplane.pack.plan import plan_archive, plan_sources
 from dataplane.pack.plot3d import convert_plot3d
-from dataplane.pack.skipped import counted_lines
+from dataplane.pack.skipped import LEFT_OUT_LOGGER, counted_lines, left_out_of
 from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
 from dataplane.pack.vtk_convert import VTK_CONVERTERS
 from dataplane.shards import SourceSample
@@ -34,6 +34,7 @@ from dataplane.shards.scratch import ScratchFolder
 __all__ = ["Outcome", "convert", "open_source"]
 
 _log = logging.getLogger(__name__)
+_left_out_log = logging.getLogger(LEFT_OUT_LOGGER)
 
 Outcome: TypeAlias = SourceSample | Unreadable
 _CONVERTERS: dict[str, Converter] = {
@@ -98,6 +99,8 @@ def convert(source: SourceFile, meter: Meter | None = None) -> Generator[Outcome
         samples = convert_apart(source, meter) if is_vtk else _CONVERTERS[source.format](source)
         for sample in samples:
             _check(sample, source.label)
+            for label, names, reason in left_out_of(sample, source):
+                _left_out_log.warning("%s: left out: %s (%s)", label, names, reason)
             yield sample
     except (ConfigError, NoSpace):
         raise  # not the file's fault

@@ -12,7 +12,6 @@ not back is refused before memory is allocated. Thread-safe: no state.
 
 from __future__ import annotations
 
-import logging
 import os
 import tokenize
 import zipfile
@@ -32,7 +31,6 @@ from dataplane.shards import SourceArray, SourceSample
 
 __all__ = ["convert_npy", "convert_npz"]
 
-_log = logging.getLogger(__name__)
 
 MAX_MEMBERS = 100_000
 _MAX_COMPRESSION = 1100  # deflate reaches 1032
@@ -87,14 +85,13 @@ def convert_npz(source: SourceFile) -> Iterator[SourceSample]:
     except (*UNSOUND_ZIP, *_UNSOUND_NPY, OSError) as err:
         raise _unsound(source, err) from err
     if left_out:
-        listed = ", ".join(f"{name!r} ({reason})" for name, reason in left_out.items())
         if not converted.arrays:
+            listed = ", ".join(f"{name!r} ({reason})" for name, reason in left_out.items())
             pickled = _PICKLED in left_out.values()
             raise FormatError(
                 f"{source.label}: it holds no numeric arrays, only {one_line(listed)}",
                 hint=_UNPICKLE if pickled else None,
             )
-        _log.warning("%s: left out: %s", source.label, one_line(listed))
         converted.attributes["members_left_out"] = left_out
     yield _sample(source, converted)
 

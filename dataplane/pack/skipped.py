@@ -14,7 +14,10 @@ from dataplane.pack.other_formats import UNKNOWN
 from dataplane.pack.source import SourceFile, Unreadable, one_line
 from dataplane.shards import SourceSample
 
-__all__ = ["counted_lines", "is_counted", "left_out_of"]
+__all__ = ["LEFT_OUT_LOGGER", "counted_lines", "is_counted", "left_out_of"]
+
+LEFT_OUT_LOGGER = "dataplane.pack.left_out"
+"""Is told what samples lack, for those who read no summary."""
 
 MAX_LINE_CHARS = 92
 """With `skipped` before it a line fits into 100 columns."""

@@ -13,7 +13,6 @@ Thread-safe: no state.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -44,8 +43,6 @@ from dataplane.pack.vtk_rewrite import Edits, tag
 from dataplane.pack.vtk_xml import Document, tag_end
 
 __all__ = ["Prepared", "prepare"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -167,6 +164,20 @@ def _members(file: CheckedFile, kept: list[CheckedPiece]) -> list[CheckedPiece]:
     return [piece for piece in file.pieces if id(piece) in kept_ids]
 
 
+def _left_out(
+    pieces: Sequence[CheckedPiece], types: Mapping[str, Mapping[str, ArrayType]]
+) -> list[str]:
+    return sorted(
+        {
+            name
+            for piece in pieces
+            for group in ("PointData", "CellData")
+            for name in piece.types.get(group, {})
+            if piece.size.points and name not in types[group]
+        }
+    )
+
+
 class _Parallel:
     """Prepares one parallel file. Used once."""
 
@@ -213,7 +224,7 @@ class _Parallel:
         }
         types = agreed_arrays(kept, label, optional)
         check_listed(declared, own_names, kept, label)
-        left_out = self._left_out(kept, types)
+        left_out = _left_out(kept, types)
         geometry = self._check_extents(files, [path.name for path in paths])
         for group in GROUPS:
             if group in types:
@@ -261,27 +272,6 @@ class _Parallel:
         if document.kind != self._kind:
             raise FormatError(f"{label}: it is a {document.kind}, expected a {self._kind}")
         return document
-
-    def _left_out(
-        self, pieces: list[CheckedPiece], types: Mapping[str, Mapping[str, ArrayType]]
-    ) -> list[str]:
-        left_out = sorted(
-            {
-                name
-                for piece in pieces
-                for group in ("PointData", "CellData")
-                for name in piece.types.get(group, {})
-                if piece.size.points and name not in types[group]
-            }
-        )
-        for name in left_out:
-            _log.warning(
-                "%s: array %r is left out: only some pieces have it, and the header does not "
-                "list it",
-                self._label,
-                name,
-            )
-        return left_out
 
     def _check_extents(self, files: Sequence[CheckedFile], names: Sequence[str]) -> Geometry | None:
         """Check that files hold the part of a grid that the parallel file says they hold."""

@@ -218,7 +218,7 @@ def test_an_array_of_some_pieces_is_left_out_with_a_note(tmp_path, caplog):
     sample = _read(path)
     assert "point_data/q" not in sample.arrays
     assert sample.attributes["arrays_left_out"] == ["q"]
-    assert any("'q' is left out" in record.getMessage() for record in caplog.records)
+    assert any("left out: array 'q'" in record.getMessage() for record in caplog.records)
 
 
 def test_a_listed_array_that_a_piece_lacks_is_refused(tmp_path):
