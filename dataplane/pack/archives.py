@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 
 from dataplane.errors import FormatError, NoSpace
-from dataplane.pack.source import one_line
+from dataplane.pack.source import COPY_AGAIN, one_line
 from dataplane.shards.names import check_member_name
 from dataplane.units import format_bytes
 
@@ -83,7 +83,7 @@ def check_directory(opened: zipfile.ZipFile, label: str) -> None:
         what = f"says nothing about its first {first} bytes" if first > 0 else "is damaged"
         raise FormatError(
             f"{label}: its directory {what}; it was cut, or something was put in front of it",
-            hint="copy it again from where it was written",
+            hint=COPY_AGAIN,
         )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from dataplane.pack.source import COPY_AGAIN
+
 __all__ = ["HEAD_BYTES", "foreign_content"]
 
 HEAD_BYTES = 1024
@@ -30,7 +32,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "Zstandard data", "decompress it first: `zstd -d`"),
     (b"\x04\x22\x4d\x18", "LZ4 data", "decompress it first: `lz4 -d`"),
     (b"PK\x03\x04", "a zip archive", "give it the suffix .zip, or unpack it first"),
-    (b"PK\x05\x06", "a zip archive without members", "copy it again from where it was written"),
+    (b"PK\x05\x06", "a zip archive without members", COPY_AGAIN),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", "convert it to VTK XML or .npz first"),
@@ -67,7 +69,7 @@ def foreign_content(head: bytes) -> tuple[str, str] | None:
         True
     """
     if not head:
-        return "empty", "copy it again from where it was written"
+        return "empty", COPY_AGAIN
     for magic, what, hint in _MAGIC:
         if head.startswith(magic):
             return what, hint
@@ -79,5 +81,5 @@ def foreign_content(head: bytes) -> tuple[str, str] | None:
     if error:
         return f"an object store's error message ({error.group(1).decode()})", _DOWNLOAD
     if len(head) >= _TAR_MAGIC_AT and not head.strip(b"\x00"):
-        return "filled with zeros", "copy it again from where it was written"
+        return "filled with zeros", COPY_AGAIN
     return None

@@ -18,6 +18,7 @@ from dataplane.pack.other_formats import OtherFormat
 from dataplane.shards import SourceArray, SourceSample
 
 __all__ = [
+    "COPY_AGAIN",
     "Converted",
     "Converter",
     "SourceFile",
@@ -29,6 +30,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+COPY_AGAIN = "copy it again from where it was written"
+"""What to do about a file that was cut."""
 MAX_TEXT_CHARS = 64 << 10
 """Text of one sample that its attributes hold; they travel in every index row of the sample."""
 _MAX_REASON_CHARS = 500

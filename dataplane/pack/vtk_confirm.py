@@ -16,6 +16,7 @@ import numpy as np
 
 from dataplane.errors import FormatError
 from dataplane.pack.vtk_arrays import values_of
+from dataplane.pack.vtk_cells import VTK_POLYHEDRON
 from dataplane.pack.vtk_check import DTYPES, ArrayType
 from dataplane.pack.vtk_pieces import CELL_LISTS
 from dataplane.pack.vtk_prepare import Prepared
@@ -23,7 +24,6 @@ from dataplane.pack.vtk_prepare import Prepared
 __all__ = ["check_faces", "confirm"]
 
 _FACE_ARRAYS = ("face_connectivity", "face_offsets", "polyhedron_to_faces")
-_POLYHEDRON = 42
 
 
 def confirm(output: Any, prepared: Prepared, label: str) -> None:
@@ -130,7 +130,7 @@ def _confirm_faces(output: Any, prepared: Prepared, label: str) -> None:
         found["polyhedron_to_faces"] = locations.GetNumberOfConnectivityIds()
         with_faces = np.diff(values_of(locations.GetOffsetsArray())) > 0
         types = values_of(output.GetCellTypesArray())
-        if np.any(types[: len(with_faces)][with_faces] != _POLYHEDRON):
+        if np.any(types[: len(with_faces)][with_faces] != VTK_POLYHEDRON):
             raise FormatError(f"{label}: it has faces of cells that are no polyhedra")
         polyhedra = int(np.count_nonzero(with_faces))
         # The older form is one run of numbers: per polyhedron its faces, per face its points.

@@ -289,10 +289,10 @@ class _Walk:
         """Check that the sections are there that the dataset's kind needs, and agree."""
         file, text = self._file, self._text
         if not file.kind:
-            raise text.error("has no dataset; it was cut")
+            raise text.cut("has no dataset")
         for needed in _KINDS[file.kind]:
             if needed not in self._seen:
-                raise text.error(f"has no {needed.decode()} section; it was cut")
+                raise text.cut(f"has no {needed.decode()} section")
         if b"dimensions" in self._seen and not all(1 <= n < _MOST_SIZE for n in file.sizes):
             raise text.error(f"has the sizes {'×'.join(map(str, file.sizes))}")
         count = math.prod(file.sizes)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dataplane.errors import FormatError
+from dataplane.pack.source import COPY_AGAIN
 from dataplane.pack.vtk_text import count_numbers, parse_numbers
 
 __all__ = ["LegacyText"]
@@ -63,17 +64,21 @@ class LegacyText:
         at = min(self._at, len(self._content))
         return FormatError(f"{self._label}: it {what} (at byte {at})")
 
+    def cut(self, what: str) -> FormatError:
+        """An error of a file that ends too early."""
+        return FormatError(self.error(f"{what}; it was cut").message, hint=COPY_AGAIN)
+
     def skip_space(self) -> bool:
         """Go to the next word; False at the end of the file."""
         found = _TOKEN.search(self._content, self._at)
         self._at = len(self._content) if found is None else found.start()
         return found is not None
 
-    def word(self, what: str = "an incomplete section header") -> bytes:
+    def word(self, what: str = "the rest of an incomplete section header") -> bytes:
         """Read the next word."""
         found = _TOKEN.search(self._content, self._at)
         if found is None:
-            raise self.error(f"ends where {what} belongs; it was cut")
+            raise self.cut(f"ends where {what} belongs")
         self._at = found.end()
         return found.group()
 
@@ -151,7 +156,7 @@ class LegacyText:
         item = np.dtype(f">{TYPES.get(name, 'u1')}")
         self._at += -(-count // 8) if name == "bit" else count * item.itemsize
         if self._at > len(self._content):
-            raise self.error(f"ends within the values that begin at byte {start}; it was cut")
+            raise self.cut(f"ends within the values that begin at byte {start}")
         if limits is not None and count:
             self._check_limits(np.frombuffer(self._content[start : self._at], item), limits)
 
@@ -161,7 +166,7 @@ class LegacyText:
         start, stop = self._at, self._stop_of(count)
         if stop is None:
             self._at = len(self._content)
-            raise self.error(f"ends within the values that begin at byte {start}; it was cut")
+            raise self.cut(f"ends within the values that begin at byte {start}")
         self._at = stop
         self._last_values = start, self._at
         dtype = np.dtype(TYPES.get(name, "u1"))
@@ -228,23 +233,23 @@ class LegacyText:
         )
         spaced = self._spaced_lines == self._lines >= _FEWEST_LINES
         if shorter or spaced:
-            error = self.error("ends within its last number; it was cut")
+            error = self.cut("ends within its last number")
             raise FormatError(error.message, hint="if it is whole, add a newline at its end")
 
     def _string(self) -> None:
         """Step over one string: a line, or in binary files a length and bytes."""
         if not self.binary:
             if self._at >= len(self._content):
-                raise self.error("ends within text; it was cut")
+                raise self.cut("ends within text")
             self.line()
             return
         first = self._content[self._at : self._at + 1]
         if not first:
-            raise self.error("ends within text; it was cut")
+            raise self.cut("ends within text")
         # The two highest bits say how many bytes the length has.
         length_bytes = {3: 1, 2: 2, 1: 4, 0: 8}[first[0] >> 6]
         length = int.from_bytes(self._content[self._at : self._at + length_bytes], "big")
         length &= (1 << (8 * length_bytes - 2)) - 1
         self._at += length_bytes + length
         if self._at > len(self._content):
-            raise self.error("ends within text; it was cut")
+            raise self.cut("ends within text")

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dataplane.errors import FormatError
+from dataplane.pack.source import COPY_AGAIN
 from dataplane.pack.vtk_check import KINDS, CheckedFile, CheckedPiece, check_file
 from dataplane.pack.vtk_pieces import CELL_LISTS
 from dataplane.pack.vtk_xml import Content, Document, scan
@@ -30,7 +31,7 @@ def open_document(path: Path, label: str, stack: ExitStack) -> Document:
     """
     size_bytes = path.stat().st_size
     if not size_bytes:
-        raise FormatError(f"{label}: it is empty", hint="copy it again from where it was written")
+        raise FormatError(f"{label}: it is empty", hint=COPY_AGAIN)
     content: Content
     with path.open("rb") as stream:
         if size_bytes < _MAP_FROM_BYTES:
@@ -43,7 +44,7 @@ def open_document(path: Path, label: str, stack: ExitStack) -> Document:
     if document.appended is not None and not _is_closed(content, document.appended):
         raise FormatError(
             f"{label}: it ends before its closing tag </VTKFile>; the file was cut",
-            hint="copy it again from where it was written",
+            hint=COPY_AGAIN,
         )
     return document
 

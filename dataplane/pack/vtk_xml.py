@@ -18,6 +18,7 @@ from typing import TypeAlias
 from xml.parsers import expat
 
 from dataplane.errors import FormatError
+from dataplane.pack.source import COPY_AGAIN
 
 __all__ = [
     "ArrayElement",
@@ -159,7 +160,7 @@ def scan(content: Content, label: str) -> Document:
         if what in _INCOMPLETE:
             raise FormatError(
                 f"{label}: it ends before its closing tag </VTKFile>; the file was cut",
-                hint="copy it again from where it was written",
+                hint=COPY_AGAIN,
             ) from None
         raise FormatError(f"{label}: it is not valid XML: {err}") from None
     if scanner.document is None:

@@ -97,7 +97,7 @@ def _hint(err: Exception) -> str:
             "another process serves there: give each rank a port of its own (port + local rank), "
             "or serve all of the host at one: dataplane stats --metrics-port PORT"
         )
-    return "choose another port"
+    return "choose another port or address"
 
 
 def _application(metrics: _Application) -> _Application:
@@ -112,7 +112,7 @@ def _application(metrics: _Application) -> _Application:
                 logger.warning("no figures for Prometheus: %s", err)
                 start_response("503 Service Unavailable", [_TEXT])
                 return [f"{err}\n".encode()]
-            except Exception:
+            except Exception:  # of one answer; wsgiref would say 500 as well, and log nothing here
                 logger.exception("the figures for Prometheus cannot be made")
                 start_response("500 Internal Server Error", [_TEXT])
                 return [b"the figures cannot be made; the log of this process says why\n"]

@@ -16,9 +16,9 @@ from dataplane.shards.index_columns import numbers, one_chunk
 from dataplane.shards.index_schema import ADDED
 from dataplane.shards.model import Measured, Stats
 
-__all__ = ["AddedColumns"]
+__all__ = ["FIGURES", "AddedColumns"]
 
-_FIGURES = ("min", "max", "mean", "std")
+FIGURES = ("min", "max", "mean", "std")
 
 
 class AddedColumns:
@@ -39,15 +39,15 @@ class AddedColumns:
         self.round_bits, self._has_round_bits = _column(table, "round_bits", rows)
         self.max_error, self.has_max_error = _column(table, "max_error", rows)
         self.component_bounds: npt.NDArray[np.int64] = np.zeros(rows + 1, np.int64)
-        self.component_figures: npt.NDArray[np.float64] = np.zeros((len(_FIGURES), 0))
+        self.component_figures: npt.NDArray[np.float64] = np.zeros((len(FIGURES), 0))
         self.component_nans: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
         if "components" in table.column_names:
             column = one_chunk(table, "components")
             # Not the offsets of the column: those of a null may enclose values.
             lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
             np.cumsum(lengths, out=self.component_bounds[1:])
-            fields = dict(zip((*_FIGURES, "nan_count"), column.flatten().flatten(), strict=True))
-            self.component_figures = np.stack([_filled(fields[name], np.nan) for name in _FIGURES])
+            fields = dict(zip((*FIGURES, "nan_count"), column.flatten().flatten(), strict=True))
+            self.component_figures = np.stack([_filled(fields[name], np.nan) for name in FIGURES])
             self.component_nans = _filled(fields["nan_count"], 0)
 
     def measured(self, row: int) -> Measured:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from dataplane.errors import FormatError
 from dataplane.shards.index import DatasetIndex
-from dataplane.shards.index_added import AddedColumns
+from dataplane.shards.index_added import FIGURES, AddedColumns
 from dataplane.shards.index_columns import ListColumn, TextColumn, numbers, one_chunk
 from dataplane.shards.zarr_metadata import parse_dtype
 
@@ -35,7 +35,6 @@ class Moments:
     std: float
 
 
-_FIGURES = ("min", "max", "mean", "std")
 _NOTHING = Moments(math.nan, math.nan, math.nan, math.nan)
 
 
@@ -102,7 +101,7 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
     shape = ListColumn(table, "shape", "index")
     values = {
         name: numbers(table, name)
-        for name in ("start", "stop", "sample_index", "nan_count", *_FIGURES)
+        for name in ("start", "stop", "sample_index", "nan_count", *FIGURES)
     }
     added = AddedColumns(table)
     has_stats = one_chunk(table, "nan_count").is_valid().to_numpy(zero_copy_only=False)
@@ -119,7 +118,7 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
         known = rows[has_stats[rows]]
         nan_counts = values["nan_count"][known].astype(np.float64)
         others = np.maximum(nan_counts, added.nonfinite_count[known])
-        figures = np.stack([values[name][known] for name in _FIGURES])
+        figures = np.stack([values[name][known] for name in FIGURES])
         moments = _moments(figures, elements[has_stats[rows]] - others)
         if moments is None and nan_counts.any():
             moments = _NOTHING

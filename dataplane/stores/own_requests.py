@@ -31,6 +31,7 @@ import obstore
 
 from dataplane.stores.base import ObjectInfo, StoreConfig
 from dataplane.stores.clients import make_client
+from dataplane.stores.credentials import DEFAULT_REGION
 from dataplane.stores.failures import Reply, error_code
 from dataplane.stores.own_opener import make_opener
 from dataplane.stores.plain_http import PlainFailure
@@ -246,7 +247,7 @@ class OwnRequests:
         return obstore.sign(client, "GET", "", _EXPIRES)
 
     def _bucket_url(self) -> str:
-        region = self._options.get("region", "us-east-1")
+        region = self._options.get("region", DEFAULT_REGION)
         endpoint = self._options.get("endpoint", f"https://s3.{region}.amazonaws.com")
         return f"{endpoint}/{self._location.bucket}"
 
