@@ -6,36 +6,39 @@ from pathlib import Path
 
 import pytest
 
-from tests.locking.finalizers import Project
+from tests.locking.finalizers import Finalizers
+from tests.locking.sources import Project
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def project() -> Project:
-    return Project(
-        {
-            "dataplane": REPOSITORY / "dataplane",
-            "dataplane_fuse": REPOSITORY / "mounts" / "dataplane_fuse",
-        }
+def finalizers() -> Finalizers:
+    return Finalizers(
+        Project(
+            {
+                "dataplane": REPOSITORY / "dataplane",
+                "dataplane_fuse": REPOSITORY / "mounts" / "dataplane_fuse",
+            }
+        )
     )
 
 
-def objections(project: Project) -> dict[str, list[str]]:
+def objections(finalizers: Finalizers) -> dict[str, list[str]]:
     found = {}
-    for label, function, code in project.finalizers():
-        against = project.objections(code, function)
-        if against and not (label.endswith(", dropped") and project.is_always_closed(function)):
+    for label, function, code in finalizers.all():
+        against = finalizers.objections(code, function)
+        if against and not (label.endswith(", dropped") and finalizers.is_always_closed(function)):
             found[label] = against
     return found
 
 
-def test_no_finalizer_takes_a_lock_or_waits(project: Project) -> None:
-    assert objections(project) == {}
+def test_no_finalizer_takes_a_lock_or_waits(finalizers: Finalizers) -> None:
+    assert objections(finalizers) == {}
 
 
-def test_the_finalizers_of_the_source_are_found(project: Project) -> None:
-    labels = {label for label, _, _ in project.finalizers()}
+def test_the_finalizers_of_the_source_are_found(finalizers: Finalizers) -> None:
+    labels = {label for label, _, _ in finalizers.all()}
     assert "dataplane.cache.directory.Directory.__del__" in labels
     assert "dataplane.stores.limit.LimitStore.stream_range, dropped" in labels
     assert "dataplane.loader.engine.Pipeline.__init__: stop.abandon, called by weakref" in labels
@@ -105,7 +108,7 @@ class Gate:
 )
 def test_a_lock_behind_any_finalizer_is_found(tmp_path: Path, source: str, objection: str) -> None:
     (tmp_path / "made.py").write_text(HEAD + source)
-    found = objections(Project({"made_up": tmp_path}))
+    found = objections(Finalizers(Project({"made_up": tmp_path})))
     assert len(found) == 1
     assert objection in " ".join(next(iter(found.values())))
 
@@ -123,4 +126,4 @@ def test_a_lock_behind_any_finalizer_is_found(tmp_path: Path, source: str, objec
 )
 def test_notes_and_generators_that_are_always_closed_pass(tmp_path: Path, source: str) -> None:
     (tmp_path / "made.py").write_text(HEAD + source)
-    assert objections(Project({"made_up": tmp_path})) == {}
+    assert objections(Finalizers(Project({"made_up": tmp_path}))) == {}
