@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dataplane.errors import NotFound
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import Store, open_store
 
@@ -67,3 +69,28 @@ def pack(store: Store) -> Callable[..., Store]:
         return store
 
     return _pack
+
+
+def one(key: str = "a", **arrays: Any) -> SourceSample:
+    arrays = arrays or {"x": np.arange(10)}
+    return SourceSample(key, {name: SourceArray(values) for name, values in arrays.items()})
+
+
+def noise(key: str, size: int) -> SourceSample:
+    """A sample that does not compress."""
+    values = np.random.default_rng(len(key)).integers(0, 256, size, np.uint8)
+    return SourceSample(key, {"noise": SourceArray(values)})
+
+
+def keys_of(store: Store) -> list[str]:
+    try:
+        return [info.key for info in store.list()]
+    except NotFound:  # A folder that nothing was written to does not exist.
+        return []
+
+
+@pytest.fixture
+def temp_dir(tmp_path: Path) -> Path:
+    made = tmp_path / "temp"
+    made.mkdir()
+    return made
