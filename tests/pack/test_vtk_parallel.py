@@ -5,8 +5,7 @@ import pytest
 
 pytest.importorskip("vtkmodules", reason="the vtk extra is not installed")
 
-from dataplane.errors import FormatError
-from dataplane.pack import open_source
+from tests.pack.reading import read_one, refused
 from tests.pack.xml_files import (
     Writer,
     ascii_array,
@@ -19,19 +18,6 @@ from tests.pack.xml_files import (
 _TRIANGLE = [[0, 1, 2]]
 _POINTS = '<PPoints><PDataArray type="Float64" NumberOfComponents="3"/></PPoints>'
 _LISTED = '<PPointData><PDataArray type="Float64" Name="p"/></PPointData>'
-
-
-def _read(path, content=None):
-    if content is not None:
-        path.write_bytes(content)
-    (sample,) = open_source(path)
-    return sample
-
-
-def _refused(path, reason, content=None):
-    with pytest.raises(FormatError, match=reason) as caught:
-        _read(path, content)
-    assert "\n" not in str(caught.value)
 
 
 def _fields(*arrays):
@@ -79,7 +65,7 @@ def test_field_data_of_all_pieces_is_kept_where_they_are_read_one_by_one(tmp_pat
     contents = [write(_fields(ascii_array("A", 1))), write(_fields(ascii_array("B", "2 3")))]
     listed = '<PCellData><PDataArray type="Float64" Name="q"/></PCellData>'
     path = _parallel(tmp_path, contents, kind, listed=listed if kind == "PolyData" else "")
-    sample = _read(path)
+    sample = read_one(path)
     assert _values(sample, "A") == [1]
     assert _values(sample, "B") == [2, 3]
 
@@ -94,25 +80,26 @@ def test_field_data_that_differs_between_pieces_is_refused(tmp_path):
         reason = (
             f"'TimeValue' of FieldData is Float64 0.5 in piece m_0.vtu and {shown} in .*m_1.vtu"
         )
-        _refused(_parallel(tmp_path, contents), reason)
+        refused(_parallel(tmp_path, contents), None, reason)
     same = [wrap(_fields(_time("0.5")) + _piece(first)) for first in (1, 4)]
-    assert _read(_parallel(tmp_path, same)).attributes["time"] == 0.5
+    assert read_one(_parallel(tmp_path, same)).attributes["time"] == 0.5
 
 
 def test_the_time_of_a_rank_without_points_is_kept(tmp_path):
     contents = [wrap(_fields(_time("0.5")) + mesh_piece(0, [])), wrap(_piece(1)), wrap(_piece(4))]
-    sample = _read(_parallel(tmp_path, contents))
+    sample = read_one(_parallel(tmp_path, contents))
     assert sample.attributes["time"] == 0.5
     assert sample.arrays["point_data/p"].values.tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_field_data_of_the_header_is_kept_and_must_be_that_of_the_pieces(tmp_path):
     bare = [wrap(_piece(1)), wrap(_piece(4))]
-    sample = _read(_parallel(tmp_path, bare, head=_fields(_time("0.5"))))
+    sample = read_one(_parallel(tmp_path, bare, head=_fields(_time("0.5"))))
     assert _values(sample, "TimeValue") == [0.5]
     timed = [wrap(_fields(_time("0.5")) + _piece(first)) for first in (1, 4)]
-    assert _values(_read(_parallel(tmp_path, timed, head=_fields(_time("0.5")))), "TimeValue")
-    _refused(_parallel(tmp_path, timed, head=_fields(_time("0.6"))), "0.6 in the header and .* 0.5")
+    assert _values(read_one(_parallel(tmp_path, timed, head=_fields(_time("0.5")))), "TimeValue")
+    other = _parallel(tmp_path, timed, head=_fields(_time("0.6")))
+    refused(other, None, "0.6 in the header and .* 0.5")
 
 
 @pytest.mark.parametrize("encoding", ["inline", "base64", "raw"])
@@ -125,7 +112,7 @@ def test_field_data_of_every_encoding_is_put_together(tmp_path, encoding, order,
     text = '<Array type="String" Name="t" NumberOfTuples="2" format="ascii">97 0 98 99 0</Array>'
     second = writer.file("UnstructuredGrid", _fields(arrays, text) + _piece(4))
     head = _fields(ascii_array("none", "", more='NumberOfTuples="0"'), text)
-    sample = _read(_parallel(tmp_path, [wrap(_piece(1)), second], head=head))
+    sample = read_one(_parallel(tmp_path, [wrap(_piece(1)), second], head=head))
     assert _values(sample, "V") == [[1.5, 2], [3, 4]]
     assert sample.arrays["global_data/V"].attributes["components"] == ["a", "b"]
     assert _values(sample, "N") == list(range(100))
@@ -141,7 +128,7 @@ def test_bits_and_units_of_field_data_are_put_together(tmp_path):
     )
     bits = ascii_array("bits", "1 0 1", "Bit", more='NumberOfTuples="3"')
     contents = [wrap(_piece(1)), wrap(_fields(length, bits) + _piece(4))]
-    sample = _read(_parallel(tmp_path, contents))
+    sample = read_one(_parallel(tmp_path, contents))
     assert _values(sample, "L") == [2]
     assert sample.arrays["global_data/L"].units == "m"
     assert _values(sample, "bits") == [1, 0, 1]
@@ -156,7 +143,7 @@ def test_field_data_beside_the_dataset_or_in_a_piece_is_read(tmp_path):
         (b"<PointData>", f"{fields}<PointData>"),
     ):
         assert old in plain
-        assert _read(path, plain.replace(old, new.encode())).attributes["time"] == 0.5
+        assert read_one(path, plain.replace(old, new.encode())).attributes["time"] == 0.5
 
 
 def test_arrays_where_none_belong_are_refused(tmp_path):
@@ -168,30 +155,30 @@ def test_arrays_where_none_belong_are_refused(tmp_path):
         (b"<Piece ", f"<PointData>{extra}</PointData><Piece "),
         (b"</UnstructuredGrid>", f"</UnstructuredGrid>{extra}"),
     ):
-        _refused(path, "array 'z' lies in <", plain.replace(old, new.encode()))
-    assert _read(path, plain.replace(b"<PointData>", b"<Foo><Bar/></Foo><PointData>"))
+        refused(path, plain.replace(old, new.encode()), "array 'z' lies in <")
+    assert read_one(path, plain.replace(b"<PointData>", b"<Foo><Bar/></Foo><PointData>"))
 
 
 def test_appended_data_that_begins_with_other_text_is_refused(tmp_path):
     writer, path = Writer("raw"), tmp_path / "case.vtu"
     fields = _fields(writer.array("V", np.arange(3), 'NumberOfTuples="3" '))
     content = writer.file("UnstructuredGrid", fields + _piece(1))
-    assert _values(_read(path, content.replace(b">_", b">\n _")), "V") == [0, 1, 2]
-    _refused(path, "does not begin with _", content.replace(b">_", b">\nlost _"))
+    assert _values(read_one(path, content.replace(b">_", b">\n _")), "V") == [0, 1, 2]
+    refused(path, content.replace(b">_", b">\nlost _"), "does not begin with _")
 
 
 def test_faces_of_a_cell_that_is_no_polyhedron_are_refused(tmp_path):
     path, content = tmp_path / "case.vtu", _polyhedra("")
-    assert "cells/face_connectivity" in _read(path, content).arrays
-    _refused(path, "faces of cells that are no polyhedra", content.replace(b">42<", b">10<"))
+    assert "cells/face_connectivity" in read_one(path, content).arrays
+    refused(path, content.replace(b">42<", b">10<"), "faces of cells that are no polyhedra")
 
 
 def test_an_array_that_the_header_lists_and_no_piece_has_is_refused(tmp_path):
     more = '<PCellData><PDataArray type="Float64" Name="gone"/></PCellData>'
     path = _parallel(tmp_path, [wrap(_piece(1)), wrap(_piece(4))], listed=_LISTED + more)
-    _refused(path, "lists the array 'gone' of CellData, which no piece has")
+    refused(path, None, "lists the array 'gone' of CellData, which no piece has")
     points = mesh_piece(3, [], ascii_array("p", "1 2 3"))
-    sample = _read(_parallel(tmp_path, [wrap(points)], listed=_LISTED + more))
+    sample = read_one(_parallel(tmp_path, [wrap(points)], listed=_LISTED + more))
     assert sample.arrays["point_data/p"].values.tolist() == [1, 2, 3]
 
 
@@ -202,7 +189,7 @@ def test_a_header_without_whitespace_keeps_what_is_put_before_what_is_replaced(t
         for _ in range(2)
     ]
     wrong = _LISTED.replace("Float64", "Float32")
-    sample = _read(_parallel(tmp_path, contents, listed=wrong))
+    sample = read_one(_parallel(tmp_path, contents, listed=wrong))
     assert sample.arrays["cell_data/c"].values.tolist() == [9, 9]
     assert sample.arrays["point_data/p"].values.dtype == np.float64
 
@@ -252,10 +239,10 @@ _HALVES = ("0 2 0 1 0 1", "2 4 0 1 0 1")
 def test_pieces_of_one_grid_may_share_no_points_where_cells_have_no_values(tmp_path):
     path = tmp_path / "case.vti"
     for boxes in ([(0, 2), (3, 4)], [(3, 4), (0, 2)], [(2, 2), (0, 1), (3, 3), (4, 4)]):
-        assert _all_points(_read(path, _image(_WHOLE, *(_box(*box) for box in boxes))))
+        assert _all_points(read_one(path, _image(_WHOLE, *(_box(*box) for box in boxes))))
     with_cells = [_box(0, 2, ascii_array("c", "1 2")), _box(3, 4, ascii_array("c", "4"))]
-    _refused(path, "do not cover", _image(_WHOLE, *with_cells))
-    _refused(path, "do not cover", _image(_WHOLE, _box(0, 1), _box(3, 4)))
+    refused(path, _image(_WHOLE, *with_cells), "do not cover")
+    refused(path, _image(_WHOLE, _box(0, 1), _box(3, 4)), "do not cover")
 
 
 def test_curvilinear_and_rectilinear_pieces_may_share_no_points(tmp_path):
@@ -272,7 +259,7 @@ def test_curvilinear_and_rectilinear_pieces_may_share_no_points(tmp_path):
     for suffix, kind in (("vts", "StructuredGrid"), ("vtr", "RectilinearGrid")):
         body = piece(0, 2, suffix) + piece(3, 4, suffix)
         content = wrap(body, kind, f'WholeExtent="{_WHOLE}"')
-        sample = _read(tmp_path / f"case.{suffix}", content)
+        sample = read_one(tmp_path / f"case.{suffix}", content)
         assert _all_points(sample)
         places = sample.arrays["coordinates/x" if suffix == "vtr" else "points"].values
         assert (places if suffix == "vtr" else places[1, 1, :, 0]).tolist() == [0, 1, 4, 9, 16]
@@ -280,30 +267,31 @@ def test_curvilinear_and_rectilinear_pieces_may_share_no_points(tmp_path):
 
 def test_a_piece_file_may_state_the_extent_of_the_whole(tmp_path):
     whole = [_image(_WHOLE, _box(0, 2)), _image(_WHOLE, _box(2, 4))]
-    assert _all_points(_read(_parallel_image(tmp_path, whole, _HALVES)))
+    assert _all_points(read_one(_parallel_image(tmp_path, whole, _HALVES)))
     wider = [_image("0 3 0 1 0 1", _box(0, 3)), whole[1]]
-    assert _all_points(_read(_parallel_image(tmp_path, wider, _HALVES)))
+    assert _all_points(read_one(_parallel_image(tmp_path, wider, _HALVES)))
     split = [_image("0 2 0 1 0 1", _box(0, 1), _box(2, 2)), whole[1]]
-    assert _all_points(_read(_parallel_image(tmp_path, split, _HALVES)))
+    assert _all_points(read_one(_parallel_image(tmp_path, split, _HALVES)))
     short = [_image(_WHOLE, _box(0, 1)), whole[1]]
-    _refused(_parallel_image(tmp_path, short, _HALVES), "piece m_0.vti: .* expected 0 2 0 1 0 1")
+    parallel = _parallel_image(tmp_path, short, _HALVES)
+    refused(parallel, None, "piece m_0.vti: .* expected 0 2 0 1 0 1")
 
 
 def test_a_grid_without_points_among_the_pieces_is_passed_over(tmp_path):
     empty = "0 -1 0 -1 0 -1"
     nothing = f'<Piece Extent="{empty}"><PointData></PointData></Piece>'
-    assert _all_points(_read(tmp_path / "case.vti", _image(_WHOLE, _box(0, 4), nothing)))
+    assert _all_points(read_one(tmp_path / "case.vti", _image(_WHOLE, _box(0, 4), nothing)))
     contents = [_image(_WHOLE, _box(0, 4)), _image(empty, nothing, place='Origin="7 7 7"')]
-    assert _all_points(_read(_parallel_image(tmp_path, contents, (_WHOLE, empty))))
-    _refused(_parallel_image(tmp_path, contents, _HALVES), "m_1.vti: .* got nothing")
+    assert _all_points(read_one(_parallel_image(tmp_path, contents, (_WHOLE, empty))))
+    refused(_parallel_image(tmp_path, contents, _HALVES), None, "m_1.vti: .* got nothing")
 
 
 def test_the_place_of_a_parallel_image_is_what_its_parts_state(tmp_path):
     place = 'Origin="5 0 0" Spacing="0.5 1 1"'
     contents = [_image(_WHOLE, _box(0, 2), place=place), _image(_WHOLE, _box(2, 4), place=place)]
     for head in ("", 'Origin="5 0 0"', 'Origin="5.0 0 0" Spacing=".5 1 1"'):
-        sample = _read(_parallel_image(tmp_path, contents, _HALVES, head))
+        sample = read_one(_parallel_image(tmp_path, contents, _HALVES, head))
         assert sample.attributes["origin"] == [5, 0, 0]
         assert sample.attributes["spacing"] == [0.5, 1, 1]
     for head, name in (('Origin="9 9 9"', "Origin: 9 9 9 and 5 0 0"), (_PLACE, "Origin")):
-        _refused(_parallel_image(tmp_path, contents, _HALVES, head), f"different {name}")
+        refused(_parallel_image(tmp_path, contents, _HALVES, head), None, f"different {name}")

@@ -10,27 +10,15 @@ import pytest
 
 pytest.importorskip("vtkmodules", reason="the vtk extra is not installed")
 
-from dataplane.errors import FormatError
-from dataplane.pack import open_source
 from dataplane.pack.vtk_prepare import prepare
+from tests.pack.reading import read_one, refused
 from tests.pack.xml_files import ascii_array, mesh, mesh_piece, surface_piece, wrap
 
 _MESH = mesh(ascii_array("p", "1 2 3 4", "Float32"))
 
 
-def _read(path, content):
-    path.write_bytes(content)
-    (sample,) = open_source(path)
-    return sample
-
-
 def _values(path, content, name="p"):
-    return _read(path, content).arrays[f"point_data/{name}"].values.tolist()
-
-
-def _refused(path, content, reason):
-    with pytest.raises(FormatError, match=reason):
-        _read(path, content)
+    return read_one(path, content).arrays[f"point_data/{name}"].values.tolist()
 
 
 def _appended(attributes, values):
@@ -67,7 +55,7 @@ def test_values_are_where_vtk_looks_for_them(tmp_path, attributes, values):
 def test_places_that_vtk_reads_in_part_are_refused(tmp_path, offset):
     content = _appended(f'format="appended" offset="{offset}"', [5, 6, 7, 8])
     content = content.replace(b"\xd9\xa2\xd9\xa8", "\u0662\u0668".encode())
-    _refused(tmp_path / "case.vtu", content, "array 'p': its offset is")
+    refused(tmp_path / "case.vtu", content, "array 'p': its offset is")
 
 
 @pytest.mark.parametrize("count", ["0", "", "1.0", "+1", " 1 "])
@@ -88,7 +76,7 @@ def test_components_that_are_no_number_are_refused(tmp_path, count):
     content = _MESH.replace(
         b'Name="p" NumberOfComponents="1"', f'Name="p" NumberOfComponents="{count}"'.encode()
     )
-    _refused(tmp_path / "case.vtu", content, "number of components is")
+    refused(tmp_path / "case.vtu", content, "number of components is")
 
 
 def test_points_alone_with_types_of_no_components_are_read(tmp_path):
@@ -98,7 +86,7 @@ def test_points_alone_with_types_of_no_components_are_read(tmp_path):
         f'<Piece NumberOfPoints="2" NumberOfCells="0"><Points>{points}</Points>'
         f"<Cells>{types}</Cells></Piece>"
     )
-    found = _read(tmp_path / "case.vtu", wrap(body)).arrays
+    found = read_one(tmp_path / "case.vtu", wrap(body)).arrays
     assert found["points"].values.tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
@@ -112,7 +100,7 @@ def test_numbers_of_points_may_have_a_decimal_point(tmp_path, points):
 @pytest.mark.parametrize("points", ["4.5", "4x", "", "4e0", "\u0664"])
 def test_numbers_of_points_that_are_no_count_are_refused(tmp_path, points):
     content = _MESH.replace(b'NumberOfPoints="4"', f'NumberOfPoints="{points}"'.encode())
-    _refused(tmp_path / "case.vtu", content, "which is no count")
+    refused(tmp_path / "case.vtu", content, "which is no count")
 
 
 @pytest.mark.parametrize("form", ["ascii", "binary"])
@@ -125,8 +113,8 @@ def test_a_type_per_point_is_read_where_all_are_the_same(tmp_path, form):
         return _MESH.replace(b'format="ascii" >10<', f'format="{form}" >{text}<'.encode())
 
     path = tmp_path / "case.vtu"
-    assert _read(path, content([10] * 4)).arrays["cells/types"].values.tolist() == [10]
-    _refused(path, content([10, 10, 10, 0]), "'types' of Cells: expected 1 values, got 4")
+    assert read_one(path, content([10] * 4)).arrays["cells/types"].values.tolist() == [10]
+    refused(path, content([10, 10, 10, 0]), "'types' of Cells: expected 1 values, got 4")
 
 
 def test_offsets_of_no_cells_may_be_a_zero(tmp_path):
@@ -139,10 +127,10 @@ def test_offsets_of_no_cells_may_be_a_zero(tmp_path):
         array = ascii_array("offsets", text, "Int32")
         changed = content.replace("</Piece>", lines.format(array), 1).encode()
         if text == "0":
-            found = _read(tmp_path / "case.vtp", changed).arrays
+            found = read_one(tmp_path / "case.vtp", changed).arrays
             assert found["points"].values.shape == (3, 3)
         else:
-            _refused(tmp_path / "case.vtp", changed, "'offsets' of Lines: expected 0 values")
+            refused(tmp_path / "case.vtp", changed, "'offsets' of Lines: expected 0 values")
 
 
 @pytest.mark.parametrize("text", ["", " \n", "<!-- nothing -->"])
@@ -150,7 +138,7 @@ def test_text_of_no_values_is_empty(tmp_path, text):
     array = f'<Array type="String" Name="s" NumberOfTuples="0" format="ascii">{text}</Array>'
     numbers = ascii_array("n", text, "UInt8", more='NumberOfTuples="0"')
     fields = f"<FieldData>{array}{numbers}</FieldData>"
-    sample = _read(tmp_path / "case.vtu", wrap(fields + mesh_piece(3, [[0, 1, 2]])))
+    sample = read_one(tmp_path / "case.vtu", wrap(fields + mesh_piece(3, [[0, 1, 2]])))
     assert sample.attributes["text"] == {"global_data/s": []}
     assert sample.arrays["global_data/n"].values.size == 0
 
@@ -165,9 +153,9 @@ def test_no_values_are_compressed_in_several_ways(tmp_path, header):
         fields = f"<FieldData>{array.format(tuples)}</DataArray></FieldData>"
         content = wrap(fields + piece, more='compressor="vtkZLibDataCompressor"')
         if tuples or header[1]:
-            _refused(tmp_path / "case.vtu", content, "array 'n': expected")
+            refused(tmp_path / "case.vtu", content, "array 'n': expected")
         else:
-            assert _read(tmp_path / "case.vtu", content).arrays["global_data/n"].values.size == 0
+            assert read_one(tmp_path / "case.vtu", content).arrays["global_data/n"].values.size == 0
 
 
 @pytest.mark.parametrize(
@@ -181,14 +169,14 @@ def test_no_values_are_compressed_in_several_ways(tmp_path, header):
 )
 def test_comments_between_values_are_passed_over(tmp_path, text):
     array = ascii_array("p", text, "Float32") + ascii_array("q", "5 6 7 8", "Float32")
-    sample = _read(tmp_path / "case.vtu", mesh(array))
+    sample = read_one(tmp_path / "case.vtu", mesh(array))
     assert sample.arrays["point_data/p"].values.tolist() == [1, 2, 3, 4]
     assert sample.arrays["point_data/q"].values.tolist() == [5, 6, 7, 8]
 
 
 def test_a_comment_within_a_number_is_no_space(tmp_path):
     content = mesh(ascii_array("p", "1 2<!-- -->3 4", "Float32"))
-    _refused(tmp_path / "case.vtu", content, "array 'p': expected 4 values, got 3")
+    refused(tmp_path / "case.vtu", content, "array 'p': expected 4 values, got 3")
 
 
 @pytest.mark.parametrize(("before", "behind"), [("", "<PointData/>"), ("<PointData/>", "")])
@@ -201,7 +189,7 @@ def test_a_group_without_arrays_does_not_hide_the_other(tmp_path, before, behind
 def test_two_groups_with_arrays_are_refused(tmp_path):
     more = f"</PointData><PointData>{ascii_array('q', '1 2 3 4')}</PointData>".encode()
     content = _MESH.replace(b"</PointData>", more)
-    _refused(tmp_path / "case.vtu", content, "a second <PointData>")
+    refused(tmp_path / "case.vtu", content, "a second <PointData>")
 
 
 @pytest.mark.parametrize("more", ["", ' SYSTEM "vtk.dtd"', " [<!ELEMENT a ANY>]"])
@@ -215,14 +203,14 @@ def test_a_document_type_without_entities_is_read(tmp_path, more):
 )
 def test_a_document_type_that_declares_values_is_refused(tmp_path, declared):
     content = _MESH.replace(b"?>", f"?>\n<!DOCTYPE VTKFile [{declared}]>".encode(), 1)
-    _refused(tmp_path / "case.vtu", content, "entities or attributes of a document type")
+    refused(tmp_path / "case.vtu", content, "entities or attributes of a document type")
 
 
 @pytest.mark.parametrize("kind", ["UInt8", "Int32"])
 def test_ghost_levels_keep_their_name_and_values(tmp_path, kind):
     arrays = ascii_array("vtkGhostLevels", "0 1 2 3", kind)
     arrays += ascii_array("vtkGhostType", "8 0 8 0", "UInt8")
-    found = _read(tmp_path / "case.vtu", mesh(arrays)).arrays
+    found = read_one(tmp_path / "case.vtu", mesh(arrays)).arrays
     assert found["point_data/vtkGhostLevels"].values.tolist() == [0, 1, 2, 3]
     assert found["point_data/vtkGhostLevels"].attributes["name"] == "vtkGhostLevels"
     assert found["point_data/vtkGhostType"].values.tolist() == [8, 0, 8, 0]
@@ -244,7 +232,7 @@ def test_ghost_levels_of_parallel_files_are_kept_or_missed(tmp_path):
     content = _parallel_levels(tmp_path, ascii_array("vtkGhostLevels", "3 0 2", "UInt8"))
     assert _values(tmp_path / "case.pvtu", content, "vtkGhostLevels") == [0, 1, 2, 3, 0, 2]
     content = _parallel_levels(tmp_path, "")
-    _refused(tmp_path / "case.pvtu", content, "vtkGhostLevels.* is not in piece 1")
+    refused(tmp_path / "case.pvtu", content, "vtkGhostLevels.* is not in piece 1")
 
 
 @pytest.mark.parametrize("named", ['Name="p"', ""])
@@ -262,7 +250,7 @@ def test_the_check_of_many_arrays_of_one_name_takes_time_by_their_number(tmp_pat
 @pytest.mark.parametrize(("kind", "size"), [("Int32", 4), ("Int64", 8)])
 def test_surfaces_in_pieces_keep_the_type_of_their_numbers(tmp_path, kind, size):
     piece = surface_piece(3, [7], Polys=[[0, 1, 2]]).replace("Int64", kind)
-    found = _read(tmp_path / "case.vtp", wrap(piece + piece, "PolyData")).arrays
+    found = read_one(tmp_path / "case.vtp", wrap(piece + piece, "PolyData")).arrays
     assert found["cells/connectivity"].values.dtype.itemsize == size
     assert found["cells/offsets"].values.dtype.itemsize == size
 
@@ -270,6 +258,6 @@ def test_surfaces_in_pieces_keep_the_type_of_their_numbers(tmp_path, kind, size)
 def test_surfaces_in_pieces_of_different_types_of_numbers_get_the_wider(tmp_path):
     wide = surface_piece(3, [7], Polys=[[0, 1, 2]])
     content = wrap(wide.replace("Int64", "Int32") + wide, "PolyData")
-    found = _read(tmp_path / "case.vtp", content).arrays
+    found = read_one(tmp_path / "case.vtp", content).arrays
     assert found["cells/connectivity"].values.dtype == np.int64
     assert found["cells/connectivity"].values.tolist() == [0, 1, 2, 3, 4, 5]

@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("vtkmodules", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError
-from dataplane.pack import open_source
 from dataplane.pack.vtk_prepare import prepare
+from tests.pack.reading import read_one, refused
 from tests.pack.xml_files import Writer, ascii_array, mesh, mesh_piece, wrap
 
 _POINTS = np.random.default_rng(0).random((30, 3))
@@ -25,22 +25,8 @@ _FORMS = [
 ]
 
 
-def _read(path, content):
-    path.write_bytes(content)
-    (sample,) = open_source(path)
-    return sample
-
-
 def _values(path, content, name="point_data/p"):
-    return _read(path, content).arrays[name].values.tolist()
-
-
-def _refused(path, content, reason):
-    path.write_bytes(content)
-    with pytest.raises(FormatError, match=reason) as caught:
-        list(open_source(path))
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    return read_one(path, content).arrays[name].values.tolist()
 
 
 def _refused_before_vtk(path, content, reason):
@@ -64,7 +50,7 @@ def _mesh(writer, p=_P, points=30):
 
 @pytest.mark.parametrize(("encoding", "order", "word", "compressor"), _FORMS)
 def test_every_encoding_gives_the_values(tmp_path, encoding, order, word, compressor):
-    sample = _read(tmp_path / "case.vtu", _mesh(Writer(encoding, order, word, compressor)))
+    sample = read_one(tmp_path / "case.vtu", _mesh(Writer(encoding, order, word, compressor)))
     arrays = {name: array.values for name, array in sample.arrays.items()}
     assert arrays["point_data/p"].tolist() == _P.tolist()
     assert arrays["points"].tolist() == _POINTS.tolist()
@@ -147,7 +133,7 @@ def test_a_header_with_padding_of_its_own_is_read(tmp_path):
 def test_damaged_base64_is_refused(tmp_path, change, reason):
     writer = Writer("inline")
     text = writer.encoded(_P.tobytes())
-    _refused(tmp_path / "case.vtu", _mesh(writer).replace(text, change(text)), reason)
+    refused(tmp_path / "case.vtu", _mesh(writer).replace(text, change(text)), reason)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +160,7 @@ def test_numbers_in_text_are_read_exactly(tmp_path, text, kind, values, compress
         )
     if values is None:  # just above the middle of two float32
         values = [float(np.nextafter(np.float32(1), np.float32(2))), -np.inf, 1, 2]
-    found = _read(tmp_path / "case.vtu", content).arrays["point_data/p"].values
+    found = read_one(tmp_path / "case.vtu", content).arrays["point_data/p"].values
     assert found.tolist() == values
     assert found.dtype.name == kind.lower()
 
@@ -219,7 +205,7 @@ def test_nan_in_text_is_read(tmp_path):
     ],
 )
 def test_text_that_is_no_such_numbers_is_refused(tmp_path, text, kind, reason):
-    _refused(tmp_path / "case.vtu", mesh(ascii_array("p", text, kind)), reason)
+    refused(tmp_path / "case.vtu", mesh(ascii_array("p", text, kind)), reason)
 
 
 def test_a_large_text_is_counted_across_its_parts(tmp_path, monkeypatch):
@@ -241,7 +227,7 @@ def test_arrays_of_one_name_are_both_kept(tmp_path):
     cells = ascii_array("p", "7") + ascii_array("p", "8")
     fields = cells.replace("format", 'NumberOfTuples="1" format')
     fields = f"<FieldData>{fields}</FieldData>"
-    sample = _read(tmp_path / "case.vtu", mesh("".join(arrays), cells, fields))
+    sample = read_one(tmp_path / "case.vtu", mesh("".join(arrays), cells, fields))
     found = {name: array.values.reshape(-1)[0] for name, array in sample.arrays.items()}
     assert [found[f"point_data/p{n}"] for n in ("", "~2", "~3")] == [1, 5, 9]
     assert [found[f"cell_data/p{n}"] for n in ("", "~2")] == [7, 8]
@@ -251,7 +237,7 @@ def test_arrays_of_one_name_are_both_kept(tmp_path):
 
 def test_arrays_without_a_name_are_called_unnamed(tmp_path):
     arrays = ascii_array(None, "1 2 3 4") + ascii_array("", "5 6 7 8")
-    sample = _read(tmp_path / "case.vtu", mesh(arrays))
+    sample = read_one(tmp_path / "case.vtu", mesh(arrays))
     assert sample.arrays["point_data/unnamed"].values.tolist() == [1, 2, 3, 4]
     assert sample.arrays["point_data/unnamed~2"].values.tolist() == [5, 6, 7, 8]
     assert sample.arrays["point_data/unnamed"].attributes["name"] == ""
@@ -259,7 +245,7 @@ def test_arrays_without_a_name_are_called_unnamed(tmp_path):
 
 @pytest.mark.parametrize("name", ["a>b", "1 &lt; 2 &amp; &quot;3&quot;", "p/q é 名"])
 def test_names_hold_any_character(tmp_path, name):
-    sample = _read(tmp_path / "case.vtu", mesh(ascii_array(name, "1 2 3 4")))
+    sample = read_one(tmp_path / "case.vtu", mesh(ascii_array(name, "1 2 3 4")))
     (array,) = [array for key, array in sample.arrays.items() if key.startswith("point_data/")]
     assert array.values.tolist() == [1, 2, 3, 4]
     plain = name.replace("&lt;", "<").replace("&quot;", '"').replace("&amp;", "&")
@@ -269,7 +255,7 @@ def test_names_hold_any_character(tmp_path, name):
 @pytest.mark.parametrize("name", ["TimeValue", "TIME"])
 def test_the_time_of_a_file_is_an_attribute_and_kept(tmp_path, name):
     fields = ascii_array(name, "2.5", "Float32", more='NumberOfTuples="1"')
-    sample = _read(tmp_path / "case.vtu", mesh(fields=f"<FieldData>{fields}</FieldData>"))
+    sample = read_one(tmp_path / "case.vtu", mesh(fields=f"<FieldData>{fields}</FieldData>"))
     assert sample.attributes["time"] == 2.5
     assert sample.arrays[f"global_data/{name}"].values.tolist() == [2.5]
 
@@ -278,7 +264,7 @@ def test_field_data_that_does_not_say_how_long_it_is_is_read(tmp_path):
     writer = Writer("inline")
     fields = ascii_array("a", "1 2 3 4", components=2) + writer.array("b", np.array([5.0, 6.0]))
     content = mesh(fields=f"<FieldData>{fields}</FieldData>").replace(b"UInt64", b"UInt32", 1)
-    sample = _read(tmp_path / "case.vtu", content)
+    sample = read_one(tmp_path / "case.vtu", content)
     assert sample.arrays["global_data/a"].values.tolist() == [[1, 2], [3, 4]]
     assert sample.arrays["global_data/b"].values.tolist() == [5, 6]
 
@@ -289,7 +275,7 @@ def test_text_arrays_of_another_length_are_refused(tmp_path, count):
         f'<Array type="String" Name="s" NumberOfTuples="{count}" format="ascii">97 0 98 0</Array>'
     )
     content = mesh(fields=f"<FieldData>{array}</FieldData>")
-    _refused(tmp_path / "case.vtu", content, f"array 's': expected {count} values, got 2")
+    refused(tmp_path / "case.vtu", content, f"array 's': expected {count} values, got 2")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +301,7 @@ def test_text_arrays_of_another_length_are_refused(tmp_path, count):
 def test_what_contradicts_itself_is_refused(tmp_path, old, new, reason):
     content = mesh()
     assert old in content
-    _refused(tmp_path / "case.vtu", content.replace(old, new, 1), reason)
+    refused(tmp_path / "case.vtu", content.replace(old, new, 1), reason)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +324,6 @@ def test_large_files_are_mapped_and_edited_like_small_ones(tmp_path, monkeypatch
     piece = mesh_piece(60_000, [[0, 1, 2]], ascii_array("p", f"-inf {text[text.index(' ') :]}"))
     content = wrap(piece)
     assert len(content) > 1 << 20
-    found = _read(tmp_path / "case.vtu", content).arrays["point_data/p"].values
+    found = read_one(tmp_path / "case.vtu", content).arrays["point_data/p"].values
     assert found[0] == -np.inf
     assert found[1:].tolist() == numbers[1:].tolist()

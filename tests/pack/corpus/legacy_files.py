@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.pack.corpus.legacy_oracle import TYPES, read_legacy
+from tests.pack.corpus.legacy_oracle import KINDS, TYPES, read_legacy
 from tests.pack.corpus.model import Case, Sample, encoded_name, put
 from tests.pack.corpus.numbers import format_text
 from tests.pack.corpus.xml_layout import surface_types
@@ -14,13 +14,6 @@ __all__ = ["legacy_case"]
 
 _NAMES = {"p": "p", "velocity": "velocity", "Body,%20Nose": "Body, Nose", "100%25": "100%",
           "a/b": "a/b", "U:0": "U:0", "__x": "__x", "T": "T", "q_2": "q_2"}  # fmt: skip
-_KINDS = {
-    "UNSTRUCTURED_GRID": "UnstructuredGrid",
-    "POLYDATA": "PolyData",
-    "STRUCTURED_POINTS": "ImageData",
-    "STRUCTURED_GRID": "StructuredGrid",
-    "RECTILINEAR_GRID": "RectilinearGrid",
-}
 _CELLS = {1: 1, 3: 2, 5: 3, 8: 4, 9: 4, 10: 4, 11: 8, 12: 8, 13: 6, 14: 5, 22: 6, 24: 10}
 _FIELD_TYPES = (*(name for name in TYPES if not name.startswith("vtktype")), "bit", "vtkIdType")
 
@@ -32,9 +25,9 @@ class _Writer:
         self.rng = rng
         self.binary = bool(rng.random() < 0.5)
         self.version = str(rng.choice(["2.0", "3.0", "4.2", "5.1"]))
-        self.kind = str(rng.choice([*_KINDS]))
+        self.kind = str(rng.choice([*KINDS]))
         self.out = bytearray()
-        self.sample = Sample({}, {"dataset": _KINDS[self.kind]})
+        self.sample = Sample({}, {"dataset": KINDS[self.kind]})
         self.spaced = " " if rng.random() < 0.3 else ""
 
     def line(self, text: str) -> None:

@@ -12,14 +12,14 @@ from tests.pack.corpus.model import Refused, Sample, encoded_name, put
 from tests.pack.corpus.numbers import parse_text
 from tests.pack.corpus.xml_layout import surface_types
 
-__all__ = ["TYPES", "read_legacy"]
+__all__ = ["KINDS", "TYPES", "read_legacy"]
 
 TYPES = {
     **{"unsigned_char": "u1", "char": "i1", "unsigned_short": "u2", "short": "i2"},
     **{"unsigned_int": "u4", "int": "i4", "unsigned_long": "u8", "long": "i8"},
     **{"float": "f4", "double": "f8", "vtktypeint64": "i8", "vtktypeuint64": "u8"},
 }
-_KINDS = {
+KINDS = {
     "UNSTRUCTURED_GRID": "UnstructuredGrid",
     "POLYDATA": "PolyData",
     "STRUCTURED_POINTS": "ImageData",
@@ -130,7 +130,7 @@ class _Reader:
         if keyword == "DATASET":
             need(not self.kind, "second dataset")
             kind = self.word().upper()
-            need(kind in _KINDS, "kind")
+            need(kind in KINDS, "kind")
             self.kind = kind
         elif keyword == "POINTS":
             need(self.points is None, "second points")
@@ -264,7 +264,7 @@ class _Reader:
 
     def sample(self) -> Sample:
         need(self.kind, "no dataset")
-        sample = Sample({}, {"dataset": _KINDS[self.kind]})
+        sample = Sample({}, {"dataset": KINDS[self.kind]})
         if self.kind in {"UNSTRUCTURED_GRID", "POLYDATA"}:
             sizes = self.mesh(sample)
             shapes, prefixes = [(n,) for n in sizes], ("point_data", "cell_data")
