@@ -13,8 +13,9 @@ is a fork of it: that costs milliseconds, and not the half second of a start of 
 reader leaks or overwrites ends with it. Each file above `SHARED_BYTES` has a reader of its own;
 smaller ones share one for as long as every read is beyond complaint, and a file that fails in a
 reader that has read others is read again by a fresh one, so no file answers for another (see
-vtk_worker). Readers are the first that the kernel kills when memory is short. As each worker is a
-process, sources are read in parallel, without the GIL between them.
+vtk_worker). Several small files can be asked for at once, since each wait for an answer ends with
+one for the GIL, and these take longer than reading a few kilobytes. Readers are the first that the
+kernel kills when memory is short. As each worker is a process, sources are read in parallel.
 
 Workers are started when there is no idle one and kept for the next file; they end by themselves
 after a minute without work, and when this process ends, however it does: they notice that their
@@ -37,17 +38,17 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from dataplane.errors import ConfigError, FormatError, MissingPackage
-from dataplane.pack.crossing import ALONE, SHARED, Crossed, read_outcome, write_request
+from dataplane.pack.crossing import ALONE, SHARED, TOGETHER, Crossed, read_outcome, write_request
 from dataplane.pack.meter import Meter, read_fraction, say_fraction
 from dataplane.pack.source import SourceFile, one_line
 from dataplane.shards import SourceSample
 
-__all__ = ["convert_apart"]
+__all__ = ["SHARED_BYTES", "convert_apart", "convert_together"]
 
 _log = logging.getLogger(__name__)
 
@@ -75,25 +76,42 @@ def convert_apart(source: SourceFile, meter: Meter | None = None) -> Iterator[So
         FormatError: it cannot be read; that includes crashes of VTK.
         MissingPackage: VTK is not installed.
     """
-    crossed = _read(source, meter or Meter())
+    crossed = _read([source], meter or Meter())
     for level, text in crossed.document.get("log", ()):
         _log.log(int(level), "%s", text)
     failed = crossed.document.get("failed")
     if failed is not None:
         raise _ERRORS.get(failed["kind"], FormatError)(str(failed["message"]), hint=failed["hint"])
-    yield from crossed.samples
+    yield from crossed.samples[0]
 
 
-def _read(source: SourceFile, meter: Meter) -> Crossed:
+def convert_together(sources: Sequence[SourceFile]) -> tuple[tuple[SourceSample, ...], ...] | None:
+    """Convert a few small VTK files in one go.
+
+    Args:
+        sources: together below `SHARED_BYTES`.
+
+    Returns:
+        The samples of each file; None when there was anything to complain about, so that
+        `convert_apart` shall read one by one and say what.
+    """
+    try:
+        return _read(sources, Meter()).samples
+    except FormatError:
+        return None
+
+
+def _read(sources: Sequence[SourceFile], meter: Meter) -> Crossed:
+    label = sources[0].label
     worker = _borrow()
     try:
         try:
-            status, result = worker.read(source, meter)
+            status, result = worker.read(sources, meter)
         except ConnectionError:
             # It ended while it was idle, or someone ended it: that says nothing about the file.
             worker.close()
             worker = _Worker()
-            status, result = worker.read(source, meter)
+            status, result = worker.read(sources, meter)
     except ConnectionError as err:
         with suppress(subprocess.TimeoutExpired):
             worker.process.wait(_LAST_WORDS_S)
@@ -101,12 +119,12 @@ def _read(source: SourceFile, meter: Meter) -> Crossed:
         code = worker.process.returncode
         said = one_line(worker.said().rpartition("\n")[2])
         raise FormatError(
-            f"{source.label}: the process that reads VTK files ended (exit code {code}): {said}"
+            f"{label}: the process that reads VTK files ended (exit code {code}): {said}"
         ) from err
     except TimeoutError as err:
         worker.close()
         raise FormatError(
-            f"{source.label}: VTK was still reading after {_allowed_s(source):.0f} s"
+            f"{label}: VTK was still reading after {_allowed_s(sources):.0f} s"
         ) from err
     except BaseException:
         worker.close()
@@ -115,7 +133,7 @@ def _read(source: SourceFile, meter: Meter) -> Crossed:
     _give_back(worker)
     try:
         if status:
-            raise FormatError(f"{source.label}: {_why(status, said)}")
+            raise FormatError(f"{label}: {_why(status, said)}")
         return read_outcome(result)
     finally:
         os.close(result)
@@ -138,8 +156,14 @@ def _why(status: int, said: str) -> str:
     )
 
 
-def _allowed_s(source: SourceFile) -> float:
-    return _MIN_READ_S + source.size_bytes() / _MIN_READ_BYTES_PER_S
+def _allowed_s(sources: Sequence[SourceFile]) -> float:
+    return _MIN_READ_S + sum(source.size_bytes() for source in sources) / _MIN_READ_BYTES_PER_S
+
+
+def _how(sources: Sequence[SourceFile]) -> bytes:
+    if len(sources) > 1:
+        return TOGETHER
+    return SHARED if sources[0].size_bytes() < SHARED_BYTES else ALONE
 
 
 class _Worker:
@@ -176,8 +200,8 @@ class _Worker:
                 start_new_session=True,
             )
 
-    def read(self, source: SourceFile, meter: Meter) -> tuple[int, int]:
-        """Have a file read; return the reader's wait status and a handle of what it wrote.
+    def read(self, sources: Sequence[SourceFile], meter: Meter) -> tuple[int, int]:
+        """Have files read; return the reader's wait status and a handle of what it wrote.
 
         Raises:
             ConnectionError: the worker is gone.
@@ -187,12 +211,11 @@ class _Worker:
         meter.measure = self._fraction_read
         os.ftruncate(self._said, 0)
         os.lseek(self._said, 0, os.SEEK_SET)  # the worker's stderr shares this position
-        self._channel.settimeout(_allowed_s(source))
+        self._channel.settimeout(_allowed_s(sources))
         request = os.memfd_create("dataplane-vtk-request")
         try:
-            write_request(request, source)
-            shares = source.size_bytes() < SHARED_BYTES
-            socket.send_fds(self._channel, [SHARED if shares else ALONE], [request])
+            write_request(request, sources)
+            socket.send_fds(self._channel, [_how(sources)], [request])
         finally:
             os.close(request)
         flags = socket.MSG_CMSG_CLOEXEC

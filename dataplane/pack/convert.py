@@ -9,21 +9,22 @@ independent, each for one thread.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
 from dataplane.errors import ConfigError, FormatError, NoSpace
-from dataplane.pack.apart import convert_apart
+from dataplane.pack.apart import SHARED_BYTES, convert_apart, convert_together
 from dataplane.pack.archives import unpack
 from dataplane.pack.formats import ARCHIVE
 from dataplane.pack.meter import Meter
 from dataplane.pack.numpy_files import convert_npy, convert_npz
-from dataplane.pack.plan import plan_archive, plan_sources
+from dataplane.pack.plan import Planned, plan_archive, plan_sources
 from dataplane.pack.plot3d import convert_plot3d
 from dataplane.pack.skipped import LEFT_OUT_LOGGER, counted_lines, left_out_of
 from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
@@ -31,7 +32,7 @@ from dataplane.pack.vtk_convert import VTK_CONVERTERS
 from dataplane.shards import SourceSample
 from dataplane.shards.scratch import ScratchFolder
 
-__all__ = ["Outcome", "convert", "open_source"]
+__all__ = ["Outcome", "convert", "convert_several", "open_source", "together"]
 
 _log = logging.getLogger(__name__)
 _left_out_log = logging.getLogger(LEFT_OUT_LOGGER)
@@ -43,6 +44,8 @@ _CONVERTERS: dict[str, Converter] = {
     "plot3d": convert_plot3d,
 }
 """Recipe for another format: a converter here, its recognition in formats.py."""
+_MOST_TOGETHER = 32
+"""By then what is done once for all of them is a small part of the whole."""
 
 
 def open_source(path: str | Path) -> Iterator[SourceSample]:
@@ -81,12 +84,17 @@ def open_source(path: str | Path) -> Iterator[SourceSample]:
         raise FormatError(f"{path}: it holds nothing that is read: {listed}")
 
 
-def convert(source: SourceFile, meter: Meter | None = None) -> Generator[Outcome, None, None]:
+def convert(
+    source: SourceFile,
+    meter: Meter | None = None,
+    read: Iterable[SourceSample] | None = None,
+) -> Generator[Outcome, None, None]:
     """Read the samples of one dataset, or of all in an archive.
 
     Args:
         source: what to read.
         meter: is told how far the read is, where that is known before it ends.
+        read: its samples, where it was read already.
 
     Raises:
         ConfigError: the package that reads its format is not installed.
@@ -95,9 +103,10 @@ def convert(source: SourceFile, meter: Meter | None = None) -> Generator[Outcome
         if source.format == ARCHIVE:
             yield from _convert_archive(source)
             return
-        is_vtk = source.format in VTK_CONVERTERS
-        samples = convert_apart(source, meter) if is_vtk else _CONVERTERS[source.format](source)
-        for sample in samples:
+        if read is None:
+            is_vtk = source.format in VTK_CONVERTERS
+            read = convert_apart(source, meter) if is_vtk else _CONVERTERS[source.format](source)
+        for sample in read:
             _check(sample, source.label)
             for label, names, reason in left_out_of(sample, source):
                 _left_out_log.warning("%s: left out: %s (%s)", label, names, reason)
@@ -106,6 +115,37 @@ def convert(source: SourceFile, meter: Meter | None = None) -> Generator[Outcome
         raise  # not the file's fault
     except Exception as err:  # whatever a library makes of a damaged file; see from_exception
         yield Unreadable.from_exception(source.label, err)
+
+
+def together(planned: Iterable[Planned], most_bytes: int) -> list[SourceFile]:
+    """Choose the first ones that are worth reading in one go; none, or two and more.
+
+    Args:
+        planned: what is to be read.
+        most_bytes: all of them together stay below this.
+    """
+    chosen: list[SourceFile] = []
+    left_bytes = min(most_bytes, SHARED_BYTES)
+    for item in itertools.islice(planned, _MOST_TOGETHER):
+        if not isinstance(item, SourceFile) or item.format not in VTK_CONVERTERS:
+            break
+        left_bytes -= item.size_bytes()
+        if left_bytes <= 0:
+            break
+        chosen.append(item)
+    return chosen if len(chosen) > 1 else []
+
+
+def convert_several(
+    sources: Sequence[SourceFile],
+) -> Iterator[Generator[Outcome, None, None]]:
+    """Read what `together` has chosen, and give for each source what `convert` would.
+
+    When anything is the matter with one of them, they are read one by one.
+    """
+    read = convert_together(sources)
+    for number, source in enumerate(sources):
+        yield convert(source, read=None if read is None else read[number])
 
 
 def _check(sample: SourceSample, label: str) -> None:

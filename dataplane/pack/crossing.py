@@ -1,4 +1,4 @@
-"""How a sample gets from one process to another: its arrays and a description, in one memory file.
+"""How samples get from one process to another: their arrays and a description, in one memory file.
 
 The file (a memfd, which lives in no folder and goes with its last handle) holds the values of all
 arrays one after the other, each on a multiple of 64 bytes, then a JSON document, then the length of
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,7 @@ from dataplane.shards import SourceArray, SourceSample
 __all__ = [
     "ALONE",
     "SHARED",
+    "TOGETHER",
     "Crossed",
     "read_outcome",
     "read_request",
@@ -34,8 +35,9 @@ __all__ = [
     "write_request",
 ]
 
-ALONE, SHARED = b"a", b"s"
-"""Messages with a request: it needs a reader of its own, or can have one that has read others."""
+ALONE, SHARED, TOGETHER = b"a", b"s", b"t"
+"""Messages with a request: the file needs a reader of its own, or can have one that has read
+others; or it is several files, for one reader, and all of them sound or none."""
 
 _ALIGNMENT = 64
 _LENGTH_BYTES = 8
@@ -43,37 +45,41 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """What arrived: samples, and whatever else the other side wrote into its document."""
+    """What arrived: samples by file, and whatever else the other side wrote into its document."""
 
-    samples: tuple[SourceSample, ...]
+    samples: tuple[tuple[SourceSample, ...], ...]
     document: Mapping[str, Any]
 
 
-def write_request(handle: int, source: SourceFile) -> None:
-    """Write which dataset is to be read."""
-    document = {
-        "path": str(source.path),
-        "label": source.label,
-        "name": source.name,
-        "key": source.key,
-        "format": source.format,
-        "companions": [str(path) for path in source.companions],
-        "attributes": dict(source.attributes),
-    }
+def write_request(handle: int, sources: Sequence[SourceFile]) -> None:
+    """Write which datasets are to be read."""
+    document = [
+        {
+            "path": str(source.path),
+            "label": source.label,
+            "name": source.name,
+            "key": source.key,
+            "format": source.format,
+            "companions": [str(path) for path in source.companions],
+            "attributes": dict(source.attributes),
+        }
+        for source in sources
+    ]
     with open(handle, "wb", closefd=False) as file:
         file.write(json.dumps(document).encode())
 
 
-def read_request(handle: int) -> SourceFile:
+def read_request(handle: int) -> list[SourceFile]:
     """Undo `write_request`."""
     document = json.loads(os.pread(handle, os.fstat(handle).st_size, 0))
-    document["path"] = Path(document["path"])
-    document["companions"] = tuple(map(Path, document["companions"]))
-    return SourceFile(**document)
+    for fields in document:
+        fields["path"] = Path(fields["path"])
+        fields["companions"] = tuple(map(Path, fields["companions"]))
+    return [SourceFile(**fields) for fields in document]
 
 
 def write_outcome(
-    handle: int, samples: Iterable[SourceSample], document: Mapping[str, Any]
+    handle: int, samples: Iterable[Iterable[SourceSample]], document: Mapping[str, Any]
 ) -> None:
     """Write samples, and a document beside them, over whatever the memory file holds.
 
@@ -81,13 +87,13 @@ def write_outcome(
 
     Args:
         handle: the memory file.
-        samples: they are read as they are written.
+        samples: of each file; they are read as they are written.
         document: JSON values; it is written last, so it may be filled until then.
     """
     os.ftruncate(handle, 0)
     os.lseek(handle, 0, os.SEEK_SET)
     with open(handle, "wb", closefd=False) as file:
-        described = [_write_sample(file, sample) for sample in samples]
+        described = [[_write_sample(file, sample) for sample in each] for each in samples]
         text = json.dumps({**document, "samples": described}).encode()
         file.write(text)
         file.write(len(text).to_bytes(_LENGTH_BYTES, "little"))
@@ -105,7 +111,8 @@ def read_outcome(handle: int) -> Crossed:
         raise ValueError(f"a document of {length} bytes in {len(memory)}")
     document = json.loads(memory[-_LENGTH_BYTES - length : -_LENGTH_BYTES])
     described = document.pop("samples")
-    return Crossed(tuple(_sample(memory, sample) for sample in described), document)
+    samples = tuple(tuple(_sample(memory, sample) for sample in each) for each in described)
+    return Crossed(samples, document)
 
 
 def _write_sample(file: BinaryIO, sample: SourceSample) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A few sources are being read at a time, each into a queue of its own that holds one sample. Sources
 are started only while the files under way are below a limit, so memory holds at most two samples
-per thread, and a very large file is read alone.
+per thread, and a very large file is read alone. Small files that follow each other are read in one
+go, where that is faster, and count as one source.
 
 For one thread, which takes; `close` stops the others and waits for the file that each is in.
 """
@@ -12,11 +13,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-from dataplane.pack.convert import Outcome, convert
+from dataplane.pack.convert import Outcome, convert, convert_several, together
 from dataplane.pack.meter import Meter
 from dataplane.pack.plan import Planned
 from dataplane.pack.source import SourceFile, Unreadable
@@ -40,24 +41,41 @@ TICK = Tick()
 
 
 class _Feed:
-    """The outcomes of one source, made in a reader thread and taken by another."""
+    """The outcomes of one source, made in a reader thread and taken by another.
 
-    def __init__(self, source: SourceFile) -> None:
+    Args:
+        source: the source.
+        read: number of the read that it is part of; small files share one.
+    """
+
+    def __init__(self, source: SourceFile, read: int) -> None:
         self.source = source
+        self.read = read
         self.size_bytes = source.size_bytes()
         self.meter = Meter()
         self._queue: queue.Queue[Outcome | BaseException | None] = queue.Queue(maxsize=1)
 
-    def fill(self, stop: threading.Event) -> None:
-        """Read the source; every end, an error included, is put into the queue."""
+    def fill(
+        self, stop: threading.Event, read: Generator[Outcome, None, None] | None = None
+    ) -> None:
+        """Read the source; every end, an error included, is put into the queue.
+
+        Args:
+            stop: says that nobody takes any more.
+            read: what it gives, where it was read already.
+        """
         end: BaseException | None = None
         try:
-            with closing(convert(self.source, self.meter)) as outcomes:
+            with closing(read or convert(self.source, self.meter)) as outcomes:
                 for outcome in outcomes:
                     if not self._put(outcome, stop):
                         return
         except BaseException as err:  # handed to the thread that takes
             end = err
+        self.fail(stop, end)
+
+    def fail(self, stop: threading.Event, end: BaseException | None) -> None:
+        """Put the end of the source, and what ended it, into the queue."""
         self.meter.finish()
         self._put(end, stop)
 
@@ -85,6 +103,19 @@ class _Feed:
         return False
 
 
+def _fill_together(feeds: Sequence[_Feed], stop: threading.Event) -> None:
+    """Read the sources of several feeds in one go."""
+    filled = 0
+    try:
+        for read in convert_several([feed.source for feed in feeds]):
+            feeds[filled].fill(stop, read)
+            filled += 1
+            if stop.is_set():
+                return
+    except BaseException as err:  # as in `fill`
+        feeds[filled].fail(stop, err)
+
+
 class ReadAhead:
     """Reads up to `readers` sources at once."""
 
@@ -93,6 +124,7 @@ class ReadAhead:
         self._upcoming = deque(planned)
         self._waiting: deque[_Feed | Unreadable] = deque()
         self._taken: _Feed | None = None
+        self._reads = 0
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="dp-pack")
 
@@ -127,18 +159,33 @@ class ReadAhead:
             and len(self._waiting) < MAX_WAITING
             and self._may_start(self._upcoming[0])
         ):
+            sources = together(self._upcoming, MAX_READ_AHEAD_BYTES - self._under_way_bytes())
+            if sources:
+                self._reads += 1
+                feeds = [_Feed(source, self._reads) for source in sources]
+                self._pool.submit(_fill_together, feeds, self._stop)
+                self._waiting.extend(feeds)
+                for _ in feeds:
+                    self._upcoming.popleft()
+                continue
             item = self._upcoming.popleft()
             if isinstance(item, Unreadable):
                 self._waiting.append(item)
                 continue
-            feed = _Feed(item)
+            self._reads += 1
+            feed = _Feed(item, self._reads)
             self._pool.submit(feed.fill, self._stop)
             self._waiting.append(feed)
 
     def _may_start(self, item: Planned) -> bool:
-        feeds = [feed for feed in self._waiting if isinstance(feed, _Feed)]
-        if not feeds:
+        reads = {feed.read for feed in self._waiting if isinstance(feed, _Feed)}
+        if not reads:
             return True
         size_bytes = item.size_bytes() if isinstance(item, SourceFile) else 0
-        under_way_bytes = sum(feed.size_bytes for feed in feeds)
-        return len(feeds) < self._readers and under_way_bytes + size_bytes <= MAX_READ_AHEAD_BYTES
+        return (
+            len(reads) < self._readers
+            and self._under_way_bytes() + size_bytes <= MAX_READ_AHEAD_BYTES
+        )
+
+    def _under_way_bytes(self) -> int:
+        return sum(feed.size_bytes for feed in self._waiting if isinstance(feed, _Feed))

@@ -3,8 +3,9 @@
 Each request is a pair of memory files, what to read and where to write the outcome, and is answered
 with one byte: `SOUND` when nothing was the matter and the reader can take another file, `LAST` when
 nothing was the matter but it should not, `COMPLAINT` when the outcome is an error or came with a
-warning of VTK. A reader that ends without an answer crashed over the file (a signal), or left a
-traceback on stderr (exit code 1).
+warning of VTK. A request for several files ends at the first complaint, without an outcome. A
+reader that ends without an answer crashed over the file (a signal), or left a traceback on stderr
+(exit code 1).
 
 A limit on its address space keeps each file from taking more memory than it could decode to.
 """
@@ -19,19 +20,23 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dataplane.errors import ConfigError
+from dataplane.errors import ConfigError, FormatError
 from dataplane.pack.crossing import read_request, write_outcome
 from dataplane.pack.source import SourceFile, Unreadable
 from dataplane.pack.vtk_convert import VTK_CONVERTERS
 from dataplane.pack.vtk_read import MAX_COMPRESSION
+from dataplane.shards import SourceSample
 
-__all__ = ["COMPLAINT", "LAST", "SOUND", "serve"]
+__all__ = ["COMPLAINT", "LAST", "READS_PER_READER", "SOUND", "serve"]
 
 SOUND, LAST, COMPLAINT = b"s", b"l", b"c"
+READS_PER_READER = 256
+"""A fork costs about ten reads of a small file: shared by so many it no longer counts."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _BASE_BYTES = 1 << 30
 _COPIES = 4
@@ -50,14 +55,20 @@ def serve(channel: socket.socket) -> NoReturn:
             Path("/proc/self/oom_score_adj").write_text("1000")
         _, most_bytes = resource.getrlimit(resource.RLIMIT_AS)
         first_bytes = _address_space_bytes()
+        reads = 0
         while True:
             message, handles, _, _ = socket.recv_fds(channel, 1, 2, socket.MSG_CMSG_CLOEXEC)
             if not message:
                 os._exit(0)
             request, result = handles
-            is_sound = _read(request, result, most_bytes)
-            has_grown = _address_space_bytes() - first_bytes > _MAX_GROWTH_BYTES
-            channel.sendall(COMPLAINT if not is_sound else LAST if has_grown else SOUND)
+            sources = read_request(request)
+            reads += len(sources)
+            is_sound = _convert(sources, result, most_bytes)
+            is_worn = (
+                reads >= READS_PER_READER
+                or _address_space_bytes() - first_bytes > _MAX_GROWTH_BYTES
+            )
+            channel.sendall(COMPLAINT if not is_sound else LAST if is_worn else SOUND)
             os.close(request)
             os.close(result)
     except BaseException:
@@ -79,13 +90,6 @@ def _address_space_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _read(request: int, result: int, most_bytes: int) -> bool:
-    """Convert one file; say whether there was nothing to complain about."""
-    source = read_request(request)
-    _limit(source.size_bytes(), most_bytes)
-    return _convert(source, result)
-
-
 def _limit(source_bytes: int, most_bytes: int) -> None:
     """Let a file take no more memory than its bytes could decode to.
 
@@ -98,7 +102,8 @@ def _limit(source_bytes: int, most_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, most_bytes))
 
 
-def _convert(source: SourceFile, result: int) -> bool:
+def _convert(sources: Sequence[SourceFile], result: int, most_bytes: int) -> bool:
+    """Convert files; say whether there was nothing to complain about."""
     log = _Gathered()
     document: dict[str, Any] = {"log": log.records}
     root = logging.getLogger("dataplane")
@@ -106,16 +111,28 @@ def _convert(source: SourceFile, result: int) -> bool:
     root.setLevel(logging.DEBUG)
     root.propagate = False
     try:
-        write_outcome(result, VTK_CONVERTERS[source.format](source), document)
+        write_outcome(result, _each(sources, most_bytes, log), document)
     except Exception as err:
+        if len(sources) > 1:
+            return False
         if isinstance(err, ConfigError):
             failed = {"kind": err.kind, "message": err.message, "hint": err.hint}
         else:
-            error = Unreadable.from_exception(source.label, err).error()
+            error = Unreadable.from_exception(sources[0].label, err).error()
             failed = {"kind": error.kind, "message": error.message, "hint": error.hint}
         write_outcome(result, (), {**document, "failed": failed})
         return False
     return not log.records
+
+
+def _each(
+    sources: Sequence[SourceFile], most_bytes: int, log: _Gathered
+) -> Iterator[Iterator[SourceSample]]:
+    for source in sources:
+        if log.records:
+            raise FormatError("a file before this one came with a warning")
+        _limit(source.size_bytes(), most_bytes)
+        yield VTK_CONVERTERS[source.format](source)
 
 
 class _Gathered(logging.Handler):

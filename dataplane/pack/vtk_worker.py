@@ -6,14 +6,16 @@ that every reader begins as the first one did. It ends when its socket closes or
 of it for a minute; a reader ends with its worker, however that ends.
 
 Forking costs several times what reading a file of some kilobytes does, so a reader goes on with the
-next small file, up to `READS_PER_READER`, for as long as every read is beyond complaint. What a
-file leaked or overwrote must not count against the next one:
+next small file, or several at a time, for as long as every read is beyond complaint. What a file
+leaked or overwrote must not count against the next one:
 
 - A file that is not small has a reader of its own.
+- Several files that were asked for at once count only if none gave reason for complaint. If one
+  did, whoever asked has them read singly.
 - A read that ends with an error, a warning or a crash ends its reader.
 - Such an end is believed of a reader's first file only. At a later one the blame may lie with an
   earlier file, so the file is read once more by a fresh reader, whose answer is the answer.
-- A reader whose memory has grown is replaced.
+- A reader that has read many files, or whose memory has grown, is replaced.
 """
 
 from __future__ import annotations
@@ -28,15 +30,13 @@ from contextlib import suppress
 
 from dataplane.errors import ConfigError
 from dataplane.pack import vtk_read
-from dataplane.pack.crossing import SHARED
+from dataplane.pack.crossing import ALONE, TOGETHER
 from dataplane.pack.meter import say_fraction
 from dataplane.pack.vtk_reader import LAST, SOUND, serve
 
 __all__ = ["main"]
 
 IDLE_S = 60.0
-READS_PER_READER = 256
-"""A fork costs about ten reads of a small file: shared by so many it no longer counts."""
 _STATUS_BYTES = 4
 _NO_ANSWER = 1 << 8
 """Wait status of an exit with the code 1."""
@@ -46,7 +46,7 @@ def main(channel: socket.socket, fraction: int) -> None:
     """Serve requests until the other end closes, or is silent for `IDLE_S`.
 
     Args:
-        channel: where requests come from, with `ALONE` or `SHARED` as the message.
+        channel: where requests come from, with `ALONE`, `SHARED` or `TOGETHER` as the message.
         fraction: a memory file for how far the read is (`meter`).
     """
     vtk_read.on_progress = functools.partial(say_fraction, fraction)
@@ -63,7 +63,7 @@ def main(channel: socket.socket, fraction: int) -> None:
             if not message or not handles:
                 return
             result = os.memfd_create("dataplane-vtk-result")
-            status = worker.read(handles[0], result, shared=message == SHARED)
+            status = worker.read(handles[0], result, message)
             with suppress(OSError):  # nobody waits any more; the next receive notices
                 socket.send_fds(channel, [status.to_bytes(_STATUS_BYTES, "little")], [result])
             os.close(result)
@@ -79,25 +79,27 @@ class _Worker:
         self._channel = channel
         self._reader: _Reader | None = None
 
-    def read(self, request: int, result: int, *, shared: bool) -> int:
-        """Have a file read; return 0, or the wait status of the reader that ended over it."""
-        if not shared:
+    def read(self, request: int, result: int, how: bytes) -> int:
+        """Have files read; return 0, or the wait status of the reader that ended over them."""
+        if how == ALONE:
             self.close()
         if self._reader is None:
             self._reader = _Reader(self._channel)
         reader = self._reader
         answer = reader.ask(request, result)
-        if answer == SOUND and shared and reader.reads < READS_PER_READER:
+        if answer == SOUND and how != ALONE:
             return 0
         status = self.close()
-        if reader.reads == 1:
+        if how == TOGETHER and answer != LAST:
+            return status or _NO_ANSWER
+        if reader.requests == 1:
             return 0 if answer else status or _NO_ANSWER
         if answer in {SOUND, LAST}:
             return 0
         with suppress(OSError):  # what it said is not about this file alone
             os.ftruncate(sys.stderr.fileno(), 0)
             os.lseek(sys.stderr.fileno(), 0, os.SEEK_SET)
-        return self.read(request, result, shared=shared)
+        return self.read(request, result, how)
 
     def close(self) -> int:
         """End the reader that is kept, and return its wait status. Idempotent."""
@@ -113,7 +115,7 @@ class _Reader:
     """
 
     def __init__(self, channel: socket.socket) -> None:
-        self.reads = 0
+        self.requests = 0
         self._asked_from = channel
         self._socket, theirs = socket.socketpair()
         self._pid = os.fork()
@@ -124,8 +126,8 @@ class _Reader:
         theirs.close()
 
     def ask(self, request: int, result: int) -> bytes:
-        """Have a file read; return the answer, or nothing when the reader ended over it."""
-        self.reads += 1
+        """Have files read; return the answer, or nothing when the reader ended over them."""
+        self.requests += 1
         try:
             socket.send_fds(self._socket, [b"r"], [request, result])
             poll = select.poll()

@@ -12,16 +12,15 @@ Python objects. Not thread-safe; its owner serialises.
 from __future__ import annotations
 
 import io
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dataplane.shards.model import Measured, SampleEntry
-from dataplane.shards.zarr_metadata import json_fill_value
+from dataplane.shards.zarr_metadata import compact_json, json_fill_value
 
 __all__ = [
     "ADDED",
@@ -102,17 +101,17 @@ class IndexBuilder:
 
     def add(self, entry: SampleEntry) -> None:
         """Append a sample."""
-        attributes: str | None = _json(entry.attributes)
+        attributes: str | None = compact_json(entry.attributes)
         columns = self._columns
         for array in entry.arrays.values():
             meta, stats = array.meta, array.stats
-            names = None if meta.dimension_names is None else _json(meta.dimension_names)
+            names = None if meta.dimension_names is None else compact_json(meta.dimension_names)
             row = (
                 *(entry.key, self._samples, attributes, array.name, entry.shard),
                 *(entry.zip_start, entry.zip_stop, array.start, array.stop),
-                *(meta.dtype.name, meta.shape, meta.chunk_shape, _json(meta.codecs)),
-                *(_json(json_fill_value(meta.fill_value, meta.dtype)), names, meta.units),
-                _json(meta.attributes) if meta.attributes else None,
+                *(meta.dtype.name, meta.shape, meta.chunk_shape, compact_json(meta.codecs)),
+                *(compact_json(json_fill_value(meta.fill_value, meta.dtype)), names, meta.units),
+                compact_json(meta.attributes) if meta.attributes else None,
                 *((None,) * 5 if stats is None else (stats.minimum, stats.maximum)),
                 *(() if stats is None else (stats.mean, stats.std, stats.nan_count)),
                 *(array.chunk_offsets, array.chunk_nbytes),
@@ -135,7 +134,7 @@ class IndexBuilder:
         metadata = {
             NAME_FIELD: FORMAT_NAME.encode(),
             VERSION_FIELD: str(FORMAT_VERSION).encode(),
-            SHARDS_FIELD: _json([[key, size] for key, size in shards]).encode(),
+            SHARDS_FIELD: compact_json([[key, size] for key, size in shards]).encode(),
         }
         table = pa.Table.from_batches(self._batches, _WRITTEN).replace_schema_metadata(metadata)
         sink = io.BytesIO()
@@ -174,7 +173,3 @@ def _added(measured: Measured) -> tuple[Any, ...]:
     ]  # fmt: skip
     rounded = (measured.round_bits, measured.max_error)
     return (measured.nonfinite_count, components or None, *rounded)
-
-
-def _json(value: Mapping[str, Any] | Sequence[Any] | float | str | bool | None) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))

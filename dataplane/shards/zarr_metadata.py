@@ -32,6 +32,7 @@ from dataplane.stores.base import Buffer
 __all__ = [
     "array_document",
     "chunk_key",
+    "compact_json",
     "grid_size",
     "group_document",
     "inner_codecs",
@@ -100,8 +101,8 @@ def array_document(meta: ArrayMeta) -> bytes:
                 "name": "sharding_indexed",
                 "configuration": {
                     "chunk_shape": list(meta.chunk_shape),
-                    "codecs": [dict(codec) for codec in meta.codecs],
-                    "index_codecs": [dict(codec) for codec in _INDEX_CODECS],
+                    "codecs": _Compact(compact_json(meta.codecs)),
+                    "index_codecs": _Compact(compact_json(_INDEX_CODECS)),
                     "index_location": "end",
                 },
             }
@@ -138,7 +139,24 @@ def _indented(value: Any, line: str) -> str:
     if value and kind is list:
         inner = line + " "
         return f"[{inner}{f',{inner}'.join([_indented(item, inner) for item in value])}{line}]"
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    if kind is _Compact:
+        return _indented_once(value, line)
+    return compact_json(value)
+
+
+class _Compact(str):
+    """JSON that many documents share, and that is therefore indented once."""
+
+    __slots__ = ()
+
+
+@functools.lru_cache(maxsize=64)
+def _indented_once(text: str, line: str) -> str:
+    return _indented(json.loads(text), line)
+
+
+compact_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""Write JSON without spaces; made once, since `json.dumps` makes an encoder for each call."""
 
 
 def json_attributes(attributes: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """VTK reads in processes apart: its crashes cost one file, and no process stays behind."""
 
-import faulthandler
 import logging
 import os
 import re
@@ -19,49 +18,13 @@ pv = pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError, MissingPackage  # noqa: E402
 from dataplane.pack import apart, open_source, pack, vtk_reader, vtk_worker  # noqa: E402
-from dataplane.pack.crossing import read_outcome, write_request  # noqa: E402
+from dataplane.pack.crossing import SHARED, read_outcome, write_request  # noqa: E402
 from dataplane.pack.plan import plan_sources  # noqa: E402
 from dataplane.pack.source import SourceFile  # noqa: E402
-from dataplane.shards import DatasetIndex, SourceArray, SourceSample, WriteOptions  # noqa: E402
+from dataplane.shards import DatasetIndex, WriteOptions  # noqa: E402
 from dataplane.stores import open_store  # noqa: E402
+from tests.pack.harm import NO_CRASH, NO_MEMORY, complain, crash, crasher, grow, mesh, plain, refuse  # noqa: E402
 from tests.pack.oracle import assert_same_arrays, expected_arrays, values_of  # noqa: E402
-
-
-@pytest.fixture
-def fresh_workers():
-    """Workers that only this test uses."""
-    apart._close_idle()
-    yield
-    apart._close_idle()
-
-
-def _mesh(path, **arguments):
-    grid = pv.Sphere(theta_resolution=12, phi_resolution=12).cast_to_unstructured_grid()
-    grid.point_data["p"] = np.random.default_rng(0).standard_normal(grid.n_points)
-    grid.save(path, **arguments)
-    return path
-
-
-_POLYHEDRON = """<VTKFile type="UnstructuredGrid" version="1.0" byte_order="LittleEndian">
-<UnstructuredGrid><Piece NumberOfPoints="4" NumberOfCells="1">
-<Points><DataArray type="Float64" NumberOfComponents="3" format="ascii">
-0 0 0 1 0 0 0 1 0 0 0 1 </DataArray></Points>
-<Cells><DataArray type="Int64" Name="connectivity" format="ascii">0 1 2 3</DataArray>
-<DataArray type="Int64" Name="offsets" format="ascii">{offset}</DataArray>
-<DataArray type="UInt8" Name="types" format="ascii">42</DataArray>
-<DataArray type="Int64" Name="faces" format="ascii">{faces}</DataArray>
-<DataArray type="Int64" Name="faceoffsets" format="ascii">5</DataArray>
-</Cells></Piece></UnstructuredGrid></VTKFile>"""
-
-
-def _crasher(path, *, offset=4, faces="1000000000 3 0 1 2"):
-    """Write a polyhedron of a thousand million faces, which VTK looks for behind the array."""
-    path.write_text(_POLYHEDRON.format(offset=offset, faces=faces))
-    return path
-
-
-_NO_MEMORY = {"offset": 10**14}
-_NO_CRASH = {"faces": "1 1000000000 0 1 2"}
 
 
 def _children():
@@ -92,11 +55,11 @@ def _wait_until(condition, timeout_s=20):
     ("content", "reason"),
     [
         ({}, "VTK crashed while it read it .SIGSEGV"),
-        (_NO_MEMORY, "VTK ran out of memory over it"),
+        (NO_MEMORY, "VTK ran out of memory over it"),
     ],
 )
 def test_a_file_that_crashes_vtk_is_refused_with_the_reason(tmp_path, capfd, content, reason):
-    path = _crasher(tmp_path / "case.vtu", **content)
+    path = crasher(tmp_path / "case.vtu", **content)
     with pytest.raises(FormatError, match=reason) as caught:
         list(open_source(path))
     assert str(path) in str(caught.value)
@@ -107,9 +70,9 @@ def test_files_that_crash_vtk_cost_a_pack_nothing_else(tmp_path):
     folder = tmp_path / "sources"
     folder.mkdir()
     for number in range(6):
-        _mesh(folder / f"good{number}.vtu")
-    _crasher(folder / "bad0.vtu")
-    _crasher(folder / "good1b.vtu", **_NO_MEMORY)
+        mesh(folder / f"good{number}.vtu")
+    crasher(folder / "bad0.vtu")
+    crasher(folder / "good1b.vtu", **NO_MEMORY)
     url = (tmp_path / "dataset").as_uri()
     summary = pack([folder], url, WriteOptions(workers=3))
     assert list(DatasetIndex.load(open_store(url)).keys) == [f"good{n}" for n in range(6)]
@@ -120,7 +83,7 @@ def test_files_that_crash_vtk_cost_a_pack_nothing_else(tmp_path):
 
 
 def test_arrays_are_writable_and_outlive_the_worker(tmp_path, fresh_workers):
-    expected = expected_arrays(pv.read(_mesh(tmp_path / "case.vtu")))
+    expected = expected_arrays(pv.read(mesh(tmp_path / "case.vtu")))
     (sample,) = open_source(tmp_path / "case.vtu")
     apart._close_idle()
     assert_same_arrays(values_of(sample), expected)
@@ -129,7 +92,7 @@ def test_arrays_are_writable_and_outlive_the_worker(tmp_path, fresh_workers):
 
 
 def test_a_worker_serves_file_after_file_and_crashes_do_not_end_it(tmp_path, fresh_workers):
-    good, bad = _mesh(tmp_path / "good.vtu"), _crasher(tmp_path / "bad.vtu")
+    good, bad = mesh(tmp_path / "good.vtu"), crasher(tmp_path / "bad.vtu")
     list(open_source(good))
     (worker,) = apart._idle
     for _ in range(3):
@@ -149,7 +112,7 @@ def _children_of(pid):
 
 
 def test_small_files_share_a_reader_and_a_large_one_has_its_own(tmp_path, fresh_workers):
-    small, large = _mesh(tmp_path / "small.vtu"), tmp_path / "large.vtu"
+    small, large = mesh(tmp_path / "small.vtu"), tmp_path / "large.vtu"
     pv.ImageData(dimensions=(60, 60, 20)).cast_to_unstructured_grid().save(large, binary=False)
     assert large.stat().st_size > apart.SHARED_BYTES > small.stat().st_size
     list(open_source(small))
@@ -164,9 +127,9 @@ def test_small_files_share_a_reader_and_a_large_one_has_its_own(tmp_path, fresh_
     assert _readers(worker) != first
 
 
-@pytest.mark.parametrize("content", [{}, _NO_CRASH])
+@pytest.mark.parametrize("content", [{}, NO_CRASH])
 def test_a_file_that_fails_ends_the_reader_that_it_shared(tmp_path, fresh_workers, content):
-    small, bad = _mesh(tmp_path / "small.vtu"), _crasher(tmp_path / "bad.vtu", **content)
+    small, bad = mesh(tmp_path / "small.vtu"), crasher(tmp_path / "bad.vtu", **content)
     with pytest.raises(FormatError) as alone:
         list(open_source(bad))
     list(open_source(small))
@@ -177,32 +140,6 @@ def test_a_file_that_fails_ends_the_reader_that_it_shared(tmp_path, fresh_worker
     assert str(shared.value) == str(alone.value)
     list(open_source(small))
     assert _readers(worker) != first
-
-
-def _crash(_source):
-    faulthandler.disable()
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def _complain(source):
-    logging.getLogger("dataplane").info("VTK: warns")
-    yield from _plain(source)
-
-
-def _refuse(source):
-    raise FormatError(f"{source.label}: not so")
-
-
-def _plain(source):
-    yield SourceSample(source.key, {"p": SourceArray(np.arange(3))})
-
-
-def _grow(source):
-    _kept.append(np.empty(vtk_reader._MAX_GROWTH_BYTES + 1, np.uint8))
-    yield from _plain(source)
-
-
-_kept = []
 
 
 @pytest.fixture
@@ -225,8 +162,8 @@ def ask(monkeypatch, tmp_path):
         found = []
         for _ in converters:
             request, result = os.memfd_create("request"), os.memfd_create("result")
-            write_request(request, source)
-            status = worker.read(request, result, shared=True)
+            write_request(request, [source])
+            status = worker.read(request, result, SHARED)
             crossed = None if status else read_outcome(result)
             found.append((status, crossed, worker._reader is not None))
             os.close(request)
@@ -239,22 +176,22 @@ def ask(monkeypatch, tmp_path):
     theirs.close()
 
 
-@pytest.mark.parametrize("harmed", [_crash, _complain, _refuse])
+@pytest.mark.parametrize("harmed", [crash, complain, refuse])
 def test_what_fails_in_a_reader_that_has_read_others_is_read_again_by_a_fresh_one(ask, harmed):
     # The first file of any reader is read well; whatever comes second in it meets `harmed`.
-    for status, crossed, is_kept in ask(_plain, harmed):
+    for status, crossed, is_kept in ask(plain, harmed):
         assert (status, is_kept) == (0, True)
         assert crossed.document == {"log": []}
-        assert np.array_equal(crossed.samples[0].arrays["p"].values, np.arange(3))
+        assert np.array_equal(crossed.samples[0][0].arrays["p"].values, np.arange(3))
 
 
 def test_a_crash_over_the_first_file_of_a_reader_is_the_files_own(ask):
-    ((status, _, is_kept),) = ask(_crash)
+    ((status, _, is_kept),) = ask(crash)
     assert os.WTERMSIG(status) == signal.SIGSEGV
     assert not is_kept
 
 
-@pytest.mark.parametrize("harmed", [_complain, _refuse])
+@pytest.mark.parametrize("harmed", [complain, refuse])
 def test_a_complaint_about_the_first_file_of_a_reader_counts_and_ends_it(ask, harmed):
     ((status, crossed, is_kept),) = ask(harmed)
     assert (status, is_kept) == (0, False)
@@ -262,19 +199,19 @@ def test_a_complaint_about_the_first_file_of_a_reader_counts_and_ends_it(ask, ha
 
 
 def test_a_reader_is_replaced_after_a_bounded_number_of_files(ask, monkeypatch):
-    monkeypatch.setattr(vtk_worker, "READS_PER_READER", 3)
-    found = ask(_plain, _plain, _plain, _plain)
+    monkeypatch.setattr(vtk_reader, "READS_PER_READER", 3)
+    found = ask(plain, plain, plain, plain)
     assert [is_kept for _, _, is_kept in found] == [True, True, False, True]
 
 
 def test_a_reader_whose_memory_has_grown_is_replaced(ask):
-    (_, (status, crossed, is_kept)) = ask(_plain, _grow)
+    (_, (status, crossed, is_kept)) = ask(plain, grow)
     assert (status, is_kept) == (0, False)
-    assert len(crossed.samples) == 1
+    assert len(crossed.samples[0]) == 1
 
 
 def test_a_worker_that_was_ended_is_replaced(tmp_path, fresh_workers):
-    good = _mesh(tmp_path / "good.vtu")
+    good = mesh(tmp_path / "good.vtu")
     list(open_source(good))
     (worker,) = apart._idle
     os.kill(worker.process.pid, signal.SIGKILL)
@@ -286,14 +223,14 @@ def test_a_worker_that_was_ended_is_replaced(tmp_path, fresh_workers):
 def test_a_worker_that_cannot_start_is_named_with_what_it_said(
     tmp_path, fresh_workers, monkeypatch
 ):
-    good = _mesh(tmp_path / "good.vtu")
+    good = mesh(tmp_path / "good.vtu")
     monkeypatch.setattr(apart, "_WORKER_MODULE", "dataplane.no_such_module")
     with pytest.raises(FormatError, match=r"good\.vtu: .* ended .exit code 1.*no_such_module"):
         list(open_source(good))
 
 
 def test_without_vtk_the_error_names_the_extra(tmp_path, fresh_workers, monkeypatch):
-    good = _mesh(tmp_path / "good.vtu")
+    good = mesh(tmp_path / "good.vtu")
     (tmp_path / "shadow" / "vtkmodules").mkdir(parents=True)
     (tmp_path / "shadow" / "vtkmodules" / "__init__.py").write_text("raise ImportError('gone')")
     monkeypatch.syspath_prepend(tmp_path / "shadow")
@@ -303,7 +240,7 @@ def test_without_vtk_the_error_names_the_extra(tmp_path, fresh_workers, monkeypa
 
 def test_a_reader_that_never_ends_is_ended(tmp_path, fresh_workers, monkeypatch):
     os.mkfifo(tmp_path / "case.vtu")  # opening it waits for a writer that never comes
-    _mesh(tmp_path / "sound.vtu")
+    mesh(tmp_path / "sound.vtu")
     (source,) = plan_sources([tmp_path / "sound.vtu"])
     stuck = type(source)(tmp_path / "case.vtu", "stuck", "stuck", "stuck", "vtu")
     list(open_source(tmp_path / "sound.vtu"))
@@ -346,7 +283,7 @@ def test_a_reader_ends_with_its_worker(tmp_path, fresh_workers):
     source = SourceFile(tmp_path / "case.vtu", "stuck", "stuck", "stuck", "vtu")
     worker = apart._borrow()
     request = os.memfd_create("request")
-    write_request(request, source)
+    write_request(request, [source])
     socket.send_fds(worker._channel, [b"s"], [request])
     os.close(request)
     _wait_until(lambda: _readers(worker))
@@ -357,7 +294,7 @@ def test_a_reader_ends_with_its_worker(tmp_path, fresh_workers):
 
 
 def test_this_process_waits_for_no_idle_worker_when_it_ends(tmp_path, fresh_workers):
-    list(open_source(_mesh(tmp_path / "small.vtu")))
+    list(open_source(mesh(tmp_path / "small.vtu")))
     (worker,) = apart._idle
     os.kill(worker.process.pid, signal.SIGSTOP)  # it cannot notice that it is not needed
     begin = time.monotonic()
@@ -374,7 +311,7 @@ def _is_running(pid):
 
 
 def test_a_forked_child_has_workers_of_its_own(tmp_path, fresh_workers):
-    good = _mesh(tmp_path / "good.vtu")
+    good = mesh(tmp_path / "good.vtu")
     list(open_source(good))
     child = os.fork()
     if child == 0:
@@ -389,7 +326,7 @@ def test_a_forked_child_has_workers_of_its_own(tmp_path, fresh_workers):
 
 
 def test_files_are_read_at_the_same_time(tmp_path, fresh_workers):
-    paths = [_mesh(tmp_path / f"case{n}.vtu") for n in range(3)]
+    paths = [mesh(tmp_path / f"case{n}.vtu") for n in range(3)]
     barrier = threading.Barrier(3, timeout=30)
     read = apart._Worker.read
     pids = set()
