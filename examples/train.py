@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=2 examples/train.py URL --epochs 2 --checkpoint model.pt
 
 `URL` is a dataset of surface meshes, with `points` [N, 3] and `point_data/pressure` [N]:
-`dataplane pack` makes it of simulation files, `dataplane.testing.generate.generate_samples` of
+`dataplane pack` makes it of simulation files, `dataplane_testing.generate.generate_samples` of
 nothing. Interrupt it at any time and start it again with the same arguments: it goes on with the
 very next batch, also with another number of processes.
 

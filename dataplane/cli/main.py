@@ -30,7 +30,6 @@ _DEBUG_HINT = "dataplane --debug … shows where"
 _BUILT_IN = {
     "cache": ("dataplane.cli.cache", "cache", "Look into the cache, check it, empty it."),
     "config": ("dataplane.cli.config", "config", "Show every setting and where it came from."),
-    "demo": ("dataplane.cli.demo", "demo", "Run the whole data plane on generated data."),
     "info": ("dataplane.cli.info", "info", "Describe a packed dataset."),
     "stats": ("dataplane.cli.stats", "stats", "Watch the processes that use the cache."),
     "warm": ("dataplane.cli.warm", "warm", "Bring objects into the cache ahead of their readers."),
@@ -39,6 +38,7 @@ _BUILT_IN = {
 _ENTRY_POINTS = "dataplane.commands"
 _ENTRY_POINT_HELP = {
     "bench": "Measure throughput beside rivals and measured ceilings.",
+    "demo": "Run the whole data plane on generated data.",
     "mount": "Mount a bucket, prefix or packed dataset read-only.",
     "umount": "Remove a mount.",
 }

@@ -1,7 +1,7 @@
 """The contract between everything above and an object store.
 
 A store is a flat namespace of objects below one URL. Its comments are the contract; the conformance
-suite in `dataplane.testing` checks each sentence against every store.
+suite in `dataplane_testing` checks each sentence against every store.
 
 - Keys are relative to the store's URL, use `/`, never start with one, and are opaque otherwise.
 - `get_range` returns exactly `stop - start` bytes or raises; a short answer is an error, never a

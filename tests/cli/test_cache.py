@@ -20,7 +20,7 @@ from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.session import Session
 from dataplane.cli import main as command_line
 from dataplane.stores import open_store
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 
 MIB = 1 << 20
 

@@ -16,7 +16,7 @@ _DEMO = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from dataplane.cli.demo_steps import Demo, _mounted
+from dataplane_bench.demo_steps import Demo, _mounted
 from dataplane.stores import StoreConfig
 
 demo = Demo(Console(stderr=True), Path(sys.argv[1]), StoreConfig(), "lz4", 1, 0)

@@ -16,7 +16,7 @@ import pytest
 
 from dataplane.cli import main
 from dataplane.shards.scratch import ScratchFolder
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 
 COMMANDS = [
     "bench",

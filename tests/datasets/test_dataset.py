@@ -21,7 +21,7 @@ from dataplane.datasets import collate
 from dataplane.datasets.samples import KEY
 from dataplane.errors import FormatError
 from dataplane.shards import SourceArray, SourceSample
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 from tests.datasets.packed import SAMPLES, Packed, pack, source_sample
 
 

@@ -15,8 +15,8 @@ from dataplane.errors import StoreError
 from dataplane.shards import DatasetWriter, SourceSample, WriteOptions
 from dataplane.stores import open_store
 from dataplane.stores.base import StoreConfig
-from dataplane.testing.generate import generate_samples
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.generate import generate_samples
+from dataplane_testing.s3 import Faults, S3Endpoint
 
 URL = "s3://data/ds"
 STALL_S = 6.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.stores import open_store
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.s3 import Faults, S3Endpoint
 from tests.datasets.packed import pack, source_sample
 
 LONG_S = 60.0  # what would be waited for if anything were

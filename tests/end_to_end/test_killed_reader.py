@@ -18,8 +18,8 @@ import dataplane as dp
 from dataplane.cache import Cache
 from dataplane.shards import DatasetWriter, SourceSample, WriteOptions
 from dataplane.stores import open_store
-from dataplane.testing.generate import generate_samples
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.generate import generate_samples
+from dataplane_testing.s3 import Faults, S3Endpoint
 
 KILLS = 10
 URL = "s3://data/ds"

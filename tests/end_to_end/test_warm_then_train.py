@@ -13,9 +13,9 @@ import pytest
 
 from dataplane.shards import DatasetWriter, WriteOptions
 from dataplane.stores import open_store
-from dataplane.testing.environment import exported
-from dataplane.testing.generate import generate_samples
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.environment import exported
+from dataplane_testing.generate import generate_samples
+from dataplane_testing.s3 import S3Endpoint
 
 pytest.importorskip("torch")
 

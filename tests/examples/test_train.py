@@ -15,7 +15,7 @@ import pytest
 
 from dataplane.shards import DatasetWriter, WriteOptions
 from dataplane.stores import open_store
-from dataplane.testing.generate import generate_samples
+from dataplane_testing.generate import generate_samples
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train.py"
 EPOCHS = 2

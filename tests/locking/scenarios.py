@@ -25,10 +25,10 @@ from dataplane.cache.verify import verify
 from dataplane.pack import open_source
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
-from dataplane.testing.s3 import S3Endpoint
 from dataplane_fuse.caching import CacheBlocks
 from dataplane_fuse.datasets import PackedDatasets
 from dataplane_fuse.filesystem import Filesystem
+from dataplane_testing.s3 import S3Endpoint
 
 _BLOCK_BYTES = 64 << 10
 _OBJECT_BYTES = 20 * _BLOCK_BYTES

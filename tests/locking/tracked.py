@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 OUR_PACKAGES = ("dataplane", "dataplane_fuse")
-_NOT_OURS = "dataplane.testing"  # servers and tests that others use
+_NOT_OURS = "dataplane_testing"  # servers and tests that others use
 _STANDARD = ("threading", "queue", "concurrent.futures", "contextlib", "dataclasses")
 _PLAIN = (threading.Condition, threading.Event, threading.Semaphore)  # named as locks are
 _KEPT_IN = re.compile(r"^\s*(?:self\.)?(\w+)\s*(?::[^=]+)?=")

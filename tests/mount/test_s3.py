@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dataplane.stores import open_store
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 from tests.mount.conftest import MakeMount, Mounted, write_dataset
 from tests.servers.s3 import S3Bucket
 

@@ -242,7 +242,7 @@ def test_odd_names_are_read_by_zarr_tensorstore_and_unzip(tmp_path):
 
 
 def test_generated_samples_are_stored_as_they_are(tmp_path):
-    from dataplane.testing.generate import generate_samples
+    from dataplane_testing.generate import generate_samples
 
     samples = {s.key: s for s in generate_samples(1 << 20, seed=5)}
     store = open_store((tmp_path / "ds").as_uri())

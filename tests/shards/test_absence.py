@@ -15,7 +15,7 @@ import pytest
 from dataplane.errors import BucketNotFound, FormatError, NotFound
 from dataplane.shards import DatasetIndex, DatasetWriter, SourceArray, SourceSample
 from dataplane.stores import open_store
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dataplane.stores import Store, StoreConfig, open_store
-from dataplane.testing.conformance import StoreConformance
-from dataplane.testing.conformance_streams import StreamConformance
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.conformance import StoreConformance
+from dataplane_testing.conformance_streams import StreamConformance
+from dataplane_testing.s3 import S3Endpoint
 from tests.servers.s3 import S3Server
 
 _numbers = itertools.count()

@@ -11,7 +11,7 @@ from dataplane.stores import StoreConfig, open_store
 from dataplane.stores.direct import DirectReads
 from dataplane.stores.failures import retry_after_s
 from dataplane.stores.urls import parse_url
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 from tests.stores.fakes import Answer, HttpServer, Request
 from tests.stores.ranged import BODY, ONCE, good, raw, stream
 

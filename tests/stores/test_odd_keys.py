@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.errors import ConfigError, Denied, StoreError, Unavailable
 from dataplane.stores import Store, StoreConfig, open_store
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.s3 import Faults, S3Endpoint
 from tests.servers.s3 import S3Bucket
 from tests.stores.fakes import Answer, HttpServer, Request
 

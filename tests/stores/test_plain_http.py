@@ -16,7 +16,7 @@ import pytest
 
 from dataplane.errors import Timeout, Unavailable
 from dataplane.stores import StoreConfig, open_store, plain_http
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.s3 import Faults, S3Endpoint
 from tests.stores.fakes import Answer, HttpServer, Request
 from tests.stores.ranged import BODY, ONCE, good, stream
 

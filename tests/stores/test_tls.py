@@ -14,7 +14,7 @@ from dataplane.errors import ConfigError, StoreError
 from dataplane.stores import StoreConfig, open_store
 from dataplane.stores.base import CA_VARIABLES
 from dataplane.stores.tls import root_certificates, tls_context
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 from tests.stores.certificates import Authority, tls_front
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 
 from dataplane.shards import DatasetWriter, WriteOptions
 from dataplane.stores import open_store
-from dataplane.testing.generate import generate_samples
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.generate import generate_samples
+from dataplane_testing.s3 import Faults, S3Endpoint
 
 BLOCK = 256 << 10
 URL = "s3://data/ds"

@@ -10,7 +10,7 @@ import numpy as np
 
 from dataplane.stores import open_store
 from dataplane.stores.base import StoreConfig
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.s3 import Faults, S3Endpoint
 
 BLOCK = 64 << 10
 WEATHER = {

@@ -11,7 +11,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from dataplane.testing.s3 import Limits, S3Endpoint
+from dataplane_testing.s3 import Limits, S3Endpoint
 
 
 @pytest.fixture

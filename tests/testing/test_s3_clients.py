@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from obstore.exceptions import AlreadyExistsError, PermissionDeniedError, PreconditionError
 from obstore.store import S3Store
 
-from dataplane.testing.s3 import Faults, S3Endpoint
+from dataplane_testing.s3 import Faults, S3Endpoint
 
 BODY = bytes(range(251)) * 50_000  # 12.5 MB
 KEY = "dir with space/ünï, comma+plus%.bin"

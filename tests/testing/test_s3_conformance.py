@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from dataplane.stores import Store, StoreConfig, open_store
-from dataplane.testing.conformance import StoreConformance
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.conformance import StoreConformance
+from dataplane_testing.s3 import S3Endpoint
 
 _numbers = itertools.count()
 

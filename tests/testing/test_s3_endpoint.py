@@ -15,7 +15,7 @@ import pytest
 
 from dataplane.errors import ConfigError, StoreError
 from dataplane.stores import open_store
-from dataplane.testing.s3 import Faults, Limits, S3Endpoint
+from dataplane_testing.s3 import Faults, Limits, S3Endpoint
 
 
 def is_running(pid: int) -> bool:
@@ -236,7 +236,7 @@ def test_closing_ends_the_process_and_removes_its_folder(connect):
 
 OWNER = """
 import os, sys, time
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 endpoint = S3Endpoint()
 if "fork" in sys.argv:
     if os.fork() == 0:
@@ -307,7 +307,7 @@ def test_a_forked_process_does_not_stop_its_parents_endpoint(connect):
 
 FORKER = """
 import os, urllib.request, urllib.error
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 with S3Endpoint(anonymous=True) as endpoint:
     pid = os.fork()
     if pid == 0:
@@ -326,7 +326,7 @@ with S3Endpoint(anonymous=True) as endpoint:
 def test_the_program_serves_until_it_is_told_to_stop(tmp_path, number):
     program = subprocess.Popen(
         [
-            *(sys.executable, "-m", "dataplane.testing.s3", "--bucket", "mine"),
+            *(sys.executable, "-m", "dataplane_testing.s3", "--bucket", "mine"),
             *("--root", str(tmp_path / "root"), "--secret-key", "it's secret"),
         ],
         stdout=subprocess.PIPE,
@@ -346,7 +346,7 @@ def test_the_program_serves_until_it_is_told_to_stop(tmp_path, number):
 def test_the_program_explains_a_folder_that_it_cannot_take(tmp_path):
     (tmp_path / "file").touch()
     program = subprocess.run(
-        [sys.executable, "-m", "dataplane.testing.s3", "--root", str(tmp_path)],
+        [sys.executable, "-m", "dataplane_testing.s3", "--root", str(tmp_path)],
         check=False,
         capture_output=True,
         text=True,
@@ -358,6 +358,6 @@ def test_the_program_explains_a_folder_that_it_cannot_take(tmp_path):
 
 
 def test_importing_the_testing_package_imports_no_server():
-    code = "import sys, dataplane.testing; print('dataplane.testing.s3' in sys.modules)"
+    code = "import sys, dataplane_testing; print('dataplane_testing.s3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout == "False\n"

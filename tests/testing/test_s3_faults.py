@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from dataplane.errors import ConfigError
-from dataplane.testing.s3 import Faults, Limits, S3Endpoint
-from dataplane.testing.s3.faults import FAULT_KINDS, FaultInjector
+from dataplane_testing.s3 import Faults, Limits, S3Endpoint
+from dataplane_testing.s3.faults import FAULT_KINDS, FaultInjector
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 

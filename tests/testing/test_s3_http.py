@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from dataplane.testing.s3 import Limits, S3Endpoint
-from dataplane.testing.s3.http import parse_head
-from dataplane.testing.s3.model import S3Error
+from dataplane_testing.s3 import Limits, S3Endpoint
+from dataplane_testing.s3.http import parse_head
+from dataplane_testing.s3.model import S3Error
 
 HEAD = b"GET /data/k?a=b HTTP/1.1\r\nHost: h\r\nRange:  bytes=0-1 \r\nx-a: 1\r\nX-A: 2"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.testing.s3.documents import escape, read_document
-from dataplane.testing.s3.listing import PageRequest, decode_token, encode_token, list_page
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.objects import Attributes, ObjectVersion
+from dataplane_testing.s3.documents import escape, read_document
+from dataplane_testing.s3.listing import PageRequest, decode_token, encode_token, list_page
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.objects import Attributes, ObjectVersion
 
 
 def version(key: str) -> ObjectVersion:

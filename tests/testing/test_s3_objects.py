@@ -8,9 +8,9 @@ import threading
 import pytest
 
 from dataplane.errors import ConfigError
-from dataplane.testing.s3 import S3Endpoint
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.objects import Attributes, ObjectFiles, Precondition
+from dataplane_testing.s3 import S3Endpoint
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.objects import Attributes, ObjectFiles, Precondition
 
 HOSTILE_KEYS = [
     "a",

@@ -18,7 +18,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from dataplane.testing.s3 import S3Endpoint
+from dataplane_testing.s3 import S3Endpoint
 
 BODY = bytes(range(256)) * 4
 ETAG = f'"{hashlib.md5(BODY).hexdigest()}"'

@@ -17,10 +17,10 @@ from botocore.exceptions import ClientError
 from botocore.httpchecksum import AwsChunkedWrapper, Crc32Checksum
 
 from dataplane import _native
-from dataplane.testing.s3 import Limits, S3Endpoint
-from dataplane.testing.s3.http import parse_head
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.sigv4 import EMPTY_SHA256, Verifier, split_query
+from dataplane_testing.s3 import Limits, S3Endpoint
+from dataplane_testing.s3.http import parse_head
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.sigv4 import EMPTY_SHA256, Verifier, split_query
 
 # Source: the S3 reference, "Signature Calculations for the Authorization Header".
 AWS_KEY = "AKIAIOSFODNN7EXAMPLE"

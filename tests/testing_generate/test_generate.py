@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dataplane.errors import ConfigError
-from dataplane.testing.generate import (
+from dataplane_testing.generate import (
     generate_samples,
     surface_mesh,
     turbulence,

@@ -19,7 +19,6 @@ import numpy as np
 
 from dataplane.cache import CacheConfig
 from dataplane.stores import open_store
-from dataplane.testing.s3 import Faults, S3Endpoint
 from dataplane_bench.cases.cache_entries import entry_costs
 from dataplane_bench.cases.cache_fill import (
     KEY,
@@ -40,6 +39,7 @@ from dataplane_bench.cases.cache_reads import (
 )
 from dataplane_bench.model import Case, Figure, Row, System, summarise
 from dataplane_bench.rounds import run_rounds, start_all
+from dataplane_testing.s3 import Faults, S3Endpoint
 
 __all__ = ["PARTS", "CacheOptions", "run"]
 

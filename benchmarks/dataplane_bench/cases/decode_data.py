@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from dataplane.codecs import ChunkTable, Codec
 from dataplane.errors import ConfigError
-from dataplane.testing.generate import surface_mesh, turbulence
+from dataplane_testing.generate import surface_mesh, turbulence
 
 __all__ = [
     "CODECS",

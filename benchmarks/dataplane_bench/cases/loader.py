@@ -33,9 +33,6 @@ from dataplane.loader import DataLoader
 from dataplane.shards import CodecName, DatasetWriter, SourceSample, WriteOptions
 from dataplane.shards.chunking import inner_chunk_shape
 from dataplane.stores import Store, open_store
-from dataplane.testing.ceilings import GET_THREADS, fetch_everything
-from dataplane.testing.generate import generate_samples
-from dataplane.testing.s3 import S3Endpoint
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
 from dataplane_bench.rivals.loaders import (
     LoaderInput,
@@ -46,6 +43,9 @@ from dataplane_bench.rivals.loaders import (
 )
 from dataplane_bench.rounds import cpu_seconds, run_rounds, start_all, timed
 from dataplane_bench.signing import presigned_url
+from dataplane_testing.ceilings import GET_THREADS, fetch_everything
+from dataplane_testing.generate import generate_samples
+from dataplane_testing.s3 import S3Endpoint
 
 __all__ = ["LoaderOptions", "run"]
 

@@ -26,11 +26,11 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from dataplane.stores import open_store
-from dataplane.testing.s3 import S3Endpoint
 from dataplane_bench.isolated import RivalFailed
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
 from dataplane_bench.rounds import run_rounds, start_all, timed
 from dataplane_bench.signing import presigned_url
+from dataplane_testing.s3 import S3Endpoint
 
 __all__ = ["StoreOptions", "run"]
 

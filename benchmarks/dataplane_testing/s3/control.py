@@ -28,9 +28,9 @@ from typing import Any
 
 import dataplane
 from dataplane.errors import ConfigError, StoreError
-from dataplane.testing.s3.engine import Engine, Settings
-from dataplane.testing.s3.faults import Faults
-from dataplane.testing.s3.model import Limits, RequestRecord
+from dataplane_testing.s3.engine import Engine, Settings
+from dataplane_testing.s3.faults import Faults
+from dataplane_testing.s3.model import Limits, RequestRecord
 
 __all__ = ["RemoteEngine", "serve_control"]
 

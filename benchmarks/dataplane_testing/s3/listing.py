@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.objects import ObjectVersion
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.objects import ObjectVersion
 
 __all__ = ["MAX_KEYS", "Page", "PageRequest", "decode_token", "encode_token", "list_page"]
 

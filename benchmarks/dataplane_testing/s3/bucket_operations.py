@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from dataplane.testing.s3.bodies import receive_body
-from dataplane.testing.s3.documents import document, element, iso_date, listing_document
-from dataplane.testing.s3.exchange import Request, Response
-from dataplane.testing.s3.listing import (
+from dataplane_testing.s3.bodies import receive_body
+from dataplane_testing.s3.documents import document, element, iso_date, listing_document
+from dataplane_testing.s3.exchange import Request, Response
+from dataplane_testing.s3.listing import (
     MAX_KEYS,
     PageRequest,
     decode_token,
     encode_token,
     list_page,
 )
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.service import Operation, Service
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.service import Operation, Service
 
 __all__ = ["OPERATIONS"]
 

@@ -21,8 +21,8 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import quote, unquote_to_bytes
 
-from dataplane.testing.s3.http import RequestHead
-from dataplane.testing.s3.model import S3Error
+from dataplane_testing.s3.http import RequestHead
+from dataplane_testing.s3.model import S3Error
 
 __all__ = ["EMPTY_SHA256", "UNSIGNED_PAYLOAD", "Signing", "Verifier", "split_query"]
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dataplane import _native
-from dataplane.testing.s3.http import ConnectionReader, RequestHead
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.sigv4 import UNSIGNED_PAYLOAD, Signing
+from dataplane_testing.s3.http import ConnectionReader, RequestHead
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.sigv4 import UNSIGNED_PAYLOAD, Signing
 
 __all__ = ["ReceivedBody", "body_size", "receive_body"]
 

@@ -17,9 +17,9 @@ import termios
 import threading
 import time
 
-from dataplane.testing.s3.exchange import Response
-from dataplane.testing.s3.faults import Plan
-from dataplane.testing.s3.http import response_head
+from dataplane_testing.s3.exchange import Response
+from dataplane_testing.s3.faults import Plan
+from dataplane_testing.s3.http import response_head
 
 __all__ = ["ConnectionBroken", "Delivery"]
 

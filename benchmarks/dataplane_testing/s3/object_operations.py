@@ -6,19 +6,19 @@ import os
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
-from dataplane.testing.s3.bodies import body_size, receive_body
-from dataplane.testing.s3.conditions import is_unmodified, parse_range, write_precondition
-from dataplane.testing.s3.documents import document, element, iso_date, read_document
-from dataplane.testing.s3.exchange import Request, Response
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.objects import (
+from dataplane_testing.s3.bodies import body_size, receive_body
+from dataplane_testing.s3.conditions import is_unmodified, parse_range, write_precondition
+from dataplane_testing.s3.documents import document, element, iso_date, read_document
+from dataplane_testing.s3.exchange import Request, Response
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.objects import (
     DEFAULT_CONTENT_TYPE,
     Attributes,
     ObjectVersion,
     append_file,
     check_key,
 )
-from dataplane.testing.s3.service import Operation, Service
+from dataplane_testing.s3.service import Operation, Service
 
 __all__ = ["OPERATIONS", "read_attributes", "receive_document"]
 

@@ -36,10 +36,10 @@ from dataplane.errors import BucketNotFound, DataplaneError, MountError, NotFoun
 from dataplane.loader import DataLoader
 from dataplane.shards import CodecName, DatasetIndex, DatasetWriter, WriteOptions
 from dataplane.stores import StoreConfig, open_store
-from dataplane.testing.ceilings import fetch_everything, memcpy_seconds
-from dataplane.testing.generate import generate_samples
-from dataplane.testing.s3 import S3Endpoint
 from dataplane.units import format_bytes
+from dataplane_testing.ceilings import fetch_everything, memcpy_seconds
+from dataplane_testing.generate import generate_samples
+from dataplane_testing.s3 import S3Endpoint
 
 __all__ = ["Demo", "check_mount", "check_place", "pack", "place", "removed_at_end", "stream"]
 

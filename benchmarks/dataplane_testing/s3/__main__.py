@@ -10,14 +10,14 @@ import threading
 from collections.abc import Sequence
 
 from dataplane.errors import DataplaneError
-from dataplane.testing.s3.control import serve_control
-from dataplane.testing.s3.endpoint import S3Endpoint
+from dataplane_testing.s3.control import serve_control
+from dataplane_testing.s3.endpoint import S3Endpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m dataplane.testing.s3", description="A small S3 server on loopback."
+        prog="python -m dataplane_testing.s3", description="A small S3 server on loopback."
     )
     parser.add_argument("--root", help="folder for the objects (default: temporary)")
     parser.add_argument("--bucket", action="append", help="bucket to make (default: data)")

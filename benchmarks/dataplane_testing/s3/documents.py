@@ -13,8 +13,8 @@ from urllib.parse import quote
 from xml.parsers import expat
 from xml.sax.saxutils import escape as _escape_markup
 
-from dataplane.testing.s3.listing import Page, PageRequest
-from dataplane.testing.s3.model import S3Error
+from dataplane_testing.s3.listing import Page, PageRequest
+from dataplane_testing.s3.model import S3Error
 
 __all__ = [
     "document",

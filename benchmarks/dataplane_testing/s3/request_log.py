@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 
-from dataplane.testing.s3.model import RequestRecord
+from dataplane_testing.s3.model import RequestRecord
 
 __all__ = ["RequestLog"]
 

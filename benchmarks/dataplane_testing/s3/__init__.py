@@ -10,13 +10,13 @@ The rooms, downward: `endpoint` (the Python face), `control` (the same in anothe
 `uploads`, `replacements` (state), `sigv4`, `bodies`, `http`, `documents`, `listing`, `conditions`
 (protocol), `model` (words).
 
-Started as a program, `python -m dataplane.testing.s3 --help`, it serves until Ctrl-C.
+Started as a program, `python -m dataplane_testing.s3 --help`, it serves until Ctrl-C.
 """
 
 from __future__ import annotations
 
-from dataplane.testing.s3.endpoint import S3Endpoint
-from dataplane.testing.s3.faults import Faults
-from dataplane.testing.s3.model import Limits, RequestRecord
+from dataplane_testing.s3.endpoint import S3Endpoint
+from dataplane_testing.s3.faults import Faults
+from dataplane_testing.s3.model import Limits, RequestRecord
 
 __all__ = ["Faults", "Limits", "RequestRecord", "S3Endpoint"]

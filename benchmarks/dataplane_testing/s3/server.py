@@ -15,7 +15,7 @@ import time
 
 from dataplane.errors import ConfigError
 from dataplane.telemetry import logger
-from dataplane.testing.s3.connection import Connection, Shared
+from dataplane_testing.s3.connection import Connection, Shared
 
 __all__ = ["Server"]
 

@@ -7,7 +7,7 @@
 
 The class attributes say what differs between stores. Each test checks one sentence of the contract
 in `dataplane.stores.base`. The suite ships with the package, so that stores of other projects can
-be held to it too. It needs pytest; importing `dataplane.testing` does not import this module.
+be held to it too. It needs pytest; importing `dataplane_testing` does not import this module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pytest
 
 from dataplane.errors import ConfigError, NotFound, ObjectChanged, StoreError
 from dataplane.stores import ObjectInfo, Store, StoreConfig, open_store
-from dataplane.testing.conformance_streams import PATTERN, StreamConformance
+from dataplane_testing.conformance_streams import PATTERN, StreamConformance
 
 __all__ = ["LEGAL_KEYS", "REFUSED_KEYS", "StoreConformance"]
 

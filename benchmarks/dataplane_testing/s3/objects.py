@@ -36,8 +36,8 @@ from types import MappingProxyType
 from typing import Self
 
 from dataplane.errors import ConfigError
-from dataplane.testing.s3.http import http_date
-from dataplane.testing.s3.model import S3Error
+from dataplane_testing.s3.http import http_date
+from dataplane_testing.s3.model import S3Error
 
 __all__ = [
     "Attributes",

@@ -19,15 +19,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dataplane.telemetry import logger
-from dataplane.testing.s3.delivery import ConnectionBroken, Delivery
-from dataplane.testing.s3.documents import error_document
-from dataplane.testing.s3.exchange import Request, Response, name_operation, split_path
-from dataplane.testing.s3.faults import FaultInjector, Plan
-from dataplane.testing.s3.http import ConnectionReader, parse_head, timeval
-from dataplane.testing.s3.model import RequestRecord, S3Error
-from dataplane.testing.s3.request_log import RequestLog
-from dataplane.testing.s3.service import Operation, Service
-from dataplane.testing.s3.sigv4 import Verifier, split_query
+from dataplane_testing.s3.delivery import ConnectionBroken, Delivery
+from dataplane_testing.s3.documents import error_document
+from dataplane_testing.s3.exchange import Request, Response, name_operation, split_path
+from dataplane_testing.s3.faults import FaultInjector, Plan
+from dataplane_testing.s3.http import ConnectionReader, parse_head, timeval
+from dataplane_testing.s3.model import RequestRecord, S3Error
+from dataplane_testing.s3.request_log import RequestLog
+from dataplane_testing.s3.service import Operation, Service
+from dataplane_testing.s3.sigv4 import Verifier, split_query
 
 __all__ = ["Connection", "Shared"]
 

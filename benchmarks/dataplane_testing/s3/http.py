@@ -18,7 +18,7 @@ import time
 from email.utils import formatdate
 from http import HTTPStatus
 
-from dataplane.testing.s3.model import Limits, S3Error
+from dataplane_testing.s3.model import Limits, S3Error
 
 __all__ = ["ConnectionReader", "RequestHead", "http_date", "parse_head", "response_head"]
 

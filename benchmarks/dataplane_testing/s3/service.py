@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from dataplane.testing.s3.exchange import Request, Response
-from dataplane.testing.s3.model import Limits
-from dataplane.testing.s3.objects import ObjectFiles
-from dataplane.testing.s3.replacements import Replacements
-from dataplane.testing.s3.uploads import Uploads
+from dataplane_testing.s3.exchange import Request, Response
+from dataplane_testing.s3.model import Limits
+from dataplane_testing.s3.objects import ObjectFiles
+from dataplane_testing.s3.replacements import Replacements
+from dataplane_testing.s3.uploads import Uploads
 
 __all__ = ["Operation", "Service"]
 
@@ -29,7 +29,7 @@ Operation = Callable[[Service, Request], Response]
 
 def all_operations() -> Mapping[str, Operation]:
     """Return every operation by S3's name of it."""
-    from dataplane.testing.s3 import bucket_operations, object_operations, upload_operations
+    from dataplane_testing.s3 import bucket_operations, object_operations, upload_operations
 
     return {
         **bucket_operations.OPERATIONS,

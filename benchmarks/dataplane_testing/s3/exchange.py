@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote_to_bytes
 
-from dataplane.testing.s3.http import ConnectionReader, RequestHead
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.sigv4 import Signing
+from dataplane_testing.s3.http import ConnectionReader, RequestHead
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.sigv4 import Signing
 
 __all__ = ["Request", "Response", "name_operation", "split_path"]
 

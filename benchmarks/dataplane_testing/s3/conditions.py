@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.objects import ObjectVersion, Precondition
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.objects import ObjectVersion, Precondition
 
 __all__ = ["is_unmodified", "parse_range", "write_precondition"]
 

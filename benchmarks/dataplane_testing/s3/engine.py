@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataplane.errors import ConfigError
-from dataplane.testing.s3.connection import Shared
-from dataplane.testing.s3.faults import FaultInjector, Faults
-from dataplane.testing.s3.model import Limits, RequestRecord, S3Error
-from dataplane.testing.s3.objects import Attributes, ObjectFiles, Staged
-from dataplane.testing.s3.replacements import Replacements
-from dataplane.testing.s3.request_log import RequestLog
-from dataplane.testing.s3.server import Server
-from dataplane.testing.s3.service import Service, all_operations
-from dataplane.testing.s3.sigv4 import Verifier
-from dataplane.testing.s3.uploads import Uploads
+from dataplane_testing.s3.connection import Shared
+from dataplane_testing.s3.faults import FaultInjector, Faults
+from dataplane_testing.s3.model import Limits, RequestRecord, S3Error
+from dataplane_testing.s3.objects import Attributes, ObjectFiles, Staged
+from dataplane_testing.s3.replacements import Replacements
+from dataplane_testing.s3.request_log import RequestLog
+from dataplane_testing.s3.server import Server
+from dataplane_testing.s3.service import Service, all_operations
+from dataplane_testing.s3.sigv4 import Verifier
+from dataplane_testing.s3.uploads import Uploads
 
 __all__ = ["Engine", "Settings"]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from dataplane.testing.s3.objects import Attributes, ObjectFiles, Staged
+from dataplane_testing.s3.objects import Attributes, ObjectFiles, Staged
 
 __all__ = ["Replacements"]
 

@@ -13,11 +13,11 @@ from typing import Self
 
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer
-from dataplane.testing.environment import exported
-from dataplane.testing.s3.control import RemoteEngine
-from dataplane.testing.s3.engine import Engine, Settings
-from dataplane.testing.s3.faults import Faults
-from dataplane.testing.s3.model import Limits, RequestRecord
+from dataplane_testing.environment import exported
+from dataplane_testing.s3.control import RemoteEngine
+from dataplane_testing.s3.engine import Engine, Settings
+from dataplane_testing.s3.faults import Faults
+from dataplane_testing.s3.model import Limits, RequestRecord
 
 __all__ = ["S3Endpoint"]
 

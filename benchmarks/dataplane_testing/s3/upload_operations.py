@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import time
 
-from dataplane.testing.s3.bodies import body_size, receive_body
-from dataplane.testing.s3.conditions import write_precondition
-from dataplane.testing.s3.documents import document, element, iso_date, read_document
-from dataplane.testing.s3.exchange import Request, Response
-from dataplane.testing.s3.model import S3Error
-from dataplane.testing.s3.object_operations import read_attributes, receive_document
-from dataplane.testing.s3.objects import Attributes, check_key
-from dataplane.testing.s3.service import Operation, Service
-from dataplane.testing.s3.uploads import Part
+from dataplane_testing.s3.bodies import body_size, receive_body
+from dataplane_testing.s3.conditions import write_precondition
+from dataplane_testing.s3.documents import document, element, iso_date, read_document
+from dataplane_testing.s3.exchange import Request, Response
+from dataplane_testing.s3.model import S3Error
+from dataplane_testing.s3.object_operations import read_attributes, receive_document
+from dataplane_testing.s3.objects import Attributes, check_key
+from dataplane_testing.s3.service import Operation, Service
+from dataplane_testing.s3.uploads import Part
 
 __all__ = ["OPERATIONS"]
 

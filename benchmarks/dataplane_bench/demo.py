@@ -68,7 +68,7 @@ def demo(
             "--endpoint-url, --region and --anonymous say how to reach your own store",
             hint="add --store URL, or leave them out to use the embedded endpoint",
         )
-    from dataplane.cli import demo_steps as steps  # imports torch
+    from dataplane_bench import demo_steps as steps
 
     console = Console(stderr=as_json, highlight=False)
     with ExitStack() as stack:

@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dataplane.testing.s3.model import Limits, S3Error
-from dataplane.testing.s3.objects import (
+from dataplane_testing.s3.model import Limits, S3Error
+from dataplane_testing.s3.objects import (
     Attributes,
     ObjectFiles,
     ObjectVersion,
