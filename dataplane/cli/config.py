@@ -22,8 +22,8 @@ from dataplane.cache.base import CacheConfig
 from dataplane.cache.keys import KEY_VARIABLE
 from dataplane.cli.text import Column, fits, output, print_fitted, print_pieces, printable
 from dataplane.config import Resolved, assemble, load_toml
-from dataplane.stores.access import s3_access
 from dataplane.stores.base import StoreConfig
+from dataplane.stores.clients.access import s3_access
 from dataplane.stores.urls import without_credentials
 from dataplane.units import format_bytes, parse_bytes
 

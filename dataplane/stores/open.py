@@ -13,16 +13,16 @@ import os
 from dataplane.config import assemble
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Store, StoreConfig
-from dataplane.stores.hedge import HedgeStore
+from dataplane.stores.clients.local import LocalStore
+from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.clients.per_process import PerProcessStore
 from dataplane.stores.keys import why_foreign
-from dataplane.stores.limit import LimitStore
-from dataplane.stores.local import LocalStore
-from dataplane.stores.memory import MemoryStore
-from dataplane.stores.meter import MeterStore
-from dataplane.stores.perprocess import PerProcessStore
-from dataplane.stores.retry import RetryPolicy, RetryStore
+from dataplane.stores.policy.hedge import HedgeStore
+from dataplane.stores.policy.limit import LimitStore
+from dataplane.stores.policy.metrics import MeterStore
+from dataplane.stores.policy.retry import RetryPolicy, RetryStore
+from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.stores.urls import OBSTORE_SCHEMES, Location, parse_url, split_url
-from dataplane.stores.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
 __all__ = ["OpenedStore", "open_store"]

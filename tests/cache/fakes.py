@@ -16,7 +16,7 @@ from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead
 from dataplane.cache.keys import KEY_VARIABLE
 from dataplane.errors import NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo
-from dataplane.stores.piecewise import PiecewiseStore
+from dataplane.stores.clients.piecewise import PiecewiseStore
 
 BLOCK = 4096
 

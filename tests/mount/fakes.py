@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dataplane.errors import DataplaneError, FormatError, NotFound, ObjectChanged
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
-from dataplane.stores.piecewise import PiecewiseStore
+from dataplane.stores.clients.piecewise import PiecewiseStore
 
 MODIFIED_S = 1_700_000_000.0
 

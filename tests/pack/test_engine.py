@@ -18,7 +18,8 @@ from dataplane.errors import ConfigError, FormatError, NoSpace
 from dataplane.pack import convert as convert_room
 from dataplane.pack import engine, pack, read_ahead
 from dataplane.shards import DatasetIndex, WriteOptions
-from dataplane.stores import local, open_store
+from dataplane.stores import open_store
+from dataplane.stores.clients import local
 from tests.pack.packed import read_with_zarr
 
 

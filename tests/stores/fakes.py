@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from dataplane.stores import ObjectInfo, Store
-from dataplane.stores.memory import MemoryStore
-from dataplane.stores.wrapper import StoreWrapper
+from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.policy.wrapper import StoreWrapper
 
 
 class ScriptedStore(StoreWrapper):

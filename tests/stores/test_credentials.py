@@ -10,7 +10,7 @@ import pytest
 
 from dataplane.errors import ConfigError, Denied, MissingPackage
 from dataplane.stores import StoreConfig, open_store
-from dataplane.stores.credentials import s3_options
+from dataplane.stores.clients.credentials import s3_options
 
 _KEYS = {"AWS_ACCESS_KEY_ID": "AKIDTEST", "AWS_SECRET_ACCESS_KEY": "topsecret"}
 

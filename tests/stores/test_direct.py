@@ -8,7 +8,7 @@ import pytest
 
 from dataplane.errors import Denied, NotFound, ObjectChanged, StoreError, Throttled
 from dataplane.stores import StoreConfig, open_store
-from dataplane.stores.direct import DirectReads
+from dataplane.stores.clients.direct import DirectReads
 from dataplane.stores.failures import retry_after_s
 from dataplane.stores.urls import parse_url
 from dataplane_testing.s3 import S3Endpoint

@@ -10,7 +10,7 @@ import pytest
 
 from dataplane.errors import NoSpace, NotFound, ObjectChanged, StoreError, Timeout
 from dataplane.stores import StoreConfig
-from dataplane.stores.generic import FsspecStore
+from dataplane.stores.clients.fsspec import FsspecStore
 from dataplane.stores.urls import parse_url
 
 _numbers = itertools.count()

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import pytest
 
 from dataplane.errors import ObjectChanged, StoreError
-from dataplane.stores import hedge
-from dataplane.stores.hedge import HedgeStore
-from dataplane.stores.latencies import Latencies
-from dataplane.stores.memory import MemoryStore
-from dataplane.stores.wrapper import StoreWrapper
+from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.policy import hedge
+from dataplane.stores.policy.hedge import HedgeStore
+from dataplane.stores.policy.hedge_threshold import Latencies
+from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
 CONTENT = bytes(range(200))
@@ -174,7 +174,7 @@ def test_a_stalled_read_does_not_keep_a_program_from_ending() -> None:
     script = """
 import time
 from tests.stores.test_hedge import Scripted
-from dataplane.stores.hedge import HedgeStore
+from dataplane.stores.policy.hedge import HedgeStore
 from dataplane.telemetry import Counters
 scripted, counters = Scripted(), Counters()
 store = HedgeStore(scripted, 0.05, counters)

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dataplane.errors import BucketNotFound, NotFound, ObjectChanged, Throttled
-from dataplane.stores.limit import LimitStore
-from dataplane.stores.memory import MemoryStore
-from dataplane.stores.meter import MeterStore
-from dataplane.stores.retry import RetryPolicy, RetryStore
-from dataplane.stores.wrapper import StoreWrapper
+from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.policy.limit import LimitStore
+from dataplane.stores.policy.metrics import MeterStore
+from dataplane.stores.policy.retry import RetryPolicy, RetryStore
+from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 from tests.stores.fakes import ScriptedStore
 

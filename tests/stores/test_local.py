@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dataplane.errors import Denied, NoSpace, NotFound, ObjectChanged, StoreError
-from dataplane.stores import local
-from dataplane.stores.local import LocalStore
+from dataplane.stores.clients import local
+from dataplane.stores.clients.local import LocalStore
 
 
 def _everything(folder: Path) -> list[str]:

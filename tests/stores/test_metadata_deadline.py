@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.errors import ConfigError, Timeout, Unavailable
 from dataplane.stores import Store, StoreConfig, open_store
-from dataplane.stores.retry import RetryPolicy, RetryStore
+from dataplane.stores.policy.retry import RetryPolicy, RetryStore
 from dataplane.telemetry import Counters
 from tests.stores.fakes import Answer, HttpServer, Request, ScriptedStore
 

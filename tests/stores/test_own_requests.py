@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.errors import StoreError, Unavailable
 from dataplane.stores import Store, StoreConfig, open_store
-from dataplane.stores.redirects import MAX_REDIRECTS, redirected
+from dataplane.stores.http.redirects import MAX_REDIRECTS, redirected
 from tests.stores.fakes import Answer, HttpServer, Request
 
 _BODY = bytes(range(256)) * 8

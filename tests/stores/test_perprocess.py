@@ -11,9 +11,10 @@ import weakref
 import pytest
 
 from dataplane.errors import ConfigError, StoreError
-from dataplane.stores import StoreConfig, open_store, perprocess
-from dataplane.stores.perprocess import PerProcessStore
-from dataplane.stores.remote import RemoteStore
+from dataplane.stores import StoreConfig, open_store
+from dataplane.stores.clients import per_process
+from dataplane.stores.clients.object_store import RemoteStore
+from dataplane.stores.clients.per_process import PerProcessStore
 from dataplane.stores.urls import parse_url
 
 
@@ -70,7 +71,7 @@ def test_a_forked_child_without_the_package_is_told_what_to_do(
     def missing(*_: object) -> None:
         raise ConfigError("s3:// needs a package", hint="pip install s3fs")
 
-    monkeypatch.setattr(perprocess, "FsspecStore", missing)
+    monkeypatch.setattr(per_process, "FsspecStore", missing)
 
     def check() -> int:
         try:
@@ -86,11 +87,11 @@ def test_a_child_forked_before_the_first_use_has_a_client_of_its_own(
     moto_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = PerProcessStore(parse_url(moto_url), StoreConfig())
-    monkeypatch.setattr(perprocess._runtime, "pid", None)
-    assert perprocess._runtime.is_usable()
-    perprocess._runtime.claim()
-    assert perprocess._runtime.is_usable()
-    assert _forked(lambda: 1 if perprocess._runtime.is_usable() else 0) == 0
+    monkeypatch.setattr(per_process._runtime, "pid", None)
+    assert per_process._runtime.is_usable()
+    per_process._runtime.claim()
+    assert per_process._runtime.is_usable()
+    assert _forked(lambda: 1 if per_process._runtime.is_usable() else 0) == 0
     assert store._store is None
 
 

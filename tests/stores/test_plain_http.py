@@ -15,7 +15,8 @@ import types
 import pytest
 
 from dataplane.errors import Timeout, Unavailable
-from dataplane.stores import StoreConfig, open_store, plain_http
+from dataplane.stores import StoreConfig, open_store
+from dataplane.stores.http import response
 from dataplane_testing.s3 import Faults, S3Endpoint
 from tests.stores.fakes import Answer, HttpServer, Request
 from tests.stores.ranged import BODY, ONCE, good, stream
@@ -134,11 +135,11 @@ def test_connections_that_are_not_used_for_long_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = types.SimpleNamespace(monotonic=lambda: now.s, s=0.0)
-    monkeypatch.setattr(plain_http, "time", now)
+    monkeypatch.setattr(response, "time", now)
     limits = {"timeout_s": 10.0, "connect_timeout_s": 10.0, "max_idle": 8}
     with S3Endpoint(buckets=("idle",), anonymous=True) as endpoint:
         endpoint.put("idle", "k", BODY)
-        client = plain_http.PlainHttp("127.0.0.1", endpoint.port, **limits)
+        client = response.PlainHttp("127.0.0.1", endpoint.port, **limits)
         before = len(os.listdir("/proc/self/fd"))
         memory = memoryview(bytearray(len(BODY)))
 

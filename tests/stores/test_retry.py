@@ -15,8 +15,8 @@ from dataplane.errors import (
     Timeout,
     Unavailable,
 )
-from dataplane.stores.memory import MemoryStore
-from dataplane.stores.retry import BASE_PAUSE_S, MAX_PAUSE_S, RetryPolicy, RetryStore
+from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.policy.retry import BASE_PAUSE_S, MAX_PAUSE_S, RetryPolicy, RetryStore
 from dataplane.telemetry import Counters
 from tests.stores.fakes import BreakingListStore, ScriptedStore
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Generator, Iterator
 import pytest
 
 from dataplane.errors import Denied, ObjectChanged, StoreError, Throttled
-from dataplane.stores import race
-from dataplane.stores.hedge import HedgeStore
-from dataplane.stores.latencies import Latencies
-from dataplane.stores.limit import LimitStore
-from dataplane.stores.memory import MemoryStore
-from dataplane.stores.meter import MeterStore
-from dataplane.stores.retry import RetryPolicy, RetryStore
-from dataplane.stores.wrapper import StoreWrapper
+from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.policy import hedged_stream
+from dataplane.stores.policy.hedge import HedgeStore
+from dataplane.stores.policy.hedge_threshold import Latencies
+from dataplane.stores.policy.limit import LimitStore
+from dataplane.stores.policy.metrics import MeterStore
+from dataplane.stores.policy.retry import RetryPolicy, RetryStore
+from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 from tests.cache.fakes import wait_until
 
@@ -171,23 +171,23 @@ def hedged(scripted, counters) -> HedgeStore:
 def ended(monkeypatch) -> list[object]:
     """The streams that have said all they had to say."""
     over: list[object] = []
-    run = race._Runner.run
+    run = hedged_stream._Runner.run
 
-    def noted(self: race._Runner, pieces: Generator[bytes, None, None]) -> None:
+    def noted(self: hedged_stream._Runner, pieces: Generator[bytes, None, None]) -> None:
         run(self, pieces)
         over.append(self)
 
-    monkeypatch.setattr(race._Runner, "run", noted)
+    monkeypatch.setattr(hedged_stream._Runner, "run", noted)
     return over
 
 
 def test_streams_teach_what_is_late(scripted, counters) -> None:
     store = HedgeStore(scripted, 30.0, counters)
     for _ in range(64):
-        assert store._latencies.late_after_s(race._FIRST) is None
+        assert store._latencies.late_after_s(hedged_stream._FIRST) is None
         assert _read(store) == CONTENT
-    assert store._latencies.late_after_s(race._FIRST) == 30.0
-    assert store._latencies.late_after_s(race._NEXT) == 30.0
+    assert store._latencies.late_after_s(hedged_stream._FIRST) == 30.0
+    assert store._latencies.late_after_s(hedged_stream._NEXT) == 30.0
 
 
 @pytest.mark.parametrize("position", [0, 20, 100, 180])
@@ -269,7 +269,7 @@ def test_a_slow_consumer_holds_the_stream_back(hedged, scripted) -> None:
 
 def test_without_free_threads_the_consumer_reads_itself(hedged, monkeypatch) -> None:
     busy = type("Busy", (), {"run": lambda self, call: None})()
-    monkeypatch.setattr(race, "shared_runners", lambda: busy)
+    monkeypatch.setattr(hedged_stream, "shared_runners", lambda: busy)
     assert _read(hedged) == CONTENT
 
 

@@ -30,13 +30,13 @@ from urllib.parse import quote, urlencode
 import obstore
 
 from dataplane.stores.base import ObjectInfo, StoreConfig
-from dataplane.stores.clients import make_client
-from dataplane.stores.credentials import DEFAULT_REGION
+from dataplane.stores.clients.credentials import DEFAULT_REGION
+from dataplane.stores.clients.obstore_client import make_client
 from dataplane.stores.failures import Reply, error_code
-from dataplane.stores.own_opener import make_opener
-from dataplane.stores.plain_http import PlainFailure
-from dataplane.stores.ranged_answer import RangedAnswer, ranged_answer
-from dataplane.stores.redirects import MAX_REDIRECTS, REDIRECTS, redirected
+from dataplane.stores.http.opener import make_opener
+from dataplane.stores.http.ranged_response import RangedAnswer, ranged_answer
+from dataplane.stores.http.redirects import MAX_REDIRECTS, REDIRECTS, redirected
+from dataplane.stores.http.response import PlainFailure
 from dataplane.stores.tls import refusal_of, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location
 from dataplane.stores.versions import header_text, modified_of, tag_of

@@ -18,8 +18,8 @@ from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from dataplane.stores.base import Buffer
-from dataplane.stores.latencies import Latencies
-from dataplane.stores.runners import shared_runners
+from dataplane.stores.daemon_pool import shared_runners
+from dataplane.stores.policy.hedge_threshold import Latencies
 from dataplane.telemetry import Counters
 
 __all__ = ["StreamRace"]

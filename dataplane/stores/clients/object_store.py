@@ -45,10 +45,15 @@ from dataplane.errors import (
     StoreError,
 )
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
-from dataplane.stores.client_body import ClientBody
-from dataplane.stores.clients import make_client, scheme_options
-from dataplane.stores.direct import DirectReads
+from dataplane.stores.clients.direct import DirectReads
+from dataplane.stores.clients.object_failures import RemoteFailures
+from dataplane.stores.clients.object_listing import CLIENT_ERRORS, RemoteListing, described
+from dataplane.stores.clients.obstore_body import ClientBody
+from dataplane.stores.clients.obstore_client import make_client, scheme_options
+from dataplane.stores.clients.own_requests import OwnRequests
 from dataplane.stores.failures import is_foreign_header
+from dataplane.stores.http.ranged_response import Body, RangedAnswer
+from dataplane.stores.http.response import NotPlain
 from dataplane.stores.keys import (
     check_key,
     check_level,
@@ -57,11 +62,6 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
-from dataplane.stores.own_requests import OwnRequests
-from dataplane.stores.plain_http import NotPlain
-from dataplane.stores.ranged_answer import Body, RangedAnswer
-from dataplane.stores.remote_failures import RemoteFailures
-from dataplane.stores.remote_listing import CLIENT_ERRORS, RemoteListing, described
 from dataplane.stores.tls import refusal_in_text
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import same_version, tag_of

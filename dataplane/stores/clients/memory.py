@@ -20,6 +20,7 @@ from pathlib import Path
 
 from dataplane.errors import NotFound, ObjectChanged, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
+from dataplane.stores.clients.piecewise import PiecewiseStore
 from dataplane.stores.keys import (
     check_key,
     check_level,
@@ -29,7 +30,6 @@ from dataplane.stores.keys import (
     join_key,
     level_of,
 )
-from dataplane.stores.piecewise import PiecewiseStore
 
 __all__ = ["MemoryStore"]
 

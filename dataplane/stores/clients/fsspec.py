@@ -37,6 +37,8 @@ from dataplane.errors import (
 )
 from dataplane.extras import extra_of, missing_package
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
+from dataplane.stores.clients.piecewise import PiecewiseStore
+from dataplane.stores.daemon_pool import shared_runners
 from dataplane.stores.failures import from_python
 from dataplane.stores.keys import (
     LeftOut,
@@ -48,8 +50,6 @@ from dataplane.stores.keys import (
     join_key,
     why_unusable,
 )
-from dataplane.stores.piecewise import PiecewiseStore
-from dataplane.stores.runners import shared_runners
 from dataplane.stores.tls import named_bundle, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import header_text, new_tag, same_version

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.failures import from_obstore, from_reply
-from dataplane.stores.plain_http import PlainFailure
+from dataplane.stores.http.response import PlainFailure
 from dataplane.stores.urls import Location
 
 __all__ = ["RemoteFailures"]

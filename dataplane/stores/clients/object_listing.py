@@ -22,12 +22,12 @@ from obstore.exceptions import BaseError
 
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Listing, ObjectInfo
+from dataplane.stores.clients.object_failures import RemoteFailures
+from dataplane.stores.clients.own_requests import OwnRequests
+from dataplane.stores.clients.s3_listing import ListedPage, listed_pages
 from dataplane.stores.failures import is_foreign_key
+from dataplane.stores.http.response import PlainFailure
 from dataplane.stores.keys import LeftOut, join_key, why_foreign
-from dataplane.stores.own_requests import OwnRequests
-from dataplane.stores.plain_http import PlainFailure
-from dataplane.stores.remote_failures import RemoteFailures
-from dataplane.stores.s3_listing import ListedPage, listed_pages
 from dataplane.stores.versions import tag_of
 from dataplane.telemetry import logger
 

@@ -24,10 +24,10 @@ from urllib.parse import SplitResult, quote, urlsplit
 import obstore
 
 from dataplane.stores.base import StoreConfig
-from dataplane.stores.clients import CONNECT_TIMEOUT_S
+from dataplane.stores.clients.obstore_client import CONNECT_TIMEOUT_S
 from dataplane.stores.failures import Reply, error_code
-from dataplane.stores.plain_http import NotPlain, PlainAnswer, PlainFailure, PlainHttp
-from dataplane.stores.ranged_answer import RangedAnswer, ranged_answer
+from dataplane.stores.http.ranged_response import RangedAnswer, ranged_answer
+from dataplane.stores.http.response import NotPlain, PlainAnswer, PlainFailure, PlainHttp
 from dataplane.stores.urls import Location, s3_endpoint
 
 if TYPE_CHECKING:

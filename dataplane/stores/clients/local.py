@@ -28,6 +28,7 @@ from pathlib import Path
 from dataplane.config import absolute_path
 from dataplane.errors import Denied, NoSpace, NotFound, ObjectChanged, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
+from dataplane.stores.clients.piecewise import PiecewiseStore
 from dataplane.stores.keys import (
     check_key,
     check_level,
@@ -36,7 +37,6 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
-from dataplane.stores.piecewise import PiecewiseStore
 
 __all__ = ["LocalStore"]
 

@@ -16,7 +16,7 @@ from typing import Any
 from dataplane.errors import ConfigError
 from dataplane.extras import install_hint
 from dataplane.stores.base import StoreConfig
-from dataplane.stores.credentials import CLIENT_READS, DEFAULT_REGION
+from dataplane.stores.clients.credentials import CLIENT_READS, DEFAULT_REGION
 from dataplane.stores.urls import s3_endpoint
 
 __all__ = ["Access", "s3_access"]

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator
 
 from dataplane.errors import ConfigError, StoreError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store, StoreConfig
-from dataplane.stores.generic import FsspecStore, check_protocol
+from dataplane.stores.clients.fsspec import FsspecStore, check_protocol
 from dataplane.stores.urls import OBSTORE_SCHEMES, Location, identity_of
 from dataplane.telemetry import logger
 
@@ -132,7 +132,7 @@ class PerProcessStore:
             return FsspecStore(self._location, self._config)
         if _runtime.is_usable():
             # Imported here: a process that reads only local folders starts without obstore.
-            from dataplane.stores.remote import RemoteStore
+            from dataplane.stores.clients.object_store import RemoteStore
 
             _runtime.claim()
             return RemoteStore(self._location, self._config)

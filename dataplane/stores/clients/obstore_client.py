@@ -15,7 +15,7 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
 from dataplane.errors import ConfigError
 from dataplane.stores.base import StoreConfig
-from dataplane.stores.credentials import s3_options
+from dataplane.stores.clients.credentials import s3_options
 from dataplane.stores.tls import root_certificates
 from dataplane.stores.urls import HTTP_SCHEMES, Location, azure_parts
 

@@ -27,10 +27,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeAlias
 
 from dataplane.stores.base import Buffer, Store
-from dataplane.stores.latencies import Latencies
-from dataplane.stores.race import StreamRace
-from dataplane.stores.runners import shared_runners
-from dataplane.stores.wrapper import StoreWrapper
+from dataplane.stores.daemon_pool import shared_runners
+from dataplane.stores.policy.hedge_threshold import Latencies
+from dataplane.stores.policy.hedged_stream import StreamRace
+from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
 __all__ = ["HedgeStore"]

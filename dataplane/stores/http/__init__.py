@@ -1,0 +1,1 @@
+"""HTTP of our own, beside the client libraries."""
