@@ -69,7 +69,7 @@ class CancelFlag:
     def is_set(self) -> bool: ...
 
 class BlockMap:
-    """The block map of one cache entry. See native/core/blockmap.hpp.
+    """The block map of one cache entry. See native/core/cache/blockmap.hpp.
 
     Owns both descriptors from the call of its constructor on, also when that fails.
     """
@@ -125,7 +125,7 @@ class BlockMap:
     def abandon(self) -> None: ...
 
 class UsageFile:
-    """The numbers shared by the processes of one cache directory. See native/core/usage.hpp."""
+    """The numbers shared by the processes of one cache directory. See native/core/cache/usage.hpp."""
 
     used: int
     dirty: bool

@@ -3,7 +3,7 @@
     DIR/            mode 0700, owned by the user; or a group's (permissions.py)
       version       "dataplane-cache 1"
       lock          empty; its bytes are locked (dataplane/cache/locks.py)
-      usage         numbers shared by all processes (native/core/usage.hpp)
+      usage         numbers shared by all processes (native/core/cache/usage.hpp)
       entries/      one subfolder per first two digits of entry names (dataplane/cache/files.py)
       pins.json     what the user wants to keep (dataplane/cache/pins.py)
       live          empty; its bytes are locked by those who are alive (dataplane/cache/live.py)

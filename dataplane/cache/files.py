@@ -31,7 +31,7 @@ __all__ = ["EntryFiles", "map_name"]
 
 _MAP_NAME = re.compile(r"([0-9a-f]{40})\.map")
 _SHARD_NAME = re.compile(r"[0-9a-f]{2}")
-_OPEN_BYTE = locks.LockByte(1 << 62)  # kOpenLockByte of native/core/blockmap.hpp
+_OPEN_BYTE = locks.LockByte(1 << 62)  # kOpenLockByte of native/core/cache/blockmap.hpp
 
 
 def map_name(file: str, shard: str) -> str | None:

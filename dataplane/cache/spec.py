@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 MAX_BLOCKS = 1 << 24
-"""64 TiB at 4 MiB; kMaxBlocks of native/core/blockmap.hpp."""
+"""64 TiB at 4 MiB; kMaxBlocks of native/core/cache/blockmap.hpp."""
 
 _MAP_BYTES_PER_BLOCK = 32
 _MAP_HEADER_BYTES = 4096

@@ -22,7 +22,7 @@ from dataplane.errors import ConfigError
 __all__ = ["encode_chunk", "encode_chunks"]
 
 _BLOSC_INNER: Final = {"lz4": 0, "lz4hc": 1, "zstd": 2}
-"""The numbers are those of BloscInner in native/core/blosc_encode.hpp."""
+"""The numbers are those of BloscInner in native/core/encode/blosc_encode.hpp."""
 _ZSTD_DEFAULT_LEVEL: Final = 3
 """The library's; asked for by its number, so that a change of the library changes no dataset."""
 

@@ -50,7 +50,7 @@ STREAM_DTYPE: Final = np.dtype(
 """One stream: where it is in the buffer, where what it inflates to goes in the chunk of its row,
 and whether it is LZ4 (a bare block) or zstd, in the numbers of `Codec`.
 
-Source: struct StagedStream in native/core/stage.hpp, which a test compares with this."""
+Source: struct StagedStream in native/core/decode/stage.hpp, which a test compares with this."""
 
 _NO_ROOM: Final = "buffer for the streams"
 _MISALIGNED: Final = "start of the buffer (16-byte boundary)"

@@ -60,11 +60,11 @@ CHUNK_DTYPE: Final = np.dtype(
         ("destination_start", np.uint64, (MAX_DIMS,)),
     ]
 )
-"""One row. Source: struct ChunkRow in native/core/chunk.hpp, which a test compares with this."""
+"""One row. Source: struct ChunkRow in native/core/base/chunk.hpp, which a test compares with this."""
 
 
 class Convert(IntEnum):
-    """What elements become on their way; the numbers are those of native/core/chunk.hpp."""
+    """What elements become on their way; the numbers are those of native/core/base/chunk.hpp."""
 
     NONE = 0
     F64_TO_F32 = 1

@@ -1,6 +1,6 @@
 // The cache's block map and usage file, as Python sees them. Bad files raise ValueError, failed
 // system calls OSError; dataplane.cache decides what each means.
-#include "core/blockmap.hpp"
+#include "core/cache/blockmap.hpp"
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
@@ -14,7 +14,7 @@
 #include "bindings/buffers.hpp"
 #include "bindings/gather.hpp"
 #include "bindings/gil.hpp"
-#include "core/usage.hpp"
+#include "core/cache/usage.hpp"
 
 namespace nb = nanobind;
 

@@ -3,7 +3,7 @@
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
 #include "bindings/gil.hpp"
-#include "core/crc32c.hpp"
+#include "core/simd/crc32c.hpp"
 
 namespace nb = nanobind;
 

@@ -18,8 +18,8 @@
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
 #include "bindings/gil.hpp"
-#include "core/decoder.hpp"
-#include "core/shuffle.hpp"
+#include "core/decode/decoder.hpp"
+#include "core/simd/shuffle.hpp"
 
 namespace nb = nanobind;
 

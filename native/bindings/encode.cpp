@@ -1,6 +1,6 @@
 // dataplane._native.encode: Python's buffers made into spans for the core, and bytes made of the
 // result.
-#include "core/encode.hpp"
+#include "core/encode/encode.hpp"
 
 #include <nanobind/nanobind.h>
 #include <pthread.h>

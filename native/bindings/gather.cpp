@@ -13,7 +13,7 @@
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
 #include "bindings/gil.hpp"
-#include "core/gather.hpp"
+#include "core/cache/gather.hpp"
 
 namespace nb = nanobind;
 

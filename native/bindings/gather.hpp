@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "core/blockmap.hpp"
+#include "core/cache/blockmap.hpp"
 
 namespace dataplane::bindings {
 

@@ -1,4 +1,4 @@
-#include "core/receive.hpp"
+#include "core/cache/receive.hpp"
 
 #include <nanobind/nanobind.h>
 

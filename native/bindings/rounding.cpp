@@ -1,5 +1,5 @@
 // dataplane._native.round_mantissa.
-#include "core/rounding.hpp"
+#include "core/encode/rounding.hpp"
 
 #include <nanobind/nanobind.h>
 

@@ -1,5 +1,5 @@
 // dataplane._native.stage: how much room the streams of a table need, and putting them there.
-#include "core/stage.hpp"
+#include "core/decode/stage.hpp"
 
 #include <nanobind/nanobind.h>
 #include <pthread.h>

@@ -9,9 +9,9 @@
 
 #include <vector>
 
-#include "core/blockmap.hpp"
-#include "core/crc32c.hpp"
-#include "core/usage.hpp"
+#include "core/cache/blockmap.hpp"
+#include "core/cache/usage.hpp"
+#include "core/simd/crc32c.hpp"
 #include "fuzz/input.hpp"
 
 namespace {

@@ -3,7 +3,7 @@
 // Input: six control bytes, the chunk. Promises: a chunk is never longer than the bound, decodes to
 // what it was made from, and is the same when made again with a workspace that has seen other
 // chunks.
-#include "core/encode.hpp"
+#include "core/encode/encode.hpp"
 #include "fuzz/one_chunk.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

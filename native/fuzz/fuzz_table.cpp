@@ -6,7 +6,7 @@
 #include <array>
 #include <vector>
 
-#include "core/decoder.hpp"
+#include "core/decode/decoder.hpp"
 #include "fuzz/input.hpp"
 
 namespace {

@@ -3,7 +3,7 @@
 // of one_chunk.hpp: what decompresses in one call does so in pieces, to the same bytes. The reverse
 // does not hold: in pieces, libzstd (1.5) does not hold the declared length of a frame against its
 // contents when its last block is empty.
-#include "core/inflate.hpp"
+#include "core/decode/inflate.hpp"
 #include "fuzz/one_chunk.hpp"
 
 namespace {

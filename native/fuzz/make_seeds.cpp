@@ -10,8 +10,8 @@
 #include <fstream>
 #include <string>
 
-#include "core/blockmap.hpp"
-#include "core/usage.hpp"
+#include "core/cache/blockmap.hpp"
+#include "core/cache/usage.hpp"
 #include "tests/frames.hpp"
 
 namespace {

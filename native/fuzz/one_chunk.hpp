@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "core/decoder.hpp"
+#include "core/decode/decoder.hpp"
 #include "fuzz/input.hpp"
 
 namespace fuzz {

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <vector>
 
-#include "core/crc32c.hpp"
+#include "core/simd/crc32c.hpp"
 #include "tests/check.hpp"
 
 namespace frames {

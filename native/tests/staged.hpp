@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "core/stage.hpp"
+#include "core/decode/stage.hpp"
 
 namespace staged {
 

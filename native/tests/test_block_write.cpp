@@ -1,6 +1,6 @@
 // write_block: what lies in the file and the checksum are those of the bytes, whichever way it took:
 // page-aligned memory or not, whole pages or an object's odd end, with direct I/O or without.
-#include "core/block_write.hpp"
+#include "core/cache/block_write.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "core/block_io.hpp"
-#include "core/crc32c.hpp"
-#include "core/unique_fd.hpp"
+#include "core/base/unique_fd.hpp"
+#include "core/cache/block_io.hpp"
+#include "core/simd/crc32c.hpp"
 #include "tests/check.hpp"
 
 namespace {

@@ -1,6 +1,6 @@
 // The block map against its contract: round trips, hostile files, claims, and readers that race with
 // eviction. Run under ASan and UBSan by `make native-test`.
-#include "core/blockmap.hpp"
+#include "core/cache/blockmap.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/usage.hpp"
+#include "core/cache/usage.hpp"
 #include "tests/check.hpp"
 
 namespace {

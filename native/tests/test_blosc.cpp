@@ -1,4 +1,4 @@
-#include "core/blosc.hpp"
+#include "core/decode/blosc.hpp"
 
 #include <cstring>
 

@@ -1,4 +1,4 @@
-#include "core/crc32c.hpp"
+#include "core/simd/crc32c.hpp"
 
 #include <string_view>
 #include <vector>

@@ -1,4 +1,4 @@
-#include "core/decoder.hpp"
+#include "core/decode/decoder.hpp"
 
 #include <algorithm>
 #include <atomic>

@@ -1,11 +1,11 @@
 // What the encoder writes, the reader reads back; and it does not depend on threads or on what came
 // before. Other libraries' readers are asked in tests/codecs/test_encode.py.
-#include "core/encode.hpp"
+#include "core/encode/encode.hpp"
 
 #include <thread>
 
-#include "core/blosc.hpp"
-#include "core/decoder.hpp"
+#include "core/decode/blosc.hpp"
+#include "core/decode/decoder.hpp"
 #include "tests/check.hpp"
 #include "tests/frames.hpp"
 

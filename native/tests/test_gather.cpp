@@ -1,5 +1,5 @@
 // Gathering ranges against a plain copy: memory, disk and neither, in every mixture.
-#include "core/gather.hpp"
+#include "core/cache/gather.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>

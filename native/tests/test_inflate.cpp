@@ -1,4 +1,4 @@
-#include "core/inflate.hpp"
+#include "core/decode/inflate.hpp"
 
 #include <lz4.h>
 #include <zstd.h>
@@ -6,8 +6,8 @@
 #include <cstring>
 #include <functional>
 
-#include "core/blosc.hpp"
-#include "core/chunk_decode.hpp"
+#include "core/decode/blosc.hpp"
+#include "core/decode/chunk_decode.hpp"
 #include "tests/check.hpp"
 #include "tests/frames.hpp"
 

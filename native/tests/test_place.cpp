@@ -1,4 +1,4 @@
-#include "core/place.hpp"
+#include "core/decode/place.hpp"
 
 #include <cstring>
 

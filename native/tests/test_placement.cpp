@@ -1,13 +1,13 @@
-#include "core/placement.hpp"
+#include "core/decode/placement.hpp"
 
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
-#include "core/blosc.hpp"
-#include "core/chunk_decode.hpp"
-#include "core/schedule.hpp"
+#include "core/decode/blosc.hpp"
+#include "core/decode/chunk_decode.hpp"
+#include "core/decode/schedule.hpp"
 #include "tests/check.hpp"
 #include "tests/frames.hpp"
 

@@ -1,6 +1,6 @@
 // receive: a buffer is filled whatever the pieces that arrive, and an end, a pause, a reset and a
 // signal are told apart.
-#include "core/receive.hpp"
+#include "core/cache/receive.hpp"
 
 #include <netinet/in.h>
 #include <poll.h>
@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/unique_fd.hpp"
+#include "core/base/unique_fd.hpp"
 #include "tests/check.hpp"
 
 namespace {

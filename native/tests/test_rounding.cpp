@@ -1,5 +1,5 @@
 // Rounding against exact arithmetic in a wider type, and the vectorised path against its twin.
-#include "core/rounding.hpp"
+#include "core/encode/rounding.hpp"
 
 #include <cmath>
 #include <limits>

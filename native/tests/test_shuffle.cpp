@@ -1,9 +1,9 @@
-#include "core/shuffle.hpp"
+#include "core/simd/shuffle.hpp"
 
 #include <array>
 #include <vector>
 
-#include "core/shuffle_kernels.hpp"
+#include "core/simd/shuffle_kernels.hpp"
 #include "tests/check.hpp"
 #include "tests/frames.hpp"
 

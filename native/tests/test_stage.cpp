@@ -1,13 +1,13 @@
 // Staging against the codecs' own libraries; in Python, tests/codecs/test_stage.py asks those of
 // Python.
-#include "core/stage.hpp"
+#include "core/decode/stage.hpp"
 
 #include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <thread>
 
-#include "core/encode.hpp"
+#include "core/encode/encode.hpp"
 #include "tests/check.hpp"
 #include "tests/frames.hpp"
 #include "tests/staged.hpp"

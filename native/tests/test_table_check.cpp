@@ -1,4 +1,4 @@
-#include "core/table_check.hpp"
+#include "core/decode/table_check.hpp"
 
 #include <string_view>
 

@@ -1,7 +1,7 @@
 // The shuffles of the writer: equal to their portable twins, and undone by those of the reader.
-#include "core/to_planes.hpp"
+#include "core/simd/to_planes.hpp"
 
-#include "core/shuffle.hpp"
+#include "core/simd/shuffle.hpp"
 #include "tests/check.hpp"
 #include "tests/frames.hpp"
 
