@@ -125,7 +125,7 @@ class BlockMap:
     def abandon(self) -> None: ...
 
 class UsageFile:
-    """The numbers shared by the processes of one cache directory. See native/core/cache/usage.hpp."""
+    """The numbers shared by the processes of a cache directory. See native/core/cache/usage.hpp."""
 
     used: int
     dirty: bool

@@ -3,7 +3,7 @@
 `stats()` gives a program the figures of its process. Names on the wire are `dataplane_<name>` with
 `_s` written out as `_seconds`, and `_total` behind counters; the endpoint is
 `dataplane.prometheus`. What a running process publishes in its cache directory is
-`dataplane.cache.publish`. Tables and pure functions, apart from `stats`.
+`dataplane.cache.maintenance.process_statistics`. Tables and pure functions, apart from `stats`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from dataplane.cache.counters import CACHE_COUNTERS
+from dataplane.cache.metrics import CACHE_COUNTERS
 from dataplane.telemetry import gauges, totals
 
 __all__ = ["COUNTERS", "DIRECTORY_GAUGES", "GAUGES", "LABELS", "describe", "stats", "wire_name"]

@@ -4,11 +4,11 @@
 `Cache.plan` fetches a plan of reads ahead of its reader. Counters: `CACHE_COUNTERS`.
 """
 
-from dataplane.cache.base import CacheConfig, CacheWarning
 from dataplane.cache.cache import Cache
-from dataplane.cache.counters import CACHE_COUNTERS
+from dataplane.cache.config import CacheConfig, CacheWarning
+from dataplane.cache.metrics import CACHE_COUNTERS
+from dataplane.cache.object import CachedObject
 from dataplane.cache.plan import Plan, PlannedRead
-from dataplane.cache.reader import CachedObject
 
 __all__ = [
     "CACHE_COUNTERS",

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from dataplane.cache.base import CacheConfig
-from dataplane.cache.budget import Budget
-from dataplane.cache.catalog import Catalog
-from dataplane.cache.entries import EntryTable
-from dataplane.cache.keeper import Keeper
-from dataplane.cache.places import Places
-from dataplane.cache.publish import Publisher
-from dataplane.cache.sealed import Sealer
-from dataplane.cache.session import Session
+from dataplane.cache.config import CacheConfig
+from dataplane.cache.disk.host_semaphore import Places
+from dataplane.cache.disk.session import Session
+from dataplane.cache.entries.encryption import Sealer
+from dataplane.cache.entries.open_entries import EntryTable
+from dataplane.cache.eviction.budget import Budget
+from dataplane.cache.eviction.catalog import Catalog
+from dataplane.cache.maintenance.background import Keeper
+from dataplane.cache.maintenance.process_statistics import Publisher
 from dataplane.telemetry import Counters
 
 __all__ = ["Attachment"]

@@ -29,22 +29,22 @@ from typing import Self
 
 from dataplane import _native, process_exit
 from dataplane.alive import Alive
-from dataplane.cache import locks, told
 from dataplane.cache.attachment import Attachment
-from dataplane.cache.awaited import Awaited
-from dataplane.cache.base import CacheConfig
-from dataplane.cache.directory import Directory, link_failure
-from dataplane.cache.ending import closed_error
-from dataplane.cache.entries import Entry
-from dataplane.cache.fetch import Fetcher, Job
-from dataplane.cache.fill import Filler
+from dataplane.cache.closed import closed_error
+from dataplane.cache.config import CacheConfig
+from dataplane.cache.disk import locks, unusable
+from dataplane.cache.disk.circuit_breaker import Suspension
+from dataplane.cache.disk.directory import Directory, link_failure
+from dataplane.cache.disk.liveness import Hold
+from dataplane.cache.entries.encryption import Sealer
+from dataplane.cache.entries.open_entries import Entry
+from dataplane.cache.eviction.working_set import Rotations
+from dataplane.cache.fetch.download import Filler
+from dataplane.cache.fetch.prefetch_buffer import Awaited
+from dataplane.cache.fetch.scheduler import Fetcher, Job
 from dataplane.cache.gauges import directory_gauges
-from dataplane.cache.live import Hold
+from dataplane.cache.object import CachedObject
 from dataplane.cache.plan import Plan, PlannedRead
-from dataplane.cache.reader import CachedObject
-from dataplane.cache.rotation import Rotations
-from dataplane.cache.sealed import Sealer
-from dataplane.cache.suspension import Suspension
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.telemetry import Counters, logger, offer_gauges
@@ -64,7 +64,7 @@ class Cache:
 
     Args:
         config: where the cache is and how large it may grow.
-        counters: where it counts; see `dataplane.cache.counters`.
+        counters: where it counts; see `dataplane.cache.metrics`.
 
     Example:
         cache = Cache(CacheConfig(dir=Path("/ssd/cache")))
@@ -307,7 +307,7 @@ class Cache:
             return None
         self._attachment = old
         self._suspension.end()
-        told.forget(self.config.dir)
+        unusable.forget(self.config.dir)
         return old
 
     def _refuse(self, source: CachedObject, err: Exception) -> None:
@@ -330,7 +330,7 @@ class Cache:
         if isinstance(err, OSError):
             err = link_failure(err, self.config.dir) or err
         text = f"cannot use the cache directory {self.config.dir}: {err}"
-        if told.is_news(self.config.dir):
+        if unusable.is_news(self.config.dir):
             self._warn_once(text)
         else:
             logger.debug("%s", text)

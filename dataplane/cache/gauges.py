@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataplane.cache.inventory import disk_room
-from dataplane.cache.session import Session
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.inventory import disk_room
 
 __all__ = ["directory_gauges"]
 

@@ -39,11 +39,11 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from dataplane.cache.awaited import Awaited
-from dataplane.cache.deadlines import Deadlines
-from dataplane.cache.fetch import BlockKey, Job
-from dataplane.cache.reader import CachedObject
-from dataplane.cache.rotation import Rotation
+from dataplane.cache.eviction.working_set import Rotation
+from dataplane.cache.fetch.deadlines import Deadlines
+from dataplane.cache.fetch.prefetch_buffer import Awaited
+from dataplane.cache.fetch.scheduler import BlockKey, Job
+from dataplane.cache.object import CachedObject
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dataplane.cache.cache import Cache
+from dataplane.cache.object import CachedObject
 from dataplane.cache.plan import PlannedRead
-from dataplane.cache.reader import CachedObject
 from dataplane.errors import NoSpace
 from dataplane.units import format_bytes
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import click
 
 from dataplane.cache import CacheConfig
-from dataplane.cache.catalog import Catalog
-from dataplane.cache.inventory import Totals, add_up, walk
-from dataplane.cache.session import Session
-from dataplane.cache.spec import Scope
+from dataplane.cache.disk.entry_identity import Scope
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.catalog import Catalog
+from dataplane.cache.eviction.inventory import Totals, add_up, walk
 from dataplane.cli.text import printable
 from dataplane.errors import CacheError
 from dataplane.stores import open_store

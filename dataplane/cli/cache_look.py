@@ -12,10 +12,10 @@ import click
 from rich.text import Text
 
 from dataplane.cache import CacheConfig
-from dataplane.cache.inventory import EntryRow, Totals, add_up, disk_room, walk
-from dataplane.cache.pins import Pin
-from dataplane.cache.session import Session
-from dataplane.cache.spec import Scope
+from dataplane.cache.disk.entry_identity import Scope
+from dataplane.cache.disk.pins import Pin
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.inventory import EntryRow, Totals, add_up, disk_room, walk
 from dataplane.cli.cache_directory import (
     DIR_OPTION,
     JSON_OPTION,

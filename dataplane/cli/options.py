@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dataplane.cache.base import CacheConfig
+from dataplane.cache.config import CacheConfig
 from dataplane.config import assemble
 from dataplane.errors import ConfigError
 from dataplane.stores.base import StoreConfig

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.cache.ranges import ROUND_TRIP_BYTES, merge_ranges
+from dataplane.cache.read.ranges import ROUND_TRIP_BYTES, merge_ranges
 from dataplane.codecs import ChunkTable, Codec, Pipeline, join_rows, parse_pipeline
 from dataplane.datasets.selections import Selection, box_shape
 from dataplane.errors import FormatError, MissingArray

@@ -26,7 +26,7 @@ import numpy as np
 
 from dataplane.buffers import shared_pool
 from dataplane.cache import CachedObject, PlannedRead
-from dataplane.cache.ranges import pack_ranges
+from dataplane.cache.read.ranges import pack_ranges
 from dataplane.codecs import Codec, join_rows
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan

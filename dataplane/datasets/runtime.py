@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.cache import Cache, CacheConfig, CachedObject
-from dataplane.cache.ranges import pack_ranges
+from dataplane.cache.read.ranges import pack_ranges
 from dataplane.errors import Denied, FormatError, StoreError
 from dataplane.stores import Store, open_store
 from dataplane.stores.base import ObjectInfo, StoreConfig

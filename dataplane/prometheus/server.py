@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from dataplane.cache.base import CacheConfig
+from dataplane.cache.config import CacheConfig
 from dataplane.errors import CacheError, ConfigError
 from dataplane.extras import missing_package
 from dataplane.prometheus.figures import HostFigures, ProcessFigures

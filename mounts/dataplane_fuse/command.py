@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataplane.cache.directory import check_usable, unusable_warning
+from dataplane.cache.disk.directory import check_usable, unusable_warning
 from dataplane.cli.options import (
     cache_config,
     cache_options,
@@ -36,7 +36,7 @@ from dataplane_fuse.mountpoint import (
 from dataplane_fuse.mountpoint import unmount as remove_mount
 
 if TYPE_CHECKING:
-    from dataplane.cache.base import CacheConfig
+    from dataplane.cache.config import CacheConfig
     from dataplane_fuse.service import MountRequest
 
 __all__ = ["mount", "umount"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.cache import Cache
-from dataplane.cache.base import CacheConfig
+from dataplane.cache.config import CacheConfig
 from dataplane.errors import ConfigError, DataplaneError, MountError, NotFound, StoreError
 from dataplane.prometheus import serve_metrics
 from dataplane.stores import open_store, split_url

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.directory import Directory
-from dataplane.cache.places import Places
+from dataplane.cache.disk.directory import Directory
+from dataplane.cache.disk.host_semaphore import Places
 from dataplane.stores.base import ObjectInfo
 from dataplane.telemetry import Counters
 from tests.cache.fakes import FolderStore, read_all

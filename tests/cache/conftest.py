@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.keys import KEY_VARIABLE
+from dataplane.cache.entries.keys import KEY_VARIABLE
 from tests.cache.fakes import BLOCK, FolderStore
 
 

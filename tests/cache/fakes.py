@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead
-from dataplane.cache.keys import KEY_VARIABLE
+from dataplane.cache.entries.keys import KEY_VARIABLE
 from dataplane.errors import NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo
 from dataplane.stores.clients.piecewise import PiecewiseStore

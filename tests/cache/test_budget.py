@@ -73,7 +73,8 @@ def test_planned_blocks_stay_while_their_reader_has_not_had_them(small, store):
 def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog):
     content = os.urandom(4 * BLOCK)
     monkeypatch.setattr(
-        "dataplane.cache.budget.Budget.reserve", lambda self, length, rotation=None: length != BLOCK
+        "dataplane.cache.eviction.budget.Budget.reserve",
+        lambda self, length, rotation=None: length != BLOCK,
     )
     with Cache(small) as cache:
         blob = cache.open(store, store.put("a", content))
@@ -151,7 +152,7 @@ def test_a_map_that_cannot_fit_evicts_nothing(small, store):
 
 
 def test_a_count_that_drifted_far_is_corrected_by_the_next_eviction(small, store, monkeypatch):
-    monkeypatch.setattr("dataplane.cache.budget._DRIFT_BYTES", 4 * BLOCK)
+    monkeypatch.setattr("dataplane.cache.eviction.budget._DRIFT_BYTES", 4 * BLOCK)
     # One thread: what others claim at that moment may be counted or not.
     with Cache(replace(small, fetch_threads=1)) as cache:
         blob = cache.open(store, store.put("a", os.urandom(60 * BLOCK)))

@@ -11,12 +11,12 @@ import threading
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache import keeper as keeper_room
-from dataplane.cache.catalog import Catalog
-from dataplane.cache.inventory import add_up, walk
-from dataplane.cache.keeper import Keeper
-from dataplane.cache.session import Session
-from dataplane.cache.spec import Scope
+from dataplane.cache.disk.entry_identity import Scope
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.catalog import Catalog
+from dataplane.cache.eviction.inventory import add_up, walk
+from dataplane.cache.maintenance import background as keeper_room
+from dataplane.cache.maintenance.background import Keeper
 from tests.cache.fakes import BLOCK, map_files, read_all, wait_until
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dataplane.cache.deadlines import LEAST_S, MOST_S, Deadlines
+from dataplane.cache.fetch.deadlines import LEAST_S, MOST_S, Deadlines
 
 
 def test_before_the_first_step_everything_is_due_soon():

@@ -16,15 +16,15 @@ import pytest
 
 from dataplane import _native
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.directory import VERSION_TEXT, Directory, names_in, unusable_warning
-from dataplane.cache.session import Session
+from dataplane.cache.disk.directory import VERSION_TEXT, Directory, names_in, unusable_warning
+from dataplane.cache.disk.session import Session
 from dataplane.errors import CacheError
 from tests.cache.fakes import BLOCK, assert_counted, data_files, disk_usage, map_files, read_all
 
 
 @pytest.fixture
 def retry_at_once(monkeypatch):
-    monkeypatch.setattr("dataplane.cache.suspension._FIRST_S", 0.0)
+    monkeypatch.setattr("dataplane.cache.disk.circuit_breaker._FIRST_S", 0.0)
 
 
 def assert_passes_through(config, store, caplog, reason):

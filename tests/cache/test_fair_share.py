@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead, deadlines
+from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead
+from dataplane.cache.fetch import deadlines
 from dataplane.cache.plan import Plan
 from tests.cache.fakes import BLOCK, FolderStore, wait_until
 

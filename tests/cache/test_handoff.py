@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
-from dataplane.cache.entries import EntryTable
-from dataplane.cache.fetch import Job
-from dataplane.cache.spec import map_disk_bytes
+from dataplane.cache.disk.entry_identity import map_disk_bytes
+from dataplane.cache.entries.open_entries import EntryTable
+from dataplane.cache.fetch.scheduler import Job
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
 
 

@@ -9,12 +9,12 @@ import stat
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.catalog import Catalog
-from dataplane.cache.inventory import walk
-from dataplane.cache.session import Session
-from dataplane.cache.spec import Scope
-from dataplane.cache.upkeep import clear
-from dataplane.cache.verify import verify
+from dataplane.cache.disk.entry_identity import Scope
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.catalog import Catalog
+from dataplane.cache.eviction.inventory import walk
+from dataplane.cache.maintenance.cleanup import clear
+from dataplane.cache.maintenance.verify import verify
 from tests.cache.fakes import BLOCK, map_files, read_all, wait_until
 
 HOSTILE = [

@@ -9,11 +9,11 @@ import signal
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.directory import Directory
-from dataplane.cache.live import LiveLocks
-from dataplane.cache.pins import PinList
-from dataplane.cache.session import Session
-from dataplane.cache.spec import EntryIdentity, EntrySpec, Scope
+from dataplane.cache.disk.directory import Directory
+from dataplane.cache.disk.entry_identity import EntryIdentity, EntrySpec, Scope
+from dataplane.cache.disk.liveness import LiveLocks
+from dataplane.cache.disk.pins import PinList
+from dataplane.cache.disk.session import Session
 from dataplane.errors import CacheError, ConfigError
 from tests.cache.fakes import BLOCK, read_all, wait_until
 
@@ -70,7 +70,7 @@ def test_a_pin_covers_what_is_below_and_versions_to_come(small, store):
 
 
 def test_a_pin_taken_back_is_heeded_by_a_running_process(small, store, monkeypatch):
-    monkeypatch.setattr("dataplane.cache.pins._REREAD_S", 0.0)
+    monkeypatch.setattr("dataplane.cache.disk.pins._REREAD_S", 0.0)
     pin(small, "a")
     with Cache(small) as cache:
         kept = cache.open(store, store.put("a", os.urandom(4 * BLOCK)))
@@ -120,7 +120,7 @@ def test_the_same_pin_is_kept_once(directory):
 
 
 def test_there_is_a_limit_to_pins(directory, monkeypatch):
-    monkeypatch.setattr("dataplane.cache.pins.MAX_PINS", 2)
+    monkeypatch.setattr("dataplane.cache.disk.pins.MAX_PINS", 2)
     pins = PinList(directory)
     for key in "ab":
         pins.add(Scope(STORE, key), key)
@@ -162,7 +162,7 @@ def test_a_damaged_list_is_an_error_and_evicts_as_before(small, store, text, cap
 
 
 def test_a_list_of_absurd_length_is_not_read(directory, tmp_path, monkeypatch):
-    monkeypatch.setattr("dataplane.cache.pins._MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("dataplane.cache.disk.pins._MAX_FILE_BYTES", 100)
     (tmp_path / "cache" / "pins.json").write_bytes(b" " * 101)
     with pytest.raises(CacheError, match="more than 100 bytes"):
         PinList(directory).load()

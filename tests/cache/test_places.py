@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.cache import Cache, CacheConfig, locks, places
-from dataplane.cache.directory import Directory
-from dataplane.cache.places import Places
+from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.disk import host_semaphore, locks
+from dataplane.cache.disk.directory import Directory
+from dataplane.cache.disk.host_semaphore import Places
 from dataplane.errors import ConfigError
 from dataplane.telemetry import Counters
 from tests.cache import children
@@ -161,9 +162,9 @@ def test_a_process_with_few_requests_is_not_starved_by_one_with_many(make, threa
 
 def test_however_many_wait_only_one_process_looks_for_a_place(make, monkeypatch):
     looks = [0]
-    find = places._Queue._find_locked
+    find = host_semaphore._Queue._find_locked
 
-    def counted(self: places._Queue) -> int | None:
+    def counted(self: host_semaphore._Queue) -> int | None:
         looks[0] += 1
         return find(self)
 
@@ -172,16 +173,16 @@ def test_however_many_wait_only_one_process_looks_for_a_place(make, monkeypatch)
         fill(stack, first)
         threads = [enter_in_thread(other)[0] for other in others for _ in range(4)]
         wait_until(lambda: all(len(other._queues[STORE]._waiting) == 4 for other in others))
-        monkeypatch.setattr(places._Queue, "_find_locked", counted)
+        monkeypatch.setattr(host_semaphore._Queue, "_find_locked", counted)
         began = time.monotonic()
         time.sleep(0.3)
-        assert 0 < looks[0] <= (time.monotonic() - began) / places._LOOK_S + 1
+        assert 0 < looks[0] <= (time.monotonic() - began) / host_semaphore._LOOK_S + 1
     for thread in threads:
         thread.join(20)
 
 
 def test_what_holds_all_places_for_very_long_does_not_hold_up_others(make, counters, monkeypatch):
-    monkeypatch.setattr(places, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(host_semaphore, "_PATIENCE_S", 0.05)
     first, second = make(), make()
     with ExitStack() as stack:
         fill(stack, first)
@@ -195,10 +196,10 @@ def test_what_holds_all_places_for_very_long_does_not_hold_up_others(make, count
 def test_a_process_that_is_stopped_while_it_has_the_turn_does_not_either(
     make, directory, counters, monkeypatch
 ):
-    monkeypatch.setattr(places, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(host_semaphore, "_PATIENCE_S", 0.05)
     mine = make()
     with mine.at(STORE):
-        turn = mine._queues[STORE]._byte(places._TURN)
+        turn = mine._queues[STORE]._byte(host_semaphore._TURN)
     stopped = locks.open_descriptor("places", os.O_RDWR, dir_fd=directory.fd)
     try:
         assert locks.lock_byte(stopped, 1, turn, wait=False)
@@ -255,7 +256,7 @@ def test_where_the_file_cannot_be_locked_nothing_is_limited(make, counters, monk
         assert asked
         assert mine._queues[STORE]._mine == set()
         assert counters["cache_places_overrun"] == 5
-    assert time.monotonic() - began < places._PATIENCE_S / 2
+    assert time.monotonic() - began < host_semaphore._PATIENCE_S / 2
 
 
 def test_a_place_is_given_back_after_an_error(make):

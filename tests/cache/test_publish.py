@@ -10,15 +10,15 @@ import time
 import pytest
 
 from dataplane.cache import Cache
-from dataplane.cache.publish import program_name, read_published
-from dataplane.cache.session import Session
+from dataplane.cache.disk.session import Session
+from dataplane.cache.maintenance.process_statistics import program_name, read_published
 from dataplane.telemetry import totals
 from tests.cache.fakes import read_all, wait_until
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("dataplane.cache.publish._INTERVAL_S", 0.02)
+    monkeypatch.setattr("dataplane.cache.maintenance.process_statistics._INTERVAL_S", 0.02)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_what_a_killed_process_leaves_is_ignored_and_then_removed(
     child.join()
     assert read_published(session) == []
     [left] = (config.dir / "stats").glob("*.json")
-    monkeypatch.setattr("dataplane.cache.publish._STALE_S", 0.0)
+    monkeypatch.setattr("dataplane.cache.maintenance.process_statistics._STALE_S", 0.0)
     os.utime(left, (0, 0))
     assert read_published(session) == []
     assert not left.exists()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dataplane import _native
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.ranges import as_ranges, by_block, merge_ranges, pack_ranges, touching
+from dataplane.cache.read.ranges import as_ranges, by_block, merge_ranges, pack_ranges, touching
 from dataplane.errors import ConfigError, NotFound, ObjectChanged
 from tests.cache.fakes import BLOCK, data_files, held, partly_cached
 

@@ -10,15 +10,15 @@ import threading
 import pytest
 
 from dataplane.cache import Cache
-from dataplane.cache import keeper as keeper_room
-from dataplane.cache import recount as recount_room
-from dataplane.cache.budget import Budget
-from dataplane.cache.files import EntryFiles
-from dataplane.cache.pace import Pace
-from dataplane.cache.recount import Flows, estimated_entries
-from dataplane.cache.rotation import Rotation
-from dataplane.cache.session import Session
-from dataplane.cache.upkeep import collect
+from dataplane.cache.disk import reconcile as recount_room
+from dataplane.cache.disk.entry_files import EntryFiles
+from dataplane.cache.disk.reconcile import Flows, estimated_entries
+from dataplane.cache.disk.session import Session
+from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.eviction.budget import Budget
+from dataplane.cache.eviction.working_set import Rotation
+from dataplane.cache.maintenance import background as keeper_room
+from dataplane.cache.maintenance.cleanup import collect
 from dataplane.telemetry import Counters
 from tests.cache.fakes import (
     BLOCK,
@@ -35,7 +35,7 @@ from tests.cache.fakes import (
 @pytest.fixture
 def large(monkeypatch):
     """Every directory counts as large."""
-    monkeypatch.setattr("dataplane.cache.session.MANY_ENTRIES", 0)
+    monkeypatch.setattr("dataplane.cache.disk.session.MANY_ENTRIES", 0)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_few_entries_are_counted_at_once(config, infos):
 
 def test_who_leaves_before_the_count_leaves_it_to_the_next(config, infos, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr("dataplane.cache.session.MANY_ENTRIES", 0)
+        patched.setattr("dataplane.cache.disk.session.MANY_ENTRIES", 0)
         stopped_uncleanly(config, 7 * BLOCK)
         first = Session(config.dir)
         epoch = first.usage.epoch

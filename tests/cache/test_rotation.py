@@ -9,8 +9,8 @@ import random
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
-from dataplane.cache.rotation import Rotation, Rotations
-from dataplane.cache.spec import map_disk_bytes
+from dataplane.cache.disk.entry_identity import map_disk_bytes
+from dataplane.cache.eviction.working_set import Rotation, Rotations
 from tests.cache.fakes import BLOCK, read_all, wait_until
 
 OBJECTS = 4
@@ -106,7 +106,7 @@ def test_what_was_not_used_for_several_passes_may_go():
 
 def test_a_full_rotation_looks_for_room_again_after_a_while(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("dataplane.cache.rotation.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dataplane.cache.eviction.working_set.time.monotonic", lambda: now[0])
     rotation = Rotation()
     assert not rotation.is_full
     rotation.mark_full()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
-from dataplane.cache.keys import KEY_VARIABLE, key_identity, load_key
-from dataplane.cache.sealed import HEADER_BYTES, OpenedBlocks, Sealer
+from dataplane.cache.entries.encryption import HEADER_BYTES, OpenedBlocks, Sealer
+from dataplane.cache.entries.keys import KEY_VARIABLE, key_identity, load_key
 from dataplane.errors import ConfigError, MissingPackage
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all, wait_until
 

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.cache import Cache, CacheConfig, locks
-from dataplane.cache.directory import Directory
+from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory
+from dataplane.cache.disk.session import Session
 from dataplane.cache.permissions import open_in_group
-from dataplane.cache.session import Session
 from dataplane.config import assemble
 from dataplane.errors import CacheError, ConfigError
 from tests.cache.fakes import BLOCK, FolderStore, read_all

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.suspension import Suspension
+from dataplane.cache.disk.circuit_breaker import Suspension
 from tests.cache.fakes import BLOCK, read_all
 
 
@@ -17,7 +17,7 @@ from tests.cache.fakes import BLOCK, read_all
 def clock(monkeypatch):
     """Seconds of a clock that moves when it is told to."""
     now = [1000.0]
-    monkeypatch.setattr("dataplane.cache.suspension.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("dataplane.cache.disk.circuit_breaker.time.monotonic", lambda: now[0])
     return now
 
 
@@ -75,7 +75,7 @@ def mounted_tmpfs(folder):
 def test_a_read_only_disk_is_passed_by_and_used_as_soon_as_it_is_well(
     tmp_path, store, monkeypatch, caplog
 ):
-    monkeypatch.setattr("dataplane.cache.suspension._FIRST_S", 0.0)
+    monkeypatch.setattr("dataplane.cache.disk.circuit_breaker._FIRST_S", 0.0)
     folder = tmp_path / "disk"
     mounted_tmpfs(folder)
     config = CacheConfig(dir=folder / "cache", block_bytes=BLOCK, fetch_threads=2)

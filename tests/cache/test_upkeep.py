@@ -9,10 +9,10 @@ import time
 import pytest
 
 from dataplane.cache import Cache
-from dataplane.cache.recency import Recency
-from dataplane.cache.session import Session
-from dataplane.cache.spec import Scope
-from dataplane.cache.upkeep import clear, collect
+from dataplane.cache.disk.entry_identity import Scope
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.lru import Recency
+from dataplane.cache.maintenance.cleanup import clear, collect
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all
 
 STORE = "test://bucket"

@@ -11,10 +11,10 @@ import pytest
 
 from dataplane import _native
 from dataplane.cache import Cache
-from dataplane.cache import verify as verify_room
-from dataplane.cache.session import Session
-from dataplane.cache.spec import Scope
-from dataplane.cache.verify import verify
+from dataplane.cache.disk.entry_identity import Scope
+from dataplane.cache.disk.session import Session
+from dataplane.cache.maintenance import verify as verify_room
+from dataplane.cache.maintenance.verify import verify
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all
 
 

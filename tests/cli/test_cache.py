@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.session import Session
+from dataplane.cache.disk.session import Session
 from dataplane.cli import main as command_line
 from dataplane.stores import open_store
 from dataplane_testing.s3 import S3Endpoint
@@ -202,7 +202,7 @@ def test_info_says_when_bytes_in_use_are_to_be_counted_again(run, folder, cache_
     run("warm", folder)
     assert run("cache", "info", "--json").document["is_counted"]
     assert "counted" not in run("cache", "info").out
-    monkeypatch.setattr("dataplane.cache.session.MANY_ENTRIES", 0)
+    monkeypatch.setattr("dataplane.cache.disk.session.MANY_ENTRIES", 0)
     session = Session(cache_dir)
     session.close()
     session.usage.dirty = True  # as a killed process leaves it
@@ -256,7 +256,9 @@ def test_a_pin_spares_an_object_from_gc_and_clear(run, folder):
 
 
 def test_gc_says_when_pins_keep_it_from_leaving_room_on_the_disk(run, folder, monkeypatch):
-    monkeypatch.setattr("dataplane.cache.budget._FREE_SHARE", 1)  # all of the disk is to be free
+    monkeypatch.setattr(
+        "dataplane.cache.eviction.budget._FREE_SHARE", 1
+    )  # all of the disk is to be free
     run("warm", folder / "a.bin", "--cache-size", "1GiB")
     run("cache", "pin", folder)
     done = run("cache", "gc", "--json")

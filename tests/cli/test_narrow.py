@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.verify import VerifyReport
+from dataplane.cache.maintenance.verify import VerifyReport
 from dataplane.cli import cache_upkeep
 from dataplane.cli.cache import cache as cache_command
 from dataplane.cli.stats import stats

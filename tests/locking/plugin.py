@@ -34,7 +34,7 @@ def _track_bytes() -> None:
     """Record the byte locks of cache directories like those of the process."""
     import fcntl
 
-    from dataplane.cache import locks
+    from dataplane.cache.disk import locks
 
     held: dict[tuple[int, int], tracked.Tracked] = {}
     take = locks.lock_byte

@@ -20,8 +20,8 @@ import numpy as np
 
 import dataplane as dp
 from dataplane.cache import Cache, CacheConfig, PlannedRead
-from dataplane.cache.session import Session
-from dataplane.cache.verify import verify
+from dataplane.cache.disk.session import Session
+from dataplane.cache.maintenance.verify import verify
 from dataplane.pack import open_source
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store

@@ -67,7 +67,7 @@ def test_a_power_cut_in_the_middle_of_a_fill(tmp_path, store, trials, report, mo
             lost += _lose_pages(path, dice)
         boot = folder / "boot_id"
         boot.write_text(f"boot {number}")
-        monkeypatch.setattr("dataplane.cache.session._BOOT_ID", boot)
+        monkeypatch.setattr("dataplane.cache.disk.session._BOOT_ID", boot)
         with Cache(after) as cache:
             assert read_all(cache.open(store, info)) == content
         with Cache(after) as cache:

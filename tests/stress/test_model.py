@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
-from dataplane.cache.ranges import pack_ranges
+from dataplane.cache.read.ranges import pack_ranges
 from dataplane.errors import ObjectChanged
 from tests.cache.fakes import BLOCK, FolderStore, is_counted, wait_until
 from tests.stress.conftest import FULL

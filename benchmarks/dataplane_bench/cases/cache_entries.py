@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from dataplane.cache.budget import Budget
-from dataplane.cache.catalog import Catalog
-from dataplane.cache.session import Session
-from dataplane.cache.spec import EntrySpec
+from dataplane.cache.disk.entry_identity import EntrySpec
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.budget import Budget
+from dataplane.cache.eviction.catalog import Catalog
 from dataplane.cli.cache import cache as cache_command
 from dataplane.telemetry import Counters
 from dataplane_bench.model import Figure, figure

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead
-from dataplane.cache.spec import map_disk_bytes
+from dataplane.cache.disk.entry_identity import map_disk_bytes
 from dataplane.stores import open_store
 from dataplane.stores.base import ObjectInfo, Store
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure, figure

@@ -14,7 +14,7 @@ import shutil
 import uuid
 
 from dataplane.cache import Cache, CacheConfig, CachedObject
-from dataplane.cache.ranges import Ranges, pack_ranges
+from dataplane.cache.read.ranges import Ranges, pack_ranges
 from dataplane.stores import open_store
 from dataplane_bench.cases.cache_fill import CacheInput
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost

@@ -20,7 +20,7 @@
 namespace dataplane {
 
 // Bytes [start, stop) of the object go to bytes [place, place + stop - start) of the output. The
-// rows of a table are part of the interface: dataplane.cache.ranges makes them as uint64[n, 3].
+// rows of a table are part of the interface: dataplane.cache.read.ranges makes them as uint64[n, 3].
 struct RangeRow {
   std::uint64_t start;
   std::uint64_t stop;

@@ -27,13 +27,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from dataplane.cache import locks
-from dataplane.cache.directory import Directory
-from dataplane.cache.files import map_name
-from dataplane.cache.inventory import EntryRow, StoreSum, Totals, describe
-from dataplane.cache.pace import Pace
-from dataplane.cache.session import Session
-from dataplane.cache.spec import EntryIdentity, Scope, map_disk_bytes, page_rounded
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory
+from dataplane.cache.disk.entry_files import map_name
+from dataplane.cache.disk.entry_identity import EntryIdentity, Scope, map_disk_bytes, page_rounded
+from dataplane.cache.disk.session import Session
+from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.eviction.inventory import EntryRow, StoreSum, Totals, describe
 
 __all__ = ["Catalog", "Refreshed"]
 

@@ -25,9 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
-from dataplane.cache.entries import Entry
-from dataplane.cache.fetch import Job
-from dataplane.cache.ranges import (
+from dataplane.cache.disk.entry_identity import EntrySpec
+from dataplane.cache.entries.encryption import HEADER_BYTES, Outcome
+from dataplane.cache.entries.open_entries import Entry
+from dataplane.cache.fetch.scheduler import Job
+from dataplane.cache.read.ranges import (
     ROUND_TRIP_BYTES,
     Ranges,
     as_ranges,
@@ -36,9 +38,7 @@ from dataplane.cache.ranges import (
     check_within,
     merge_ranges,
 )
-from dataplane.cache.sealed import HEADER_BYTES, Outcome
-from dataplane.cache.spec import EntrySpec
-from dataplane.cache.views import Arrangement, Views, arrange, blocks_to_show
+from dataplane.cache.read.views import Arrangement, Views, arrange, blocks_to_show
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
@@ -131,8 +131,8 @@ class CachedObject:
 
         Args:
             ranges: rows of (start, stop, place): bytes `[start, stop)` of the object go to the
-                buffer from byte `place` on. uint64[n, 3] is taken as it is; see
-                `dataplane.cache.ranges`. Ranges may be empty and may overlap; places should not.
+                buffer from byte `place` on. uint64[n, 3] is taken as it is; see `read.ranges`.
+                Ranges may be empty and may overlap; places should not.
             buffer: what no range is copied to stays as it was, unless this raises.
 
         Raises:

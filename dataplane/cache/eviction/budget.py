@@ -26,12 +26,12 @@ import os
 import time
 from collections.abc import Callable, Mapping
 
-from dataplane.cache import locks
-from dataplane.cache.recency import Candidate, Recency
-from dataplane.cache.recount import Flows
-from dataplane.cache.rotation import Rotation
-from dataplane.cache.session import Session
-from dataplane.cache.spec import page_rounded
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.entry_identity import page_rounded
+from dataplane.cache.disk.reconcile import Flows
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.lru import Candidate, Recency
+from dataplane.cache.eviction.working_set import Rotation
 from dataplane.telemetry import Counters
 
 __all__ = ["Budget"]

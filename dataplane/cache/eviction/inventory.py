@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dataplane import _native
-from dataplane.cache.session import Session
-from dataplane.cache.spec import EntryIdentity, Scope
+from dataplane.cache.disk.entry_identity import EntryIdentity, Scope
+from dataplane.cache.disk.session import Session
 
 __all__ = ["EntryRow", "StoreSum", "Totals", "add_up", "describe", "disk_room", "walk"]
 

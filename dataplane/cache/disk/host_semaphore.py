@@ -42,8 +42,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from dataplane.cache import locks
-from dataplane.cache.directory import Directory
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory
 from dataplane.telemetry import Counters, logger
 
 __all__ = ["Place", "Places"]

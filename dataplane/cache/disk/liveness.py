@@ -22,8 +22,8 @@ import os
 import threading
 from typing import Self
 
-from dataplane.cache import locks
-from dataplane.cache.directory import Directory
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory
 
 __all__ = ["MAX_SLOTS", "Hold", "LiveLocks"]
 

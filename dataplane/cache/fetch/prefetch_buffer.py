@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from dataplane.cache.fetch import BlockKey
+from dataplane.cache.fetch.scheduler import BlockKey
 from dataplane.stores.base import Buffer
 
 __all__ = ["Awaited"]

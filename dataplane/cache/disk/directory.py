@@ -1,15 +1,15 @@
 """The cache directory itself: may it be used, and what lies at its top.
 
-    DIR/            mode 0700, owned by the user; or a group's (permissions.py)
-      version       "dataplane-cache 1"
-      lock          empty; its bytes are locked (dataplane/cache/locks.py)
-      usage         numbers shared by all processes (native/core/cache/usage.hpp)
-      entries/      one subfolder per first two digits of entry names (dataplane/cache/files.py)
-      pins.json     what the user wants to keep (dataplane/cache/pins.py)
-      live          empty; its bytes are locked by those who are alive (dataplane/cache/live.py)
-      places        empty; its bytes are locked by requests under way (dataplane/cache/places.py)
-      stats/        counters of the processes that use the directory (dataplane/cache/publish.py)
-      catalog.sqlite  a derived list of the entries (dataplane/cache/catalog.py)
+    DIR/            mode 0700, owned by the user; or a group's (`cache.permissions`)
+      version         "dataplane-cache 1"
+      lock            empty; its bytes are locked (`locks`)
+      usage           numbers shared by all processes (native/core/cache/usage.hpp)
+      entries/        one subfolder per first two digits of entry names (`entry_files`)
+      pins.json       what the user wants to keep (`pins`)
+      live            empty; its bytes are locked by those who are alive (`liveness`)
+      places          empty; its bytes are locked by requests under way (`host_semaphore`)
+      stats/          counters of the processes that use it (`maintenance.process_statistics`)
+      catalog.sqlite  a derived list of the entries (`eviction.catalog`)
 
 A directory that holds anything else, belongs to somebody else or says another version is left as it
 is; `lost+found`, which a new file system has at its top, is nothing else. DIR itself may be a
@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dataplane import _native
-from dataplane.cache import locks
+from dataplane.cache.disk import locks
 from dataplane.cache.permissions import (
     Sharing,
     admit,

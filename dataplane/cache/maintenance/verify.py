@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dataplane import _native
-from dataplane.cache import locks
-from dataplane.cache.session import Session
-from dataplane.cache.spec import EntryIdentity, Scope, page_rounded
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.entry_identity import EntryIdentity, Scope, page_rounded
+from dataplane.cache.disk.session import Session
 
 __all__ = ["BadBlock", "VerifyReport", "verify"]
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from dataplane import _native
 from dataplane.buffers import shared_pool
-from dataplane.cache.base import CacheConfig
-from dataplane.cache.keys import key_identity, load_key
-from dataplane.cache.ranges import Ranges, as_ranges, by_block, touching
+from dataplane.cache.config import CacheConfig
+from dataplane.cache.entries.keys import key_identity, load_key
+from dataplane.cache.read.ranges import Ranges, as_ranges, by_block, touching
 from dataplane.extras import missing_package
 from dataplane.stores.base import Buffer
 

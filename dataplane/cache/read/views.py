@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.cache.ranges import Ranges, merge_ranges
+from dataplane.cache.read.ranges import Ranges, merge_ranges
 from dataplane.stores.base import Buffer
 
 __all__ = ["Arrangement", "Views", "arrange", "blocks_to_show"]

@@ -21,11 +21,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dataplane import _native
-from dataplane.cache import locks
-from dataplane.cache.directory import Directory, names_in
-from dataplane.cache.files import EntryFiles
-from dataplane.cache.pace import Pace
-from dataplane.cache.spec import disk_bytes, map_disk_bytes, page_rounded
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory, names_in
+from dataplane.cache.disk.entry_files import EntryFiles
+from dataplane.cache.disk.entry_identity import disk_bytes, map_disk_bytes, page_rounded
+from dataplane.cache.disk.throttle import Pace
 
 __all__ = ["MANY_ENTRIES", "Flows", "estimated_entries", "recount"]
 

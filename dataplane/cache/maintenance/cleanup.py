@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataplane import _native
-from dataplane.cache.budget import Budget
-from dataplane.cache.session import Session
-from dataplane.cache.spec import EntryIdentity, Scope, page_rounded
+from dataplane.cache.disk.entry_identity import EntryIdentity, Scope, page_rounded
+from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.budget import Budget
 from dataplane.telemetry import Counters
 
 __all__ = ["Cleared", "clear", "collect"]

@@ -22,9 +22,9 @@ import re
 from collections.abc import Iterator
 
 from dataplane import _native
-from dataplane.cache import locks
-from dataplane.cache.directory import Directory, names_in
-from dataplane.cache.spec import EntrySpec, map_disk_bytes, page_rounded
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory, names_in
+from dataplane.cache.disk.entry_identity import EntrySpec, map_disk_bytes, page_rounded
 from dataplane.errors import CacheError
 
 __all__ = ["EntryFiles", "map_name"]

@@ -17,8 +17,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataplane.cache import locks
-from dataplane.cache.directory import (
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import (
     FILE_SYSTEM_NAMES,
     OUR_NAMES,
     VERSION_TEXT,

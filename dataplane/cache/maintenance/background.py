@@ -23,12 +23,12 @@ import sqlite3
 import threading
 import time
 
-from dataplane.cache import locks
-from dataplane.cache.catalog import Catalog
-from dataplane.cache.pace import Pace
-from dataplane.cache.publish import read_published
-from dataplane.cache.recount import MANY_ENTRIES, estimated_entries
-from dataplane.cache.session import Session
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.reconcile import MANY_ENTRIES, estimated_entries
+from dataplane.cache.disk.session import Session
+from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.eviction.catalog import Catalog
+from dataplane.cache.maintenance.process_statistics import read_published
 from dataplane.telemetry import logger
 
 __all__ = ["Keeper"]

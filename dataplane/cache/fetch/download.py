@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dataplane.buffers import shared_pool
-from dataplane.cache.awaited import Awaited
-from dataplane.cache.fetch import UNWANTED, Job, Outcome, Run, TryLater
-from dataplane.cache.rotation import Rotation
+from dataplane.cache.eviction.working_set import Rotation
+from dataplane.cache.fetch.prefetch_buffer import Awaited
+from dataplane.cache.fetch.scheduler import UNWANTED, Job, Outcome, Run, TryLater
 from dataplane.errors import StoreError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import Counters

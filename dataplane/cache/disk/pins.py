@@ -21,11 +21,11 @@ import os
 import time
 from dataclasses import dataclass
 
-from dataplane.cache import locks
-from dataplane.cache.directory import Directory
-from dataplane.cache.files import EntryFiles
-from dataplane.cache.live import LiveLocks
-from dataplane.cache.spec import EntryIdentity, Scope
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory
+from dataplane.cache.disk.entry_files import EntryFiles
+from dataplane.cache.disk.entry_identity import EntryIdentity, Scope
+from dataplane.cache.disk.liveness import LiveLocks
 from dataplane.errors import CacheError, ConfigError
 from dataplane.telemetry import logger
 

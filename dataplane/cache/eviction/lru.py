@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane import _native
-from dataplane.cache.session import Session
-from dataplane.cache.spec import disk_bytes, map_disk_bytes, page_rounded
+from dataplane.cache.disk.entry_identity import disk_bytes, map_disk_bytes, page_rounded
+from dataplane.cache.disk.session import Session
 
 __all__ = ["Candidate", "Recency"]
 

@@ -15,10 +15,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from dataplane import _native
-from dataplane.cache.budget import Budget
-from dataplane.cache.sealed import Blocks, SealedBlocks, Sealer
-from dataplane.cache.session import Session
-from dataplane.cache.spec import MAX_BLOCKS, EntrySpec, map_disk_bytes
+from dataplane.cache.disk.entry_identity import MAX_BLOCKS, EntrySpec, map_disk_bytes
+from dataplane.cache.disk.session import Session
+from dataplane.cache.entries.encryption import Blocks, SealedBlocks, Sealer
+from dataplane.cache.eviction.budget import Budget
 from dataplane.errors import CacheError
 from dataplane.telemetry import Counters
 

@@ -29,8 +29,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
-from dataplane.cache.ending import closed_error, interrupted_error
-from dataplane.cache.entries import Entry
+from dataplane.cache.closed import closed_error, interrupted_error
+from dataplane.cache.entries.open_entries import Entry
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 

@@ -17,14 +17,14 @@ import os
 from pathlib import Path
 
 from dataplane import _native
-from dataplane.cache import locks
-from dataplane.cache.directory import Directory
-from dataplane.cache.files import EntryFiles
-from dataplane.cache.live import LiveLocks
-from dataplane.cache.pace import Pace
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import Directory
+from dataplane.cache.disk.entry_files import EntryFiles
+from dataplane.cache.disk.liveness import LiveLocks
+from dataplane.cache.disk.pins import PinList, Protection
+from dataplane.cache.disk.reconcile import MANY_ENTRIES, estimated_entries, recount
+from dataplane.cache.disk.throttle import Pace
 from dataplane.cache.permissions import Sharing
-from dataplane.cache.pins import PinList, Protection
-from dataplane.cache.recount import MANY_ENTRIES, estimated_entries, recount
 
 __all__ = ["Session", "verify_tag"]
 

@@ -27,10 +27,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from dataplane.cache import locks
-from dataplane.cache.directory import names_in
-from dataplane.cache.live import MAX_SLOTS
-from dataplane.cache.session import Session
+from dataplane.cache.disk import locks
+from dataplane.cache.disk.directory import names_in
+from dataplane.cache.disk.liveness import MAX_SLOTS
+from dataplane.cache.disk.session import Session
 from dataplane.telemetry import gauges, logger, totals
 
 __all__ = ["ProcessFigures", "Publisher", "read_published"]

@@ -1,0 +1,1 @@
+"""The cache directory: its files, locks and identities."""

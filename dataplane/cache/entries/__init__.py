@@ -1,0 +1,1 @@
+"""Entries that this process has open, and their encryption."""

@@ -1,0 +1,1 @@
+"""Downloads: which blocks are fetched, in which order, by which thread."""

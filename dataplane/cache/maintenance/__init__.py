@@ -1,0 +1,1 @@
+"""What is done with a cache directory beside reading: checks, clean-up, statistics."""

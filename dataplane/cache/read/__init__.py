@@ -1,0 +1,1 @@
+"""Which bytes of an object go where: scatter lists and zero-copy views."""
