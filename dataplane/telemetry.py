@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from dataplane.alive import Alive
+from dataplane.weak_registry import Alive
 
 __all__ = ["Counters", "gauges", "logger", "offer_gauges", "totals"]
 

@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 
-from dataplane.alive import Alive
+from dataplane.weak_registry import Alive
 
 
 class Thing:

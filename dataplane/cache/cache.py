@@ -28,7 +28,6 @@ from contextlib import AbstractContextManager
 from typing import Self
 
 from dataplane import _native, process_exit
-from dataplane.alive import Alive
 from dataplane.cache.attachment import Attachment
 from dataplane.cache.closed import closed_error
 from dataplane.cache.config import CacheConfig
@@ -48,6 +47,7 @@ from dataplane.cache.plan import Plan, PlannedRead
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.telemetry import Counters, logger, offer_gauges
+from dataplane.weak_registry import Alive
 
 __all__ = ["Cache"]
 

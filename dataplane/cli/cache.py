@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from dataplane.cli.cache_look import info, ls, pin, unpin
-from dataplane.cli.cache_upkeep import clear, gc, verify
+from dataplane.cli.cache_inspect import info, ls, pin, unpin
+from dataplane.cli.cache_maintain import clear, gc, verify
 from dataplane.cli.groups import CommandGroup
 
 __all__ = ["cache"]

@@ -35,7 +35,7 @@ from dataplane.cli.options import (
     store_options,
 )
 from dataplane.cli.text import plural, printable
-from dataplane.cli.wanted import wanted
+from dataplane.cli.warm_ranges import wanted
 from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_duration, format_rate
 

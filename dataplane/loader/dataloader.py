@@ -30,9 +30,9 @@ from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.order import permutation, rank_positions
 from dataplane.errors import ConfigError
-from dataplane.loader.ahead import Ahead
-from dataplane.loader.feed import Feed, KnownFeed, KnownOrder, SamplerFeed
-from dataplane.loader.iteration import Pass, PassOptions, plan_ahead
+from dataplane.loader.batch_source import Feed, KnownFeed, KnownOrder, SamplerFeed
+from dataplane.loader.epoch_iterator import Pass, PassOptions, plan_ahead
+from dataplane.loader.prefetcher import Ahead
 from dataplane.loader.state import LoaderState, Progress
 from dataplane.loader.stats import LoaderStats, Meter
 

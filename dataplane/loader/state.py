@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
 from dataplane.errors import ConfigError
-from dataplane.loader.feed import KnownOrder
+from dataplane.loader.batch_source import KnownOrder
 
 __all__ = ["STATE_VERSION", "LoaderState", "Progress"]
 

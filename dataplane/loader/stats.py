@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from dataplane.loader.engine import StageStats
+from dataplane.loader.pipeline import StageStats
 
 __all__ = ["LoaderStats", "Meter"]
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dataplane.errors import ConfigError, FormatError, NoSpace
-from dataplane.pack.apart import SHARED_BYTES, convert_apart, convert_together
 from dataplane.pack.archives import unpack
 from dataplane.pack.formats import ARCHIVE
 from dataplane.pack.meter import Meter
 from dataplane.pack.numpy_files import convert_npy, convert_npz
 from dataplane.pack.plan import Planned, plan_archive, plan_sources
-from dataplane.pack.plot3d import convert_plot3d
+from dataplane.pack.plot3d.convert import convert_plot3d
 from dataplane.pack.skipped import LEFT_OUT_LOGGER, counted_lines, left_out_of
 from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
-from dataplane.pack.vtk_convert import VTK_CONVERTERS
+from dataplane.pack.vtk.convert import VTK_CONVERTERS
+from dataplane.pack.vtk.subprocess_reader import SHARED_BYTES, convert_apart, convert_together
 from dataplane.shards import SourceSample
 from dataplane.shards.scratch import ScratchFolder
 

@@ -13,10 +13,10 @@ from pathlib import Path, PurePath
 from dataplane.errors import FormatError
 from dataplane.pack.foreign import HEAD_BYTES, foreign_content
 from dataplane.pack.other_formats import UNKNOWN, OtherFormat, other_format
-from dataplane.pack.plot3d_pairs import pair_name
-from dataplane.pack.plot3d_text import text_content
+from dataplane.pack.plot3d.pairs import pair_name
+from dataplane.pack.plot3d.text import text_content
 from dataplane.pack.source import one_line
-from dataplane.pack.vtk_xml import xml_type
+from dataplane.pack.vtk.xml import xml_type
 
 __all__ = [
     "ARCHIVE",

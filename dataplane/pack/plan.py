@@ -35,7 +35,7 @@ from dataplane.pack.formats import (
 from dataplane.pack.found import Found, walk
 from dataplane.pack.names import unique_name
 from dataplane.pack.other_formats import OtherFormat
-from dataplane.pack.plot3d_pairs import Pair, pair_folder, pair_name
+from dataplane.pack.plot3d.pairs import Pair, pair_folder, pair_name
 from dataplane.pack.references import read_pieces
 from dataplane.pack.source import SourceFile, Unreadable
 

@@ -30,12 +30,12 @@ from typing import Protocol
 from dataplane.errors import ConfigError, DataplaneError, NotFound, ObjectChanged
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.telemetry import Counters, logger, offer_gauges
+from dataplane_fuse.cached_listing import DEFAULT_MAX_ENTRIES
 from dataplane_fuse.errnos import errno_of, os_error
 from dataplane_fuse.handles import DEFAULT_MAX_HANDLES, Handle, HandleTable, OpenFile, Reader
-from dataplane_fuse.levels import DEFAULT_MAX_ENTRIES
 from dataplane_fuse.names import MAX_NAME_BYTES, encoded_name
 from dataplane_fuse.nodes import BLOCK_BYTES, Attributes, FileNode, Node, attributes_of, join
-from dataplane_fuse.readahead import Ahead, ReadAhead
+from dataplane_fuse.prefetch_handle import Ahead, ReadAhead
 from dataplane_fuse.tree import DatasetFormat, Tree
 
 __all__ = ["Blocks", "Filesystem", "FilesystemOptions", "Statistics"]

@@ -15,7 +15,7 @@ from typing import NewType, Protocol
 
 from dataplane_fuse.errnos import os_error
 from dataplane_fuse.nodes import FileNode
-from dataplane_fuse.readahead import ReadAhead
+from dataplane_fuse.prefetch_handle import ReadAhead
 
 __all__ = ["DEFAULT_MAX_HANDLES", "Handle", "HandleTable", "OpenFile", "Reader"]
 

@@ -23,9 +23,9 @@ from typing import Protocol
 
 from dataplane.errors import FormatError, NotFound
 from dataplane.stores.base import Buffer, ObjectInfo
-from dataplane_fuse.flights import Flights
 from dataplane_fuse.names import why_not_a_name
 from dataplane_fuse.nodes import Directory, FileNode, Node, join
+from dataplane_fuse.single_flight import Flights
 
 __all__ = ["ARCHIVE_SUFFIX", "INDEX_NAME", "MAX_MEMBERS", "DatasetView", "Index", "Member"]
 

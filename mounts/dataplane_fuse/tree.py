@@ -22,11 +22,11 @@ from dataplane.errors import FormatError, NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo, Store
 from dataplane.stores.versions import as_answered
 from dataplane.telemetry import Counters, logger
-from dataplane_fuse.flights import Flights
-from dataplane_fuse.levels import DEFAULT_MAX_ENTRIES, Level, LevelCache
+from dataplane_fuse.cached_listing import DEFAULT_MAX_ENTRIES, Level, LevelCache
 from dataplane_fuse.names import why_not_a_name
 from dataplane_fuse.nodes import FileNode, Node, join
 from dataplane_fuse.samples import INDEX_NAME, DatasetView, Index, Member, ReadObject, ReadRange
+from dataplane_fuse.single_flight import Flights
 
 __all__ = ["LARGE", "PROBES", "DatasetFormat", "StoreDirectory", "Tree"]
 

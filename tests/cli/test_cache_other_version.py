@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.disk.directory import Directory
 from dataplane.cache.disk.other_version import remove_other_version
-from dataplane.cli.cache_upkeep import clear
+from dataplane.cli.cache_maintain import clear
 from dataplane.errors import CacheError, ConfigError
 from dataplane.stores import open_store
 

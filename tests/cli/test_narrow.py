@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.maintenance.verify import VerifyReport
-from dataplane.cli import cache_upkeep
+from dataplane.cli import cache_maintain
 from dataplane.cli.cache import cache as cache_command
 from dataplane.cli.stats import stats
 from dataplane.stores import open_store
@@ -38,7 +38,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, width: int | None, *arguments: str) -
     """The lines that a command prints, on a terminal of a width or in a pipe."""
     if width is not None:
         console = functools.partial(Console, width=width, force_terminal=True, color_system=None)
-        for module in ("cache_look", "stats"):
+        for module in ("cache_inspect", "stats"):
             monkeypatch.setattr(sys.modules[f"dataplane.cli.{module}"], "output", console)
     command = stats if arguments[0] == "stats" else cache_command
     given = arguments[1:] if command is stats else arguments
@@ -91,8 +91,8 @@ def test_the_bar_of_verify_takes_the_whole_line(
     bad: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     console = functools.partial(Console, width=60, force_terminal=True, color_system=None)
-    monkeypatch.setattr(cache_upkeep, "Console", console)
-    with cache_upkeep._shown_progress(1 << 30) as show:
+    monkeypatch.setattr(cache_maintain, "Console", console)
+    with cache_maintain._shown_progress(1 << 30) as show:
         show(VerifyReport(checked_bytes=1 << 29, corrupt_blocks=bad))
     drawn = [
         re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line)

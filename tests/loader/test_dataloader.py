@@ -158,7 +158,7 @@ def test_a_sampler_is_drawn_from_in_the_training_thread_and_only_so_far_ahead(
 ) -> None:
     import threading
 
-    from dataplane.loader.feed import LOOKAHEAD
+    from dataplane.loader.batch_source import LOOKAHEAD
 
     drawn = []
 

@@ -12,7 +12,7 @@ import pytest
 
 from dataplane.errors import LoaderError
 from dataplane.loader.channel import Cancelled, Channel, EndOfStream
-from dataplane.loader.engine import Pipeline, Stage
+from dataplane.loader.pipeline import Pipeline, Stage
 
 
 def drain(pipeline: Pipeline) -> list[object]:

@@ -72,7 +72,7 @@ def test_after_an_exception_in_the_loop(loader: dp.DataLoader, error: type) -> N
 def test_after_an_interrupt_while_a_batch_is_waited_for(
     loader: dp.DataLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataplane.loader.engine import Pipeline
+    from dataplane.loader.pipeline import Pipeline
 
     batches = iter(loader)
     next(batches)

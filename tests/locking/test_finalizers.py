@@ -41,7 +41,7 @@ def test_the_finalizers_of_the_source_are_found(finalizers: Finalizers) -> None:
     labels = {label for label, _, _ in finalizers.all()}
     assert "dataplane.cache.disk.directory.Directory.__del__" in labels
     assert "dataplane.stores.policy.limit.LimitStore.stream_range, dropped" in labels
-    assert "dataplane.loader.engine.Pipeline.__init__: stop.abandon, called by weakref" in labels
+    assert "dataplane.loader.pipeline.Pipeline.__init__: stop.abandon, called by weakref" in labels
 
 
 HEAD = """

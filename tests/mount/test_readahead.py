@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dataplane_fuse.readahead import NEAR_BYTES, START_BYTES, ReadAhead
+from dataplane_fuse.prefetch_handle import NEAR_BYTES, START_BYTES, ReadAhead
 from tests.mount.fakes import FakeAhead
 
 MIB = 1 << 20

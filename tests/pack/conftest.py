@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dataplane.pack import apart
+from dataplane.pack.vtk import subprocess_reader
 
 
 @pytest.fixture
 def fresh_workers():
     """Workers that only this test uses."""
-    apart._close_idle()
+    subprocess_reader._close_idle()
     yield
-    apart._close_idle()
+    subprocess_reader._close_idle()

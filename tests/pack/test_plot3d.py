@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.errors import FormatError
 from dataplane.pack import open_source
-from dataplane.pack.plot3d_pairs import pair_name
+from dataplane.pack.plot3d.pairs import pair_name
 
 SHAPES = [(4, 3, 5), (2, 6, 3)]
 

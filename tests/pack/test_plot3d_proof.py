@@ -7,8 +7,8 @@ import pytest
 
 from dataplane.errors import FormatError
 from dataplane.pack import open_source
-from dataplane.pack.plot3d_detect import detect_grid, detect_solution
-from dataplane.pack.plot3d_layout import FileBytes
+from dataplane.pack.plot3d.detect import detect_grid, detect_solution
+from dataplane.pack.plot3d.layout import FileBytes
 
 CUBE = [(3, 4, 5)]
 PLANE = [(5, 4)]

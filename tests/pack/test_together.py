@@ -12,11 +12,14 @@ import pytest
 pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError
-from dataplane.pack import apart, open_source, pack, vtk_reader, vtk_worker
 from dataplane.pack import convert as convert_room
-from dataplane.pack.crossing import TOGETHER, read_outcome, write_request
+from dataplane.pack import open_source, pack
 from dataplane.pack.plan import plan_sources
 from dataplane.pack.source import SourceFile
+from dataplane.pack.vtk import reader as vtk_reader
+from dataplane.pack.vtk import subprocess_reader
+from dataplane.pack.vtk import worker as vtk_worker
+from dataplane.pack.vtk.shared_memory import TOGETHER, read_outcome, write_request
 from dataplane.shards import SourceArray, SourceSample, WriteOptions
 from tests.pack.harm import complain, crash, crasher, grow, mesh, plain, refuse
 
@@ -88,13 +91,13 @@ def test_small_files_are_read_in_one_go_and_packed_as_singly(tmp_path, fresh_wor
     for n in range(70):
         mesh(tmp_path / f"case{n:02d}.vtu")
     asked = []
-    read = apart._Worker.read
+    read = subprocess_reader._Worker.read
 
     def counted(worker, sources, meter):
         asked.append(len(sources))
         return read(worker, sources, meter)
 
-    monkeypatch.setattr(apart._Worker, "read", counted)
+    monkeypatch.setattr(subprocess_reader._Worker, "read", counted)
     shards = []
     for name in ("together", "singly"):
         pack([tmp_path], (tmp_path / name).as_uri(), WriteOptions(workers=2))

@@ -191,7 +191,7 @@ def test_unnamed_and_double_names_stay_apart(tmp_path):
     from vtkmodules.util.numpy_support import numpy_to_vtk
 
     from dataplane.pack.source import Converted
-    from dataplane.pack.vtk_arrays import ArrayGroup, add_arrays
+    from dataplane.pack.vtk.arrays import ArrayGroup, add_arrays
 
     image = pv.ImageData(dimensions=(2, 2, 2))
     for value, name in ((1.0, ""), (2.0, "unnamed")):

@@ -10,7 +10,7 @@ pv = pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError  # noqa: E402
 from dataplane.pack import open_source  # noqa: E402
-from dataplane.pack.vtk_read import _tidied  # noqa: E402
+from dataplane.pack.vtk.read import _tidied  # noqa: E402
 from tests.pack.oracle import assert_same_arrays, expected_arrays, values_of  # noqa: E402
 
 

@@ -7,7 +7,7 @@ pv = pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError  # noqa: E402
 from dataplane.pack import open_source  # noqa: E402
-from dataplane.pack.vtk_legacy import check_legacy  # noqa: E402
+from dataplane.pack.vtk.legacy import check_legacy  # noqa: E402
 from tests.pack.oracle import assert_same_arrays, expected_arrays, values_of  # noqa: E402
 
 TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "f4", "f8")

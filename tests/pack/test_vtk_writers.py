@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("vtkmodules", reason="the vtk extra is not installed")
 
-from dataplane.pack.vtk_prepare import prepare
+from dataplane.pack.vtk.prepare import prepare
 from tests.pack.reading import read_one, refused
 from tests.pack.xml_files import ascii_array, mesh, mesh_piece, surface_piece, wrap
 

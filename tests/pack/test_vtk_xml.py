@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("vtkmodules", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError
-from dataplane.pack.vtk_prepare import prepare
+from dataplane.pack.vtk.prepare import prepare
 from tests.pack.reading import read_one, refused
 from tests.pack.xml_files import Writer, ascii_array, mesh, mesh_piece, wrap
 
@@ -209,15 +209,15 @@ def test_text_that_is_no_such_numbers_is_refused(tmp_path, text, kind, reason):
 
 
 def test_a_large_text_is_counted_across_its_parts(tmp_path, monkeypatch):
-    from dataplane.pack import vtk_text
+    from dataplane.pack.vtk import text
 
-    monkeypatch.setattr(vtk_text, "_STEP_BYTES", 64)
+    monkeypatch.setattr(text, "_STEP_BYTES", 64)
     numbers = " ".join(map(repr, np.random.default_rng(0).random(500).tolist()))
     content = numbers.encode()
     dtype = np.dtype("f8")
     for stop in range(0, len(content), 13):
         expected = len(content[:stop].split())
-        assert vtk_text.count_numbers(content, 0, stop, dtype) == expected or (
+        assert text.count_numbers(content, 0, stop, dtype) == expected or (
             content[:stop].endswith((b"e", b"e-"))
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cli.wanted import wanted
+from dataplane.cli.warm_ranges import wanted
 from dataplane.datasets.runtime import Runtime
 from dataplane.errors import NotFound, ObjectChanged
 from dataplane.stores import Store, StoreConfig, open_store

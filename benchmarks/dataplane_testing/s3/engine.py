@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dataplane.errors import ConfigError
+from dataplane_testing.s3 import bucket_operations, object_operations, upload_operations
 from dataplane_testing.s3.connection import Shared
 from dataplane_testing.s3.faults import FaultInjector, Faults
 from dataplane_testing.s3.model import Limits, RequestRecord, S3Error
@@ -20,13 +21,19 @@ from dataplane_testing.s3.objects import Attributes, ObjectFiles, Staged
 from dataplane_testing.s3.replacements import Replacements
 from dataplane_testing.s3.request_log import RequestLog
 from dataplane_testing.s3.server import Server
-from dataplane_testing.s3.service import Service, all_operations
+from dataplane_testing.s3.service import Operation, Service
 from dataplane_testing.s3.sigv4 import Verifier
 from dataplane_testing.s3.uploads import Uploads
 
 __all__ = ["Engine", "Settings"]
 
 _HASH_BYTES = 4 << 20
+_OPERATIONS: dict[str, Operation] = {
+    **bucket_operations.OPERATIONS,
+    **object_operations.OPERATIONS,
+    **upload_operations.OPERATIONS,
+}
+"""Every operation by S3's name of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +71,7 @@ class Engine:
             verifier = Verifier(
                 {settings.access_key: settings.secret_key}, anonymous=settings.anonymous
             )
-            shared = Shared(
-                service, all_operations(), verifier, self._faults, self._log, self._stopping
-            )
+            shared = Shared(service, _OPERATIONS, verifier, self._faults, self._log, self._stopping)
             self._server = Server(shared, settings.port)
         except S3Error as err:
             self._files.close()

@@ -1,8 +1,8 @@
-"""What the operations work on, and the dispatch to them by name."""
+"""What the operations work on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dataplane_testing.s3.exchange import Request, Response
@@ -25,14 +25,3 @@ class Service:
 
 
 Operation = Callable[[Service, Request], Response]
-
-
-def all_operations() -> Mapping[str, Operation]:
-    """Return every operation by S3's name of it."""
-    from dataplane_testing.s3 import bucket_operations, object_operations, upload_operations
-
-    return {
-        **bucket_operations.OPERATIONS,
-        **object_operations.OPERATIONS,
-        **upload_operations.OPERATIONS,
-    }

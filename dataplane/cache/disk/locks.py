@@ -26,8 +26,8 @@ from contextlib import contextmanager
 from typing import NewType
 
 from dataplane import _native
-from dataplane.alive import Alive
 from dataplane.cache.permissions import is_of_group, open_in_group
+from dataplane.weak_registry import Alive
 
 __all__ = [
     "CATALOG_BYTE",

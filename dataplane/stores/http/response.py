@@ -29,8 +29,8 @@ import weakref
 from collections.abc import Mapping
 
 from dataplane import _native
-from dataplane.alive import Alive
 from dataplane.stores.failures import Reply
+from dataplane.weak_registry import Alive
 
 __all__ = ["NotPlain", "PlainAnswer", "PlainFailure", "PlainHttp"]
 

@@ -1,0 +1,1 @@
+"""VTK files: checked, read in a process apart, and confirmed."""

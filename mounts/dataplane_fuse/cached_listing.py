@@ -1,0 +1,172 @@
+"""Directory listings of the store, remembered for a while.
+
+A `Level` is one directory as the store listed it: names of files and of directories below, after
+`names` has hidden what cannot be shown. `LevelCache` keeps levels for `ttl_s` seconds, so that a
+program that looks at ten thousand files costs a few list requests; a name that a fresh level does
+not have is known to be absent without a request (the negative entries of this cache). Levels are
+evicted least recently used first when they hold more than `max_entries` names together; a single
+larger directory is kept alone, because it cannot be shown in part.
+
+Threads that want the same level while it is being listed wait for that one listing; a failure goes
+to all of them and is not remembered. Thread-safe; the lock is never held during a request.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+
+from dataplane.stores.base import Listing, ObjectInfo, Store
+from dataplane.stores.keys import why_foreign
+from dataplane.telemetry import Counters
+from dataplane_fuse.names import HiddenNames, why_not_a_name
+from dataplane_fuse.single_flight import Flights
+
+__all__ = ["DEFAULT_MAX_ENTRIES", "Level", "LevelCache", "build_level"]
+
+DEFAULT_MAX_ENTRIES = 1_000_000
+"""Names remembered at once, about 400 bytes each."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """One directory as the store listed it.
+
+    Attributes:
+        prefix: empty for the root, else ends in `/`.
+        files: objects of this level by file name, in key order.
+        directories: names of the levels below, in key order.
+        listed_at_s: monotonic time of the listing.
+    """
+
+    prefix: str
+    files: Mapping[str, ObjectInfo]
+    directories: Mapping[str, None]
+    listed_at_s: float
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.directories)
+
+
+def build_level(prefix: str, listing: Listing, hidden: HiddenNames, now_s: float) -> Level:
+    """Turn a listing into names that can be shown.
+
+    An object whose key is the prefix itself (`a/`) is how consoles mark an empty directory: the
+    directory exists because of it, and it is not an entry of its own.
+    """
+    shown = prefix.rstrip("/")
+    directories: dict[str, None] = {}
+    for below in listing.prefixes:
+        name = below[len(prefix) :].removesuffix("/")
+        reason = why_not_a_name(name)
+        if reason is None:
+            directories[name] = None
+        else:
+            hidden.report(shown, name, reason)
+    files: dict[str, ObjectInfo] = {}
+    for info in listing.objects:
+        name = info.key[len(prefix) :]
+        if not name:
+            continue
+        if name.endswith("/") and why_not_a_name(name[:-1]) is None:
+            directories.setdefault(name[:-1], None)
+            continue
+        reason = why_not_a_name(name)
+        if reason is None and name in directories:
+            reason = "a directory has the same name"
+        if reason is None:
+            files[name] = info
+        else:
+            hidden.report(shown, name, reason)
+    for key in listing.hidden:
+        name = key[len(prefix) :]
+        part = name.removesuffix("/")
+        reason = why_not_a_name(part) or why_foreign(part) or "the store cannot address it"
+        hidden.report(shown, name, reason)
+    return Level(prefix, files, directories, now_s)
+
+
+class LevelCache:
+    """Levels by prefix, with an age limit and a size limit. See the module's text."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        ttl_s: float,
+        max_entries: int = DEFAULT_MAX_ENTRIES,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._ttl_s = ttl_s
+        self._max_entries = max_entries
+        self._counters = counters
+        self._clock = clock
+        self._hidden = HiddenNames(counters)
+        self._lock = Lock()
+        self._levels: OrderedDict[str, Level] = OrderedDict()
+        self._flights: Flights[str, Level] = Flights()
+        self._entries = 0
+
+    def get(self, prefix: str) -> Level:
+        """Return the level, listing it when it is not known or too old."""
+        with self._lock:
+            level = self._levels.get(prefix)
+            if level is not None and self._is_fresh(level):
+                self._levels.move_to_end(prefix)
+                return level
+        return self._flights.run(prefix, lambda: self._list(prefix))
+
+    def fresh(self, prefix: str) -> Level | None:
+        """Return the level if it is known and young enough; makes no request."""
+        level = self.known(prefix)
+        return level if level is not None and self._is_fresh(level) else None
+
+    def known(self, prefix: str) -> Level | None:
+        """Return the level at any age; makes no request."""
+        with self._lock:
+            return self._levels.get(prefix)
+
+    def forget(self, prefix: str) -> None:
+        """Drop the level, because something in it is known to have changed."""
+        with self._lock:
+            level = self._levels.pop(prefix, None)
+            if level is not None:
+                self._entries -= len(level)
+
+    def report_hidden(self, directory: str, name: str, reason: str) -> None:
+        """Count and tell of a name that is hidden for a reason found outside this room."""
+        self._hidden.report(directory, name, reason)
+
+    @property
+    def entries(self) -> int:
+        """Names remembered."""
+        with self._lock:
+            return self._entries
+
+    def _list(self, prefix: str) -> Level:
+        # The age counts from before the request: what changes while it runs is not in it.
+        started_s = self._clock()
+        self._counters.add("mount_listings")
+        level = build_level(prefix, self._store.list_level(prefix), self._hidden, started_s)
+        with self._lock:
+            self._keep_locked(level)
+        return level
+
+    def _is_fresh(self, level: Level) -> bool:
+        return self._clock() - level.listed_at_s < self._ttl_s
+
+    def _keep_locked(self, level: Level) -> None:
+        old = self._levels.pop(level.prefix, None)
+        if old is not None:
+            self._entries -= len(old)
+        self._levels[level.prefix] = level
+        self._entries += len(level)
+        while self._entries > self._max_entries and len(self._levels) > 1:
+            _, evicted = self._levels.popitem(last=False)
+            self._entries -= len(evicted)
+            self._counters.add("mount_levels_evicted")
