@@ -5,7 +5,6 @@ Thread-safe, as its parts are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,6 +17,7 @@ from dataplane.cache.eviction.budget import Budget
 from dataplane.cache.eviction.catalog import Catalog
 from dataplane.cache.maintenance.background import Keeper
 from dataplane.cache.maintenance.process_statistics import Publisher
+from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
 from dataplane.telemetry import Counters
 
 __all__ = ["Attachment"]
@@ -40,7 +40,7 @@ class Attachment:
         config: CacheConfig,
         counters: Counters,
         sealer: Sealer | None,
-        is_pinned: Callable[[str, int], bool],
+        buffer: PrefetchBuffer,
     ) -> Self:
         """Attach to the directory of a configuration.
 
@@ -48,16 +48,15 @@ class Attachment:
             config: of the cache.
             counters: where it counts.
             sealer: encrypts blocks, or None.
-            is_pinned: whether a plan of this process will read a block soon.
+            buffer: the blocks that plans of this process will read soon.
 
         Raises:
             CacheError: the directory cannot be used.
             OSError: the file system refused.
         """
         session = Session(config.dir, sharing=config.sharing)
-        budget = Budget(
-            session, config.size_bytes, is_pinned, counters, Catalog(session.directory).bounds
-        )
+        catalog = Catalog(session.directory)
+        budget = Budget(session, config.size_bytes, counters, buffer, catalog)
         return cls(
             session,
             budget,

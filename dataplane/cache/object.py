@@ -19,12 +19,12 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
+from dataplane.cache.core import CacheCore
 from dataplane.cache.disk.entry_identity import EntrySpec
 from dataplane.cache.entries.encryption import HEADER_BYTES, Outcome
 from dataplane.cache.entries.open_entries import Entry
@@ -42,9 +42,6 @@ from dataplane.cache.read.views import Arrangement, Views, arrange, blocks_to_sh
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
-if TYPE_CHECKING:
-    from dataplane.cache.cache import Cache
-
 __all__ = ["CachedObject"]
 
 # One read keeps this many requests' blocks per thread in its memory at most.
@@ -59,10 +56,10 @@ class CachedObject:
         store: where it comes from.
     """
 
-    __slots__ = ("__weakref__", "_cache", "info", "name", "spec", "store")
+    __slots__ = ("__weakref__", "_core", "info", "name", "spec", "store")
 
-    def __init__(self, cache: Cache, store: Store, info: ObjectInfo) -> None:
-        self._cache = cache
+    def __init__(self, core: CacheCore, store: Store, info: ObjectInfo) -> None:
+        self._core = core
         self.store = store
         self.info = info
         self.spec = EntrySpec(
@@ -70,14 +67,14 @@ class CachedObject:
             key=store.full_key(info.key),
             etag=info.etag,
             size_bytes=info.size_bytes,
-            block_bytes=cache.config.block_bytes,
-            key_identity=cache.sealer.identity if cache.sealer is not None else "",
-            sealed_bytes=HEADER_BYTES if cache.sealer is not None else 0,
+            block_bytes=core.config.block_bytes,
+            key_identity=core.sealer.identity if core.sealer is not None else "",
+            sealed_bytes=HEADER_BYTES if core.sealer is not None else 0,
         )
         self.name = self.spec.digest().hex()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (CachedObject, (self._cache, self.store, self.info))
+        return (CachedObject, (self._core, self.store, self.info))
 
     def __repr__(self) -> str:
         return f"CachedObject({self.store.url!r}, {self.info.key!r})"
@@ -114,11 +111,11 @@ class CachedObject:
             )
         if start == stop:
             return
-        entry = self._cache.entry(self)
+        entry = self._core.entry(self.name, self.spec)
         if entry is None:
             self._pass_through(start, stop, view)
             return
-        memory = self._cache.held(self.name)
+        memory = self._core.held(self.name)
         if memory:
             block_bytes = self.spec.block_bytes
             blocks = range(start // block_bytes, -(-stop // block_bytes))
@@ -149,11 +146,11 @@ class CachedObject:
         count, nbytes = check_ranges(table, self.info.size_bytes, view.nbytes, what)
         if not count:
             return
-        entry = self._cache.entry(self)
+        entry = self._core.entry(self.name, self.spec)
         if entry is None:
             self._pass_ranges_through(table, view)
             return
-        outcome = entry.blocks.read_ranges(table.data, view, self._cache.held(self.name))
+        outcome = entry.blocks.read_ranges(table.data, view, self._core.held(self.name))
         self._finish(entry, view, outcome, count, nbytes)
 
     def view(self, start: int, stop: int) -> memoryview:
@@ -191,7 +188,7 @@ class CachedObject:
         check_within(starts, stops, self.info.size_bytes, repr(self.info.key))
         block_bytes = self.spec.block_bytes
         wanted = blocks_to_show(starts, stops, block_bytes, self.info.size_bytes)
-        held = self._cache.held(self.name)
+        held = self._core.held(self.name)
         contents = {block: held[block] for block in wanted if block in held}
         began = time.perf_counter()
         contents |= self._download([block for block in wanted if block not in held])
@@ -207,19 +204,19 @@ class CachedObject:
 
         Then `views` would make copies only, and `read_into` does that for less.
         """
-        if self._cache.held(self.name):
+        if self._core.held(self.name):
             return False
-        entry = self._cache.entry(self)
+        entry = self._core.entry(self.name, self.spec)
         return entry is None or not entry.blocks.missing(start, stop)
 
     def resident_bytes(self) -> int:
         """How many of the object's bytes are on the local disk."""
-        entry = self._cache.entry(self)
+        entry = self._core.entry(self.name, self.spec)
         return entry.blocks.resident_bytes() if entry is not None else 0
 
     def is_complete(self) -> bool:
         """Whether every block of the object is on the local disk."""
-        entry = self._cache.entry(self)
+        entry = self._core.entry(self.name, self.spec)
         return entry is not None and entry.blocks.is_complete()
 
     def close(self) -> None:
@@ -237,14 +234,14 @@ class CachedObject:
     ) -> None:
         """Count a read of `ranges` ranges, and fetch what `outcome` says is missing of it."""
         if outcome is None:
-            self._cache.counters.add_all({"cache_hits": ranges, "cache_hit_bytes": nbytes})
+            self._core.counters.add_all({"cache_hits": ranges, "cache_hit_bytes": nbytes})
             return
         _, missed, missed_bytes = outcome[:3]
         began = time.perf_counter()
         try:
             self._fill(entry, view, self._missing(entry, outcome))
         finally:
-            self._cache.counters.add_all(
+            self._core.counters.add_all(
                 {
                     "cache_hits": ranges - missed,
                     "cache_hit_bytes": nbytes - missed_bytes,
@@ -260,18 +257,18 @@ class CachedObject:
         if dropped_bytes:
             # Bad blocks are empty from now on; filling them again reserves their room again.
             entry.budget.release(dropped_bytes)
-            self._cache.counters.add_all(
+            self._core.counters.add_all(
                 {"cache_blocks_corrupt": corrupt, "cache_io_errors": io_errors}
             )
         return as_ranges(pieces)
 
     def _download(self, blocks: Sequence[int]) -> dict[int, Buffer]:
         """Wait for what of `blocks` is not on the disk; return what came by way of memory."""
-        entry = self._cache.entry(self) if blocks else None
+        entry = self._core.entry(self.name, self.spec) if blocks else None
         if entry is None:
             return {}
         missing = [block for block in blocks if not entry.blocks.is_ready(block)]
-        jobs = self._cache.submit(self, entry, missing)
+        jobs = self._core.submit(entry, self.store, self.info, missing)
         contents = [job.future.result() for job in jobs]
         return {
             block: content
@@ -285,9 +282,9 @@ class CachedObject:
         misses = [
             n for b, n in zip(placed.blocks, placed.shown_bytes, strict=True) if b not in held
         ]
-        self._cache.counters.add_all({"cache_hits": len(hits), "cache_hit_bytes": sum(hits)})
+        self._core.counters.add_all({"cache_hits": len(hits), "cache_hit_bytes": sum(hits)})
         if misses:
-            self._cache.counters.add_all(
+            self._core.counters.add_all(
                 {
                     "cache_misses": len(misses),
                     "cache_miss_bytes": sum(misses),
@@ -297,13 +294,13 @@ class CachedObject:
 
     def _fill(self, entry: Entry, view: memoryview, pieces: Ranges) -> None:
         """Have the blocks of missing pieces downloaded, and copy the pieces as blocks arrive."""
-        config = self._cache.config
-        per_request = self._cache.request_bytes // config.block_bytes
+        config = self._core.config
+        per_request = self._core.request_bytes // config.block_bytes
         limit = _REQUESTS_PER_THREAD * per_request * config.fetch_threads
         left = by_block(pieces, entry.blocks.block_bytes)
         waiting: deque[tuple[Job, Ranges]] = deque()
         while more := list(itertools.islice(left, limit - len(waiting))):
-            jobs = self._cache.submit(self, entry, [block for block, _ in more])
+            jobs = self._core.submit(entry, self.store, self.info, [block for block, _ in more])
             waiting += zip(jobs, (of_block for _, of_block in more), strict=True)
             for _ in range(min(per_request, len(waiting))):
                 self._copy(*waiting.popleft(), view)
@@ -336,7 +333,7 @@ class CachedObject:
 
     def _get(self, start: int, stop: int) -> Buffer:
         content = self.store.get_range(self.info.key, start, stop, if_match=self.info.etag or None)
-        self._cache.counters.add_all(
+        self._core.counters.add_all(
             {"cache_passthrough_reads": 1, "cache_passthrough_bytes": stop - start}
         )
         return content

@@ -16,8 +16,8 @@ nothing.
 What is dropped, and when: a block leaves memory and loses its pin after the last use of it that is
 in the window. On the disk it stays as long as the budget has room, since the plan's end is not the
 end of its use: training comes back to it every epoch, and which of the blocks that are all read
-once per epoch stays makes no difference (`rotation`). What will never be read again ages there, and
-goes as the least recently used.
+once per epoch stays makes no difference (`working_set`). What will never be read again ages there,
+and goes as the least recently used.
 
 A failed download is only counted here; the reader meets the error itself, at the read that needs
 the block.
@@ -37,19 +37,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from dataplane.cache.eviction.working_set import Rotation
+from dataplane.cache.core import CacheCore
+from dataplane.cache.eviction.working_set import WorkingSet
 from dataplane.cache.fetch.deadlines import Deadlines
-from dataplane.cache.fetch.prefetch_buffer import Awaited
-from dataplane.cache.fetch.scheduler import BlockKey, Job
+from dataplane.cache.fetch.scheduler import Job
 from dataplane.cache.object import CachedObject
+from dataplane.cache.read.prefetch_buffer import BlockKey, PrefetchBuffer
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
-
-if TYPE_CHECKING:
-    from dataplane.cache.cache import Cache
 
 __all__ = ["Plan", "PlannedRead"]
 
@@ -82,15 +80,13 @@ class Plan:
                 ahead.advance(step + 1)
     """
 
-    def __init__(
-        self, cache: Cache, awaited: Awaited, reads: Iterable[PlannedRead], window_bytes: int
-    ) -> None:
-        self._cache = cache
-        self._awaited = awaited
+    def __init__(self, core: CacheCore, reads: Iterable[PlannedRead], window_bytes: int) -> None:
+        self._core = core
+        self._buffer = core.buffer
         self._window_bytes = window_bytes
-        config = cache.config
+        config = core.config
         # Enough to make full requests of; more would only sit in the queue.
-        per_thread = max(_MIN_JOBS, _REQUESTS * cache.request_bytes // config.block_bytes)
+        per_thread = max(_MIN_JOBS, _REQUESTS * core.request_bytes // config.block_bytes)
         self._max_jobs = per_thread * config.fetch_threads
         # Half: plans of the same process that are in the middle of an epoch need memory too.
         self._next_epoch_limit = min(config.next_epoch_bytes, window_bytes // 2)
@@ -110,12 +106,12 @@ class Plan:
         self._jobs: dict[BlockKey, Job] = {}
         self._planned_epoch = 0
         self._began_tick = time.time_ns()
-        self._rotation: Rotation | None = None
+        self._working_set: WorkingSet | None = None
         self._names: set[str] = set()
         self._thread = threading.Thread(
             target=self._work, args=(reads,), name="dp-plan", daemon=True
         )
-        awaited.join()
+        self._buffer.join()
         self._thread.start()
 
     def __enter__(self) -> Self:
@@ -160,7 +156,7 @@ class Plan:
             done = self._leave_window_locked()
             self._wake()
             # Inside the lock, so that a block that enters the window again keeps its new pin.
-            self._awaited.remove(done)
+            self._buffer.remove(done)
             late = [self._jobs[key] for key in done if key in self._jobs]
         self._cancel(late)
 
@@ -184,7 +180,7 @@ class Plan:
         """Become closed in a forked child, which has neither the thread nor the jobs."""
         self._lock = threading.Lock()
         self._woken = SimpleQueue()
-        self._awaited = Awaited(0)  # the parent's may be locked for ever
+        self._buffer = PrefetchBuffer(0)  # the parent's may be locked for ever
         self._closed = self._has_left = True
         self._jobs = {}
         self._last_step = {}
@@ -209,13 +205,13 @@ class Plan:
             self._ahead_bytes = 0
             jobs = list(self._jobs.values())
         if not has_left:
-            self._awaited.leave()
-        self._awaited.remove(pinned)
+            self._buffer.leave()
+        self._buffer.remove(pinned)
         self._cancel(jobs)
 
     def _cancel(self, jobs: list[Job]) -> None:
         """Drop what no other plan awaits; a request under way sees that by itself."""
-        self._cache.cancel(job for job in jobs if not self._awaited.is_pinned(*job.key))
+        self._core.cancel(job for job in jobs if not self._buffer.is_pinned(*job.key))
 
     def _leave_window_locked(self) -> list[BlockKey]:
         done = []
@@ -240,15 +236,15 @@ class Plan:
                 if not self._plan_read(read):
                     return
         except DataplaneError as err:
-            self._cache.counters.add("cache_prefetch_errors")
+            self._core.counters.add("cache_prefetch_errors")
             logger.debug("a plan ended early: %s", err)
         except Exception:  # the boundary of this thread; the reader goes on without a plan
-            self._cache.counters.add("cache_prefetch_errors")
+            self._core.counters.add("cache_prefetch_errors")
             logger.exception("the plan of reads raised; reading goes on without prefetching")
 
     def _plan_read(self, read: PlannedRead) -> bool:
         """Bring the blocks of one read into the window; False when the plan is over."""
-        block_bytes = self._cache.config.block_bytes
+        block_bytes = self._core.config.block_bytes
         if read.start >= read.stop:
             return not self._closed
         for block in range(read.start // block_bytes, -(-read.stop // block_bytes)):
@@ -256,20 +252,22 @@ class Plan:
             key = (read.source.name, block)
             if not self._enter_window(key, length, read):
                 return False
-            self._join_rotation(read)
+            self._join_working_set(read)
             self._request(read, key)
         return True
 
-    def _join_rotation(self, read: PlannedRead) -> None:
+    def _join_working_set(self, read: PlannedRead) -> None:
         """Say that this pass reads the object; not before it does: an epoch begins with that."""
         name = read.source.name
         if read.epoch != self._planned_epoch:
             self._planned_epoch = read.epoch
-            self._began_tick, self._rotation = time.time_ns(), None
+            self._began_tick, self._working_set = time.time_ns(), None
             self._names.clear()
         if name not in self._names:
             self._names.add(name)
-            self._rotation = self._cache.rotations.join(name, self._rotation, self._began_tick)
+            self._working_set = self._core.working_sets.join(
+                name, self._working_set, self._began_tick
+            )
 
     def _enter_window(self, key: BlockKey, length: int, read: PlannedRead) -> bool:
         while True:
@@ -296,7 +294,7 @@ class Plan:
             self._by_step.setdefault(read.step, []).append(key)
         if not known:
             # Inside the lock, so that advance() cannot take the pin before it is there.
-            self._awaited.add(key)
+            self._buffer.add(key)
 
     def _may_enter_locked(self, key: BlockKey, length: int, epoch: int) -> bool:
         """Whether a block may enter the window now, or be needed for longer if it is there."""
@@ -312,12 +310,13 @@ class Plan:
 
     def _window(self) -> int:
         """How far ahead to be: blocks that the cache has no room for must fit into memory."""
-        if self._rotation is not None and self._rotation.is_full:
-            return min(self._window_bytes, self._awaited.share_bytes)
+        if self._working_set is not None and self._working_set.is_full:
+            return min(self._window_bytes, self._buffer.share_bytes)
         return self._window_bytes
 
     def _request(self, read: PlannedRead, key: BlockKey) -> None:
-        entry = self._cache.entry(read.source)
+        source = read.source
+        entry = self._core.entry(source.name, source.spec)
         if entry is None or entry.blocks.is_ready(key[1]):
             return
         with self._lock:
@@ -326,11 +325,11 @@ class Plan:
                 return
             is_certain = read.epoch <= self._epoch
             due_s = self._deadlines.due_s(read.step, time.monotonic(), is_certain=is_certain)
-            (job,) = self._cache.submit(read.source, entry, (key[1],), due_s)
+            (job,) = self._core.submit(entry, source.store, source.info, (key[1],), due_s)
             if self._jobs.get(key) is job:
                 return
             self._jobs[key] = job
-        self._cache.counters.add("cache_prefetch_blocks")
+        self._core.counters.add("cache_prefetch_blocks")
         # By key: a callback that knew the job would keep both, and the block, alive in a cycle.
         job.future.add_done_callback(lambda future: self._on_done(key, future))
 
@@ -340,4 +339,4 @@ class Plan:
                 del self._jobs[key]
             self._wake()
         if not future.cancelled() and future.exception() is not None:
-            self._cache.counters.add("cache_prefetch_errors")
+            self._core.counters.add("cache_prefetch_errors")

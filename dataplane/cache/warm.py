@@ -76,7 +76,7 @@ def look(cache: Cache, needs: Iterable[Need]) -> WarmState:
         source = sources.setdefault(need.source.name, need.source)
         blocks = seen.setdefault(source.name, set())
         size, block_bytes = source.info.size_bytes, source.spec.block_bytes
-        entry = cache.existing(source)
+        entry = cache.existing(source.name)
         stop = min(need.stop, size) if need.start < need.stop else 0
         for block in range(need.start // block_bytes, -(-stop // block_bytes)):
             if block in blocks:
@@ -138,7 +138,7 @@ def _settled(cache: Cache, needs: list[Need], fetched_bytes: int) -> WarmState:
     is_busy = True
     while state.missing and is_busy and time.monotonic() < deadline:
         # Asked before the look: a block may be written between the two.
-        is_busy = any(cache.is_under_way(item.source, item.block) for item in state.missing)
+        is_busy = any(cache.is_under_way((item.source.name, item.block)) for item in state.missing)
         if is_busy:
             time.sleep(_SETTLE_POLL_S)
         state = look(cache, needs)

@@ -19,6 +19,7 @@ from tests.cache.fakes import (
     read_all,
     wait_until,
 )
+from tests.cache.inside import entry_of
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def small(tmp_path):
 
 
 def _resident(cache, blob):
-    missing = cache.entry(blob).blocks.missing(0, blob.info.size_bytes)
+    missing = entry_of(cache, blob).blocks.missing(0, blob.info.size_bytes)
     return [block for block in range(-(-blob.info.size_bytes // BLOCK)) if block not in missing]
 
 
@@ -74,7 +75,7 @@ def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog)
     content = os.urandom(4 * BLOCK)
     monkeypatch.setattr(
         "dataplane.cache.eviction.budget.Budget.reserve",
-        lambda self, length, rotation=None: length != BLOCK,
+        lambda self, length, working_set=None: length != BLOCK,
     )
     with Cache(small) as cache:
         blob = cache.open(store, store.put("a", content))
@@ -89,7 +90,7 @@ def test_a_claimed_block_is_not_evicted(small, store):
     with Cache(small) as cache, Cache(small) as evicting:
         blob = cache.open(store, store.put("a", os.urandom(10 * BLOCK)))
         read_all(blob)
-        claim = cache.entry(blob).blocks
+        claim = entry_of(cache, blob).blocks
         assert claim.try_claim(3)
         read_all(evicting.open(store, store.put("b", os.urandom(60 * BLOCK))))
         assert _resident(cache, blob) == [3]
@@ -157,7 +158,7 @@ def test_a_count_that_drifted_far_is_corrected_by_the_next_eviction(small, store
     with Cache(replace(small, fetch_threads=1)) as cache:
         blob = cache.open(store, store.put("a", os.urandom(60 * BLOCK)))
         blob.read(0, BLOCK)
-        cache.entry(blob).budget.add(15 * BLOCK)  # as a killed process leaves its reservations
+        entry_of(cache, blob).budget.add(15 * BLOCK)  # as a killed process leaves its reservations
         read_all(blob)
         assert_counted(small.dir, cache.usage_bytes())
         assert disk_usage(small.dir) > small.size_bytes // 2
@@ -185,7 +186,7 @@ def test_readers_racing_eviction_never_see_zeros_or_other_bytes(tmp_path, store)
         threads = [threading.Thread(target=read) for _ in range(3)]
         for thread in threads:
             thread.start()
-        victim = evicting.entry(evicting.open(store, info)).blocks
+        victim = entry_of(evicting, evicting.open(store, info)).blocks
         while time.monotonic() < deadline:
             for block in range(16):
                 if victim.try_claim(block):

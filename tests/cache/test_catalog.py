@@ -18,6 +18,7 @@ from dataplane.cache.eviction.inventory import add_up, walk
 from dataplane.cache.maintenance import background as keeper_room
 from dataplane.cache.maintenance.background import Keeper
 from tests.cache.fakes import BLOCK, map_files, read_all, wait_until
+from tests.cache.inside import entry_of, is_idle, session_of
 
 
 @pytest.fixture
@@ -53,12 +54,12 @@ def test_it_says_what_a_look_at_every_entry_says(config, store, session, catalog
                 start = dice.randrange(blob.info.size_bytes)
                 blob.read(start, min(blob.info.size_bytes, start + BLOCK))
             if dice.random() < 0.3:
-                entry = cache.entry(blob).blocks
+                entry = entry_of(cache, blob).blocks
                 for block in range(5):
                     assert entry.try_claim(block)
                     entry.evict(block, 1 << 63)
                     entry.release(block)
-            wait_until(lambda: not cache._fetcher._jobs)  # nothing is being written
+            wait_until(lambda: is_idle(cache))  # nothing is being written
             if dice.random() < 0.2:
                 gone = dice.choice(map_files(config.dir))
                 gone.unlink()
@@ -167,8 +168,8 @@ def test_eviction_by_a_catalog_goes_in_the_order_of_uses_also_of_later_ones(stor
         session.close()
         read_all(blobs[0])  # used after the catalog saw it
         opened = []
-        real = cache._attachment.session.files.inspect
-        cache._attachment.session.files.inspect = lambda *a: opened.append(a[0]) or real(*a)
+        real = session_of(cache).files.inspect
+        session_of(cache).files.inspect = lambda *a: opened.append(a[0]) or real(*a)
         read_all(cache.open(store, store.put("new", os.urandom(12 * BLOCK))))
         assert blobs[0].is_complete()
         assert not blobs[1].is_complete()
@@ -226,14 +227,14 @@ def test_a_large_cache_gets_a_catalog_in_the_background(config, store, monkeypat
     with Cache(config) as cache:
         for i in range(8):
             read_all(cache.open(store, store.put(f"o{i}", b"x")))
-        wait_until(lambda: Catalog(cache._attachment.session.directory).listed_ns())
+        wait_until(lambda: Catalog(session_of(cache).directory).listed_ns())
     assert not [t for t in threading.enumerate() if t.name == "dp-catalog"]
 
 
 def test_a_small_cache_gets_none(config, store, session):
     with Cache(config) as cache:
         read_all(cache.open(store, store.put("a", b"x")))
-        assert not cache._attachment.keeper.is_due()
+        assert not cache.guard.current.keeper.is_due()
 
 
 @pytest.mark.parametrize("error", [100, -100])

@@ -9,6 +9,7 @@ import pytest
 
 from dataplane.cache import Cache
 from tests.cache.fakes import BLOCK, data_files, map_files, read_all
+from tests.cache.inside import entry_of
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_an_evicted_block_turned_ready_by_damage_is_not_believed(config, store, 
     with Cache(config) as cache:
         blob = cache.open(store, filled)
         read_all(blob)
-        entry = cache.entry(blob)
+        entry = entry_of(cache, blob)
         assert entry.blocks.try_claim(2)
         assert entry.blocks.evict(2, 1 << 63) == BLOCK
         entry.blocks.release(2)

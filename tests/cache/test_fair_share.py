@@ -13,6 +13,7 @@ from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead
 from dataplane.cache.fetch import deadlines
 from dataplane.cache.plan import Plan
 from tests.cache.fakes import BLOCK, FolderStore, wait_until
+from tests.cache.inside import scheduler_of
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_readers_get_through_while_plans_keep_all_threads_busy(gated):
     with ThreadPoolExecutor(1) as pool:
         for block in range(10):
             read = pool.submit(urgent.read, block * BLOCK, (block + 1) * BLOCK)
-            wait_until(lambda block=block: cache._fetcher.is_under_way((urgent.name, block)))
+            wait_until(lambda block=block: scheduler_of(cache).is_under_way((urgent.name, block)))
             gated.answer(2)  # the one that was under way, and its own
             assert order[-2] == "urgent"
             assert len(read.result(30)) == BLOCK

@@ -14,6 +14,7 @@ from dataplane.cache.disk.entry_identity import map_disk_bytes
 from dataplane.cache.entries.open_entries import EntryTable
 from dataplane.cache.fetch.scheduler import Job
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
+from tests.cache.inside import entry_of, pins_of
 
 
 @dataclass(eq=False)
@@ -59,7 +60,7 @@ def test_a_planned_block_is_read_before_the_disk_has_it(tmp_path, store, gate, c
     with Cache(CacheConfig(dir=tmp_path / "c", block_bytes=BLOCK)) as cache:
         blob = cache.open(store, store.put("a", content))
         with cache.plan(_plan(blob, [3, 4])):
-            wait_until(lambda: cache._awaited.held_bytes == 2 * BLOCK)
+            wait_until(lambda: cache.buffer.held_bytes == 2 * BLOCK)
             start, stop = 3 * BLOCK + 5, 5 * BLOCK - 9
             assert blob.read(start, stop) == content[start:stop]
             assert blob.resident_bytes() == 0
@@ -72,7 +73,7 @@ def test_memory_disk_and_store_make_up_one_read(cache, store, content):
     blob = cache.open(store, store.put("a", content))
     blob.read(2 * BLOCK, 3 * BLOCK)  # on the disk
     with cache.plan(_plan(blob, [5, 6, 9])):  # in memory
-        wait_until(lambda: cache._awaited.held_bytes == 3 * BLOCK)
+        wait_until(lambda: cache.buffer.held_bytes == 3 * BLOCK)
         wait_until(lambda: blob.resident_bytes() == 4 * BLOCK)
         assert read_all(blob) == content
         for start, stop in [(0, 1), (5 * BLOCK, 5 * BLOCK), (5 * BLOCK + 1, 7 * BLOCK + 3)]:
@@ -83,10 +84,10 @@ def test_memory_disk_and_store_make_up_one_read(cache, store, content):
 def test_memory_is_given_back_when_the_reader_is_past_it(cache, store, content):
     blob = cache.open(store, store.put("a", content))
     with cache.plan(_plan(blob, range(6))) as ahead:
-        wait_until(lambda: cache._awaited.held_bytes == 6 * BLOCK)
+        wait_until(lambda: cache.buffer.held_bytes == 6 * BLOCK)
         ahead.advance(4)
-        assert cache._awaited.held_bytes == 2 * BLOCK
-    assert cache._awaited.held_bytes == 0
+        assert cache.buffer.held_bytes == 2 * BLOCK
+    assert cache.buffer.held_bytes == 0
     assert read_all(blob) == content
 
 
@@ -94,10 +95,10 @@ def test_two_plans_share_the_memory_of_a_block(cache, store, content):
     blob = cache.open(store, store.put("a", content))
     with cache.plan(_plan(blob, [1])):
         with cache.plan(_plan(blob, [1])):
-            wait_until(lambda: cache._awaited._counts.get((blob.name, 1)) == 2)
-            wait_until(lambda: cache._awaited.held_bytes == BLOCK)
-        assert cache._awaited.held_bytes == BLOCK
-    assert cache._awaited.held_bytes == 0
+            wait_until(lambda: pins_of(cache).get((blob.name, 1)) == 2)
+            wait_until(lambda: cache.buffer.held_bytes == BLOCK)
+        assert cache.buffer.held_bytes == BLOCK
+    assert cache.buffer.held_bytes == 0
 
 
 @pytest.mark.parametrize("limit", [0, 3 * BLOCK])
@@ -107,14 +108,14 @@ def test_what_does_not_fit_into_memory_is_left_to_the_disk(tmp_path, store, cont
         blob = cache.open(store, store.put("a", content))
         with cache.plan(_plan(blob, range(10))):
             wait_until(lambda: blob.resident_bytes() == 10 * BLOCK)
-            assert cache._awaited.held_bytes == limit
+            assert cache.buffer.held_bytes == limit
             assert read_all(blob) == content
 
 
 def test_unplanned_reads_hold_nothing_and_find_their_blocks_on_the_disk(cache, store, content):
     blob = cache.open(store, store.put("a", content))
     assert read_all(blob) == content
-    assert cache._awaited.held_bytes == 0
+    assert cache.buffer.held_bytes == 0
     assert blob.is_complete()
 
 
@@ -164,7 +165,7 @@ def test_a_reader_that_looked_just_before_does_not_download_again(tmp_path, stor
         blob = cache.open(store, store.put("a", content))
         with cache.plan(_plan(blob, [3])):
             wait_until(lambda: cache.counters["cache_uncached_blocks"] == 1)
-            wait_until(lambda: not cache.is_under_way(blob, 3))
-            (job,) = cache.submit(blob, cache.entry(blob), [3])
+            wait_until(lambda: not cache.is_under_way((blob.name, 3)))
+            (job,) = cache.submit(entry_of(cache, blob), blob.store, blob.info, [3])
             assert bytes(job.future.result()) == content[3 * BLOCK : 4 * BLOCK]
     assert len(store.gets()) == 1

@@ -12,6 +12,7 @@ import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
+from tests.cache.inside import is_idle, pins_of
 
 
 @pytest.fixture
@@ -84,10 +85,10 @@ def test_a_block_that_two_steps_need_counts_once_and_stays_until_the_last(cache,
         assert ahead.ahead_bytes == BLOCK
         ahead.advance(1)
         assert ahead.ahead_bytes == BLOCK
-        assert cache._awaited.is_pinned(blob.name, 0)
+        assert cache.buffer.is_pinned(blob.name, 0)
         ahead.advance(4)
         assert ahead.ahead_bytes == 0
-        assert not cache._awaited.is_pinned(blob.name, 0)
+        assert not cache.buffer.is_pinned(blob.name, 0)
 
 
 def test_resident_blocks_are_passed_over(cache, store, blob):
@@ -131,7 +132,7 @@ def test_close_cancels_what_has_not_begun_and_lets_go_of_everything(tmp_path, st
         ahead.close()
         ahead.close()
         assert ahead.ahead_bytes == 0
-        assert cache._awaited._counts == {}
+        assert pins_of(cache) == {}
         assert not any(thread.name == "dp-plan" for thread in threading.enumerate())
         blob.read(63 * BLOCK, 64 * BLOCK)  # after the one that had begun
         assert len(store.gets()) <= 3
@@ -205,7 +206,7 @@ def test_the_next_epoch_enters_the_window_after_this_one_and_up_to_a_limit(limit
     plan = _epochs(blob, [range(20), range(20, 40), range(40, 60)])
     with limited.plan(_of(limited, plan)) as ahead:
         wait_until(lambda: ahead.ahead_bytes == 24 * BLOCK)
-        wait_until(lambda: not limited._fetcher._jobs)
+        wait_until(lambda: is_idle(limited))
         assert {start // BLOCK for start, _ in store.gets()} == set(range(24))
         ahead.advance(20)
         assert ahead.ahead_bytes == 4 * BLOCK
@@ -221,10 +222,10 @@ def test_what_stays_for_the_next_epoch_counts_against_the_limit(limited, blob):
     plan = _epochs(blob, [range(10), reversed(range(10)), range(10)])
     with limited.plan(_of(limited, plan)) as ahead:
         wait_until(lambda: len(ahead._next_epoch) == 4)
-        wait_until(lambda: limited._awaited.held_bytes == 10 * BLOCK)
+        wait_until(lambda: limited.buffer.held_bytes == 10 * BLOCK)
         ahead.advance(10)
         assert {block for _, block in ahead._last_step} == {9, 8, 7, 6}
-        assert limited._awaited.held_bytes == 4 * BLOCK
+        assert limited.buffer.held_bytes == 4 * BLOCK
         ahead.begin_epoch(1)
         wait_until(lambda: ahead.ahead_bytes == 10 * BLOCK)
 
@@ -234,11 +235,11 @@ def test_each_epoch_of_a_plan_is_a_pass_over_its_objects(limited, blob):
     with limited.plan(_of(limited, plan)) as ahead:
         for epoch in (1, 2):
             wait_until(lambda: ahead._planned_epoch == epoch)  # noqa: B023 - waits with the next
-            assert len(limited.rotations.of(blob.name)._starts) <= epoch + 1
+            assert len(limited.working_sets.of(blob.name)._starts) <= epoch + 1
             ahead.advance(3 * epoch)
             ahead.begin_epoch(epoch)
         wait_until(lambda: ahead._planned_epoch == 2)
-        wait_until(lambda: len(limited.rotations.of(blob.name)._starts) == 3)
+        wait_until(lambda: len(limited.working_sets.of(blob.name)._starts) == 3)
 
 
 def test_a_plan_that_waits_for_the_next_epoch_is_closed_at_once(limited, blob):
@@ -246,7 +247,7 @@ def test_a_plan_that_waits_for_the_next_epoch_is_closed_at_once(limited, blob):
     wait_until(lambda: len(ahead._next_epoch) == 4)
     ahead.close()
     assert not any(thread.name == "dp-plan" for thread in threading.enumerate())
-    assert limited._awaited._counts == {}
+    assert pins_of(limited) == {}
 
 
 def test_plans_share_the_memory_where_the_disk_is_full(tmp_path, store):
@@ -259,7 +260,7 @@ def test_plans_share_the_memory_where_the_disk_is_full(tmp_path, store):
     )
     with Cache(config) as cache:
         blob = cache.open(store, store.put("big", os.urandom(64 * BLOCK)))
-        cache.rotations.join(blob.name, None, 1)._full_until_s = math.inf
+        cache.working_sets.join(blob.name, None, 1)._full_until_s = math.inf
         other = cache.plan([])
         with cache.plan(_plan(blob, 64)) as ahead:
             wait_until(lambda: ahead.ahead_bytes == 8 * BLOCK)

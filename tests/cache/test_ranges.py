@@ -126,7 +126,7 @@ def test_any_mixture_of_memory_disk_and_store_equals_a_slice(
 
 def evict(cache: Cache, blob, blocks) -> None:
     """Empty blocks as another process would: through files, and so with claims, of its own."""
-    theirs = cache.existing(blob)
+    theirs = cache.existing(blob.name)
     if theirs is None:
         return
     for block in blocks:

@@ -16,7 +16,7 @@ from dataplane.cache.disk.reconcile import Flows, estimated_entries
 from dataplane.cache.disk.session import Session
 from dataplane.cache.disk.throttle import Pace
 from dataplane.cache.eviction.budget import Budget
-from dataplane.cache.eviction.working_set import Rotation
+from dataplane.cache.eviction.working_set import WorkingSet
 from dataplane.cache.maintenance import background as keeper_room
 from dataplane.cache.maintenance.cleanup import collect
 from dataplane.telemetry import Counters
@@ -30,6 +30,7 @@ from tests.cache.fakes import (
     read_all,
     wait_until,
 )
+from tests.cache.inside import entry_of, is_idle, session_of
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_attaching_to_many_entries_opens_none_and_the_count_comes_right(
     session.close()
     with Cache(config) as cache:
         assert read_all(cache.open(store, infos[0]))
-        usage = cache._attachment.session.usage
+        usage = session_of(cache).usage
         wait_until(lambda: not usage.uncounted)
         assert_counted(config.dir, cache.usage_bytes())
         assert cache.counters["cache_fetches"] == 0
@@ -117,7 +118,7 @@ def test_what_killed_processes_left_is_removed_while_others_work(config, infos, 
     with Cache(config) as cache:
         blob = cache.open(store, infos[0])
         read_all(blob)
-        usage = cache._attachment.session.usage
+        usage = session_of(cache).usage
         wait_until(lambda: not usage.uncounted)
         folder = data_files(config.dir)[0].parent
         (folder / f"{'0' * 40}.data").write_bytes(b"orphan")
@@ -129,7 +130,9 @@ def test_what_killed_processes_left_is_removed_while_others_work(config, infos, 
             file.seek(2 * BLOCK)
             file.write(os.urandom(BLOCK))
         cache.open(store, store.put("empty", os.urandom(BLOCK)))
-        assert cache.entry(cache.open(store, store.put("none", b"x"))).blocks.resident_bytes() == 0
+        assert (
+            entry_of(cache, cache.open(store, store.put("none", b"x"))).blocks.resident_bytes() == 0
+        )
         session = Session(config.dir)
         files_before = len(map_files(config.dir))
         assert session.recount()
@@ -143,17 +146,17 @@ def test_what_killed_processes_left_is_removed_while_others_work(config, infos, 
 
 def test_an_entry_without_blocks_goes_unless_somebody_has_it_open(config, infos, store):
     with Cache(config) as cache:
-        entry = cache.entry(cache.open(store, infos[0])).blocks
+        entry = entry_of(cache, cache.open(store, infos[0])).blocks
         for block in range(5):
             assert entry.try_claim(block)
             entry.evict(block, 1 << 63)
             entry.release(block)
-        cache._attachment.session.usage.add_used(-5 * BLOCK)
+        session_of(cache).usage.add_used(-5 * BLOCK)
         del entry
         session = Session(config.dir)
         assert session.recount()
         assert len(map_files(config.dir)) == 6
-        cache._attachment.entries.close()
+        cache.guard.current.entries.close()
         assert session.recount()
         assert len(map_files(config.dir)) == 5
         assert_counted(config.dir, session.usage.used)
@@ -168,7 +171,7 @@ def test_a_right_count_stays_right_whatever_others_do_meanwhile(
     dice = random.Random(seed)
     session = Session(config.dir)
     with Cache(config) as cache:
-        budget = Budget(session, None, lambda _name, _block: False, Counters())
+        budget = Budget(session, None, Counters())
 
         def act():
             for _ in range(dice.randrange(4)):
@@ -180,7 +183,7 @@ def test_a_right_count_stays_right_whatever_others_do_meanwhile(
                 blob.read(0, 2 * BLOCK)
                 if dice.random() < 0.6:
                     budget.free(dice.randrange(1, 6) * BLOCK)
-            wait_until(lambda: not cache._fetcher._jobs)
+            wait_until(lambda: is_idle(cache))
 
         for _ in range(4):
             session.recount(Meanwhile(act))
@@ -221,7 +224,7 @@ def test_a_download_under_way_is_counted_as_reserved(config, infos, store):
     session = Session(config.dir)
     with Cache(config) as cache:
         blob = cache.open(store, store.put("late", os.urandom(2 * BLOCK)))
-        entry = cache.entry(blob)
+        entry = entry_of(cache, blob)
         assert entry.blocks.try_claim(1)
         assert entry.budget.reserve(BLOCK)
         right = session.usage.used
@@ -242,11 +245,11 @@ def test_collecting_counts_first(config, infos, large):
 
 def test_a_full_rotation_takes_nothing_to_give_it_back(config, infos):
     session = Session(config.dir)
-    budget = Budget(session, session.usage.used, lambda _name, _block: False, Counters())
-    rotation = Rotation()
-    rotation.mark_full()
+    budget = Budget(session, session.usage.used, Counters())
+    working_set = WorkingSet()
+    working_set.mark_full()
     before = Flows.of(session.usage)
-    assert not budget.reserve(BLOCK, rotation)
+    assert not budget.reserve(BLOCK, working_set)
     assert Flows.of(session.usage) == before
     session.close()
 

@@ -10,7 +10,7 @@ import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.cache.disk.entry_identity import map_disk_bytes
-from dataplane.cache.eviction.working_set import Rotation, Rotations
+from dataplane.cache.eviction.working_set import WorkingSet, WorkingSets
 from tests.cache.fakes import BLOCK, read_all, wait_until
 
 OBJECTS = 4
@@ -46,7 +46,7 @@ def _epoch(cache, blobs, rng, *, planned: bool = True) -> float:
         with cache.plan(reads) as ahead:
             for step, (blob, block) in enumerate(order):
                 # A reader that overtakes the plan is another story.
-                wait_until(lambda: cache._awaited.is_pinned(blob.name, block))  # noqa: B023
+                wait_until(lambda: cache.buffer.is_pinned(blob.name, block))  # noqa: B023
                 blob.read(block * BLOCK, (block + 1) * BLOCK)
                 ahead.advance(step + 1)
     return 1 - (_from_store(cache) - before) / (len(order) * BLOCK)
@@ -92,24 +92,24 @@ def test_a_plan_makes_room_for_another_dataset_of_the_same_process(tmp_path, blo
 
 
 def test_what_was_not_used_for_several_passes_may_go():
-    rotations = Rotations()
-    rotation = None
+    working_sets = WorkingSets()
+    working_set = None
     for tick in (10, 20, 30):
-        rotation = rotations.join("a", None, tick)
-        assert rotations.join("b", rotation, tick) is rotation
-    assert rotation.keeps("a", 5)
-    rotations.join("b", None, 40)
-    assert not rotation.keeps("a", 5)
-    assert rotation.keeps("a", 10)
-    assert not rotation.keeps("unknown", 1000)
+        working_set = working_sets.join("a", None, tick)
+        assert working_sets.join("b", working_set, tick) is working_set
+    assert working_set.keeps("a", 5)
+    working_sets.join("b", None, 40)
+    assert not working_set.keeps("a", 5)
+    assert working_set.keeps("a", 10)
+    assert not working_set.keeps("unknown", 1000)
 
 
 def test_a_full_rotation_looks_for_room_again_after_a_while(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("dataplane.cache.eviction.working_set.time.monotonic", lambda: now[0])
-    rotation = Rotation()
-    assert not rotation.is_full
-    rotation.mark_full()
-    assert rotation.is_full
+    working_set = WorkingSet()
+    assert not working_set.is_full
+    working_set.mark_full()
+    assert working_set.is_full
     now[0] += 2
-    assert not rotation.is_full
+    assert not working_set.is_full

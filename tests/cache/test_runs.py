@@ -13,6 +13,7 @@ import pytest
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.errors import ObjectChanged, StoreError
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
+from tests.cache.inside import entry_of, is_idle, jobs_of, scheduler_of
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def test_what_another_process_is_at_parts_requests(config, store, content):
     with Cache(config) as cache, Cache(config) as other:
         info = store.put("a", content)
         blob, theirs = cache.open(store, info), other.open(store, info)
-        blocks = other.entry(theirs).blocks
+        blocks = entry_of(other, theirs).blocks
         assert blocks.try_claim(4)
         results = []
         reader = threading.Thread(target=lambda: results.append(read_all(blob)))
@@ -151,7 +152,7 @@ def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
         with cache.plan(_plan(blob, range(15))):
             assert at.wait(20)
         gate.set()
-        wait_until(lambda: streaming.closed and not cache._fetcher._jobs)
+        wait_until(lambda: streaming.closed and is_idle(cache))
         assert 5 * BLOCK <= streaming.closed[-1] <= 6 * BLOCK
         assert blob.resident_bytes() == 6 * BLOCK
         assert cache.counters["cache_fetch_errors"] == 0
@@ -171,11 +172,11 @@ def test_a_request_goes_on_for_one_reader(config, store, content):
                 target=lambda: results.append(blob.read(8 * BLOCK, 9 * BLOCK))
             )
             reader.start()
-            wait_until(lambda: cache._fetcher._jobs[blob.name, 8].demand)
+            wait_until(lambda: jobs_of(cache)[blob.name, 8].demand)
         gate.set()
         reader.join(20)
         assert results == [content[8 * BLOCK : 9 * BLOCK]]
-        wait_until(lambda: not cache._fetcher._jobs)
+        wait_until(lambda: is_idle(cache))
         assert blob.resident_bytes() == 9 * BLOCK  # and the tenth was given up
 
 
@@ -218,13 +219,13 @@ def test_what_was_cancelled_makes_no_request_longer(config, store, content):
         with cache.plan(_plan(blob, [18, 20])):  # keeps both threads busy
             wait_until(lambda: len(store.requests()) == 2)
             with cache.plan(_plan(blob, range(16))):
-                wait_until(lambda: cache._fetcher._queued == 16)
+                wait_until(lambda: scheduler_of(cache)._queued == 16)
             results = []
             reader = threading.Thread(
                 target=lambda: results.append(blob.read(8 * BLOCK, 12 * BLOCK))
             )
             reader.start()
-            wait_until(lambda: cache._fetcher._queued == 4)
+            wait_until(lambda: scheduler_of(cache)._queued == 4)
             gate.set()
             reader.join(20)
         assert results == [content[8 * BLOCK : 12 * BLOCK]]
@@ -297,7 +298,7 @@ def test_an_object_that_was_replaced_is_an_error_for_every_block(config, store, 
 def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, content):
     with Cache(config) as cache:
         blob = cache.open(store, store.put("a", content))
-        entry = cache.entry(blob)
+        entry = entry_of(cache, blob)
 
         class Refusing:
             def __getattr__(self, name):
@@ -307,7 +308,7 @@ def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, 
                 raise OSError(5, "Input/output error")
 
         broken = replace(entry, blocks=Refusing())
-        jobs = cache._fetcher.submit(blob.name, [3, 4], broken, blob.store, blob.info)
+        jobs = cache.submit(broken, blob.store, blob.info, [3, 4])
         for job, block in zip(jobs, (3, 4), strict=True):
             got = bytes(job.future.result(20))
             assert got == content[block * BLOCK : (block + 1) * BLOCK]
@@ -318,8 +319,8 @@ def test_close_does_not_wait_for_a_place_at_the_store(config, store, content):
     limited = replace(config, host_requests=1, fetch_threads=2)
     with Cache(limited) as other:
         elsewhere = other.open(store, store.put("b", content))
-        other.entry(elsewhere)
-        with other._place_at(store.identity):
+        entry_of(other, elsewhere)
+        with other.guard.slot_at(store.identity):
             cache = Cache(limited)
             blob = cache.open(store, store.put("a", content))
             plan = cache.plan(_plan(blob, range(10)))

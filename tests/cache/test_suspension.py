@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.disk.circuit_breaker import Suspension
+from dataplane.cache.disk.circuit_breaker import CircuitBreaker
 from tests.cache.fakes import BLOCK, read_all
 
 
@@ -32,7 +32,7 @@ def fail_and_wait(suspension, clock):
 
 
 def test_a_disk_that_fails_again_soon_is_left_alone_for_longer_each_time(clock):
-    suspension = Suspension()
+    suspension = CircuitBreaker()
     pauses = []
     for _ in range(6):
         pauses.append(fail_and_wait(suspension, clock))
@@ -41,14 +41,14 @@ def test_a_disk_that_fails_again_soon_is_left_alone_for_longer_each_time(clock):
 
 
 def test_a_disk_that_has_held_for_a_minute_fails_for_the_first_time_again(clock):
-    suspension = Suspension()
+    suspension = CircuitBreaker()
     assert [fail_and_wait(suspension, clock) for _ in range(3)] == [5, 10, 20]
     clock[0] += 60
     assert fail_and_wait(suspension, clock) == 5
 
 
 def test_many_failures_at_once_are_one(clock):
-    suspension = Suspension()
+    suspension = CircuitBreaker()
     for _ in range(10):
         suspension.begin()
     assert suspension.is_on()

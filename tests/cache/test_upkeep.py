@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from dataplane.cache import Cache
 from dataplane.cache.disk.entry_identity import Scope
 from dataplane.cache.disk.session import Session
-from dataplane.cache.eviction.lru import Recency
+from dataplane.cache.eviction.lru import LruOrder
 from dataplane.cache.maintenance.cleanup import clear, collect
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all
 
@@ -136,10 +137,10 @@ def all_ticks(session):
     return sorted(found)
 
 
-def take(recency, session, count, skip=lambda _: False):
+def take(lru, session, count, skip=lambda _: False):
     """Evict as the budget does, and return what went."""
     gone = []
-    candidates = recency.candidates(skip)
+    candidates = lru.candidates(skip)
     for candidate in candidates:
         if len(gone) >= count:
             break
@@ -156,7 +157,7 @@ def test_the_order_is_that_of_the_last_uses_whatever_happens_in_between(config, 
     """Against a look at every block, while entries come, go and are used."""
     dice = random.Random(seed)
     session = Session(config.dir)
-    recency = Recency(session, lambda: None)
+    lru = LruOrder(session, None)
     with Cache(config) as cache:
         blobs = []
         for step in range(30):
@@ -167,28 +168,29 @@ def test_the_order_is_that_of_the_last_uses_whatever_happens_in_between(config, 
                 blob = dice.choice(blobs)
                 start = dice.randrange(blob.info.size_bytes)
                 blob.read(start, min(blob.info.size_bytes, start + BLOCK))
-            recency.refresh(at_once=True)
+            lru.refresh(at_once=True)
             spared = {name for _, name, _ in all_ticks(session) if dice.random() < 0.2}
             expected = [row for row in all_ticks(session) if row[1] not in spared]
             count = dice.randrange(0, 8)
-            assert take(recency, session, count, spared.__contains__) == expected[:count]
+            assert take(lru, session, count, spared.__contains__) == expected[:count]
     session.close()
 
 
 def test_wrong_bounds_cost_order_and_nothing_else(filled, session):
     names = list(session.files.names())
     expected = all_ticks(session)
-    recency = Recency(session, lambda: ({names[0]: 1 << 63, names[1]: 0, "gone": 5}, 7))
-    recency.refresh()
-    assert sorted(take(recency, session, 100)) == expected
-    assert recency.take_empty() == set(names)
+    bounds = {names[0]: 1 << 63, names[1]: 0, "gone": 5}
+    lru = LruOrder(session, SimpleNamespace(bounds=lambda: (bounds, 7)))
+    lru.refresh()
+    assert sorted(take(lru, session, 100)) == expected
+    assert lru.take_empty() == set(names)
 
 
 def test_an_entry_that_went_or_broke_is_no_candidate(config, filled, session):
-    recency = Recency(session, lambda: None)
-    recency.refresh()
+    lru = LruOrder(session, None)
+    lru.refresh()
     gone, broken, whole = sorted(map_files(config.dir), key=lambda path: path.name)
     gone.unlink()
     broken.write_bytes(b"x")
-    assert {row[1] for row in take(recency, session, 100)} == {whole.stem}
-    assert recency.take_empty() == {broken.stem, whole.stem}
+    assert {row[1] for row in take(lru, session, 100)} == {whole.stem}
+    assert lru.take_empty() == {broken.stem, whole.stem}

@@ -16,6 +16,7 @@ from dataplane.cache.disk.session import Session
 from dataplane.cache.maintenance import verify as verify_room
 from dataplane.cache.maintenance.verify import verify
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all
+from tests.cache.inside import entry_of
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_nothing_is_dropped_while_others_read_fill_and_evict(config, store, info
             end = min(blob.info.size_bytes, start + 3 * BLOCK)
             if bytes(blob.read(start, end)) != content[blob.info.key][start:end]:
                 wrong.append(start)
-            entry, block = cache.entry(blob).blocks, start // BLOCK
+            entry, block = entry_of(cache, blob).blocks, start // BLOCK
             if entry.try_claim(block):
                 entry.evict(block, (1 << 64) - 1)
                 entry.release(block)

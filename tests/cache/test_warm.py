@@ -86,11 +86,11 @@ def test_a_block_that_is_written_while_it_is_asked_about_is_not_missing(cache, b
     """Its reader had the bytes before the disk; the last block is written between two looks."""
     written = []
 
-    def finish_meanwhile(self, source, block):
+    def finish_meanwhile(self, key):
         if not written:
-            written.append(block)
-            read_all(source)
-            wait_until(source.is_complete)
+            written.append(key)
+            read_all(blob)
+            wait_until(blob.is_complete)
         return False
 
     real = Cache.existing

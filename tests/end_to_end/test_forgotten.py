@@ -60,7 +60,8 @@ time.sleep(0.5)
     "a_daemon_thread_that_reads": "blob = opened('blob'); for_ever(lambda: blob.read(0, 1 << 20))",
     "a_daemon_thread_that_holds_an_entry": """
 blob = opened("blob"); blob.read(0, 100)
-threading.Thread(target=lambda held: time.sleep(60), args=[cache.entry(blob)], daemon=True).start()
+blob_entry = [cache.entry(blob.name, blob.spec)]
+threading.Thread(target=lambda held: time.sleep(60), args=blob_entry, daemon=True).start()
 """,
     "a_stream": "s = store.stream_range('blob', 0, 1 << 20, piece_bytes=1 << 16); next(s)",
     "a_loader": """

@@ -16,6 +16,7 @@ import dataplane as dp
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.plan import Plan
 from tests.cache.fakes import wait_until
+from tests.cache.inside import is_idle, pins_of, scheduler_of
 from tests.datasets.packed import SAMPLES, Packed
 
 BLOCK = 4096
@@ -87,11 +88,11 @@ def test_what_is_fetched_of_the_next_epoch_is_limited(make, packed, tmp_path):
     with Cache.shared(config) as cache:
         loader = make(config)
         list(loader)
-        wait_until(lambda: cache._awaited._counts)
+        wait_until(lambda: pins_of(cache))
         wait_until(lambda: loader._ahead._plan.ahead_bytes == 3 * BLOCK)
-        wait_until(lambda: not cache._fetcher._jobs)
+        wait_until(lambda: is_idle(cache))
         assert cache.counters["cache_fetches"] <= len(blocks_of(loader, 0)) + 3
-        assert len(cache._awaited._counts) == 3
+        assert len(pins_of(cache)) == 3
 
 
 def test_a_limit_of_nothing_ends_the_plan_with_its_pass(make, tmp_path):
@@ -147,8 +148,8 @@ def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
     del loader, before
     gc.collect()
     wait_until(lambda: not plan_threads())
-    assert cache._awaited._counts == {}
-    assert cache._awaited.held_bytes == 0
+    assert pins_of(cache) == {}
+    assert cache.buffer.held_bytes == 0
 
 
 def test_the_epoch_that_was_foreseen_may_be_named(make):
@@ -183,7 +184,7 @@ def test_nobody_s_loader_has_no_plan(make, cache):
     del loader
     gc.collect()
     wait_until(lambda: not plan_threads())
-    assert cache._awaited._counts == {}
+    assert pins_of(cache) == {}
 
 
 def _plan_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
@@ -191,18 +192,18 @@ def _plan_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[ob
 
 
 def _pins_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
-    return cache._awaited._lock
+    return cache.buffer._lock
 
 
 def _jobs_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
-    return cache._fetcher._condition
+    return scheduler_of(cache)._condition
 
 
 @pytest.mark.parametrize("lock_of", [_plan_lock, _pins_lock, _jobs_lock])
 def test_the_garbage_collector_may_come_in_the_middle_of_anything(make, cache, lock_of):
     loader = make()
     list(loader)
-    wait_until(lambda: cache._awaited._counts)
+    wait_until(lambda: pins_of(cache))
     cycle: list[object] = [loader]
     cycle.append(cycle)
     lock = lock_of(loader, cache)
@@ -217,8 +218,8 @@ def test_the_garbage_collector_may_come_in_the_middle_of_anything(make, cache, l
     threading.Thread(target=collect, daemon=True).start()
     assert collected.wait(5)
     wait_until(lambda: not plan_threads())
-    assert cache._awaited._counts == {}
-    assert cache._awaited._plans == 0
+    assert pins_of(cache) == {}
+    assert cache.buffer._plans == 0
 
 
 def test_a_pass_is_not_over_before_its_plan_knows_of_its_last_batch(make, monkeypatch):
@@ -238,7 +239,7 @@ def test_a_pass_is_not_over_before_its_plan_knows_of_its_last_batch(make, monkey
 def test_closing_the_cache_ends_a_plan_that_waits_for_its_next_epoch(make, cache):
     loader = make()
     list(loader)
-    wait_until(lambda: cache._awaited._counts)
+    wait_until(lambda: pins_of(cache))
     cache.close()
     assert not plan_threads()
 
@@ -248,8 +249,8 @@ def test_a_forked_child_makes_a_plan_of_its_own_and_leaves_the_parent_s(make, ca
     loader = make()
     list(loader)
     plan = loader._ahead
-    wait_until(lambda: cache._awaited._counts)
-    with cache._awaited._lock:  # as if a thread of the parent were at it
+    wait_until(lambda: pins_of(cache))
+    with cache.buffer._lock:  # as if a thread of the parent were at it
         child = os.fork()
         if child == 0:
             code = 1
@@ -267,7 +268,7 @@ def test_a_plan_of_the_user_s_sampler_ends_with_its_pass(make, cache):
     loader = make(sampler=[3, 1, 4])
     list(loader)
     wait_until(lambda: not plan_threads())
-    assert cache._awaited._counts == {}
+    assert pins_of(cache) == {}
     assert keys(list(loader)) == ["case-003", "case-001", "case-004"]
 
 
@@ -283,7 +284,7 @@ def test_passes_at_once_leave_no_plan_behind(make, cache):
     del loader
     gc.collect()
     wait_until(lambda: not plan_threads())
-    assert cache._awaited._counts == {}
+    assert pins_of(cache) == {}
 
 
 def test_the_rest_of_an_epoch_that_is_empty_goes_on_to_the_next(make, cache):

@@ -271,7 +271,8 @@ from pathlib import Path
 worker = subprocess_reader._borrow()
 print(worker.process.pid, flush=True)
 subprocess_reader._give_back(worker)
-list(subprocess_reader.convert_apart(SourceFile(Path(sys.argv[1]), "stuck", "stuck", "stuck", "vtu")))
+stuck = SourceFile(Path(sys.argv[1]), "stuck", "stuck", "stuck", "vtu")
+list(subprocess_reader.convert_apart(stuck))
 """
 
 

@@ -87,7 +87,7 @@ class CacheOptions:
 
 
 def run(options: CacheOptions, progress: Callable[[str], None]) -> tuple[list[Row], list[Figure]]:
-    """Run every part that is asked for; remove everything."""
+    """CoalescedRequest every part that is asked for; remove everything."""
     rows: list[Row] = []
     figures: list[Figure] = []
     prefix = "dataplane-bench-"

@@ -17,7 +17,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -152,13 +152,11 @@ def _command(name: str, directory: Path, *arguments: str) -> None:
 
 
 def _evict(directory: Path, times: _Times, rounds: int) -> None:
-    known: dict[str, Callable[[], tuple[Mapping[str, int], int] | None]] = {}
     with closing(Session(directory)) as session:
-        known["no catalog"] = lambda: None
-        known["by the catalog"] = Catalog(session.directory).bounds
+        catalogs = {"no catalog": None, "by the catalog": Catalog(session.directory)}
         for _ in range(rounds):
-            for name, bounds in known.items():
-                budget = Budget(session, None, lambda _name, _block: False, Counters(), bounds)
+            for name, catalog in catalogs.items():
+                budget = Budget(session, None, Counters(), catalog=catalog)
                 with _timed(times, f"first eviction of a process, {name}"):
                     assert budget.free(_BLOCK_BYTES)
                 with _timed(times, "each further eviction", each=_EVICTED):

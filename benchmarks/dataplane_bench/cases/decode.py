@@ -80,7 +80,7 @@ class DecodeOptions:
 
 
 def run(options: DecodeOptions, progress: Callable[[str], None]) -> list[Row]:
-    """Run every comparison and return its rows.
+    """CoalescedRequest every comparison and return its rows.
 
     Raises:
         ConfigError: instructions are to be counted and valgrind is not installed.

@@ -12,14 +12,14 @@ from __future__ import annotations
 import threading
 import time
 
-__all__ = ["Suspension"]
+__all__ = ["CircuitBreaker"]
 
 _FIRST_S = 5.0
 _LAST_S = 60.0
 _HELD_S = 60.0  # a failure later than this after a return is a first one
 
 
-class Suspension:
+class CircuitBreaker:
     """Whether a directory is in use, to be left alone, or to be tried again."""
 
     def __init__(self) -> None:

@@ -6,10 +6,10 @@ the budget holds across them. Without a budget, the cache leaves a tenth of the 
 with one, a hundredth, of its space and of its files.
 
 Eviction is done by one process at a time, under the eviction lock: it empties the least recently
-used blocks of all entries (`recency.py`) until a slack below the budget is reached. It passes over
+used blocks of all entries (`lru.py`) until a slack below the budget is reached. It passes over
 entries that are pinned (`pins.py`), and over blocks that are being filled (somebody else holds
 their claim), that were used since the look, or that a plan of this process is about to read, and
-for a planned download over what has to stay of its dataset (`rotation.py`).
+for a planned download over what has to stay of its dataset (`working_set.py`).
 Entries that a process holds open go when nothing else can.
 Readers need no warning: their sequence check turns a block that goes away under them into a miss.
 
@@ -24,14 +24,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.entry_identity import page_rounded
 from dataplane.cache.disk.reconcile import Flows
 from dataplane.cache.disk.session import Session
-from dataplane.cache.eviction.lru import Candidate, Recency
-from dataplane.cache.eviction.working_set import Rotation
+from dataplane.cache.eviction.catalog import Catalog
+from dataplane.cache.eviction.lru import Candidate, LruOrder
+from dataplane.cache.eviction.working_set import WorkingSet
+from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
 from dataplane.telemetry import Counters
 
 __all__ = ["Budget"]
@@ -53,24 +55,24 @@ class Budget:
     Args:
         session: this process's stay in the directory.
         size_bytes: the budget, or None to leave a tenth of the file system free.
-        is_planned: whether a plan of this process will read a block (entry name, block) soon.
         counters: where evictions are counted.
-        known: lower bounds of the last uses of entries, for the order (`recency.py`).
+        buffer: the blocks that plans of this process will read soon, which stay.
+        catalog: gives lower bounds of the last uses of entries, for the order (`lru`).
     """
 
     def __init__(
         self,
         session: Session,
         size_bytes: int | None,
-        is_planned: Callable[[str, int], bool],
         counters: Counters,
-        known: Callable[[], tuple[Mapping[str, int], int] | None] = lambda: None,
+        buffer: PrefetchBuffer | None = None,
+        catalog: Catalog | None = None,
     ) -> None:
         self._session = session
         self._size_bytes = size_bytes
-        self._is_planned = is_planned
         self._counters = counters
-        self._recency = Recency(session, known)
+        self._buffer = buffer
+        self._lru = LruOrder(session, catalog)
         self._hopeless_until_s = 0.0
         self.on_pressure: Callable[[], None] = lambda: None
         """Called before empty entries are removed: let go of those that need not be open."""
@@ -84,26 +86,26 @@ class Budget:
         """Bytes that the cache may take as things stand: its budget, or what the disk leaves it."""
         return max(0, self._session.usage.used - self._excess(0))
 
-    def reserve(self, length: int, rotation: Rotation | None = None) -> bool:
+    def reserve(self, length: int, working_set: WorkingSet | None = None) -> bool:
         """Take `length` bytes, evicting others if need be; False when there is no room.
 
         Args:
             length: of the block.
-            rotation: what the block is read with, again and again; that is not evicted for it.
+            working_set: what the block is read with, again and again; that is not evicted for it.
         """
         wanted = page_rounded(length)
         usage = self._session.usage
         # Not taken and given back for every block of every epoch: a count would never be sure.
-        if rotation is not None and rotation.is_full and self._excess(wanted, wanted) > 0:
+        if working_set is not None and working_set.is_full and self._excess(wanted, wanted) > 0:
             return False
         usage.add_used(wanted)
         if self._excess(wanted) <= 0:
             return True
-        if not (rotation is not None and rotation.is_full):
-            if self._make_room(wanted, rotation):
+        if not (working_set is not None and working_set.is_full):
+            if self._make_room(wanted, working_set):
                 return True
-            if rotation is not None:
-                rotation.mark_full()
+            if working_set is not None:
+                working_set.mark_full()
         usage.add_used(-wanted)
         return False
 
@@ -147,7 +149,7 @@ class Budget:
             return excess
         return max(excess, self._session.usage.used + unreserved - self._size_bytes)
 
-    def _make_room(self, wanted: int, rotation: Rotation | None) -> bool:
+    def _make_room(self, wanted: int, working_set: WorkingSet | None) -> bool:
         size = self._size_bytes
         if size is not None and wanted > size:
             return False
@@ -162,34 +164,34 @@ class Budget:
                 # Emptying the cache would not do, or it is full of what may not go.
                 if excess > self.used_bytes or now < self._hopeless_until_s:
                     return False
-                if held and not self._evict(excess, slack, rotation):
-                    if rotation is None:
+                if held and not self._evict(excess, slack, working_set):
+                    if working_set is None:
                         self._hopeless_until_s = time.monotonic() + _HOPELESS_S
                     return self._excess(wanted) <= 0
             if not held:
                 time.sleep(_EVICT_POLL_S)
         return False
 
-    def _evict(self, goal: int, slack: int = 0, rotation: Rotation | None = None) -> int:
+    def _evict(self, goal: int, slack: int = 0, working_set: WorkingSet | None = None) -> int:
         """Empty the least recently used blocks; the caller holds the eviction lock.
 
         Args:
             goal: bytes to free, also at the cost of entries that are held.
             slack: bytes to free on top of that, if those that are not held have them.
-            rotation: what must stay.
+            working_set: what must stay.
         """
         flows = Flows.of(self._session.usage)
-        total = self._recency.refresh()
+        total = self._lru.refresh()
         if total is not None:
             flows.correct(self._session.usage, total, least=_DRIFT_BYTES)
         protection, files = self._session.protection, self._session.files
-        keeps = self._is_planned_block if rotation is None else self._keeps(rotation)
+        keeps = self._is_planned_block if working_set is None else self._keeps(working_set)
         freed = self._remove_empty()
         freed += self._evict_blocks(
             goal + slack - freed, lambda name: protection.covers(name, files), keeps
         )
         # The listing was of a while ago: what came since may be all there is.
-        if freed < goal and self._recency.refresh(at_once=True) is None:
+        if freed < goal and self._lru.refresh(at_once=True) is None:
             freed += self._evict_blocks(
                 goal - freed, lambda name: protection.covers(name, files), keeps
             )
@@ -201,18 +203,18 @@ class Budget:
         return freed + self._remove_empty()
 
     def _is_planned_block(self, candidate: Candidate) -> bool:
-        return self._is_planned(candidate.name, candidate.block)
+        return self._buffer is not None and self._buffer.is_pinned(candidate.name, candidate.block)
 
-    def _keeps(self, rotation: Rotation) -> Callable[[Candidate], bool]:
+    def _keeps(self, working_set: WorkingSet) -> Callable[[Candidate], bool]:
         return lambda candidate: (
-            rotation.keeps(candidate.name, candidate.tick) or self._is_planned_block(candidate)
+            working_set.keeps(candidate.name, candidate.tick) or self._is_planned_block(candidate)
         )
 
     def _evict_blocks(
         self, goal: int, skip: Callable[[str], bool], keeps: Callable[[Candidate], bool]
     ) -> int:
         evicted = blocks = 0
-        with contextlib.closing(self._recency.candidates(skip)) as candidates:
+        with contextlib.closing(self._lru.candidates(skip)) as candidates:
             for candidate in candidates:
                 # Only now, so that the candidate that is looked at is the one not yet decided.
                 if evicted >= goal:
@@ -237,7 +239,7 @@ class Budget:
 
     def _remove_empty(self) -> int:
         """Remove the files of entries that hold no block and that nobody has open."""
-        names = self._recency.take_empty()
+        names = self._lru.take_empty()
         if not names:
             return 0
         self.on_pressure()

@@ -9,7 +9,7 @@ after the page was written back; so a map that was written to within a minute be
 at is looked into again. (On tmpfs, which has no such times, a last use may be an old one.)
 
 Nothing is decided by it but the order of eviction, for which its ticks are lower bounds
-(`recency.py`), and what a person is shown. Whatever is wrong with it (missing, damaged, locked, of
+(`lru.py`), and what a person is shown. Whatever is wrong with it (missing, damaged, locked, of
 another version, a link in its place) it is made anew or done without. `keeper.py` refreshes it in
 the background of processes that use the cache.
 

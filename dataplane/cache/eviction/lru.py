@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,9 @@ import numpy.typing as npt
 from dataplane import _native
 from dataplane.cache.disk.entry_identity import disk_bytes, map_disk_bytes, page_rounded
 from dataplane.cache.disk.session import Session
+from dataplane.cache.eviction.catalog import Catalog
 
-__all__ = ["Candidate", "Recency"]
+__all__ = ["Candidate", "LruOrder"]
 
 _OPEN_MAPS = 64  # kept open while evicting
 _LISTING_S = 10.0  # how old a listing may be while there are still candidates
@@ -65,20 +66,18 @@ class _Look:
         return int(self.rows[self.position, 0]) if self.position < len(self.rows) else _NEVER
 
 
-class Recency:
+class LruOrder:
     """The order of eviction in one cache directory.
 
     Args:
         session: the stay in the directory.
-        known: gives lower bounds by entry name, and the tick before which the others were not
-            there; or None when nothing is known.
+        catalog: gives lower bounds by entry name, and the tick before which the others were not
+            there, when it is whole; or None.
     """
 
-    def __init__(
-        self, session: Session, known: Callable[[], tuple[Mapping[str, int], int] | None]
-    ) -> None:
+    def __init__(self, session: Session, catalog: Catalog | None) -> None:
         self._session = session
-        self._known = known
+        self._catalog = catalog
         self._bounds: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []  # items that differ from `_bounds` are out of date
         self._listed_tick = 0
@@ -103,7 +102,8 @@ class Recency:
         fresh = [name for name in self._session.files.names() if name not in self._bounds]
         first, before = not self._listed_tick, self._listed_tick
         self._listed_tick, self._listed_s = tick, now_s
-        if first and (known := self._known()) is not None:
+        known = self._catalog.bounds() if first and self._catalog is not None else None
+        if known is not None:
             bounds, before = known
             for name in fresh:
                 self._push(name, bounds.get(name, before))

@@ -1,13 +1,15 @@
-"""What stays of a dataset that is read again and again and does not fit.
+"""Working sets: what stays of a dataset that is read again and again and does not fit.
+
+This is scan-resistant admission.
 
 A training run reads every sample once per epoch, in a new order each time. When the cache has room
 for a fraction c of the dataset, the least recently used blocks are the ones that the epoch is still
 about to read, and evicting them leaves a hit rate of c + (1 - c)·ln(1 - c): 0.5 % at c = 0.1. All
 that was read is read again after an epoch on average, at no moment that is known; so any set of
 blocks that stays is as good as any other, and the hit rate is c, as long as it stays. Therefore a
-planned download evicts nothing of its own rotation (the objects that its plans read), unless that
-was not used for several passes. When there is nothing else to evict, the block is handed to its
-reader and not kept, which spares the disk the write as well.
+planned download evicts nothing of its own working set (the objects that its plans read), unless
+that was not used for several passes. When there is nothing else to evict, the block is handed to
+its reader and not kept, which spares the disk the write as well.
 
 Downloads that nobody planned go by recency alone. Thread-safe; one lock, held for bookkeeping.
 """
@@ -18,7 +20,7 @@ import threading
 import time
 from collections import deque
 
-__all__ = ["Rotation", "Rotations"]
+__all__ = ["WorkingSet", "WorkingSets"]
 
 _PASSES = 4
 """What was not used in so many passes, of training and validation, is not part of them any more."""
@@ -26,7 +28,7 @@ _PASSES = 4
 _FULL_S = 1.0  # between two attempts to find something to evict
 
 
-class Rotation:
+class WorkingSet:
     """The objects that plans read together, and when the last passes over them began."""
 
     def __init__(self) -> None:
@@ -51,32 +53,32 @@ class Rotation:
         return len(starts) < _PASSES or tick >= starts[0]
 
 
-class Rotations:
-    """The rotations of a process, by the names of their entries."""
+class WorkingSets:
+    """The working sets of a process, by the names of their entries."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_name: dict[str, Rotation] = {}
+        self._by_name: dict[str, WorkingSet] = {}
 
-    def of(self, name: str) -> Rotation | None:
-        """Return the rotation that an entry belongs to, if a plan ever read it."""
+    def of(self, name: str) -> WorkingSet | None:
+        """Return the working set that an entry belongs to, if a plan ever read it."""
         return self._by_name.get(name)
 
-    def join(self, name: str, rotation: Rotation | None, tick: int) -> Rotation:
+    def join(self, name: str, working_set: WorkingSet | None, tick: int) -> WorkingSet:
         """Say that a pass reads an entry.
 
         Args:
             name: of the entry.
-            rotation: what the pass's entries before this one belong to; None for its first.
+            working_set: what the pass's entries before this one belong to; None for its first.
             tick: when the pass began, in nanoseconds since 1970.
 
         Returns:
-            The rotation of the pass.
+            The working set of the pass.
         """
         with self._lock:
-            if rotation is None:
-                rotation = self._by_name.get(name) or Rotation()
-                rotation._starts.append(tick)
-            rotation._names.add(name)
-            self._by_name[name] = rotation
-            return rotation
+            if working_set is None:
+                working_set = self._by_name.get(name) or WorkingSet()
+                working_set._starts.append(tick)
+            working_set._names.add(name)
+            self._by_name[name] = working_set
+            return working_set

@@ -1,38 +1,53 @@
-"""How missing blocks get from the store into the cache, once for all who share it.
+"""Downloads: how missing blocks get from the store into the cache, once for all who share it.
 
-A run of blocks that follow each other comes with one request. Each block is claimed (an OFD lock on
-its index, dropped by the kernel if this process dies), looked at again, given room in the budget,
-and written and made ready as soon as its last byte has arrived, while the next ones are still
-coming. A block that a plan awaits is handed over from memory before it is written. While another
-process holds a claim, the job is put off and looked at again: the block is there then, or its
-downloader failed and this process does it. When nobody waits for the rest of a run, its request is
-given up.
+Workers pull requests from the scheduler, each for blocks that follow each other. Each block is
+claimed (an OFD lock on its index, dropped by the kernel if this process dies), looked at again,
+given room in the budget, and written and committed as soon as its last byte has arrived, while the
+next ones are still coming. A block in the prefetch buffer is handed over from memory before it is
+written. While another process holds a claim, the job is put off and looked at again: the block is
+there then, or its downloader failed and this process does it. When nobody waits for the rest of a
+request, it is given up.
 
 What the local disk cannot take is still handed to the readers who wait for it: a full or failing
-disk costs the cache, never the read. Thread-safe; holds no lock of this process.
+disk costs the cache, never the read.
+
+Threads are named dp-fetch-N, start with the first job and end with `close`. Thread-safe; holds no
+lock of this process while it works.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import mmap
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dataplane.buffers import shared_pool
-from dataplane.cache.eviction.working_set import Rotation
-from dataplane.cache.fetch.prefetch_buffer import Awaited
-from dataplane.cache.fetch.scheduler import UNWANTED, Job, Outcome, Run, TryLater
+from dataplane.cache.config import CacheConfig
+from dataplane.cache.entries.open_entries import Entry
+from dataplane.cache.eviction.working_set import WorkingSets
+from dataplane.cache.fetch.scheduler import (
+    UNWANTED,
+    CoalescedRequest,
+    Job,
+    Outcome,
+    Scheduler,
+    TryLater,
+)
+from dataplane.cache.guard import DirectoryGuard
+from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
 from dataplane.errors import StoreError
-from dataplane.stores.base import Buffer
+from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.telemetry import Counters
 
-__all__ = ["Filler"]
+__all__ = ["Downloader"]
 
 # Another process's download takes milliseconds to seconds; looking costs two microseconds.
 _FIRST_DELAY_S = 0.0005
@@ -63,61 +78,104 @@ class _Claim:
             self.job.entry.blocks.release(self.job.key[1])
 
 
-class Filler:
-    """Does the runs of a `Fetcher`.
+class Downloader:
+    """The download threads of one cache.
 
     Args:
+        config: how many threads, how much a request may ask for, direct I/O.
+        request_bytes: how much one request may ask for; at least a block.
         counters: where downloads are counted.
-        rotation_of: the rotation of an entry, by its name.
-        awaited: the blocks that plans will read soon; offered each downloaded block to hold.
-        on_disk_error: told when the disk refuses a block that had room in the budget.
-        on_no_room: told when the budget has no room and nothing could be evicted.
-        place_at: gives a place for one request to a store, by the store's identity.
-        direct_io: write blocks past the page cache where the file system can.
+        working_sets: what is read again and again.
+        buffer: the blocks that plans will read soon; offered each downloaded block to hold.
+        guard: told when the disk refuses a block; gives slots for requests to a store.
     """
 
     def __init__(
         self,
+        config: CacheConfig,
+        request_bytes: int,
         counters: Counters,
-        rotation_of: Callable[[str], Rotation | None],
-        awaited: Awaited,
-        on_disk_error: Callable[[OSError], None],
-        on_no_room: Callable[[], None],
+        working_sets: WorkingSets,
+        buffer: PrefetchBuffer,
         *,
-        place_at: Callable[[str], AbstractContextManager[None]],
-        direct_io: bool,
+        guard: DirectoryGuard,
     ) -> None:
+        self._direct_io = config.direct_io
         self._counters = counters
-        self._rotation_of = rotation_of
-        self._awaited = awaited
-        self._direct_io = direct_io
-        self._on_disk_error = on_disk_error
-        self._on_no_room = on_no_room
-        self._place_at = place_at
+        self._working_sets = working_sets
+        self._buffer = buffer
+        self._guard = guard
+        self.scheduler = Scheduler(config.fetch_threads, request_bytes, buffer)
+        self._threads: list[threading.Thread] = []
+        self._numbers = itertools.count()
 
-    def attempt(self, run: Run) -> Generator[tuple[Job, Outcome], None, None]:
-        """Download and keep a run's blocks, but for those that others did or are at.
+    def submit(
+        self,
+        name: str,
+        blocks: Iterable[int],
+        entry: Entry,
+        store: Store,
+        info: ObjectInfo,
+        *,
+        due_s: float | None = None,
+    ) -> list[Job]:
+        """Ask for blocks, as `Scheduler.submit` does, and have threads for them."""
+        jobs = self.scheduler.submit(name, blocks, entry, store, info, due_s=due_s)
+        while self.scheduler.is_short_of_workers():
+            thread = threading.Thread(
+                target=self._work, name=f"dp-fetch-{next(self._numbers)}", daemon=True
+            )
+            try:
+                thread.start()
+            except BaseException:
+                self.scheduler.lose_worker()
+                raise
+            self._threads.append(thread)
+        return jobs
 
-        Yields:
-            Each job of the run once, with what became of it.
+    def close(self, wait_s: float) -> None:
+        """Cancel what has not begun, wait for what has, and end the threads. Idempotent.
+
+        Args:
+            wait_s: how long to wait for the threads that are in the middle of a download.
+        """
+        self.scheduler.close()
+        until_s = time.monotonic() + wait_s
+        threads, self._threads = self._threads, []
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until_s - time.monotonic()))
+
+    def _work(self) -> None:
+        for request in self.scheduler.requests():
+            try:
+                self._serve(request)
+            except BaseException as err:
+                request.end(err)
+            else:
+                request.end()
+            del request  # its buffers must not live on in an idle thread
+
+    def _serve(self, request: CoalescedRequest) -> None:
+        """Download and keep the blocks of a request, but for those that others did or are at.
 
         Raises:
             StoreError: the store's answer, `ObjectChanged` among them.
         """
         claims: deque[_Claim] = deque()
         try:
-            job: Job | None = run.first
+            job: Job | None = request.first
             while job is not None:
                 outcome = self._claim(job)
                 if not isinstance(outcome, _Claim):
-                    yield job, outcome
+                    request.settle(job, outcome)
                     break
                 if not outcome.is_held:
-                    yield from self._fill(deque([outcome]))
+                    self._fill(request, deque([outcome]))
                     break
                 claims.append(outcome)
-                job = run.extend()
-            yield from self._fill(claims)
+                job = request.extend()
+            self._fill(request, claims)
         finally:
             while claims:
                 with contextlib.suppress(OSError):  # the next ones must go, too
@@ -131,7 +189,7 @@ class Filler:
         if blocks.is_ready(block):
             return None
         # A job that ended between its reader's look at what is held and the making of this one.
-        held = self._awaited.held(job.key)
+        held = self._buffer.held(job.key)
         if held is not None:
             return held
         try:
@@ -139,7 +197,7 @@ class Filler:
                 delay_s = _FIRST_DELAY_S * _DELAY_GROWTH ** min(job.tries, 30)
                 return TryLater(min(_LAST_DELAY_S, delay_s))
         except OSError as err:
-            self._on_disk_error(err)
+            self._guard.on_disk_error(err)
             return _Claim(job, is_held=False)
         claim = _Claim(job, is_held=True)
         try:
@@ -154,40 +212,40 @@ class Filler:
 
     def _reserve(self, job: Job) -> bool:
         try:
-            rotation = self._rotation_of(job.key[0])
-            room = job.entry.budget.reserve(_disk_bytes(job), rotation)
+            working_set = self._working_sets.of(job.key[0])
+            room = job.entry.budget.reserve(_disk_bytes(job), working_set)
         except OSError as err:
-            self._on_disk_error(err)
+            self._guard.on_disk_error(err)
             return False
-        if not room and rotation is None:
-            self._on_no_room()
+        if not room and working_set is None:
+            self._guard.on_no_room()
         return room
 
     def _is_wanted(self, job: Job) -> bool:
-        return job.demand or self._awaited.is_pinned(*job.key)
+        return job.demand or self._buffer.is_pinned(*job.key)
 
-    def _fill(self, claims: deque[_Claim]) -> Generator[tuple[Job, Outcome], None, None]:
+    def _fill(self, request: CoalescedRequest, claims: deque[_Claim]) -> None:
         """Download blocks that follow each other, and keep them; what is done leaves `claims`."""
         if not claims:
             return
-        place = self._place_at(claims[0].job.store.identity)
+        slot = self._guard.slot_at(claims[0].job.store.identity)
         with (
-            place,
+            slot,
             contextlib.closing(self._download([claim.job for claim in claims])) as contents,
         ):
             for content in contents:
                 job = claims[0].job
-                if self._awaited.hold(job.key, content):
+                if self._buffer.hold(job.key, content):
                     job.deliver(content)  # its readers need not wait for the disk
                 if not self._keep(claims[0], content):
                     self._counters.add("cache_uncached_blocks")
                 claims.popleft().release()
-                yield job, content
-                del content
+                request.settle(job, content)
+                del content  # the next one comes into memory meanwhile
         while claims:
             claim = claims.popleft()
             claim.release()
-            yield claim.job, UNWANTED
+            request.settle(claim.job, UNWANTED)
 
     def _download(self, jobs: Sequence[Job]) -> Generator[Buffer, None, None]:
         """Ask for a run of blocks; yield each when it is whole, until no one waits for more."""
@@ -241,7 +299,7 @@ class Filler:
             # Others fill the disk too. If there was room to make, the next block has it.
             full = err.errno in (errno.ENOSPC, errno.EDQUOT)
             if not full or not entry.budget.free(_BLOCKS_TO_FREE * entry.blocks.block_bytes):
-                self._on_disk_error(err)
+                self._guard.on_disk_error(err)
             return False
         claim.has_room = False  # it is the block's now
         return True

@@ -1,29 +1,27 @@
-"""Download threads and the sharing of downloads: one job per missing block of this process.
+"""Single-flight scheduler of downloads: one job per missing block, in the order of its deadline.
 
 Readers and plans ask for blocks; whoever asks for a block that is already under way gets the same
-future. The job that is due first goes first: one of a reader is due at once, one of a plan when the
-plan's reader is expected to need it (`deadlines`), and a reader that asks for a planned block that
-is still waiting makes it due. So a reader goes before everything that is planned and not late;
-plans share by their need, whoever came first; and since what is late comes before what is asked for
-after it, no crowd of readers keeps a plan waiting for ever.
+future. The job with the earliest deadline goes first: one of a reader is due at once, one of a plan
+when the plan's reader is expected to need it (`deadlines`), and a reader that asks for a planned
+block that is still waiting makes it due. So a reader goes before everything that is planned and not
+late; plans share by their need, whoever came first; and since what is late comes before what is
+asked for after it, no crowd of readers keeps a plan waiting for ever.
 
-A thread that takes a job may take the next ones as well, for one request, as long as they are of
-the blocks behind it: a `Run`. It leaves enough for the other threads, so that runs are single
-blocks until more are waiting than there are threads, and nothing overtakes what comes before it.
-What is done with a run is given by the owner (`attempt`): for each job the block, or `TryLater`
-because another process is downloading it (the thread takes other jobs meanwhile), or `UNWANTED`.
+Workers pull: `requests` gives each a job, as a `CoalescedRequest` that can take the jobs of the
+blocks behind it as well. It leaves enough for the other workers, so that requests are of single
+blocks until more are waiting than there are workers, and nothing overtakes what comes before it.
+The worker settles each job: with the block, with `TryLater` because another process is downloading
+it (the worker takes other jobs meanwhile), or with `UNWANTED`.
 
-Threads are named dp-fetch-N, start with the first job and end with `close`. After a fork the child
-calls `reset`. Thread-safe; one lock, held for bookkeeping only.
+Thread-safe; one lock, held for bookkeeping only. After a fork the child makes a new one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,13 +29,11 @@ from typing import Final, TypeAlias
 
 from dataplane.cache.closed import closed_error, interrupted_error
 from dataplane.cache.entries.open_entries import Entry
+from dataplane.cache.read.prefetch_buffer import BlockKey, PrefetchBuffer
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
-__all__ = ["UNWANTED", "BlockKey", "Fetcher", "Job", "Outcome", "Run", "TryLater", "Unwanted"]
-
-BlockKey: TypeAlias = tuple[str, int]
-"""An entry's name and the index of one of its blocks."""
+__all__ = ["UNWANTED", "CoalescedRequest", "Job", "Outcome", "Scheduler", "TryLater", "Unwanted"]
 
 
 class _State(Enum):
@@ -97,60 +93,65 @@ Outcome: TypeAlias = Buffer | TryLater | Unwanted | None
 """What became of a job: what its future shall hold, or why it is not done."""
 
 
-class Run:
-    """A job, and the jobs of the blocks behind it as far as they are taken too."""
+class CoalescedRequest:
+    """A job that a worker took, and the jobs of the blocks behind it as far as it takes them too.
 
-    def __init__(self, first: Job, more: Callable[[Job, int], Job | None]) -> None:
-        self._jobs = [first]
-        self._more = more
-        self.unsettled = {first.key: first}
+    For one worker, which settles every job of it or fails the request.
+    """
 
-    @property
-    def first(self) -> Job:
-        """The job that the thread took."""
-        return self._jobs[0]
+    def __init__(self, scheduler: Scheduler, first: Job) -> None:
+        self._scheduler = scheduler
+        self._last = first
+        self._taken = 1
+        self._unsettled = {first.key: first}
+        self.first = first
 
     def extend(self) -> Job | None:
         """Take the job of the next block as well; None when there is none to take."""
-        job = self._more(self._jobs[-1], len(self._jobs))
+        job = self._scheduler._take_next(self._last, self._taken)
         if job is not None:
-            self._jobs.append(job)
-            self.unsettled[job.key] = job
+            self._last = job
+            self._taken += 1
+            self._unsettled[job.key] = job
         return job
 
+    def settle(self, job: Job, outcome: Outcome) -> None:
+        """Say what became of a job."""
+        del self._unsettled[job.key]
+        self._scheduler._settle(job, outcome)
 
-class Fetcher:
-    """The download threads of one cache, and the jobs that they share out.
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that nothing more comes: jobs that are not settled fail, with `error` if it is one.
+
+        Whoever waits for one of them gets the error.
+        """
+        left, self._unsettled = [*self._unsettled.values()], {}
+        if left and error is None:
+            error = CacheError(f"a download ended without {len(left)} of its blocks")
+        for job in left:
+            self._scheduler._finish(job, None, error)
+
+
+class Scheduler:
+    """The downloads of one cache that were asked for and are not done.
 
     Args:
-        threads: how many requests may be under way at once.
+        workers: how many pull at most.
         request_bytes: how much one request may ask for; at least a block.
-        attempt: does a run; yields each of its jobs once with what became of it. What it raises
-            goes to everyone who waits for one of those that it has not yielded.
-        is_awaited: whether a plan waits for a block.
+        buffer: what plans will read soon.
     """
 
-    def __init__(
-        self,
-        threads: int,
-        request_bytes: int,
-        attempt: Callable[[Run], Generator[tuple[Job, Outcome], None, None]],
-        is_awaited: Callable[[BlockKey], bool],
-    ) -> None:
-        self._thread_count = threads
+    def __init__(self, workers: int, request_bytes: int, buffer: PrefetchBuffer) -> None:
+        self._max_workers = workers
         self._request_bytes = request_bytes
-        self._attempt = attempt
-        self._is_awaited = is_awaited
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all jobs and threads, which a forked child does not have."""
+        self._buffer = buffer
         self._condition = threading.Condition()
         self._jobs: dict[BlockKey, Job] = {}
         self._ready: list[tuple[float, int, Job]] = []  # and what was cancelled or moved forward
         self._queued = 0  # jobs in it that can be taken
         self._later: list[tuple[float, int, Job]] = []
-        self._threads: list[threading.Thread] = []
+        self._workers = 0
+        self._starting = 0  # that have not asked for their first request yet
         self._idle = 0
         self._sequence = 0
         self._closed = False
@@ -189,6 +190,34 @@ class Fetcher:
                 for block in blocks
             ]
 
+    def is_short_of_workers(self) -> bool:
+        """Whether one more worker should be started; whoever is told so starts it."""
+        with self._condition:
+            is_short = self._queued > self._idle + self._starting
+            is_short = is_short and self._workers < self._max_workers
+            self._workers += is_short
+            self._starting += is_short
+            return is_short
+
+    def lose_worker(self) -> None:
+        """Say that a worker could not be started."""
+        with self._condition:
+            self._workers -= 1
+            self._starting -= 1
+
+    def requests(self) -> Iterator[CoalescedRequest]:
+        """Yield what a worker has to do, waiting for it, until the scheduler is closed."""
+        with self._condition:
+            self._starting -= 1
+        while (job := self._take()) is not None:
+            yield CoalescedRequest(self, job)
+            del job  # its buffer must not live on in an idle worker
+
+    @property
+    def job_count(self) -> int:
+        """How many downloads are asked for and not done."""
+        return len(self._jobs)
+
     def is_under_way(self, key: BlockKey) -> bool:
         """Whether this process has a job for the block."""
         with self._condition:
@@ -206,12 +235,8 @@ class Fetcher:
         for job in dropped:
             job.future.cancel()
 
-    def close(self, wait_s: float) -> None:
-        """Cancel what has not begun, wait for what has, and end the threads. Idempotent.
-
-        Args:
-            wait_s: how long to wait for the threads that are in the middle of a download.
-        """
+    def close(self) -> None:
+        """Cancel what has not begun, and let the workers go. Idempotent."""
         with self._condition:
             self._closed = True
             waiting = [job for job in self._jobs.values() if job.state is _State.WAITING]
@@ -219,14 +244,9 @@ class Fetcher:
                 self._leave_queue_locked(job, _State.OVER)
                 del self._jobs[job.key]
             self._condition.notify_all()
-            threads, self._threads = self._threads, []
         for job in waiting:
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(interrupted_error())
-        until_s = time.monotonic() + wait_s
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(max(0.0, until_s - time.monotonic()))
 
     def _find_locked(self, key: BlockKey, due_s: float, *, demand: bool) -> Job | None:
         job = self._jobs.get(key)
@@ -241,8 +261,6 @@ class Fetcher:
     def _make_locked(self, job: Job) -> Job:
         self._jobs[job.key] = job
         self._queue_locked(job)
-        if self._queued > self._idle and len(self._threads) < self._thread_count:
-            self._start_thread_locked()
         return job
 
     def _queue_locked(self, job: Job) -> None:
@@ -258,39 +276,6 @@ class Fetcher:
         if job.is_queued:
             job.is_queued = False
             self._queued -= 1
-
-    def _start_thread_locked(self) -> None:
-        name = f"dp-fetch-{len(self._threads)}"
-        thread = threading.Thread(target=self._work, name=name, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    def _work(self) -> None:
-        while (job := self._take()) is not None:
-            self._do(job)
-            del job  # its buffer must not live on in an idle thread
-
-    def _do(self, job: Job) -> None:
-        run = Run(job, self._take_next)
-        try:
-            with contextlib.closing(self._attempt(run)) as outcomes:
-                for done, outcome in outcomes:
-                    del run.unsettled[done.key]
-                    self._settle(done, outcome)
-                    del done, outcome  # they must not keep a block while the next one comes
-            if run.unsettled:
-                raise CacheError(f"a download ended without {len(run.unsettled)} of its blocks")
-        except BaseException as err:
-            for left in run.unsettled.values():
-                self._finish(left, None, err)
-
-    def _settle(self, job: Job, outcome: Outcome) -> None:
-        if isinstance(outcome, TryLater):
-            self._put_off(job, outcome.delay_s)
-        elif isinstance(outcome, Unwanted):
-            self._drop(job)
-        else:
-            self._finish(job, outcome, None)
 
     def _take(self) -> Job | None:
         with self._condition:
@@ -310,13 +295,13 @@ class Fetcher:
             return None
 
     def _take_next(self, last: Job, taken: int) -> Job | None:
-        """Take the job behind `last`, if its turn is next and this thread may have it."""
+        """Take the job behind `last`, if its turn is next and this worker may have it."""
         name, block = last.key
         with self._condition:
             job = self._front_locked()
             if job is None or job.key != (name, block + 1) or job.entry is not last.entry:
                 return None
-            share = -(-(taken + self._queued) // self._thread_count)
+            share = -(-(taken + self._queued) // self._max_workers)
             if taken >= min(share, self._request_bytes // last.entry.blocks.block_bytes):
                 return None
             heapq.heappop(self._ready)
@@ -329,10 +314,18 @@ class Fetcher:
             heapq.heappop(self._ready)  # cancelled, or done under another place in the queue
         return self._ready[0][2] if self._ready else None
 
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        if isinstance(outcome, TryLater):
+            self._put_off(job, outcome.delay_s)
+        elif isinstance(outcome, Unwanted):
+            self._drop(job)
+        else:
+            self._finish(job, outcome, None)
+
     def _drop(self, job: Job) -> None:
         """Forget a job that nobody wants, unless somebody has come for it meanwhile."""
         with self._condition:
-            if (job.demand or self._is_awaited(job.key)) and not self._closed:
+            if (job.demand or self._buffer.is_pinned(*job.key)) and not self._closed:
                 job.state = _State.WAITING
                 self._queue_locked(job)
                 return

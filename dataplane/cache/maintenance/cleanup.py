@@ -67,7 +67,7 @@ def collect(session: Session, *, size_bytes: int | None, max_age_s: float | None
         before = max(0, time.time_ns() - int(max_age_s * 1e9))
         _sweep(session, done, before, lambda _: True, pinned=False, in_use=True)
     counters = Counters()
-    budget = Budget(session, size_bytes, lambda _name, _block: False, counters)
+    budget = Budget(session, size_bytes, counters)
     done.freed_bytes += budget.enforce()
     done.blocks += int(counters["cache_evicted_blocks"])
     done.entries += int(counters["cache_removed_entries"])

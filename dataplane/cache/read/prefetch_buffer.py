@@ -1,24 +1,28 @@
-"""The blocks that plans of this process will read soon.
+"""Prefetch buffer: the blocks that plans of this process will read soon, and their bytes.
 
-They are pinned: this process does not evict them. Thread-safe; one lock, held for bookkeeping only.
+They are pinned: this process does not evict them. Each has a reference count of its plans, and its
+bytes may be held: a block that was just downloaded is handed to its reader from memory, so that
+nobody waits for the disk and nothing is read back.
+
+Thread-safe; one lock, held for bookkeeping only.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import TypeAlias
 
-from dataplane.cache.fetch.scheduler import BlockKey
 from dataplane.stores.base import Buffer
 
-__all__ = ["Awaited"]
+__all__ = ["BlockKey", "PrefetchBuffer"]
+
+BlockKey: TypeAlias = tuple[str, int]
+"""An entry's name and the index of one of its blocks."""
 
 
-class Awaited:
-    """The blocks that plans of this process will read soon. Thread-safe.
-
-    Each has a count of its plans, and its bytes may be held: a block that was just downloaded is
-    handed to its reader from memory, so that nobody waits for the disk and nothing is read back.
+class PrefetchBuffer:
+    """Pins and bytes of blocks that plans will read soon.
 
     Args:
         held_limit_bytes: how much may be held; what comes then is left to the disk.
