@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from dataplane.weak_registry import Alive
+from dataplane.weak_registry import WeakRegistry
 
 __all__ = ["Counters", "gauges", "logger", "offer_gauges", "totals"]
 
@@ -123,7 +123,7 @@ def _add(summed: dict[str, float], amounts: Mapping[str, float]) -> None:
         summed[name] = summed.get(name, 0) + amount
 
 
-_live: Alive[Counters] = Alive()
+_live: WeakRegistry[Counters] = WeakRegistry()
 _retired: deque[dict[str, float]] = deque()
 _totals_lock = threading.Lock()
 _past: dict[str, float] = {}  # of counters that are gone

@@ -14,17 +14,17 @@ import weakref
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["Alive"]
+__all__ = ["WeakRegistry"]
 
 T = TypeVar("T")
 
 
-class Alive(Generic[T]):
+class WeakRegistry(Generic[T]):
     """A collection that keeps none of its members alive.
 
     Example:
         >>> class Job: ...
-        >>> jobs, job = Alive(), Job()
+        >>> jobs, job = WeakRegistry(), Job()
         >>> jobs.add(job)
         >>> list(jobs) == [job]
         True

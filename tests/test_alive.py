@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 
-from dataplane.weak_registry import Alive
+from dataplane.weak_registry import WeakRegistry
 
 
 class Thing:
@@ -14,7 +14,7 @@ class Thing:
 
 
 def test_members_are_there_for_as_long_as_they_live() -> None:
-    alive: Alive[Thing] = Alive()
+    alive: WeakRegistry[Thing] = WeakRegistry()
     first, second = Thing(), Thing()
     alive.add(first)
     alive.add(second)
@@ -31,7 +31,7 @@ def test_members_are_there_for_as_long_as_they_live() -> None:
 
 def test_it_can_be_gone_through_while_others_add_and_die() -> None:
     """`weakref.WeakSet` raises "Set changed size during iteration" here."""
-    alive: Alive[Thing] = Alive()
+    alive: WeakRegistry[Thing] = WeakRegistry()
     kept = [Thing() for _ in range(20)]
     for thing in kept:
         alive.add(thing)

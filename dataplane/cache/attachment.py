@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from dataplane.cache.config import CacheConfig
-from dataplane.cache.disk.host_semaphore import Places
+from dataplane.cache.disk.host_semaphore import HostSemaphore
 from dataplane.cache.disk.session import Session
 from dataplane.cache.entries.encryption import Sealer
 from dataplane.cache.entries.open_entries import EntryTable
 from dataplane.cache.eviction.budget import Budget
 from dataplane.cache.eviction.catalog import Catalog
-from dataplane.cache.maintenance.background import Keeper
-from dataplane.cache.maintenance.process_statistics import Publisher
+from dataplane.cache.maintenance.background import BackgroundMaintenance
+from dataplane.cache.maintenance.process_statistics import ProcessStatistics
 from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
 from dataplane.telemetry import Counters
 
@@ -30,9 +30,9 @@ class Attachment:
     session: Session
     budget: Budget
     entries: EntryTable
-    publisher: Publisher
-    keeper: Keeper
-    places: Places
+    statistics: ProcessStatistics
+    background: BackgroundMaintenance
+    host_semaphore: HostSemaphore
 
     @classmethod
     def to(
@@ -61,16 +61,16 @@ class Attachment:
             session,
             budget,
             EntryTable(session, budget, counters, sealer),
-            Publisher(session, config.size_bytes),
+            ProcessStatistics(session, config.size_bytes),
             # Twice: what is handed to its reader keeps its room until it is written.
-            Keeper(session, 2 * config.fetch_threads * config.block_bytes),
-            Places(session.directory, config.host_requests, counters),
+            BackgroundMaintenance(session, 2 * config.fetch_threads * config.block_bytes),
+            HostSemaphore(session.directory, config.host_requests, counters),
         )
 
     def close(self) -> None:
         """Leave the directory."""
-        self.places.close()
-        self.keeper.close()
-        self.publisher.close()
+        self.host_semaphore.close()
+        self.background.close()
+        self.statistics.close()
         self.entries.close()
         self.session.close()

@@ -28,14 +28,14 @@ from dataplane.cache.config import CacheConfig
 from dataplane.cache.core import CacheCore
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory
-from dataplane.cache.disk.liveness import Hold
+from dataplane.cache.disk.liveness import Lease
 from dataplane.cache.gauges import directory_gauges
 from dataplane.cache.object import CachedObject
 from dataplane.cache.plan import Plan, PlannedRead
 from dataplane.errors import CacheError
 from dataplane.stores.base import ObjectInfo, Store
 from dataplane.telemetry import Counters, offer_gauges
-from dataplane.weak_registry import Alive
+from dataplane.weak_registry import WeakRegistry
 
 __all__ = ["Cache"]
 
@@ -59,7 +59,7 @@ class Cache(CacheCore):
     def __init__(self, config: CacheConfig, *, counters: Counters | None = None) -> None:
         super().__init__(config, counters if counters is not None else Counters())
         self._closed = False
-        self._plans: Alive[Plan] = Alive()
+        self._plans: WeakRegistry[Plan] = WeakRegistry()
         _live.add(self)
         offer_gauges(self, Cache._gauges)
 
@@ -105,14 +105,14 @@ class Cache(CacheCore):
         self._plans.add(plan)
         return plan
 
-    def hold(self, source: CachedObject) -> Hold:
-        """Keep what is cached of an object from being evicted until the hold is closed.
+    def lease(self, source: CachedObject) -> Lease:
+        """Keep what is cached of an object from being evicted until the lease is closed.
 
         It ends with this process, however that ends, and when the directory is replaced. Without a
         usable directory it does nothing.
         """
         attachment = self.guard.attached()
-        return Hold(attachment.session.live if attachment is not None else None, source.name)
+        return Lease(attachment.session.live if attachment is not None else None, source.name)
 
     def usage_bytes(self) -> int:
         """Bytes of disk space that the cache takes, of all processes; 0 when it cannot be used."""
@@ -163,14 +163,14 @@ class Cache(CacheCore):
     def _reset_after_fork(self) -> None:
         for plan in self._plans:
             plan.forget_after_fork()
-        self._plans = Alive()
+        self._plans = WeakRegistry()
         # The parent's locks may have been held by threads that the child does not have.
         self.restart()
         if self._closed:
             self.guard.refuse()
 
 
-_live: Alive[Cache] = Alive()
+_live: WeakRegistry[Cache] = WeakRegistry()
 _shared: dict[CacheConfig, Cache] = {}
 _shared_lock = threading.Lock()
 

@@ -84,7 +84,11 @@ class DirectoryGuard:
     def slot_at(self, store: str) -> AbstractContextManager[None]:
         """Return a context in which one request may be made to a store, by its identity."""
         attachment = self.current
-        return attachment.places.at(store) if attachment is not None else contextlib.nullcontext()
+        return (
+            attachment.host_semaphore.at(store)
+            if attachment is not None
+            else contextlib.nullcontext()
+        )
 
     def on_disk_error(self, err: Exception) -> None:
         """Leave the directory alone for a while, since it failed."""
@@ -120,7 +124,7 @@ class DirectoryGuard:
         with self._attach_lock:
             attachment = self.current
         if attachment is not None:
-            attachment.places.close()
+            attachment.host_semaphore.close()
 
     def close(self) -> None:
         """Leave the directory. Idempotent."""

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from dataplane.datasets.order import global_order, rank_count, rank_positions
 from dataplane.errors import LoaderError
 
-__all__ = ["LOOKAHEAD", "Feed", "Indices", "KnownFeed", "KnownOrder", "SamplerFeed"]
+__all__ = ["LOOKAHEAD", "BatchSource", "Indices", "KnownBatches", "KnownOrder", "SamplerBatches"]
 
 LOOKAHEAD = 64
 """How many batches a user's sampler runs ahead of the training loop."""
@@ -32,7 +32,7 @@ LOOKAHEAD = 64
 Indices: TypeAlias = list[int]
 
 
-class Feed(Protocol):
+class BatchSource(Protocol):
     """A source of batches of indices. See the module's text."""
 
     def batches(self) -> Iterator[Indices]:
@@ -98,7 +98,7 @@ class KnownOrder:
         return start + min(batches * self.batch_size, self.count(start)) * self.world_size
 
 
-class KnownFeed:
+class KnownBatches:
     """The rest of an epoch of a known order; its length is the number of batches."""
 
     def __init__(self, order: KnownOrder, epoch: int, start: int) -> None:
@@ -138,7 +138,7 @@ class _End:
     error: Exception | None = None
 
 
-class SamplerFeed:
+class SamplerBatches:
     """What a user's sampler or batch sampler yields.
 
     Args:

@@ -30,9 +30,9 @@ from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.order import permutation, rank_positions
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import Feed, KnownFeed, KnownOrder, SamplerFeed
+from dataplane.loader.batch_source import BatchSource, KnownBatches, KnownOrder, SamplerBatches
 from dataplane.loader.epoch_iterator import Pass, PassOptions, plan_ahead
-from dataplane.loader.prefetcher import Ahead
+from dataplane.loader.prefetcher import Prefetcher
 from dataplane.loader.state import LoaderState, Progress
 from dataplane.loader.stats import LoaderStats, Meter
 
@@ -169,7 +169,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._resume: LoaderState | None = None
         self._progress = Progress(self._fresh_state(0), self._order)
         self._meter: Meter | None = None
-        self._ahead: Ahead | None = None
+        self._ahead: Prefetcher | None = None
 
     def __iter__(self) -> Any:
         if self._plane is None:
@@ -277,13 +277,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             dataset_length=0 if self._plane is None else len(self._plane),
         )
 
-    def _feed(self, state: LoaderState) -> Feed:
+    def _feed(self, state: LoaderState) -> BatchSource:
         if self._order is not None:
-            return KnownFeed(self._order, state.epoch, state.samples_consumed)
+            return KnownBatches(self._order, state.epoch, state.samples_consumed)
         sampler: Iterable[object] = (
             self.sampler if self.batch_sampler is None else self.batch_sampler
         )
-        return SamplerFeed(sampler, skip=state.num_yielded, length=state.dataset_length)
+        return SamplerBatches(sampler, skip=state.num_yielded, length=state.dataset_length)
 
     def _options(self) -> PassOptions:
         assert self._plane is not None

@@ -27,10 +27,10 @@ from dataplane.datasets.dataset import Transform
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
 from dataplane.datasets.samples import FetchedSample, decoded_bytes
 from dataplane.errors import LoaderError
-from dataplane.loader.batch_source import Feed, Indices
+from dataplane.loader.batch_source import BatchSource, Indices
 from dataplane.loader.channel import EndOfStream
 from dataplane.loader.pipeline import Pipeline, Stage, StageStats
-from dataplane.loader.prefetcher import Ahead
+from dataplane.loader.prefetcher import Prefetcher
 from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter
 
@@ -89,7 +89,9 @@ class _Decoded:
 class _Work:
     """What the stages do. Shared by their threads; refers to no pass, pipeline or loader."""
 
-    def __init__(self, reader: SampleReader, options: PassOptions, ahead: Ahead | None) -> None:
+    def __init__(
+        self, reader: SampleReader, options: PassOptions, ahead: Prefetcher | None
+    ) -> None:
         self.reader = reader
         self.options = options
         self.ahead = ahead
@@ -152,10 +154,10 @@ class Pass(Iterator[Any]):
     def __init__(
         self,
         reader: SampleReader,
-        feed: Feed,
+        feed: BatchSource,
         options: PassOptions,
         progress: Progress,
-        ahead: Ahead | None,
+        ahead: Prefetcher | None,
     ) -> None:
         self.meter = Meter()
         self._options = options
@@ -227,7 +229,7 @@ class Pass(Iterator[Any]):
 class _Closer:
     """Wakes whatever a pipeline's threads wait for outside of it."""
 
-    def __init__(self, feed: Feed, work: _Work) -> None:
+    def __init__(self, feed: BatchSource, work: _Work) -> None:
         self._feed = feed
         self._work = work
         self._lock = threading.Lock()
@@ -271,8 +273,8 @@ def _stages(work: _Work) -> list[Stage]:
 
 
 def plan_ahead(
-    reader: SampleReader, feed: Feed, options: PassOptions, before: Ahead | None
-) -> Ahead | None:
+    reader: SampleReader, feed: BatchSource, options: PassOptions, before: Prefetcher | None
+) -> Prefetcher | None:
     """Return what fetches the bytes of a pass in advance: `before`, if it foresaw the pass.
 
     Returns:
@@ -287,4 +289,4 @@ def plan_ahead(
         return None
     # Stored size of the batches that are being read, and of one more to fetch meanwhile.
     batches = (READ_AHEAD + 2) * options.batch_size * reader.mean_sample_bytes
-    return Ahead(cache, reader, feed, max(cache.config.prefetch_window_bytes, batches))
+    return Prefetcher(cache, reader, feed, max(cache.config.prefetch_window_bytes, batches))

@@ -35,7 +35,7 @@ from dataplane import deferred, process_exit
 from dataplane.errors import LoaderError
 from dataplane.loader.channel import Cancelled, Channel, EndOfStream, Failure
 from dataplane.telemetry import logger, offer_gauges
-from dataplane.weak_registry import Alive
+from dataplane.weak_registry import WeakRegistry
 
 __all__ = ["Pipeline", "Stage", "StageStats"]
 
@@ -343,7 +343,7 @@ class _Worker:
             self.output.end_at(count)
 
 
-_stops: Alive[_Stop] = Alive()
+_stops: WeakRegistry[_Stop] = WeakRegistry()
 
 
 def _cancel_all() -> None:

@@ -25,12 +25,12 @@ from collections.abc import Iterable, Iterator
 from dataplane.cache import Cache, PlannedRead
 from dataplane.datasets.reader import SampleReader
 from dataplane.errors import DataplaneError
-from dataplane.loader.batch_source import Feed, Indices, KnownFeed
+from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches
 
-__all__ = ["Ahead"]
+__all__ = ["Prefetcher"]
 
 
-class Ahead:
+class Prefetcher:
     """Fetches the reads of one pass after the other.
 
     Args:
@@ -40,15 +40,17 @@ class Ahead:
         window_bytes: how far ahead.
     """
 
-    def __init__(self, cache: Cache, reader: SampleReader, feed: Feed, window_bytes: int) -> None:
+    def __init__(
+        self, cache: Cache, reader: SampleReader, feed: BatchSource, window_bytes: int
+    ) -> None:
         self._reader = reader
         self._feed = feed  # of the present pass, or the last one
         self._in_use = True
         self._epoch = 0  # of the plan
         self._base = 0  # the plan's step at which the present pass began
         self._done = 0  # batches of the present pass whose bytes were read
-        self._goes_on = isinstance(feed, KnownFeed) and cache.config.next_epoch_bytes > 0
-        if self._goes_on and isinstance(feed, KnownFeed):
+        self._goes_on = isinstance(feed, KnownBatches) and cache.config.next_epoch_bytes > 0
+        if self._goes_on and isinstance(feed, KnownBatches):
             reads = _all_reads(reader, feed)
         else:
             reads = _pass_reads(reader, feed.ahead())
@@ -57,15 +59,15 @@ class Ahead:
         self.close = weakref.finalize(self, self._plan.abandon)
         """Have what is under way cancelled, and what is held let go of, soon. Idempotent."""
 
-    def goes_on_with(self, reader: SampleReader, feed: Feed) -> bool:
+    def goes_on_with(self, reader: SampleReader, feed: BatchSource) -> bool:
         """Take `feed` for the next pass, if it is what was planned to come next; say whether."""
         before = self._feed
         if not (
             self._is_over
             and not self._plan.is_closed
             and reader is self._reader
-            and isinstance(before, KnownFeed)
-            and isinstance(feed, KnownFeed)
+            and isinstance(before, KnownBatches)
+            and isinstance(feed, KnownBatches)
             and (feed.order, feed.epoch, feed.start) == (before.order, before.epoch + 1, 0)
         ):
             return False
@@ -81,7 +83,7 @@ class Ahead:
         # Afterwards: once the pass is over, the next one may take the plan over and count from 0.
         self._done = batches
 
-    def leave(self, feed: Feed) -> None:
+    def leave(self, feed: BatchSource) -> None:
         """Say that the pass of `feed` has ended; unless it read all it had to, so does the plan."""
         if feed is not self._feed:
             return  # another pass has taken over
@@ -98,10 +100,12 @@ class Ahead:
     @property
     def _is_over(self) -> bool:
         """Whether the present pass has read all it had to, so that another may take over."""
-        return self._goes_on and isinstance(self._feed, KnownFeed) and self._done >= len(self._feed)
+        return (
+            self._goes_on and isinstance(self._feed, KnownBatches) and self._done >= len(self._feed)
+        )
 
 
-def _all_reads(reader: SampleReader, first: KnownFeed) -> Iterator[PlannedRead]:
+def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRead]:
     """Yield the reads of a pass and of all epochs after it."""
     step, feed = 0, first
     for epoch in itertools.count():
@@ -113,7 +117,7 @@ def _all_reads(reader: SampleReader, first: KnownFeed) -> Iterator[PlannedRead]:
             yield found
             yield from reads
         step += len(feed)
-        feed = KnownFeed(first.order, first.epoch + epoch + 1, 0)
+        feed = KnownBatches(first.order, first.epoch + epoch + 1, 0)
 
 
 def _pass_reads(

@@ -13,14 +13,14 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["Runners", "shared_runners"]
+__all__ = ["DaemonPool", "shared_runners"]
 
 ResultT = TypeVar("ResultT")
 
 _MAX_THREADS = 128
 
 
-class Runners:
+class DaemonPool:
     """Threads that run one call at a time each."""
 
     def __init__(self) -> None:
@@ -76,10 +76,10 @@ class Runners:
         self.__init__()  # type: ignore[misc]
 
 
-_runners = Runners()
+_runners = DaemonPool()
 os.register_at_fork(after_in_child=_runners.forget)
 
 
-def shared_runners() -> Runners:
+def shared_runners() -> DaemonPool:
     """Return the process's threads."""
     return _runners

@@ -19,7 +19,7 @@ from dataplane.stores.clients.per_process import PerProcessStore
 from dataplane.stores.keys import why_foreign
 from dataplane.stores.policy.hedge import HedgeStore
 from dataplane.stores.policy.limit import LimitStore
-from dataplane.stores.policy.metrics import MeterStore
+from dataplane.stores.policy.metrics import MetricsStore
 from dataplane.stores.policy.retry import RetryPolicy, RetryStore
 from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.stores.urls import OBSTORE_SCHEMES, Location, parse_url, split_url
@@ -87,12 +87,12 @@ def open_store(
 
 def _with_policy(location: Location, config: StoreConfig, counters: Counters) -> Store:
     if not config.storage_options and location.scheme == "file":
-        return MeterStore(LocalStore(location.prefix), counters)
+        return MetricsStore(LocalStore(location.prefix), counters)
     if not config.storage_options and location.scheme == "memory":
-        return MeterStore(MemoryStore(location.bucket, location.prefix), counters)
+        return MetricsStore(MemoryStore(location.bucket, location.prefix), counters)
     if not config.storage_options and location.scheme in OBSTORE_SCHEMES:
         _refuse_foreign(location)
-    metered = MeterStore(PerProcessStore(location, config), counters)
+    metered = MetricsStore(PerProcessStore(location, config), counters)
     reading = HedgeStore(metered, config.hedge_floor_s, counters) if config.hedge else metered
     limited = LimitStore(reading, config.max_concurrency, counters)
     policy = RetryPolicy(

@@ -1,9 +1,9 @@
 """Directory listings of the store, remembered for a while.
 
-A `Level` is one directory as the store listed it: names of files and of directories below, after
-`names` has hidden what cannot be shown. `LevelCache` keeps levels for `ttl_s` seconds, so that a
-program that looks at ten thousand files costs a few list requests; a name that a fresh level does
-not have is known to be absent without a request (the negative entries of this cache). Levels are
+A `CachedListing` is one directory as the store listed it: names of files and of directories below,
+after `names` has hidden what cannot be shown. `ListingCache` keeps listings for `ttl_s` seconds
+(TTL), so that a program that looks at ten thousand files costs a few list requests; a name that a
+fresh listing does not have is known to be absent without a request (negative caching). Listings are
 evicted least recently used first when they hold more than `max_entries` names together; a single
 larger directory is kept alone, because it cannot be shown in part.
 
@@ -23,16 +23,16 @@ from dataplane.stores.base import Listing, ObjectInfo, Store
 from dataplane.stores.keys import why_foreign
 from dataplane.telemetry import Counters
 from dataplane_fuse.names import HiddenNames, why_not_a_name
-from dataplane_fuse.single_flight import Flights
+from dataplane_fuse.single_flight import SingleFlight
 
-__all__ = ["DEFAULT_MAX_ENTRIES", "Level", "LevelCache", "build_level"]
+__all__ = ["DEFAULT_MAX_ENTRIES", "CachedListing", "ListingCache", "build_level"]
 
 DEFAULT_MAX_ENTRIES = 1_000_000
 """Names remembered at once, about 400 bytes each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Level:
+class CachedListing:
     """One directory as the store listed it.
 
     Attributes:
@@ -51,7 +51,7 @@ class Level:
         return len(self.files) + len(self.directories)
 
 
-def build_level(prefix: str, listing: Listing, hidden: HiddenNames, now_s: float) -> Level:
+def build_level(prefix: str, listing: Listing, hidden: HiddenNames, now_s: float) -> CachedListing:
     """Turn a listing into names that can be shown.
 
     An object whose key is the prefix itself (`a/`) is how consoles mark an empty directory: the
@@ -86,10 +86,10 @@ def build_level(prefix: str, listing: Listing, hidden: HiddenNames, now_s: float
         part = name.removesuffix("/")
         reason = why_not_a_name(part) or why_foreign(part) or "the store cannot address it"
         hidden.report(shown, name, reason)
-    return Level(prefix, files, directories, now_s)
+    return CachedListing(prefix, files, directories, now_s)
 
 
-class LevelCache:
+class ListingCache:
     """Levels by prefix, with an age limit and a size limit. See the module's text."""
 
     def __init__(
@@ -108,25 +108,25 @@ class LevelCache:
         self._clock = clock
         self._hidden = HiddenNames(counters)
         self._lock = Lock()
-        self._levels: OrderedDict[str, Level] = OrderedDict()
-        self._flights: Flights[str, Level] = Flights()
+        self._levels: OrderedDict[str, CachedListing] = OrderedDict()
+        self._single_flight: SingleFlight[str, CachedListing] = SingleFlight()
         self._entries = 0
 
-    def get(self, prefix: str) -> Level:
+    def get(self, prefix: str) -> CachedListing:
         """Return the level, listing it when it is not known or too old."""
         with self._lock:
             level = self._levels.get(prefix)
             if level is not None and self._is_fresh(level):
                 self._levels.move_to_end(prefix)
                 return level
-        return self._flights.run(prefix, lambda: self._list(prefix))
+        return self._single_flight.run(prefix, lambda: self._list(prefix))
 
-    def fresh(self, prefix: str) -> Level | None:
+    def fresh(self, prefix: str) -> CachedListing | None:
         """Return the level if it is known and young enough; makes no request."""
         level = self.known(prefix)
         return level if level is not None and self._is_fresh(level) else None
 
-    def known(self, prefix: str) -> Level | None:
+    def known(self, prefix: str) -> CachedListing | None:
         """Return the level at any age; makes no request."""
         with self._lock:
             return self._levels.get(prefix)
@@ -148,7 +148,7 @@ class LevelCache:
         with self._lock:
             return self._entries
 
-    def _list(self, prefix: str) -> Level:
+    def _list(self, prefix: str) -> CachedListing:
         # The age counts from before the request: what changes while it runs is not in it.
         started_s = self._clock()
         self._counters.add("mount_listings")
@@ -157,10 +157,10 @@ class LevelCache:
             self._keep_locked(level)
         return level
 
-    def _is_fresh(self, level: Level) -> bool:
+    def _is_fresh(self, level: CachedListing) -> bool:
         return self._clock() - level.listed_at_s < self._ttl_s
 
-    def _keep_locked(self, level: Level) -> None:
+    def _keep_locked(self, level: CachedListing) -> None:
         old = self._levels.pop(level.prefix, None)
         if old is not None:
             self._entries -= len(old)

@@ -20,7 +20,7 @@ class HeldObject:
 
     def __init__(self, cache: Cache, source: CachedObject) -> None:
         self._source = source
-        self._hold = cache.hold(source)
+        self._hold = cache.lease(source)
 
     def read_into(self, start: int, stop: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes `[start, stop)` of the object."""

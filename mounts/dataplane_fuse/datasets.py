@@ -1,7 +1,7 @@
 """Packed datasets as the tree needs them: `dataplane.shards` on a store seen below a prefix.
 
 `DatasetIndex.load` reads the dataset at a store's root. The mount's store may have many datasets
-below it, so `StoreBelow` shows it one prefix as if that were the root. Thread-safe, no state.
+below it, so `PrefixStore` shows it one prefix as if that were the root. Thread-safe, no state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataplane_fuse.samples import ReadObject, ReadRange
 if TYPE_CHECKING:
     from dataplane.shards import DatasetIndex, ZipMember
 
-__all__ = ["PackedDatasets", "SampleRanges", "StoreBelow"]
+__all__ = ["PackedDatasets", "PrefixStore", "SampleRanges"]
 
 
 class PackedDatasets:
@@ -37,7 +37,7 @@ class PackedDatasets:
         def read(info: ObjectInfo) -> Buffer:
             return read_object(replace(info, key=prefix + info.key), 0, info.size_bytes)
 
-        dataset = StoreBelow(store, prefix) if prefix else store
+        dataset = PrefixStore(store, prefix) if prefix else store
         return SampleRanges(DatasetIndex.load(dataset, read))
 
     def list_archive(self, read: ReadRange, size_bytes: int) -> Sequence[ZipMember]:
@@ -68,7 +68,7 @@ class SampleRanges:
         return str(shard), int(start), int(stop)
 
 
-class StoreBelow:
+class PrefixStore:
     """A store seen from one of its prefixes; read only, as a mount needs no more.
 
     Args:

@@ -35,7 +35,7 @@ from dataplane_fuse.errnos import errno_of, os_error
 from dataplane_fuse.handles import DEFAULT_MAX_HANDLES, Handle, HandleTable, OpenFile, Reader
 from dataplane_fuse.names import MAX_NAME_BYTES, encoded_name
 from dataplane_fuse.nodes import BLOCK_BYTES, Attributes, FileNode, Node, attributes_of, join
-from dataplane_fuse.prefetch_handle import Ahead, ReadAhead
+from dataplane_fuse.prefetch_handle import PrefetchHandle, SequentialPrefetch
 from dataplane_fuse.tree import DatasetFormat, Tree
 
 __all__ = ["Blocks", "Filesystem", "FilesystemOptions", "Statistics"]
@@ -61,7 +61,9 @@ class Blocks(Protocol):
         """Read bytes of an object that is not kept open."""
         ...
 
-    def fetch_ahead(self, info: ObjectInfo, start: int, stop: int, window_bytes: int) -> Ahead:
+    def fetch_ahead(
+        self, info: ObjectInfo, start: int, stop: int, window_bytes: int
+    ) -> PrefetchHandle:
         """Fetch `[start, stop)` in order within a window; steps are block numbers."""
         ...
 
@@ -265,7 +267,7 @@ class Filesystem:
 
     def _open_file(self, node: FileNode) -> OpenFile:
         reader = self._blocks.open(node.info)
-        ahead = ReadAhead(
+        ahead = SequentialPrefetch(
             node.start,
             node.stop,
             block_bytes=self._blocks.block_bytes,

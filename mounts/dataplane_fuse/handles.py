@@ -15,7 +15,7 @@ from typing import NewType, Protocol
 
 from dataplane_fuse.errnos import os_error
 from dataplane_fuse.nodes import FileNode
-from dataplane_fuse.prefetch_handle import ReadAhead
+from dataplane_fuse.prefetch_handle import SequentialPrefetch
 
 __all__ = ["DEFAULT_MAX_HANDLES", "Handle", "HandleTable", "OpenFile", "Reader"]
 
@@ -52,7 +52,7 @@ class OpenFile:
 
     node: FileNode
     reader: Reader
-    ahead: ReadAhead
+    ahead: SequentialPrefetch
 
     def read_into(self, offset: int, buffer: memoryview) -> int:
         """Fill `buffer` from `offset`; return how many bytes there were before the end."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Protocol
 
-__all__ = ["NEAR_BYTES", "START_BYTES", "Ahead", "ReadAhead"]
+__all__ = ["NEAR_BYTES", "START_BYTES", "PrefetchHandle", "SequentialPrefetch"]
 
 START_BYTES = 1 << 20
 """Length of a run from which more of the same is expected: one request of the kernel."""
@@ -25,7 +25,7 @@ NEAR_BYTES = 4 << 20
 """How far from the end of a run a read may start and still belong to it: four requests."""
 
 
-class Ahead(Protocol):
+class PrefetchHandle(Protocol):
     """Fetching under way, as `dataplane.cache.Plan`."""
 
     def advance(self, step: int) -> None:
@@ -37,11 +37,11 @@ class Ahead(Protocol):
         ...
 
 
-StartFetching = Callable[[int, int], Ahead]
+StartFetching = Callable[[int, int], PrefetchHandle]
 """Fetch from an offset within the object onwards, within a window of bytes. Steps are blocks."""
 
 
-class ReadAhead:
+class SequentialPrefetch:
     """The guess for one open file; offsets are those of the object. See the module's text.
 
     Args:
@@ -69,7 +69,7 @@ class ReadAhead:
         self._run_bytes = 0
         self._run_stop = start
         self._window_bytes = 0
-        self._ahead: Ahead | None = None
+        self._ahead: PrefetchHandle | None = None
         self._closed = False
 
     @property
@@ -80,7 +80,7 @@ class ReadAhead:
 
     def note(self, start: int, stop: int) -> None:
         """Take a read of `[start, stop)` into account, before it is made."""
-        unwanted: Ahead | None = None
+        unwanted: PrefetchHandle | None = None
         with self._lock:
             if abs(start - self._run_stop) <= NEAR_BYTES:
                 # Only new bytes count: a reader that jumps about within a few blocks, or reads

@@ -25,7 +25,7 @@ from dataplane.errors import FormatError, NotFound
 from dataplane.stores.base import Buffer, ObjectInfo
 from dataplane_fuse.names import why_not_a_name
 from dataplane_fuse.nodes import Directory, FileNode, Node, join
-from dataplane_fuse.single_flight import Flights
+from dataplane_fuse.single_flight import SingleFlight
 
 __all__ = ["ARCHIVE_SUFFIX", "INDEX_NAME", "MAX_MEMBERS", "DatasetView", "Index", "Member"]
 
@@ -100,7 +100,7 @@ class DatasetView:
         self._folders = self._group_keys(index.keys)
         self._lock = Lock()
         self._archives: OrderedDict[tuple[int, str], Archive] = OrderedDict()
-        self._flights: Flights[tuple[int, str], Archive] = Flights()
+        self._single_flight: SingleFlight[tuple[int, str], Archive] = SingleFlight()
         self._members = 0
 
     def root(self) -> Directory:
@@ -156,7 +156,9 @@ class DatasetView:
             if known is not None:
                 self._archives.move_to_end(ident)
                 return info, start, known
-        archive = self._flights.run(ident, lambda: self._read_archive(ident, info, start, stop))
+        archive = self._single_flight.run(
+            ident, lambda: self._read_archive(ident, info, start, stop)
+        )
         return info, start, archive
 
     def _read_archive(

@@ -12,17 +12,17 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Generic, TypeVar
 
-__all__ = ["Flights"]
+__all__ = ["SingleFlight"]
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 ValueT = TypeVar("ValueT")
 
 
-class Flights(Generic[KeyT, ValueT]):
+class SingleFlight(Generic[KeyT, ValueT]):
     """Work under way by key.
 
     Example:
-        >>> Flights[str, int]().run("six", lambda: 6)
+        >>> SingleFlight[str, int]().run("six", lambda: 6)
         6
     """
 

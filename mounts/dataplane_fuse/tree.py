@@ -22,11 +22,11 @@ from dataplane.errors import FormatError, NotFound, ObjectChanged
 from dataplane.stores.base import ObjectInfo, Store
 from dataplane.stores.versions import as_answered
 from dataplane.telemetry import Counters, logger
-from dataplane_fuse.cached_listing import DEFAULT_MAX_ENTRIES, Level, LevelCache
+from dataplane_fuse.cached_listing import DEFAULT_MAX_ENTRIES, CachedListing, ListingCache
 from dataplane_fuse.names import why_not_a_name
 from dataplane_fuse.nodes import FileNode, Node, join
 from dataplane_fuse.samples import INDEX_NAME, DatasetView, Index, Member, ReadObject, ReadRange
-from dataplane_fuse.single_flight import Flights
+from dataplane_fuse.single_flight import SingleFlight
 
 __all__ = ["LARGE", "PROBES", "DatasetFormat", "StoreDirectory", "Tree"]
 
@@ -81,13 +81,13 @@ class Tree:
         self._read_object = read_object
         self._samples = samples
         self._counters = counters
-        self.levels = LevelCache(
+        self.levels = ListingCache(
             store, ttl_s=ttl_s, max_entries=max_entries, counters=counters, clock=clock
         )
         self._lock = Lock()
         self._probed: dict[str, int] = {}
         self._views: OrderedDict[tuple[str, str], DatasetView | None] = OrderedDict()
-        self._view_flights: Flights[tuple[str, str], DatasetView | None] = Flights()
+        self._view_flights: SingleFlight[tuple[str, str], DatasetView | None] = SingleFlight()
 
     def resolve(self, path: str) -> Node | None:
         """Return what is at `path`, or None when nothing is."""
@@ -167,7 +167,7 @@ class Tree:
                 return StoreDirectory(self, join(node.path, name))
         return None if isinstance(node, FileNode) else node.find(name)
 
-    def _should_probe(self, prefix: str, old: Level | None) -> bool:
+    def _should_probe(self, prefix: str, old: CachedListing | None) -> bool:
         if old is not None:
             return len(old) > LARGE
         with self._lock:
@@ -189,11 +189,11 @@ class Tree:
             return StoreDirectory(self, key)
         return _whole(key, info)
 
-    def _find_sample(self, path: str, level: Level, name: str) -> Node | None:
+    def _find_sample(self, path: str, level: CachedListing, name: str) -> Node | None:
         view = self._view(path, level)
         return None if view is None else view.find("", name)
 
-    def _view(self, path: str, level: Level) -> DatasetView | None:
+    def _view(self, path: str, level: CachedListing) -> DatasetView | None:
         index = level.files.get(INDEX_NAME)
         samples = self._samples
         if samples is None or index is None:

@@ -49,13 +49,13 @@ nb::list as_list(const std::vector<std::uint64_t>& blocks) {
   return list;
 }
 
-void publish(BlockMap& map, std::uint64_t block, nb::handle bytes, bool direct) {
+void commit(BlockMap& map, std::uint64_t block, nb::handle bytes, bool direct) {
   check_block(map, block);
   const HeldBuffer held(bytes);
   Status status;
   {
     const GilReleased unlocked;
-    status = map.publish(block, held.bytes(), direct);
+    status = map.commit(block, held.bytes(), direct);
   }
   raise_unless_ok(status);
 }
@@ -161,7 +161,7 @@ void bind_map(nb::module_& module) {
           },
           nb::arg("block"))
       .def("claimed_bytes", &BlockMap::claimed_bytes)
-      .def("publish", &publish, nb::arg("block"), nb::arg("bytes"), nb::kw_only(),
+      .def("commit", &commit, nb::arg("block"), nb::arg("bytes"), nb::kw_only(),
            nb::arg("direct") = false)
       .def("evict", &evict, nb::arg("block"), nb::arg("used_tick"))
       .def("punch_empty", &BlockMap::punch_empty, nb::call_guard<GilReleased>())
@@ -192,8 +192,8 @@ void bind_usage(nb::module_& module) {
       .def("bump_epoch", &UsageFile::bump_epoch)
       .def_prop_rw("dirty", &UsageFile::dirty, &UsageFile::set_dirty)
       .def_prop_rw("uncounted", &UsageFile::uncounted, &UsageFile::set_uncounted)
-      .def_prop_ro("taken", &UsageFile::taken)
-      .def_prop_ro("given", &UsageFile::given);
+      .def_prop_ro("allocated", &UsageFile::allocated)
+      .def_prop_ro("freed", &UsageFile::freed);
 }
 
 }  // namespace

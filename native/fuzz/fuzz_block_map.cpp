@@ -77,7 +77,7 @@ void use_map(BlockMap& map, std::uint64_t size_bytes) {
   require(map.try_claim(0, claimed).ok() && claimed, "the first block can be claimed");
   if (!map.is_ready(0)) {
     std::vector<std::byte> block(map.block_length(0), std::byte{0x5A});
-    require(map.publish(0, block).ok() && map.is_ready(0), "an empty block can be filled");
+    require(map.commit(0, block).ok() && map.is_ready(0), "an empty block can be filled");
     result = {};
     map.read(0, block, result);
     require(result.missing.empty() && block[0] == std::byte{0x5A}, "and read back");

@@ -80,7 +80,7 @@ std::vector<std::byte> pattern(std::uint64_t start, std::uint64_t length) {
 void fill(BlockMap& map, std::uint64_t block) {
   bool claimed = false;
   CHECK(map.try_claim(block, claimed).ok() && claimed);
-  CHECK(map.publish(block, pattern(map.block_start(block), map.block_length(block))).ok());
+  CHECK(map.commit(block, pattern(map.block_start(block), map.block_length(block))).ok());
   map.release(block);
 }
 
@@ -115,9 +115,9 @@ void a_block_is_published_once_and_whole() {
   const Entry entry;
   BlockMap map;
   CHECK(entry.open(map).ok());
-  CHECK(map.publish(0, pattern(0, kBlock - 1)).code == Code::bad_argument);
+  CHECK(map.commit(0, pattern(0, kBlock - 1)).code == Code::bad_argument);
   fill(map, 0);
-  CHECK(map.publish(0, pattern(0, kBlock)).code == Code::bad_argument);
+  CHECK(map.commit(0, pattern(0, kBlock)).code == Code::bad_argument);
 }
 
 void every_prefix_of_a_map_is_refused() {
@@ -279,7 +279,7 @@ void the_usage_file_counts_and_refuses_damage() {
     CHECK(one.add_used(100) == 100 && two.add_used(-30) == 70 && one.used() == 70);
     one.bump_epoch();
     CHECK(two.epoch() == 1);
-    CHECK(one.taken() == 100 && one.given() == 30 && one.uncounted());
+    CHECK(one.allocated() == 100 && one.freed() == 30 && one.uncounted());
     one.set_uncounted(false);
     CHECK(!two.uncounted());
   }

@@ -57,7 +57,7 @@ class Entry {
     for (const std::uint64_t block : on_disk) {
       bool claimed = false;
       CHECK(map.try_claim(block, claimed).ok() && claimed);
-      CHECK(map.publish(block, std::span(bytes).subspan(block * kBlock, length_of(block))).ok());
+      CHECK(map.commit(block, std::span(bytes).subspan(block * kBlock, length_of(block))).ok());
       map.release(block);
     }
   }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.disk.directory import Directory
-from dataplane.cache.disk.host_semaphore import Places
+from dataplane.cache.disk.host_semaphore import HostSemaphore
 from dataplane.stores.base import ObjectInfo
 from dataplane.telemetry import Counters
 from tests.cache.fakes import FolderStore, read_all
@@ -55,7 +55,7 @@ def read_for(config: CacheConfig, store: FolderStore, infos: list[ObjectInfo], s
 
 def take_places(folder: Path, store: str, count: int, ready: Path) -> None:
     """Take places at a store, make the file `ready`, and keep them until killed."""
-    mine = Places(Directory(folder), count, Counters())
+    mine = HostSemaphore(Directory(folder), count, Counters())
     with ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(mine.at(store))

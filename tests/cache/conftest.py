@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> FolderStore:
 
 @pytest.fixture
 def config(tmp_path: Path) -> CacheConfig:
-    """One block per request; test_runs.py has more."""
+    """One block per request; test_coalesced_requests.py has more."""
     return CacheConfig(
         dir=tmp_path / "cache", block_bytes=BLOCK, request_bytes=BLOCK, fetch_threads=4
     )

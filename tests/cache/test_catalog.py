@@ -15,8 +15,8 @@ from dataplane.cache.disk.entry_identity import Scope
 from dataplane.cache.disk.session import Session
 from dataplane.cache.eviction.catalog import Catalog
 from dataplane.cache.eviction.inventory import add_up, walk
-from dataplane.cache.maintenance import background as keeper_room
-from dataplane.cache.maintenance.background import Keeper
+from dataplane.cache.maintenance import background as background_module
+from dataplane.cache.maintenance.background import BackgroundMaintenance
 from tests.cache.fakes import BLOCK, map_files, read_all, wait_until
 from tests.cache.inside import entry_of, is_idle, session_of
 
@@ -221,9 +221,9 @@ def test_an_interrupted_refresh_is_no_whole_listing(config, store, session, cata
 
 
 def test_a_large_cache_gets_a_catalog_in_the_background(config, store, monkeypatch):
-    monkeypatch.setattr(keeper_room, "_FIRST_S", 0.01)
-    monkeypatch.setattr(keeper_room, "_LOOK_S", 0.01)
-    monkeypatch.setattr(keeper_room, "MANY_ENTRIES", 3)
+    monkeypatch.setattr(background_module, "_FIRST_S", 0.01)
+    monkeypatch.setattr(background_module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(background_module, "MANY_ENTRIES", 3)
     with Cache(config) as cache:
         for i in range(8):
             read_all(cache.open(store, store.put(f"o{i}", b"x")))
@@ -234,19 +234,19 @@ def test_a_large_cache_gets_a_catalog_in_the_background(config, store, monkeypat
 def test_a_small_cache_gets_none(config, store, session):
     with Cache(config) as cache:
         read_all(cache.open(store, store.put("a", b"x")))
-        assert not cache.guard.current.keeper.is_due()
+        assert not cache.guard.current.background.is_due()
 
 
 @pytest.mark.parametrize("error", [100, -100])
 def test_a_count_that_stays_wrong_is_corrected_and_one_that_does_not_is_left(
     config, store, session, monkeypatch, error
 ):
-    monkeypatch.setattr(keeper_room, "_DRIFT_BYTES", 10 * BLOCK)
-    monkeypatch.setattr(keeper_room, "_FIRST_S", 3600)
+    monkeypatch.setattr(background_module, "_DRIFT_BYTES", 10 * BLOCK)
+    monkeypatch.setattr(background_module, "_FIRST_S", 3600)
     with Cache(config) as cache:
         read_all(cache.open(store, store.put("a", os.urandom(200 * BLOCK))))
     right = session.usage.used
-    keeper = Keeper(session, under_way_bytes=0)
+    keeper = BackgroundMaintenance(session, under_way_bytes=0)
     try:
         session.usage.add_used(error * BLOCK)
         keeper.refresh()

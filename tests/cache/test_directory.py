@@ -314,7 +314,7 @@ def test_a_disk_that_refuses_writes_is_passed_by(config, store, content, caplog,
         def __getattr__(self, name):
             return getattr(self._blocks, name)
 
-        def publish(self, block, content, *, direct):
+        def commit(self, block, content, *, direct):
             number = getattr(errno, name)
             raise OSError(number, os.strerror(number))
 

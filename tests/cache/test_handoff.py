@@ -27,9 +27,9 @@ class _Held:
     def __getattr__(self, name: str) -> object:
         return getattr(self.blocks, name)
 
-    def publish(self, *args: object, **options: object) -> None:
+    def commit(self, *args: object, **options: object) -> None:
         assert self.gate.wait(30)
-        self.blocks.publish(*args, **options)
+        self.blocks.commit(*args, **options)
 
 
 @pytest.fixture

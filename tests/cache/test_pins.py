@@ -11,7 +11,7 @@ import pytest
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.disk.directory import Directory
 from dataplane.cache.disk.entry_identity import EntryIdentity, EntrySpec, Scope
-from dataplane.cache.disk.liveness import LiveLocks
+from dataplane.cache.disk.liveness import LivenessLocks
 from dataplane.cache.disk.pins import PinList
 from dataplane.cache.disk.session import Session
 from dataplane.errors import CacheError, ConfigError
@@ -215,12 +215,12 @@ def test_what_is_held_goes_after_everything_else(small, store):
     with Cache(small) as cache:
         held = cache.open(store, store.put("held", os.urandom(8 * BLOCK)))
         read_all(held)
-        with cache.hold(held):
+        with cache.lease(held):
             flood(cache, store)
             assert held.is_complete()
             # The whole cache is one file that is open: it may replace its own blocks.
             large = cache.open(store, store.put("large", os.urandom(60 * BLOCK)))
-            with cache.hold(large):
+            with cache.lease(large):
                 read_all(large)
                 assert large.resident_bytes() > 8 * BLOCK
         flood(cache, store, "again")
@@ -228,7 +228,7 @@ def test_what_is_held_goes_after_everything_else(small, store):
 
 
 def test_a_hold_counts_and_closes_once(tmp_path):
-    live = LiveLocks(Directory(tmp_path / "cache"))
+    live = LivenessLocks(Directory(tmp_path / "cache"))
     name = "ab" * 20
     live.hold(name)
     live.hold(name)
@@ -271,7 +271,7 @@ def test_a_forked_child_does_not_keep_what_its_parent_held(small, store):
     cache = Cache(small)
     blob = cache.open(store, info)
     read_all(blob)
-    hold = cache.hold(blob)
+    hold = cache.lease(blob)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -291,7 +291,7 @@ def test_a_forked_child_does_not_keep_what_its_parent_held(small, store):
 
 def test_slots_are_taken_once_and_given_back_by_death(tmp_path):
     directory = Directory(tmp_path / "cache")
-    first, second = LiveLocks(directory), LiveLocks(directory)
+    first, second = LivenessLocks(directory), LivenessLocks(directory)
     assert first.take_slot() == 0
     assert first.take_slot() == 1
     assert second.take_slot() == 2

@@ -13,7 +13,7 @@ from dataplane import _native
 from dataplane.cache import Cache
 from dataplane.cache.disk.entry_identity import Scope
 from dataplane.cache.disk.session import Session
-from dataplane.cache.maintenance import verify as verify_room
+from dataplane.cache.maintenance import verify as verify_module
 from dataplane.cache.maintenance.verify import verify
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all
 from tests.cache.inside import entry_of
@@ -98,14 +98,14 @@ def test_a_damaged_entry_is_removed(config, session):
 
 
 def test_a_block_that_the_disk_cannot_read_is_dropped(session, monkeypatch):
-    real = verify_room._read
+    real = verify_module._read
 
     def fail(fd, start, out):
         if start == 2 * BLOCK:
             raise OSError(errno.EIO, "bad sector")
         return real(fd, start, out)
 
-    monkeypatch.setattr(verify_room, "_read", fail)
+    monkeypatch.setattr(verify_module, "_read", fail)
     report = verify(session)
     assert (report.corrupt_blocks, report.unreadable_blocks) == (0, 2)
     assert {bad.reason for bad in report.bad} == {os.strerror(errno.EIO)}
@@ -114,7 +114,7 @@ def test_a_block_that_the_disk_cannot_read_is_dropped(session, monkeypatch):
 def test_a_block_that_moves_while_it_is_read_is_passed_over(session, monkeypatch):
     """The bytes are gone because the block was evicted, not because they were bad."""
     victims = {n: session.files.inspect(n, session.verify_tag) for n in session.files.names()}
-    real = verify_room._read
+    real = verify_module._read
 
     def evict_meanwhile(fd, start, out):
         for entry in victims.values():
@@ -123,7 +123,7 @@ def test_a_block_that_moves_while_it_is_read_is_passed_over(session, monkeypatch
             entry.release(start // BLOCK)
         return real(fd, start, out)
 
-    monkeypatch.setattr(verify_room, "_read", evict_meanwhile)
+    monkeypatch.setattr(verify_module, "_read", evict_meanwhile)
     report = verify(session, threads=1)
     assert (report.blocks, report.corrupt_blocks, report.unreadable_blocks) == (0, 0, 0)
 

@@ -46,7 +46,7 @@ def for_ever(call):
 """
 
 PROGRAMS = {
-    "a_cache": "blob = opened('blob'); blob.read(0, 100_000); hold = cache.hold(blob)",
+    "a_cache": "blob = opened('blob'); blob.read(0, 100_000); hold = cache.lease(blob)",
     "a_plan": """
 blob = opened("blob")
 plan = cache.plan([PlannedRead(blob, n << 16, (n + 1) << 16, step=n) for n in range(16)])

@@ -87,7 +87,7 @@ def caches(place: Place) -> object:
     blob = cache.open(store, store.head("blob"))
     reads = [PlannedRead(blob, n << 16, (n + 1) << 16, step=n) for n in range(20)]
     plan = cache.plan(reads)
-    hold = cache.hold(blob)
+    hold = cache.lease(blob)
     content = blob.read(5, 3 * _BLOCK_BYTES)
     plan.advance(2)
     view = blob.view(0, 100)

@@ -69,9 +69,9 @@ class Gate:
         (
             "class File:\n"
             "    def __init__(self) -> None:\n"
-            "        self._gate = Gate()\n"
+            "        self._semaphore = Gate()\n"
             "    def __del__(self) -> None:\n"
-            "        self._gate.leave()\n",
+            "        self._semaphore.leave()\n",
             "with self._lock",
         ),
         (
@@ -116,8 +116,8 @@ def test_a_lock_behind_any_finalizer_is_found(tmp_path: Path, source: str, objec
 @pytest.mark.parametrize(
     "source",
     [
-        "class File:\n    def __init__(self) -> None:\n        self._gate = Gate()\n"
-        "    def __del__(self) -> None:\n        self._gate.note()\n        os.close(3)\n",
+        "class File:\n    def __init__(self) -> None:\n        self._semaphore = Gate()\n"
+        "    def __del__(self) -> None:\n        self._semaphore.note()\n        os.close(3)\n",
         "def pieces(gate: Gate) -> Iterator[int]:\n"
         "    try:\n        yield 1\n    finally:\n        gate.leave()\n"
         "def use(gate: Gate) -> None:\n"

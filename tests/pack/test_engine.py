@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dataplane.errors import ConfigError, FormatError, NoSpace
-from dataplane.pack import convert as convert_room
+from dataplane.pack import convert as convert_module
 from dataplane.pack import engine, pack, read_ahead
 from dataplane.shards import DatasetIndex, WriteOptions
 from dataplane.stores import open_store
@@ -222,14 +222,14 @@ def test_an_unexpected_error_in_a_reader_reaches_the_caller(
 def test_an_unforeseen_error_of_a_converter_costs_its_source_only(
     tmp_path, temp_folder, sources, monkeypatch, caplog
 ):
-    real = convert_room._CONVERTERS["npy"]
+    real = convert_module._CONVERTERS["npy"]
 
     def broken(source, meter=None):
         if source.key == "case03":
             raise ZeroDivisionError("division\nby zero")
         yield from real(source)
 
-    monkeypatch.setitem(convert_room._CONVERTERS, "npy", broken)
+    monkeypatch.setitem(convert_module._CONVERTERS, "npy", broken)
     caplog.set_level(logging.DEBUG, "dataplane")
     summary = pack([sources], _url(tmp_path))
     assert summary.samples == 11

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("pyvista", reason="the vtk extra is not installed")
 
 from dataplane.errors import FormatError
-from dataplane.pack import convert as convert_room
+from dataplane.pack import convert as convert_module
 from dataplane.pack import open_source, pack
 from dataplane.pack.plan import plan_sources
 from dataplane.pack.source import SourceFile
@@ -102,7 +102,7 @@ def test_small_files_are_read_in_one_go_and_packed_as_singly(tmp_path, fresh_wor
     for name in ("together", "singly"):
         pack([tmp_path], (tmp_path / name).as_uri(), WriteOptions(workers=2))
         shards.append((tmp_path / name / "shard-000000.tar").read_bytes())
-        monkeypatch.setattr(convert_room, "_MOST_TOGETHER", 1)
+        monkeypatch.setattr(convert_module, "_MOST_TOGETHER", 1)
     assert shards[0] == shards[1]
     assert asked[:3] == [32, 32, 6]
     assert asked[3:] == [1] * 70
@@ -113,11 +113,11 @@ def test_no_more_is_read_in_one_go_than_a_reader_may_share(tmp_path):
         mesh(tmp_path / f"case{n}.vtu")
     planned = plan_sources([tmp_path])
     size = planned[0].size_bytes()
-    assert len(convert_room.together(planned, 1 << 30)) == 8
-    assert len(convert_room.together(planned, 3 * size + 1)) == 3
-    assert convert_room.together(planned, 2 * size) == []
+    assert len(convert_module.together(planned, 1 << 30)) == 8
+    assert len(convert_module.together(planned, 3 * size + 1)) == 3
+    assert convert_module.together(planned, 2 * size) == []
     np.save(tmp_path / "case2b.npy", np.zeros(3))
-    assert len(convert_room.together(plan_sources([tmp_path]), 1 << 30)) == 3
+    assert len(convert_module.together(plan_sources([tmp_path]), 1 << 30)) == 3
 
 
 def test_what_is_the_matter_with_one_of_many_files_is_said_of_it_alone(tmp_path, fresh_workers):

@@ -15,7 +15,7 @@ from dataplane.errors import ObjectChanged, StoreError
 from dataplane.stores.clients.memory import MemoryStore
 from dataplane.stores.policy import hedge
 from dataplane.stores.policy.hedge import HedgeStore
-from dataplane.stores.policy.hedge_threshold import Latencies
+from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
@@ -138,7 +138,7 @@ def test_a_store_that_is_slow_as_a_whole_is_not_asked_twice_as_much(
 
 
 def test_stalls_do_not_teach_that_stalls_are_normal() -> None:
-    latencies = Latencies(0.01)
+    latencies = HedgeThreshold(0.01)
     for number in range(1000):
         # What a hedged read reports is the winner's own time.
         latencies.add(100, 0.02 if number % 2 else 0.03)

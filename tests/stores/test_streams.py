@@ -12,9 +12,9 @@ from dataplane.errors import Denied, ObjectChanged, StoreError, Throttled
 from dataplane.stores.clients.memory import MemoryStore
 from dataplane.stores.policy import hedged_stream
 from dataplane.stores.policy.hedge import HedgeStore
-from dataplane.stores.policy.hedge_threshold import Latencies
+from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.stores.policy.limit import LimitStore
-from dataplane.stores.policy.metrics import MeterStore
+from dataplane.stores.policy.metrics import MetricsStore
 from dataplane.stores.policy.retry import RetryPolicy, RetryStore
 from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
@@ -126,7 +126,7 @@ def test_without_a_version_a_broken_stream_is_not_resumed(scripted, counters) ->
 
 
 def test_closing_reaches_the_store_and_gives_the_place_back(scripted, counters) -> None:
-    metered = MeterStore(scripted, counters)
+    metered = MetricsStore(scripted, counters)
     store = _retrying(LimitStore(metered, 1, counters), counters)
     for _ in range(3):
         stream = store.stream_range("a", 0, 200, piece_bytes=PIECE, if_match='"e"')
@@ -141,12 +141,12 @@ def test_closing_reaches_the_store_and_gives_the_place_back(scripted, counters) 
 def test_the_meter_counts_what_arrived(scripted, counters) -> None:
     scripted.acts = {60: _raise(Denied("no"))}
     with pytest.raises(Denied):
-        _read(MeterStore(scripted, counters))
+        _read(MetricsStore(scripted, counters))
     assert counters["store_get_bytes"] == 60
     assert counters["store_errors_denied"] == 1
 
 
-class ByHand(Latencies):
+class ByHand(HedgeThreshold):
     """Only one piece of a stream can be late, so that a thread that is held up changes nothing."""
 
     def __init__(self) -> None:

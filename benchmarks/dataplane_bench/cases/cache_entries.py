@@ -94,7 +94,7 @@ def _make(directory: Path, numbers: range) -> None:
         for number in numbers:
             spec = _spec(number)
             entry, grown, _ = session.files.open(spec, session.verify_tag)
-            entry.publish(0, content)
+            entry.commit(0, content)
             session.usage.add_used(grown + _BLOCK_BYTES)
             del entry
             name = spec.digest().hex()
@@ -119,7 +119,7 @@ def _attach(directory: Path, times: _Times, rounds: int) -> None:
         with _timed(times, "attach after an unclean stop"):
             session = Session(directory)
         with _timed(times, "count them all, as is done after it"):
-            assert session.recount()
+            assert session.reconcile()
         session.close()
 
 

@@ -199,7 +199,7 @@ class Directory:
 
     def __del__(self) -> None:
         # Descriptors are numbers: closing them while a thread is about to use them would let it
-        # work in a stranger's directory. So they live as long as anybody refers to this object.
+        # work in a directory of others. So they live as long as anybody refers to this object.
         # Closing takes no lock.
         self.close()
 
@@ -235,10 +235,10 @@ class Directory:
             locks.close_descriptor(entries)
 
     def _check_content(self, names: set[str]) -> None:
-        strangers = names - OUR_NAMES - FILE_SYSTEM_NAMES
-        if strangers and "version" not in names:
+        foreign = names - OUR_NAMES - FILE_SYSTEM_NAMES
+        if foreign and "version" not in names:
             raise CacheError(
-                f"{self.path} is not a cache: it holds {sorted(strangers)[0]!r}",
+                f"{self.path} is not a cache: it holds {sorted(foreign)[0]!r}",
                 hint="choose an empty or a new directory with --cache-dir",
             )
 

@@ -133,7 +133,7 @@ class EntryFiles:
             except (OSError, CacheError):  # gone, in use, or a link or folder in its place
                 return 0
 
-    def remove_debris(self) -> None:
+    def remove_orphans(self) -> None:
         """Remove what killed processes left half made."""
         for shard, folder in self._directory.shards():
             if not _SHARD_NAME.fullmatch(shard):

@@ -46,7 +46,7 @@ from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory
 from dataplane.telemetry import Counters, logger
 
-__all__ = ["Place", "Places"]
+__all__ = ["HostSemaphore", "Slot"]
 
 _STORE_BITS = 12
 _TURN = 4095
@@ -56,7 +56,7 @@ _PATIENCE_S = 30.0
 _UNLIMITED_S = 60.0
 
 
-class Places:
+class HostSemaphore:
     """This process's places at every store, for one stay in a cache directory.
 
     Args:
@@ -81,12 +81,12 @@ class Places:
             except OSError as err:
                 logger.debug("requests of other processes are not counted: %s", err)
 
-    def at(self, store: str) -> Place:
+    def at(self, store: str) -> Slot:
         """Return a context manager in which one request may be made to a store, by its identity."""
         if self._file is None:
-            return Place(None, self._counters)
+            return Slot(None, self._counters)
         queue = self._queues.get(store)
-        return Place(self._queue(store) if queue is None else queue, self._counters)
+        return Slot(self._queue(store) if queue is None else queue, self._counters)
 
     def _queue(self, store: str) -> _Queue | None:
         with self._lock:
@@ -106,8 +106,8 @@ class Places:
             queue.close()
 
 
-class Place:
-    """A place at a store while it is entered; made by `Places.at`."""
+class Slot:
+    """A place at a store while it is entered; made by `HostSemaphore.at`."""
 
     __slots__ = ("_counters", "_number", "_queue")
 

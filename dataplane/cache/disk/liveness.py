@@ -25,7 +25,7 @@ from typing import Self
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory
 
-__all__ = ["MAX_SLOTS", "Hold", "LiveLocks"]
+__all__ = ["MAX_SLOTS", "Lease", "LivenessLocks"]
 
 MAX_SLOTS = 1024
 """Processes of one directory that can publish their counters at once."""
@@ -34,7 +34,7 @@ _HELD_START = 1 << 56
 _NAME_DIGITS = 12  # 48 bits
 
 
-class LiveLocks:
+class LivenessLocks:
     """This process's signs of life in a cache directory, and a look at those of others."""
 
     def __init__(self, directory: Directory) -> None:
@@ -111,7 +111,7 @@ class LiveLocks:
             return self._asking_fd >= 0 and locks.is_locked(self._asking_fd, locks.LockByte(slot))
 
 
-class Hold:
+class Lease:
     """Keeps one entry from being evicted; made by `Cache.hold`. A context manager.
 
     Args:
@@ -121,7 +121,7 @@ class Hold:
 
     __slots__ = ("__weakref__", "_live", "_name")
 
-    def __init__(self, live: LiveLocks | None, name: str) -> None:
+    def __init__(self, live: LivenessLocks | None, name: str) -> None:
         self._live = live
         self._name = name
         if live is not None:

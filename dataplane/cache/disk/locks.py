@@ -27,7 +27,7 @@ from typing import NewType
 
 from dataplane import _native
 from dataplane.cache.permissions import is_of_group, open_in_group
-from dataplane.weak_registry import Alive
+from dataplane.weak_registry import WeakRegistry
 
 __all__ = [
     "CATALOG_BYTE",
@@ -60,7 +60,7 @@ CATALOG_BYTE = LockByte(1028)  # exclusive, by the process that refreshes the ca
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 
 _descriptors: set[int] = set()
-_maps: Alive[_native.BlockMap] = Alive()
+_maps: WeakRegistry[_native.BlockMap] = WeakRegistry()
 
 
 def shard_byte(name: str) -> LockByte:

@@ -25,7 +25,7 @@ from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory
 from dataplane.cache.disk.entry_files import EntryFiles
 from dataplane.cache.disk.entry_identity import EntryIdentity, Scope
-from dataplane.cache.disk.liveness import LiveLocks
+from dataplane.cache.disk.liveness import LivenessLocks
 from dataplane.errors import CacheError, ConfigError
 from dataplane.telemetry import logger
 
@@ -148,7 +148,7 @@ class PinList:
 class Protection:
     """Says which entries eviction spares."""
 
-    def __init__(self, pins: PinList, live: LiveLocks) -> None:
+    def __init__(self, pins: PinList, live: LivenessLocks) -> None:
         self._list = pins
         self._live = live
         # The pins, and what they say about entries by name: replaced together.

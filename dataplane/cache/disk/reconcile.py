@@ -1,17 +1,17 @@
-"""Counting again what a cache takes, and tidying up, after an unclean stop.
+"""Usage is reconciled with what is on the disk after an unclean stop, and leftovers are removed.
 
-Killed processes leave room reserved that nobody uses, blocks half written, and files half made; a
+Killed processes leave room allocated that nobody uses, blocks half written, and files half made; a
 power cut leaves a number that is older than the files. So every entry is looked at: what killed
 processes left is removed, and what is there is added up. Where there are few entries that is done
-before the first read. Else it goes on in the background (`keeper.py`) while others fill and evict:
-reads need none of it, since each block is checked at its first use.
+before the first read. Else it goes on in the background (`maintenance.background`) while others
+fill and evict: reads need none of it, since each block is checked at its first use.
 
-What others take and give meanwhile is counted by the usage file (`taken`, `given`). An entry may
-have been looked at before or after each of it, so the truth lies between the sum less all that was
-given and the sum plus all that was taken; what is claimed, a download under way, may turn out
-either way. The shared number is moved into these bounds and no further, and the count is over once
-they are close. On a quiet directory they are one number. (What a process does between one of its
-two steps and the other, claim and reserve, punch and subtract, may be beyond them: a block.)
+What others allocate and free meanwhile is counted by the usage file (`allocated`, `freed`). An
+entry may have been looked at before or after each of it, so the truth lies between the sum less all
+that was freed and the sum plus all that was allocated; what is claimed, a download in flight, may
+turn out either way. The shared number is moved into these bounds and no further, and the count is
+over once they are close. On a quiet directory they are one number. (What a process does between one
+of its two steps and the other, claim and reserve, punch and subtract, may be beyond them: a block.)
 
 Thread-safe; holds no lock of this process.
 """
@@ -25,9 +25,9 @@ from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory, names_in
 from dataplane.cache.disk.entry_files import EntryFiles
 from dataplane.cache.disk.entry_identity import disk_bytes, map_disk_bytes, page_rounded
-from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.disk.throttle import Throttle
 
-__all__ = ["MANY_ENTRIES", "Flows", "estimated_entries", "recount"]
+__all__ = ["MANY_ENTRIES", "UsageFlows", "estimated_entries", "reconcile"]
 
 MANY_ENTRIES = 2000
 """Looking at fewer takes a fraction of a second."""
@@ -37,29 +37,29 @@ _BATCH = 200  # entries between two rests
 
 
 @dataclass(frozen=True, slots=True)
-class Flows:
-    """What has been taken and given so far.
+class UsageFlows:
+    """What has been allocated and freed so far.
 
     Example:
-        flows = Flows.of(usage)
+        flows = UsageFlows.of(usage)
         counted = look_at_every_entry()
         flows.correct(usage, counted)
     """
 
-    taken: int
-    given: int
+    allocated: int
+    freed: int
 
     @classmethod
-    def of(cls, usage: _native.UsageFile) -> Flows:
+    def of(cls, usage: _native.UsageFile) -> UsageFlows:
         """Return those of the moment."""
-        return cls(usage.taken, usage.given)
+        return cls(usage.allocated, usage.freed)
 
     def correct(
         self,
         usage: _native.UsageFile,
         counted: int,
         *,
-        doubtful: int = 0,
+        in_flight: int = 0,
         removed: int = 0,
         least: int = 0,
     ) -> int:
@@ -68,17 +68,17 @@ class Flows:
         Args:
             usage: the shared numbers.
             counted: what the entries take, each looked at once since then.
-            doubtful: of that, what may be given back.
-            removed: what the one who counted has given since then, of what is not in `counted`.
+            in_flight: of that, what may be freed again.
+            removed: what the one who counted has freed since then, of what is not in `counted`.
             least: a correction that is not larger is left out.
 
         Returns:
             How far apart the bounds are.
         """
         used = usage.used  # before the flows, which then hold all that is in it
-        now = Flows.of(usage)
-        low = counted - doubtful - (now.given - self.given - removed)
-        high = counted + (now.taken - self.taken)
+        now = UsageFlows.of(usage)
+        low = counted - in_flight - (now.freed - self.freed - removed)
+        high = counted + (now.allocated - self.allocated)
         drift = used - min(max(used, low), high)
         if abs(drift) > least:
             usage.add_used(-drift)
@@ -95,8 +95,11 @@ def estimated_entries(directory: Directory) -> int:
         return len(folders) * len(names_in(folder)) // 2
 
 
-def recount(
-    directory: Directory, files: EntryFiles, usage: _native.UsageFile, pace: Pace | None = None
+def reconcile(
+    directory: Directory,
+    files: EntryFiles,
+    usage: _native.UsageFile,
+    throttle: Throttle | None = None,
 ) -> bool:
     """Tidy up, count, and correct the bytes in use; they are counted then, if that was possible.
 
@@ -104,7 +107,7 @@ def recount(
         directory: the cache directory.
         files: its entries.
         usage: its shared numbers.
-        pace: how hard to work, and when to stop.
+        throttle: how hard to work, and when to stop.
 
     Returns:
         Whether the bytes in use are counted: false when it was stopped, or when others did too
@@ -113,23 +116,23 @@ def recount(
     Raises:
         OSError: the directory cannot be read.
     """
-    pace = pace or Pace()
-    flows = Flows.of(usage)
-    files.remove_debris()
-    counted = doubtful = removed = 0
+    throttle = throttle or Throttle()
+    flows = UsageFlows.of(usage)
+    files.remove_orphans()
+    counted = in_flight = removed = 0
     for number, name in enumerate(files.names()):
         if number % _BATCH == _BATCH - 1:
-            pace.rest()
-        if pace.is_over():
+            throttle.rest()
+        if throttle.is_over():
             return False
         taken, claimed, freed = _look(files, name)
         usage.add_used(-freed)
         counted += taken
-        doubtful += claimed
+        in_flight += claimed
         removed += freed
     # An evictor is then not between emptying a block and taking it off.
     with locks.hold(directory.fd, locks.EVICT_BYTE):
-        apart = flows.correct(usage, counted, doubtful=doubtful, removed=removed)
+        apart = flows.correct(usage, counted, in_flight=in_flight, removed=removed)
     if apart > _CLOSE_BYTES:
         return False
     usage.uncounted = False

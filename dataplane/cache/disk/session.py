@@ -2,9 +2,9 @@
 
 Everyone holds a shared lock on the session byte. Who finds nobody else there knows whether the last
 one left in order (`dirty` is 0). If not, the epoch goes up, so that every block is checked against
-its CRC at its next use. Then half-made files are removed and the bytes in use are counted again,
-here if there are few entries, else later and in the background (`recount.py`). After a boot blocks
-are checked too: the verify tag is made of the boot's identity and the epoch.
+its CRC at its next use. Then half-made files are removed and the bytes in use are reconciled, here
+if there are few entries, else later and in the background (`reconcile`). After a boot blocks are
+checked too: the verify tag is made of the boot's identity and the epoch.
 
 Attaching and leaving happen under the setup lock. Not thread-safe; its owner is `Cache`.
 """
@@ -20,10 +20,10 @@ from dataplane import _native
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory
 from dataplane.cache.disk.entry_files import EntryFiles
-from dataplane.cache.disk.liveness import LiveLocks
+from dataplane.cache.disk.liveness import LivenessLocks
 from dataplane.cache.disk.pins import PinList, Protection
-from dataplane.cache.disk.reconcile import MANY_ENTRIES, estimated_entries, recount
-from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.disk.reconcile import MANY_ENTRIES, estimated_entries, reconcile
+from dataplane.cache.disk.throttle import Throttle
 from dataplane.cache.permissions import Sharing
 
 __all__ = ["Session", "verify_tag"]
@@ -73,10 +73,10 @@ class Session:
                         self.usage.uncounted = True
                     self.usage.dirty = True
                     if self.usage.uncounted and estimated_entries(self.directory) < MANY_ENTRIES:
-                        self.recount()
+                        self.reconcile()
                 self._lock(fcntl.F_RDLCK)
                 self.verify_tag = verify_tag(self.usage.epoch)
-                self.live = LiveLocks(self.directory)
+                self.live = LivenessLocks(self.directory)
                 self.protection = Protection(self.pins, self.live)
         except BaseException:
             locks.close_descriptor(self._fd)
@@ -97,13 +97,13 @@ class Session:
         locks.close_descriptor(self._fd)
         self._fd = -1
 
-    def recount(self, pace: Pace | None = None) -> bool:
-        """Count the bytes in use again and tidy up; see `recount.py`.
+    def reconcile(self, throttle: Throttle | None = None) -> bool:
+        """Count the bytes in use again and tidy up; see `reconcile.py`.
 
         Raises:
             OSError: the directory cannot be read.
         """
-        return recount(self.directory, self.files, self.usage, pace)
+        return reconcile(self.directory, self.files, self.usage, throttle)
 
     def _lock(self, kind: int) -> bool:
         return locks.lock_byte(self._fd, kind, locks.SESSION_BYTE, wait=False)

@@ -217,9 +217,9 @@ class SealedBlocks:
         ready = len(stored.ready_blocks()) // 16  # pairs of u64
         return max(0, stored.resident_bytes() - ready * HEADER_BYTES)
 
-    def publish(self, block: int, bytes: Any, *, direct: bool = False) -> None:  # noqa: A002
+    def commit(self, block: int, bytes: Any, *, direct: bool = False) -> None:  # noqa: A002
         """Seal a claimed block and make it ready."""
-        self.stored.publish(block, self._sealer.seal(bytes, self._about(block)), direct=direct)
+        self.stored.commit(block, self._sealer.seal(bytes, self._about(block)), direct=direct)
 
     def _about(self, block: int) -> bytes:
         return f"{self._name}/{block}".encode()

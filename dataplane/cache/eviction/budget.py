@@ -6,12 +6,13 @@ the budget holds across them. Without a budget, the cache leaves a tenth of the 
 with one, a hundredth, of its space and of its files.
 
 Eviction is done by one process at a time, under the eviction lock: it empties the least recently
-used blocks of all entries (`lru.py`) until a slack below the budget is reached. It passes over
-entries that are pinned (`pins.py`), and over blocks that are being filled (somebody else holds
-their claim), that were used since the look, or that a plan of this process is about to read, and
-for a planned download over what has to stay of its dataset (`working_set.py`).
+used blocks of all entries (`lru`) until a slack below the budget is reached. It passes over entries
+that are pinned (`disk.pins`), and over blocks that are being filled (somebody else holds their
+claim), that were used since the look, or that are in the prefetch buffer, and for a planned
+download over its working set (`working_set`).
 Entries that a process holds open go when nothing else can.
-Readers need no warning: their sequence check turns a block that goes away under them into a miss.
+Readers need no warning: their optimistic read (a seqlock) turns a block that goes away under them
+into a miss.
 
 When each entry had to be looked at, what is really there is counted too; when the shared number has
 drifted far from it (a process was killed between reserving and filling), it is corrected.
@@ -28,7 +29,7 @@ from collections.abc import Callable
 
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.entry_identity import page_rounded
-from dataplane.cache.disk.reconcile import Flows
+from dataplane.cache.disk.reconcile import UsageFlows
 from dataplane.cache.disk.session import Session
 from dataplane.cache.eviction.catalog import Catalog
 from dataplane.cache.eviction.lru import Candidate, LruOrder
@@ -180,7 +181,7 @@ class Budget:
             slack: bytes to free on top of that, if those that are not held have them.
             working_set: what must stay.
         """
-        flows = Flows.of(self._session.usage)
+        flows = UsageFlows.of(self._session.usage)
         total = self._lru.refresh()
         if total is not None:
             flows.correct(self._session.usage, total, least=_DRIFT_BYTES)

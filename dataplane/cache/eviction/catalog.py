@@ -9,9 +9,9 @@ after the page was written back; so a map that was written to within a minute be
 at is looked into again. (On tmpfs, which has no such times, a last use may be an old one.)
 
 Nothing is decided by it but the order of eviction, for which its ticks are lower bounds
-(`lru.py`), and what a person is shown. Whatever is wrong with it (missing, damaged, locked, of
-another version, a link in its place) it is made anew or done without. `keeper.py` refreshes it in
-the background of processes that use the cache.
+(`lru`), and what a person is shown. Whatever is wrong with it (missing, damaged, locked, of another
+version, a link in its place) it is made anew or done without. `maintenance.background` refreshes it
+in processes that use the cache.
 
 A connection lives for one call, so none crosses a fork. Thread-safe.
 """
@@ -32,7 +32,7 @@ from dataplane.cache.disk.directory import Directory
 from dataplane.cache.disk.entry_files import map_name
 from dataplane.cache.disk.entry_identity import EntryIdentity, Scope, map_disk_bytes, page_rounded
 from dataplane.cache.disk.session import Session
-from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.disk.throttle import Throttle
 from dataplane.cache.eviction.inventory import EntryRow, StoreSum, Totals, describe
 
 __all__ = ["Catalog", "Refreshed"]
@@ -203,10 +203,10 @@ class Catalog:
                     "FROM entry"
                 )
             }
-            pace = Pace(stopped, share)
+            throttle = Throttle(stopped, share)
             batch: list[tuple[object, ...]] = []
             for name, stamp, changed_ns in _stamps(self._directory):
-                if pace.is_over():
+                if throttle.is_over():
                     break
                 done.entries += 1
                 old = known.pop(name, None)
@@ -223,11 +223,11 @@ class Catalog:
                     batch.append(_values(row, stamp))
                     if len(batch) >= _BATCH:
                         _write(database, batch)
-                        pace.rest()
+                        throttle.rest()
                 blocks = -(-size_bytes // block_bytes)
                 done.disk_bytes += page_rounded(resident) + map_disk_bytes(blocks)
             _write(database, batch)
-            if not pace.is_over():
+            if not throttle.is_over():
                 with database:
                     gone = ((name,) for name in known)
                     database.executemany("DELETE FROM entry WHERE name = ?", gone)

@@ -294,7 +294,7 @@ class Downloader:
             return False
         entry = claim.job.entry
         try:
-            entry.blocks.publish(claim.job.key[1], content, direct=self._direct_io)
+            entry.blocks.commit(claim.job.key[1], content, direct=self._direct_io)
         except OSError as err:
             # Others fill the disk too. If there was room to make, the next block has it.
             full = err.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,6 +1,6 @@
-"""Keeps the books of a large cache in the background of a process that uses it: count and catalog.
+"""Background maintenance of a large cache, in a process that uses it: usage and catalog.
 
-After an unclean stop the bytes in use are counted again (`recount.py`), with half a core at most.
+After an unclean stop usage is reconciled (`disk.reconcile`), with half a core at most.
 When so much was downloaded meanwhile that the count says little, another one is begun later, after
 a pause that doubles each time, up to an hour: a cold epoch may go on for as long.
 
@@ -26,12 +26,12 @@ import time
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.reconcile import MANY_ENTRIES, estimated_entries
 from dataplane.cache.disk.session import Session
-from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.disk.throttle import Throttle
 from dataplane.cache.eviction.catalog import Catalog
 from dataplane.cache.maintenance.process_statistics import read_published
 from dataplane.telemetry import logger
 
-__all__ = ["Keeper"]
+__all__ = ["BackgroundMaintenance"]
 
 _FIRST_S = 5.0  # a process that ends sooner has other worries
 _LOOK_S = 60.0
@@ -43,7 +43,7 @@ _DRIFT_BYTES = 64 << 20
 _JOIN_S = 10.0
 
 
-class Keeper:
+class BackgroundMaintenance:
     """Refreshes the catalog until `close`.
 
     Args:
@@ -78,7 +78,7 @@ class Keeper:
         listed_ns = self._catalog.listed_ns()
         return listed_ns is None or not 0 <= time.time_ns() - listed_ns < _EVERY_S * 1e9
 
-    def recount(self) -> None:
+    def reconcile(self) -> None:
         """Count the bytes in use again, unless another process is at it or it was tried just now.
 
         Raises:
@@ -90,7 +90,7 @@ class Keeper:
         with locks.hold(session.directory.fd, locks.CATALOG_BYTE, wait=False) as held:
             if not held or not session.usage.uncounted:
                 return
-            done = session.recount(Pace(self._stopped, _COUNT_SHARE))
+            done = session.reconcile(Throttle(self._stopped, _COUNT_SHARE))
         self._pause_s = 0.0 if done else min(_MAX_PAUSE_S, max(_LOOK_S, 2 * self._pause_s))
         self._count_from_s = time.monotonic() + self._pause_s
 
@@ -131,7 +131,7 @@ class Keeper:
             wait_s = _LOOK_S
             try:
                 if self._session.usage.uncounted:
-                    self.recount()
+                    self.reconcile()
                 if self.is_due():
                     self.refresh()
             except (OSError, sqlite3.Error) as err:

@@ -62,7 +62,7 @@ def collect(session: Session, *, size_bytes: int | None, max_age_s: float | None
     """
     done = Cleared()
     if session.usage.uncounted:
-        session.recount()
+        session.reconcile()
     if max_age_s is not None:
         before = max(0, time.time_ns() - int(max_age_s * 1e9))
         _sweep(session, done, before, lambda _: True, pinned=False, in_use=True)

@@ -33,7 +33,7 @@ from dataplane.cache.disk.liveness import MAX_SLOTS
 from dataplane.cache.disk.session import Session
 from dataplane.telemetry import gauges, logger, totals
 
-__all__ = ["ProcessFigures", "Publisher", "read_published"]
+__all__ = ["ProcessFigures", "ProcessStatistics", "read_published"]
 
 _FOLDER = "stats"
 _VERSION = 1
@@ -68,7 +68,7 @@ class ProcessFigures:
     gauges: Mapping[str, float]
 
 
-class Publisher:
+class ProcessStatistics:
     """Publishes this process's figures until `close`.
 
     Args:

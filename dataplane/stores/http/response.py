@@ -30,7 +30,7 @@ from collections.abc import Mapping
 
 from dataplane import _native
 from dataplane.stores.failures import Reply
-from dataplane.weak_registry import Alive
+from dataplane.weak_registry import WeakRegistry
 
 __all__ = ["NotPlain", "PlainAnswer", "PlainFailure", "PlainHttp"]
 
@@ -319,7 +319,7 @@ def _close_all(idle: list[tuple[float, socket.socket]]) -> None:
         idle.pop()[1].close()
 
 
-_clients: Alive[PlainHttp] = Alive()
+_clients: WeakRegistry[PlainHttp] = WeakRegistry()
 
 
 def _after_fork_in_child() -> None:

@@ -28,8 +28,8 @@ from typing import TypeAlias
 
 from dataplane.stores.base import Buffer, Store
 from dataplane.stores.daemon_pool import shared_runners
-from dataplane.stores.policy.hedge_threshold import Latencies
-from dataplane.stores.policy.hedged_stream import StreamRace
+from dataplane.stores.policy.hedge_threshold import HedgeThreshold
+from dataplane.stores.policy.hedged_stream import HedgedStream
 from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
@@ -51,7 +51,7 @@ class HedgeStore(StoreWrapper):
     def __init__(self, inner: Store, floor_s: float, counters: Counters) -> None:
         super().__init__(inner)
         self._counters = counters
-        self._latencies = Latencies(floor_s)
+        self._latencies = HedgeThreshold(floor_s)
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         def read() -> _Answer:
@@ -73,7 +73,7 @@ class HedgeStore(StoreWrapper):
         piece_bytes: int,
         if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
-        race = StreamRace(
+        race = HedgedStream(
             lambda position: self._inner.stream_range(
                 key, position, stop, piece_bytes=piece_bytes, if_match=if_match
             ),

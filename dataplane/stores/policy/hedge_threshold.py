@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-__all__ = ["Latencies"]
+__all__ = ["HedgeThreshold"]
 
 _QUANTILE = 0.99
 _WINDOW = 512  # durations that are remembered, per kind
@@ -20,7 +20,7 @@ _SHARE = 0.05  # answers that may be asked for again, of all
 _BURST = 8.0  # that many in a row
 
 
-class Latencies:
+class HedgeThreshold:
     """How long answers of one place take, by kind, and how many may be asked for again.
 
     A kind is any integer: `HedgeStore` has one per class of length, and two for streams.

@@ -19,10 +19,10 @@ from typing import TypeAlias
 
 from dataplane.stores.base import Buffer
 from dataplane.stores.daemon_pool import shared_runners
-from dataplane.stores.policy.hedge_threshold import Latencies
+from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.telemetry import Counters
 
-__all__ = ["StreamRace"]
+__all__ = ["HedgedStream"]
 
 _FIRST, _NEXT = -1, -2  # kinds of answers: the first piece of a stream, and those behind it
 _PIECES_AHEAD = 1
@@ -31,7 +31,7 @@ _Open: TypeAlias = Callable[[int], Generator[Buffer, None, None]]
 """Begins a stream at a position."""
 
 
-class StreamRace:
+class HedgedStream:
     """Reads a range, and races a second stream against one that is late.
 
     Args:
@@ -40,7 +40,7 @@ class StreamRace:
         counters: gets `store_hedges` and `store_hedges_won`.
     """
 
-    def __init__(self, open_at: _Open, latencies: Latencies, counters: Counters) -> None:
+    def __init__(self, open_at: _Open, latencies: HedgeThreshold, counters: Counters) -> None:
         self._open_at = open_at
         self._latencies = latencies
         self._counters = counters

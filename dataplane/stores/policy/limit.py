@@ -25,7 +25,7 @@ from dataplane.telemetry import Counters
 __all__ = ["LimitStore"]
 
 
-class _Gate:
+class _Semaphore:
     """Counts the requests under way; each caller brings its own limit, first come first served.
 
     Who leaves puts a note into a queue, and who enters takes the notes into account. The lock
@@ -62,23 +62,23 @@ class _Gate:
         self._left.put(None)
 
 
-class _Gates:
+class _Semaphores:
     """The gates of this process, by identity."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_identity: dict[str, _Gate] = {}
+        self._by_identity: dict[str, _Semaphore] = {}
 
-    def find(self, identity: str) -> _Gate:
+    def find(self, identity: str) -> _Semaphore:
         with self._lock:
-            return self._by_identity.setdefault(identity, _Gate())
+            return self._by_identity.setdefault(identity, _Semaphore())
 
     def forget(self) -> None:
         self.__init__()  # type: ignore[misc]  # after a fork: the lock may be held by nobody
 
 
-_gates = _Gates()
-os.register_at_fork(after_in_child=_gates.forget)
+_semaphores = _Semaphores()
+os.register_at_fork(after_in_child=_semaphores.forget)
 
 
 class LimitStore(StoreWrapper):
@@ -121,7 +121,7 @@ class LimitStore(StoreWrapper):
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        gate = _gates.find(self.identity)
+        gate = _semaphores.find(self.identity)
         begun_s = time.perf_counter()
         if gate.enter(self._limit):
             self._counters.add("store_wait_s", time.perf_counter() - begun_s)

@@ -28,10 +28,10 @@ from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
 from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
-__all__ = ["MeterStore"]
+__all__ = ["MetricsStore"]
 
 
-class MeterStore(StoreWrapper):
+class MetricsStore(StoreWrapper):
     """A store whose requests are counted."""
 
     def __init__(

@@ -310,7 +310,7 @@ std::uint64_t BlockMap::claimed_bytes() const noexcept {
   return total;
 }
 
-Status BlockMap::publish(std::uint64_t block, std::span<const std::byte> bytes, bool direct) {
+Status BlockMap::commit(std::uint64_t block, std::span<const std::byte> bytes, bool direct) {
   if (bytes.size() != block_length(block))
     return fail(Code::bad_argument, "length of the block", block, block_length(block),
                 bytes.size());

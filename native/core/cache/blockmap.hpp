@@ -6,7 +6,7 @@
 //
 // A record's `word` is generation << 8 | state. Every change of state adds one to the generation, so
 // a reader that sees the same ready word before and after its copy knows that the bytes stayed put
-// (a sequence check). A block is filled or punched only by the holder of its claim: an OFD write
+// (a seqlock: the read is optimistic). A block is filled or punched only by the holder of its claim: an OFD write
 // lock on the byte of the map file whose offset is the block's index. The kernel drops it when the
 // holder dies, and a block is ready only once its bytes and CRC are in place, so a killed process
 // leaves nothing to repair.
@@ -119,7 +119,7 @@ class BlockMap {
 
   // Fill a claimed block and make it ready, past the page cache if `direct` and the file system has
   // direct I/O. On failure the block stays empty.
-  [[nodiscard]] Status publish(std::uint64_t block, std::span<const std::byte> bytes,
+  [[nodiscard]] Status commit(std::uint64_t block, std::span<const std::byte> bytes,
                                bool direct = false);
   // Empty a claimed block and give its space back, unless it was used after `used_tick`. `freed` is
   // the length of the block, or 0 when it stayed.

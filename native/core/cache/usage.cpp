@@ -21,8 +21,8 @@ struct UsageFile::Fields {
   std::uint64_t epoch;
   std::uint64_t dirty;
   std::uint64_t uncounted;
-  std::uint64_t taken;
-  std::uint64_t given;
+  std::uint64_t allocated;
+  std::uint64_t freed;
 };
 
 namespace {
@@ -75,9 +75,9 @@ Status UsageFile::open(UniqueFd fd) {
 std::int64_t UsageFile::add_used(std::int64_t amount) noexcept {
   // The flow first: whoever reads `used` and then the flows sees every amount that is in `used`.
   if (amount > 0)
-    std::atomic_ref<std::uint64_t>(fields_->taken) += static_cast<std::uint64_t>(amount);
+    std::atomic_ref<std::uint64_t>(fields_->allocated) += static_cast<std::uint64_t>(amount);
   else
-    std::atomic_ref<std::uint64_t>(fields_->given) -= static_cast<std::uint64_t>(amount);
+    std::atomic_ref<std::uint64_t>(fields_->freed) -= static_cast<std::uint64_t>(amount);
   return std::atomic_ref<std::int64_t>(fields_->used).fetch_add(amount) + amount;
 }
 std::int64_t UsageFile::used() const noexcept {
@@ -102,11 +102,11 @@ bool UsageFile::uncounted() const noexcept {
 void UsageFile::set_uncounted(bool uncounted) noexcept {
   std::atomic_ref<std::uint64_t>(fields_->uncounted).store(uncounted ? 1 : 0);
 }
-std::uint64_t UsageFile::taken() const noexcept {
-  return std::atomic_ref<std::uint64_t>(fields_->taken).load();
+std::uint64_t UsageFile::allocated() const noexcept {
+  return std::atomic_ref<std::uint64_t>(fields_->allocated).load();
 }
-std::uint64_t UsageFile::given() const noexcept {
-  return std::atomic_ref<std::uint64_t>(fields_->given).load();
+std::uint64_t UsageFile::freed() const noexcept {
+  return std::atomic_ref<std::uint64_t>(fields_->freed).load();
 }
 
 }  // namespace dataplane

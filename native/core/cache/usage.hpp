@@ -1,11 +1,11 @@
 // The numbers that all processes of one cache directory share: a mapped file of atomics.
 //
 // 4096 bytes: "DPCUSAGE", u32 version, u32 zero, i64 bytes in use, u64 epoch, u64 dirty,
-// u64 uncounted, u64 taken, u64 given, zeros.
+// u64 uncounted, u64 allocated, u64 freed, zeros.
 // `epoch` counts unclean stops and is part of the verify tag; `dirty` is 1 while a process uses the
 // cache, so that the next one to come alone can tell whether the last one left in order. A file that
 // is not whole is reset by its first user; the bytes in use are then counted again. `uncounted` is 1
-// from an unclean stop until they have been. `taken` and `given` are the sums of all amounts that
+// from an unclean stop until they have been. `allocated` and `freed` are the sums of all amounts that
 // were added and taken off: who counts while others are at work bounds the error by their growth.
 // Thread-safe.
 #pragma once
@@ -40,8 +40,8 @@ class UsageFile {
   void set_dirty(bool dirty) noexcept;
   [[nodiscard]] bool uncounted() const noexcept;
   void set_uncounted(bool uncounted) noexcept;
-  [[nodiscard]] std::uint64_t taken() const noexcept;
-  [[nodiscard]] std::uint64_t given() const noexcept;
+  [[nodiscard]] std::uint64_t allocated() const noexcept;
+  [[nodiscard]] std::uint64_t freed() const noexcept;
 
  private:
   struct Fields;

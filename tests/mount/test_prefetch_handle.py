@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dataplane_fuse.prefetch_handle import NEAR_BYTES, START_BYTES, ReadAhead
+from dataplane_fuse.prefetch_handle import NEAR_BYTES, START_BYTES, SequentialPrefetch
 from tests.mount.fakes import FakeAhead
 
 MIB = 1 << 20
@@ -16,7 +16,7 @@ BLOCK = 4 * MIB
 class Watched:
     def __init__(self, size_bytes: int, *, start: int = 0, window_bytes: int = 64 * MIB) -> None:
         self.aheads: list[FakeAhead] = []
-        self.guess = ReadAhead(
+        self.guess = SequentialPrefetch(
             start,
             start + size_bytes,
             block_bytes=BLOCK,

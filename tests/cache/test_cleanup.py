@@ -113,7 +113,7 @@ def test_what_is_pinned_is_left_unless_named_and_what_is_held_always(
     config, store, filled, session
 ):
     session.pins.add(Scope(STORE, "runs/a"), "a")
-    with Cache(config) as holding, holding.hold(holding.open(store, filled[1])):
+    with Cache(config) as holding, holding.lease(holding.open(store, filled[1])):
         done = clear(session)
         assert (done.entries, done.kept_pinned, done.kept_held) == (1, 1, 1)
         assert done.kept_bytes == 8 * BLOCK

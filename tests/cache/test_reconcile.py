@@ -10,14 +10,14 @@ import threading
 import pytest
 
 from dataplane.cache import Cache
-from dataplane.cache.disk import reconcile as recount_room
+from dataplane.cache.disk import reconcile as reconcile_module
 from dataplane.cache.disk.entry_files import EntryFiles
-from dataplane.cache.disk.reconcile import Flows, estimated_entries
+from dataplane.cache.disk.reconcile import UsageFlows, estimated_entries
 from dataplane.cache.disk.session import Session
-from dataplane.cache.disk.throttle import Pace
+from dataplane.cache.disk.throttle import Throttle
 from dataplane.cache.eviction.budget import Budget
 from dataplane.cache.eviction.working_set import WorkingSet
-from dataplane.cache.maintenance import background as keeper_room
+from dataplane.cache.maintenance import background as background_module
 from dataplane.cache.maintenance.cleanup import collect
 from dataplane.telemetry import Counters
 from tests.cache.fakes import (
@@ -58,7 +58,7 @@ def stopped_uncleanly(config, error_bytes=0):
     usage.dirty = True
 
 
-class Meanwhile(Pace):
+class Meanwhile(Throttle):
     """Does something between any two entries that are looked at."""
 
     def __init__(self, act):
@@ -135,7 +135,7 @@ def test_what_killed_processes_left_is_removed_while_others_work(config, infos, 
         )
         session = Session(config.dir)
         files_before = len(map_files(config.dir))
-        assert session.recount()
+        assert session.reconcile()
         session.close()
         assert not list(config.dir.glob("entries/*/.*.tmp"))
         assert len(data_files(config.dir)) == len(map_files(config.dir)) == files_before
@@ -154,10 +154,10 @@ def test_an_entry_without_blocks_goes_unless_somebody_has_it_open(config, infos,
         session_of(cache).usage.add_used(-5 * BLOCK)
         del entry
         session = Session(config.dir)
-        assert session.recount()
+        assert session.reconcile()
         assert len(map_files(config.dir)) == 6
         cache.guard.current.entries.close()
-        assert session.recount()
+        assert session.reconcile()
         assert len(map_files(config.dir)) == 5
         assert_counted(config.dir, session.usage.used)
         session.close()
@@ -167,7 +167,7 @@ def test_an_entry_without_blocks_goes_unless_somebody_has_it_open(config, infos,
 def test_a_right_count_stays_right_whatever_others_do_meanwhile(
     config, infos, store, monkeypatch, seed
 ):
-    monkeypatch.setattr(recount_room, "_BATCH", 1)
+    monkeypatch.setattr(reconcile_module, "_BATCH", 1)
     dice = random.Random(seed)
     session = Session(config.dir)
     with Cache(config) as cache:
@@ -186,13 +186,13 @@ def test_a_right_count_stays_right_whatever_others_do_meanwhile(
             wait_until(lambda: is_idle(cache))
 
         for _ in range(4):
-            session.recount(Meanwhile(act))
+            session.reconcile(Meanwhile(act))
             assert is_counted(config.dir, session.usage.used)
         error = dice.randrange(-200, 200) * BLOCK
         session.usage.add_used(error)
-        session.recount(Meanwhile(act))
+        session.reconcile(Meanwhile(act))
         assert abs(session.usage.used - disk_usage(config.dir)) <= abs(error) + 4096 * 30
-        assert session.recount()
+        assert session.reconcile()
         assert_counted(config.dir, session.usage.used)
     session.close()
 
@@ -204,18 +204,18 @@ def test_a_count_that_was_stopped_or_is_too_vague_is_not_over(config, infos, mon
     stopped = threading.Event()
     stopped.set()
     session.usage.add_used(BLOCK)
-    assert not session.recount(Pace(stopped, 0.5))
+    assert not session.reconcile(Throttle(stopped, 0.5))
     assert session.usage.used == right + BLOCK
-    monkeypatch.setattr(recount_room, "_BATCH", 1)
-    monkeypatch.setattr(recount_room, "_CLOSE_BYTES", BLOCK)
+    monkeypatch.setattr(reconcile_module, "_BATCH", 1)
+    monkeypatch.setattr(reconcile_module, "_CLOSE_BYTES", BLOCK)
 
     def act():
         session.usage.add_used(BLOCK)
         session.usage.add_used(-BLOCK)
 
-    assert not session.recount(Meanwhile(act))
+    assert not session.reconcile(Meanwhile(act))
     assert session.usage.uncounted
-    assert session.recount()
+    assert session.reconcile()
     assert (session.usage.uncounted, session.usage.used) == (False, right)
     session.close()
 
@@ -228,7 +228,7 @@ def test_a_download_under_way_is_counted_as_reserved(config, infos, store):
         assert entry.blocks.try_claim(1)
         assert entry.budget.reserve(BLOCK)
         right = session.usage.used
-        assert session.recount()
+        assert session.reconcile()
         assert session.usage.used == right
         entry.budget.release(BLOCK)
         entry.blocks.release(1)
@@ -248,9 +248,9 @@ def test_a_full_rotation_takes_nothing_to_give_it_back(config, infos):
     budget = Budget(session, session.usage.used, Counters())
     working_set = WorkingSet()
     working_set.mark_full()
-    before = Flows.of(session.usage)
+    before = UsageFlows.of(session.usage)
     assert not budget.reserve(BLOCK, working_set)
-    assert Flows.of(session.usage) == before
+    assert UsageFlows.of(session.usage) == before
     session.close()
 
 
@@ -270,27 +270,27 @@ def test_counts_that_say_too_little_are_begun_ever_less_often(config, infos, mon
     class Clock:
         monotonic = staticmethod(lambda: now_s[0])
 
-    def vague(self: Session, pace: Pace | None = None) -> bool:
+    def vague(self: Session, pace: Throttle | None = None) -> bool:
         counts.append(now_s[0])
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeper_room.Keeper, "_keep", lambda keeper: None)
-        patch.setattr(Session, "recount", vague)
-        patch.setattr(keeper_room, "time", Clock)
+        patch.setattr(background_module.BackgroundMaintenance, "_keep", lambda keeper: None)
+        patch.setattr(Session, "reconcile", vague)
+        patch.setattr(background_module, "time", Clock)
         session = Session(config.dir)
-        keeper = keeper_room.Keeper(session, under_way_bytes=0)
+        keeper = background_module.BackgroundMaintenance(session, under_way_bytes=0)
         try:
             session.usage.uncounted = True
             for _ in range(8 * 60):
-                keeper.recount()
+                keeper.reconcile()
                 now_s[0] += 60
             pauses = [after - before for before, after in itertools.pairwise(counts)]
             assert pauses == [60, 120, 240, 480, 960, 1920] + [3600] * 6
             patch.undo()
             now_s[0] += 3600
-            patch.setattr(keeper_room, "time", Clock)
-            keeper.recount()
+            patch.setattr(background_module, "time", Clock)
+            keeper.reconcile()
             assert not session.usage.uncounted
         finally:
             keeper.close()

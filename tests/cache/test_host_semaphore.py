@@ -17,7 +17,7 @@ import pytest
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.disk import host_semaphore, locks
 from dataplane.cache.disk.directory import Directory
-from dataplane.cache.disk.host_semaphore import Places
+from dataplane.cache.disk.host_semaphore import HostSemaphore
 from dataplane.errors import ConfigError
 from dataplane.telemetry import Counters
 from tests.cache import children
@@ -39,12 +39,12 @@ def counters() -> Counters:
 
 
 @pytest.fixture
-def make(directory: Directory, counters: Counters) -> Iterator[Callable[..., Places]]:
+def make(directory: Directory, counters: Counters) -> Iterator[Callable[..., HostSemaphore]]:
     """Each call stands for another process: open file descriptions exclude each other alike."""
-    made: list[Places] = []
+    made: list[HostSemaphore] = []
 
-    def one(limit: int = LIMIT) -> Places:
-        made.append(Places(directory, limit, counters))
+    def one(limit: int = LIMIT) -> HostSemaphore:
+        made.append(HostSemaphore(directory, limit, counters))
         return made[-1]
 
     yield one
@@ -53,12 +53,12 @@ def make(directory: Directory, counters: Counters) -> Iterator[Callable[..., Pla
     wait_until(lambda: not any(thread.name == "dp-places" for thread in threading.enumerate()))
 
 
-def fill(stack: ExitStack, taken: Places, count: int = LIMIT) -> None:
+def fill(stack: ExitStack, taken: HostSemaphore, count: int = LIMIT) -> None:
     for _ in range(count):
         stack.enter_context(taken.at(STORE))
 
 
-def enter_in_thread(asked: Places) -> tuple[threading.Thread, threading.Event]:
+def enter_in_thread(asked: HostSemaphore) -> tuple[threading.Thread, threading.Event]:
     entered = threading.Event()
 
     def enter() -> None:

@@ -12,7 +12,7 @@ import pytest
 from dataplane.errors import BucketNotFound, NotFound, ObjectChanged, Throttled
 from dataplane.stores.clients.memory import MemoryStore
 from dataplane.stores.policy.limit import LimitStore
-from dataplane.stores.policy.metrics import MeterStore
+from dataplane.stores.policy.metrics import MetricsStore
 from dataplane.stores.policy.retry import RetryPolicy, RetryStore
 from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
@@ -111,7 +111,7 @@ def test_a_forked_child_does_not_wait_for_its_parents_requests() -> None:
 def test_reads_and_writes_are_counted_in_requests_bytes_and_time() -> None:
     counters = Counters()
     ticks = itertools.count()
-    store = MeterStore(_memory(), counters, clock=lambda: float(next(ticks)))
+    store = MetricsStore(_memory(), counters, clock=lambda: float(next(ticks)))
     store.get_range("k", 1, 4)
     store.get_range("k", 0, 7)
     store.put("other", b"12345")
@@ -136,19 +136,19 @@ def test_a_file_is_counted_by_its_size(tmp_path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"123456789")
     counters = Counters()
-    MeterStore(_memory(), counters).put("k", source)
+    MetricsStore(_memory(), counters).put("k", source)
     assert counters["store_put_bytes"] == 9
 
 
 def test_an_empty_range_is_no_request() -> None:
     counters = Counters()
-    assert MeterStore(_memory(), counters).get_range("k", 3, 3) == b""
+    assert MetricsStore(_memory(), counters).get_range("k", 3, 3) == b""
     assert counters["store_get_requests"] == 0
 
 
 def test_failures_are_counted_by_kind() -> None:
     counters = Counters()
-    store = MeterStore(_memory(), counters)
+    store = MetricsStore(_memory(), counters)
     with pytest.raises(ObjectChanged):
         store.get_range("k", 0, 1, if_match='"x"')
     assert counters["store_errors_object_changed"] == 1
@@ -158,7 +158,7 @@ def test_failures_are_counted_by_kind() -> None:
 
 def test_a_key_that_is_not_there_is_an_answer_and_no_error() -> None:
     counters = Counters()
-    store = MeterStore(_memory(), counters)
+    store = MetricsStore(_memory(), counters)
     with pytest.raises(NotFound):
         store.head("zarr.json")
     with pytest.raises(NotFound):
@@ -173,7 +173,7 @@ def test_a_missing_bucket_stays_an_error() -> None:
     counters = Counters()
     inner = ScriptedStore(f"limit-{next(_numbers)}", BucketNotFound("no bucket"))
     with pytest.raises(BucketNotFound):
-        MeterStore(inner, counters).get_range("k", 0, 1)
+        MetricsStore(inner, counters).get_range("k", 0, 1)
     assert counters["store_errors_bucket_not_found"] == 1
     assert counters["store_not_found"] == 0
 
@@ -182,7 +182,7 @@ def test_every_attempt_is_metered() -> None:
     counters = Counters()
     inner = ScriptedStore(f"limit-{next(_numbers)}", Throttled("slow"), Throttled("slow"))
     inner._inner.put("k", b"1234")
-    metered = MeterStore(inner, counters)
+    metered = MetricsStore(inner, counters)
     policy = RetryPolicy(8, 120.0, lambda: 0.0, lambda _: None, lambda low, _: low)
     RetryStore(LimitStore(metered, 4, counters), policy, counters).get_range("k", 0, 4)
     assert counters["store_get_requests"] == 3
