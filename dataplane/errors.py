@@ -27,10 +27,16 @@ Each class has a stable `kind` (for logs and `--json`), an `exit_code` (what a c
 table is docs/errors.md) and `retryable` (whether the same call may succeed later). Messages say
 what failed, where, expected and got, and what to do; they never hold credentials or signed URLs.
 All errors pickle, so that they cross process borders whole.
+
+Those that have a counterpart among Python's own errors are of that class as well, with its `errno`
+where it has one, so that code written for files and the standard library catches them:
+ConfigError is a ValueError, MissingPackage an ImportError, NotFound a FileNotFoundError, Denied a
+PermissionError, Timeout a TimeoutError. Whoever handles both kinds asks for DataplaneError first.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 __all__ = [
@@ -82,14 +88,14 @@ def _rebuild(cls: type[DataplaneError], message: str, hint: str | None) -> Datap
     return cls(message, hint=hint)
 
 
-class ConfigError(DataplaneError):
+class ConfigError(DataplaneError, ValueError):
     """A setting, argument or URL cannot be used as given."""
 
     kind = "config"
     exit_code = 2
 
 
-class MissingPackage(ConfigError):
+class MissingPackage(ConfigError, ImportError):
     """What was asked for needs an optional Python package that is not installed."""
 
     kind = "missing_package"
@@ -103,10 +109,11 @@ class StoreError(DataplaneError):
     exit_code = 3
 
 
-class NotFound(StoreError):
+class NotFound(StoreError, FileNotFoundError):
     """No such key, directory, bucket or container."""
 
     kind = "not_found"
+    errno = errno.ENOENT
 
 
 class BucketNotFound(NotFound):
@@ -115,10 +122,11 @@ class BucketNotFound(NotFound):
     kind = "bucket_not_found"
 
 
-class Denied(StoreError):
+class Denied(StoreError, PermissionError):
     """The store refused the credentials, or asked for some."""
 
     kind = "denied"
+    errno = errno.EACCES
 
 
 class Throttled(StoreError):
@@ -128,10 +136,11 @@ class Throttled(StoreError):
     retryable = True
 
 
-class Timeout(StoreError):
+class Timeout(StoreError, TimeoutError):
     """The store did not answer within the deadline."""
 
     kind = "timeout"
+    errno = errno.ETIMEDOUT
     retryable = True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import pickle
 import pkgutil
@@ -12,7 +13,17 @@ import pytest
 
 import dataplane
 import dataplane.errors
-from dataplane.errors import DataplaneError, NotFound, StoreError, Unavailable
+from dataplane.errors import (
+    BucketNotFound,
+    ConfigError,
+    DataplaneError,
+    Denied,
+    MissingPackage,
+    NotFound,
+    StoreError,
+    Timeout,
+    Unavailable,
+)
 
 _CLASSES = [getattr(dataplane.errors, name) for name in dataplane.errors.__all__]
 _DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "errors.md"
@@ -47,6 +58,31 @@ def test_every_class_has_a_exit_code(cls: type[DataplaneError]) -> None:
     assert 1 <= cls.exit_code <= 7
     assert issubclass(cls, DataplaneError)
     assert cls.__doc__
+
+
+@pytest.mark.parametrize(
+    ("cls", "builtin", "number"),
+    [
+        (ConfigError, ValueError, None),
+        (MissingPackage, ImportError, None),
+        (NotFound, FileNotFoundError, errno.ENOENT),
+        (BucketNotFound, FileNotFoundError, errno.ENOENT),
+        (Denied, PermissionError, errno.EACCES),
+        (Timeout, TimeoutError, errno.ETIMEDOUT),
+    ],
+)
+def test_code_for_pythons_own_errors_catches_ours(
+    cls: type[DataplaneError], builtin: type[Exception], number: int | None
+) -> None:
+    for hint in (None, "do this"):
+        with pytest.raises(builtin) as caught:
+            raise cls("what failed", hint=hint)
+        copy = pickle.loads(pickle.dumps(caught.value))
+        assert isinstance(copy, cls)
+        assert (
+            str(copy) == str(caught.value) == ("what failed (do this)" if hint else "what failed")
+        )
+        assert getattr(copy, "errno", None) == number
 
 
 def test_every_public_error_of_the_module_is_exported() -> None:

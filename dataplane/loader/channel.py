@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Cancelled", "Channel", "EndOfStream", "Failure"]
+__all__ = ["Cancelled", "Channel", "ChannelTimeout", "EndOfStream", "Failure"]
 
 
 class Cancelled(Exception):
@@ -22,6 +22,10 @@ class Cancelled(Exception):
 
 class EndOfStream(Exception):
     """There are no more items."""
+
+
+class ChannelTimeout(Exception):
+    """Nothing came in time. No TimeoutError, which an item may have failed with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Channel:
         Raises:
             EndOfStream: all items have been taken.
             Cancelled: the channel was cancelled.
-            TimeoutError: nothing came in time.
+            ChannelTimeout: nothing came in time.
         """
         with self._condition:
             ready = self._condition.wait_for(
@@ -81,7 +85,7 @@ class Channel:
             if self._cancelled:
                 raise Cancelled
             if not ready:
-                raise TimeoutError
+                raise ChannelTimeout
             if self._next not in self._items:
                 raise EndOfStream
             number = self._next

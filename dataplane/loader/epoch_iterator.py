@@ -28,7 +28,7 @@ from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
 from dataplane.datasets.samples import FetchedSample, decoded_bytes
 from dataplane.errors import LoaderError
 from dataplane.loader.batch_source import BatchSource, Indices
-from dataplane.loader.channel import EndOfStream
+from dataplane.loader.channel import ChannelTimeout, EndOfStream
 from dataplane.loader.pipeline import Pipeline, Stage, StageStats
 from dataplane.loader.prefetcher import Prefetcher
 from dataplane.loader.state import Progress
@@ -211,7 +211,7 @@ class Pass(Iterator[Any]):
         began = time.perf_counter()
         try:
             number, item = self._pipeline.get(self._options.timeout_s)
-        except TimeoutError as err:
+        except ChannelTimeout as err:
             raise LoaderError(
                 f"no batch came within timeout={self._options.timeout_s:g} s",
                 hint="stats() of the loader says which stage is slow",

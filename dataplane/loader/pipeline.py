@@ -164,7 +164,7 @@ class Pipeline:
         Raises:
             EndOfStream: there are no more.
             LoaderError: the pipeline was closed by someone else.
-            TimeoutError: nothing came within `timeout_s`.
+            ChannelTimeout: nothing came within `timeout_s`.
             BaseException: whatever a stage or the source raised for this item.
         """
         began = time.perf_counter()

@@ -127,7 +127,7 @@ class DatasetWriter:
                     self._append_locked(sample.key, archive, content)
         except BaseException as err:
             self._release(sample.key)
-            if isinstance(err, OSError):
+            if isinstance(err, OSError) and not isinstance(err, DataplaneError):
                 raise disk_error(err, f"sample {sample.key!r} to {self._folder.path}") from err
             raise
 
@@ -149,6 +149,8 @@ class DatasetWriter:
                 self._wait_for_upload_locked()
                 index = self._index.finish(self._shards)
                 self._store.put(INDEX_KEY, index)
+            except DataplaneError:
+                raise
             except OSError as err:
                 raise disk_error(err, f"shards to {self._folder.path}") from err
             stored_bytes = sum(size for _, size in self._shards)

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from dataplane.errors import LoaderError
-from dataplane.loader.channel import Cancelled, Channel, EndOfStream
+from dataplane.loader.channel import Cancelled, Channel, ChannelTimeout, EndOfStream
 from dataplane.loader.pipeline import Pipeline, Stage
 
 
@@ -167,7 +167,7 @@ def test_a_timeout_says_so_and_leaves_the_pipeline_usable() -> None:
         return item
 
     with Pipeline(iter([5]), [Stage("work", work)]) as pipeline:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(ChannelTimeout):
             pipeline.get(0.01)
         event.set()
         assert pipeline.get(30) == (0, 5)

@@ -22,6 +22,20 @@ def _same(one: object, other: object) -> bool:
     return one == other
 
 
+@pytest.mark.parametrize("timeout", [0, 30])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_time_out_of_the_users_code_is_raised_as_it_is(
+    packed: Packed, timeout: float, num_workers: int
+) -> None:
+    def late(sample: dict[str, object]) -> dict[str, object]:
+        raise TimeoutError("the license server does not answer")
+
+    dataset = dp.Dataset(packed.url, ["global_data/mach"], transform=late)
+    loader = dp.DataLoader(dataset, num_workers=num_workers, timeout=timeout if num_workers else 0)
+    with pytest.raises(TimeoutError, match="license server"):
+        next(iter(loader))
+
+
 def test_a_transform_that_changes_nothing_changes_nothing(tmp_path: Path) -> None:
     """Also for arrays that some samples lack, and with the batches of the user's sampler."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dataplane.errors import ObjectChanged, StoreError
+from dataplane.errors import ObjectChanged, StoreError, Timeout
 from dataplane.stores.clients.memory import MemoryStore
 from dataplane.stores.policy import hedge
 from dataplane.stores.policy.hedge import HedgeStore
@@ -108,6 +108,13 @@ def test_lengths_of_another_size_are_learned_by_themselves(store, scripted, coun
 def test_an_error_before_a_read_is_late_is_raised_at_once(store, scripted, counters) -> None:
     scripted.acts = [_raise(ObjectChanged("replaced"))]
     with pytest.raises(ObjectChanged):
+        store.get_range("a", 0, 100)
+    assert counters.snapshot() == {}
+
+
+def test_a_time_out_of_the_store_is_no_late_answer(store, scripted, counters) -> None:
+    scripted.acts = [_raise(Timeout("no answer"))]
+    with pytest.raises(Timeout, match="no answer"):
         store.get_range("a", 0, 100)
     assert counters.snapshot() == {}
 

@@ -26,7 +26,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataplane.config import absolute_path
-from dataplane.errors import Denied, NoSpace, NotFound, ObjectChanged, StoreError
+from dataplane.errors import (
+    DataplaneError,
+    Denied,
+    NoSpace,
+    NotFound,
+    ObjectChanged,
+    StoreError,
+)
 from dataplane.stores.base import Buffer, Listing, ObjectInfo
 from dataplane.stores.clients.piecewise import PiecewiseStore
 from dataplane.stores.keys import (
@@ -112,6 +119,8 @@ class LocalStore(PiecewiseStore):
             self._check_version(fd, key, if_match)
             content = _read(fd, start, stop)
             self._check_version(fd, key, if_match)
+        except DataplaneError:
+            raise
         except OSError as err:
             raise self._failure(err, key) from err
         finally:

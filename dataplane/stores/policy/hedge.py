@@ -86,11 +86,8 @@ class HedgeStore(StoreWrapper):
         first = None if late_s is None else shared_runners().run(read)
         if first is None:
             return read()
-        try:
-            return first.result(late_s)
-        except TimeoutError:  # ours: a store has errors of its own
-            if not self._latencies.allow():
-                return first.result()
+        if wait([first], late_s).done or not self._latencies.allow():
+            return first.result()
         second = shared_runners().run(read)
         if second is None:
             return first.result()

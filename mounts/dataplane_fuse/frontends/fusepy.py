@@ -33,7 +33,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
-from dataplane.errors import MountError
+from dataplane.errors import DataplaneError, MountError
 from dataplane_fuse.errnos import errno_of
 from dataplane_fuse.filesystem import Filesystem
 from dataplane_fuse.frontends.library import library_version, load_library
@@ -184,9 +184,9 @@ class _Callbacks:
         def answer(*arguments: Any) -> int:
             try:
                 return function(*arguments)
-            except OSError as err:
-                return -errno_of(err)
             except BaseException as err:
+                if isinstance(err, OSError) and not isinstance(err, DataplaneError):
+                    return -errno_of(err)
                 first = arguments[0] if arguments else None
                 path = os.fsdecode(first) if isinstance(first, bytes) else ""
                 self._filesystem.log_unexpected(name, path, err)
