@@ -16,12 +16,12 @@ from dataplane.stores.base import Store, StoreConfig
 from dataplane.stores.clients.local import LocalStore
 from dataplane.stores.clients.memory import MemoryStore
 from dataplane.stores.clients.per_process import PerProcessStore
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.keys import why_foreign
 from dataplane.stores.policy.hedge import HedgeStore
 from dataplane.stores.policy.limit import LimitStore
 from dataplane.stores.policy.metrics import MetricsStore
 from dataplane.stores.policy.retry import RetryPolicy, RetryStore
-from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.stores.urls import OBSTORE_SCHEMES, Location, parse_url, split_url
 from dataplane.telemetry import Counters
 

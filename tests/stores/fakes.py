@@ -10,7 +10,7 @@ from typing import Self
 
 from dataplane.stores import ObjectInfo, Store
 from dataplane.stores.clients.memory import MemoryStore
-from dataplane.stores.policy.wrapper import StoreWrapper
+from dataplane.stores.forwarder import StoreWrapper
 
 
 class ScriptedStore(StoreWrapper):

@@ -13,10 +13,10 @@ import pytest
 
 from dataplane.errors import ObjectChanged, StoreError, Timeout
 from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy import hedge
 from dataplane.stores.policy.hedge import HedgeStore
 from dataplane.stores.policy.hedge_threshold import HedgeThreshold
-from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
 CONTENT = bytes(range(200))

@@ -11,10 +11,10 @@ import pytest
 
 from dataplane.errors import BucketNotFound, NotFound, ObjectChanged, Throttled
 from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy.limit import LimitStore
 from dataplane.stores.policy.metrics import MetricsStore
 from dataplane.stores.policy.retry import RetryPolicy, RetryStore
-from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 from tests.stores.fakes import ScriptedStore
 

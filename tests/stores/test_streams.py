@@ -10,13 +10,13 @@ import pytest
 
 from dataplane.errors import Denied, ObjectChanged, StoreError, Throttled
 from dataplane.stores.clients.memory import MemoryStore
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy import hedged_stream
 from dataplane.stores.policy.hedge import HedgeStore
 from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.stores.policy.limit import LimitStore
 from dataplane.stores.policy.metrics import MetricsStore
 from dataplane.stores.policy.retry import RetryPolicy, RetryStore
-from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 from tests.cache.fakes import wait_until
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterator
 
 from dataplane.errors import ConfigError, StoreError
-from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store, StoreConfig
+from dataplane.stores.base import Store, StoreConfig
 from dataplane.stores.clients.fsspec import FsspecStore, check_protocol
+from dataplane.stores.forwarder import StoreForwarder
 from dataplane.stores.urls import OBSTORE_SCHEMES, Location, identity_of
 from dataplane.telemetry import logger
 
@@ -44,7 +44,7 @@ class _Runtime:
 _runtime = _Runtime()
 
 
-class PerProcessStore:
+class PerProcessStore(StoreForwarder):
     """Hands every call to this process's client. See the module's text."""
 
     def __init__(self, location: Location, config: StoreConfig) -> None:
@@ -75,37 +75,6 @@ class PerProcessStore:
         prefix = self._location.prefix.strip("/")
         return f"{prefix}/{key}" if prefix else key
 
-    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        return self._here().list(prefix)
-
-    def list_level(self, prefix: str = "") -> Listing:
-        return self._here().list_level(prefix)
-
-    def head(self, key: str) -> ObjectInfo:
-        return self._here().head(key)
-
-    def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
-        return self._here().get_range(key, start, stop, if_match=if_match)
-
-    def stream_range(
-        self,
-        key: str,
-        start: int,
-        stop: int,
-        *,
-        piece_bytes: int,
-        if_match: str | None = None,
-    ) -> Generator[Buffer, None, None]:
-        return self._here().stream_range(
-            key, start, stop, piece_bytes=piece_bytes, if_match=if_match
-        )
-
-    def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
-        return self._here().put(key, data)
-
-    def delete(self, key: str) -> None:
-        self._here().delete(key)
-
     def close(self) -> None:
         if self._pid == os.getpid():
             with self._lock:
@@ -113,7 +82,8 @@ class PerProcessStore:
             if store is not None:
                 store.close()
 
-    def _here(self) -> Store:
+    @property
+    def _inner(self) -> Store:
         if self._pid != os.getpid():
             # The lock may have been held at the fork, and the client must not even be dropped.
             if self._store is not None:

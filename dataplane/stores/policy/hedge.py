@@ -28,9 +28,9 @@ from typing import TypeAlias
 
 from dataplane.stores.base import Buffer, Store
 from dataplane.stores.daemon_pool import shared_runners
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.stores.policy.hedged_stream import HedgedStream
-from dataplane.stores.policy.wrapper import StoreWrapper
 from dataplane.telemetry import Counters
 
 __all__ = ["HedgeStore"]

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator
 from queue import Empty, SimpleQueue
 
 from dataplane.stores.base import Buffer, ObjectInfo, Store
-from dataplane.stores.policy.wrapper import StoreWrapper
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.telemetry import Counters
 
 __all__ = ["LimitStore"]

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from dataplane.errors import BucketNotFound, DataplaneError, NotFound
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
-from dataplane.stores.policy.wrapper import StoreWrapper
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.telemetry import Counters
 
 __all__ = ["MetricsStore"]

@@ -28,7 +28,7 @@ from typing import TypeVar
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
 from dataplane.stores.failures import retry_after_s
-from dataplane.stores.policy.wrapper import StoreWrapper
+from dataplane.stores.forwarder import StoreWrapper
 from dataplane.telemetry import Counters, logger
 from dataplane.units import format_duration
 

@@ -1,7 +1,7 @@
-"""A store that hands everything on to another: the base of the wrappers that add one policy each.
+"""Forwarder: a store that hands every call on to another.
 
-`open_store` composes them as `Retry(Limit(Hedge(Meter(store))))`, so that every request is metered,
-an attempt holds a place only while somebody waits for it, and a pause between attempts holds none.
+The base of policies (which add one thing to some calls), of views (which rename keys) and of stores
+whose client is made late. A subclass says whom it hands on to, and overrides what it changes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from collections.abc import Generator, Iterator
 
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, Store
 
-__all__ = ["StoreWrapper"]
+__all__ = ["StoreForwarder", "StoreWrapper"]
 
 
-class StoreWrapper:
-    """Hands every call on unchanged."""
+class StoreForwarder:
+    """Hands every call on unchanged, to `_inner`."""
 
-    def __init__(self, inner: Store) -> None:
-        self._inner = inner
+    @property
+    def _inner(self) -> Store:
+        """The store that gets the call."""
+        raise NotImplementedError
 
     @property
     def url(self) -> str:
@@ -64,3 +66,14 @@ class StoreWrapper:
 
     def close(self) -> None:
         self._inner.close()
+
+
+class StoreWrapper(StoreForwarder):
+    """A forwarder to a store that is there from the start."""
+
+    def __init__(self, inner: Store) -> None:
+        self.__inner = inner
+
+    @property
+    def _inner(self) -> Store:
+        return self.__inner
