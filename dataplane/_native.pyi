@@ -26,7 +26,7 @@ def copy_ranges(
     *,
     block_bytes: int,
     size_bytes: int,
-) -> tuple[bytes, int, int, int, int, int] | None: ...
+) -> IncompleteRead | None: ...
 def decode(
     table: Buffer,
     sources: Sequence[Buffer],
@@ -58,8 +58,53 @@ def stage(
 class DecodeFailure(Exception):
     """A row could not be decoded.
 
-    Its args are (code, row, offset, expected, got, what, failures).
+    Attributes:
+        code: one of `status_codes`.
+        row: its number in the table.
+        offset: where in the row's encoded bytes, or 0.
+        expected: a number that was expected.
+        got: the number that was there.
+        what: what was checked.
+        failures: how many rows of the call failed; this is the first.
     """
+
+    code: int
+    row: int
+    offset: int
+    expected: int
+    got: int
+    what: str
+    failures: int
+
+class IncompleteRead:
+    """What a read did not find.
+
+    Attributes:
+        missing: pieces as rows of u64: start, stop, place; each within one block.
+        ranges: how many ranges they belong to.
+        nbytes: bytes of those ranges.
+        corrupt_blocks: blocks that were found corrupt, and are empty now.
+        unreadable_blocks: blocks that the disk did not give.
+        dropped_bytes: disk space of those blocks.
+    """
+
+    missing: bytes
+    ranges: int
+    nbytes: int
+    corrupt_blocks: int
+    unreadable_blocks: int
+    dropped_bytes: int
+
+    def __init__(
+        self,
+        missing: bytes,
+        *,
+        ranges: int,
+        nbytes: int,
+        corrupt_blocks: int,
+        unreadable_blocks: int,
+        dropped_bytes: int,
+    ) -> None: ...
 
 class CancelFlag:
     """Stops calls of `decode` that were given it. Thread-safe."""
@@ -91,11 +136,11 @@ class BlockMap:
     def identity(self) -> bytes: ...
     def read(
         self, start: int, stop: int, buffer: Buffer, memory: Mapping[int, Buffer] = ...
-    ) -> tuple[bytes, int, int, int, int, int] | None:
+    ) -> IncompleteRead | None:
         """Copy a range. Returns what `read_ranges` does."""
     def read_ranges(
         self, ranges: Buffer, buffer: Buffer, memory: Mapping[int, Buffer]
-    ) -> tuple[bytes, int, int, int, int, int] | None:
+    ) -> IncompleteRead | None:
         """Copy ranges out of blocks in memory and of the disk.
 
         Args:
@@ -104,9 +149,7 @@ class BlockMap:
             memory: whole blocks by number; others are read from the disk.
 
         Returns:
-            None, or the pieces that are missing (rows as in `ranges`, each within one block), how
-            many ranges they belong to and the bytes of those, how many blocks were found corrupt
-            and how many unreadable just now, and the bytes of those.
+            None when every byte was there.
         """
     def is_ready(self, block: int) -> bool: ...
     def missing(self, start: int, stop: int) -> list[int]: ...

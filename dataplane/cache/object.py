@@ -23,10 +23,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dataplane._native import IncompleteRead
 from dataplane.buffers import shared_pool
 from dataplane.cache.core import CacheCore
 from dataplane.cache.disk.entry_identity import EntrySpec
-from dataplane.cache.entries.encryption import HEADER_BYTES, Outcome
+from dataplane.cache.entries.encryption import HEADER_BYTES
 from dataplane.cache.entries.open_entries import Entry
 from dataplane.cache.fetch.scheduler import Job
 from dataplane.cache.read.ranges import (
@@ -120,8 +121,8 @@ class CachedObject:
             block_bytes = self.spec.block_bytes
             blocks = range(start // block_bytes, -(-stop // block_bytes))
             memory = {block: memory[block] for block in blocks if block in memory}
-        outcome = entry.blocks.read(start, stop, view, memory)
-        self._finish(entry, view, outcome, 1, stop - start)
+        incomplete = entry.blocks.read(start, stop, view, memory)
+        self._finish(entry, view, incomplete, 1, stop - start)
 
     def read_ranges_into(self, ranges: npt.ArrayLike, buffer: Buffer) -> None:
         """Copy many ranges into a writable C-contiguous buffer, in one native call.
@@ -150,8 +151,8 @@ class CachedObject:
         if entry is None:
             self._pass_ranges_through(table, view)
             return
-        outcome = entry.blocks.read_ranges(table.data, view, self._core.held(self.name))
-        self._finish(entry, view, outcome, count, nbytes)
+        incomplete = entry.blocks.read_ranges(table.data, view, self._core.held(self.name))
+        self._finish(entry, view, incomplete, count, nbytes)
 
     def view(self, start: int, stop: int) -> memoryview:
         """Return bytes `[start, stop)`, read-only, without a copy where that is safe.
@@ -230,16 +231,21 @@ class CachedObject:
             )
 
     def _finish(
-        self, entry: Entry, view: memoryview, outcome: Outcome | None, ranges: int, nbytes: int
+        self,
+        entry: Entry,
+        view: memoryview,
+        incomplete: IncompleteRead | None,
+        ranges: int,
+        nbytes: int,
     ) -> None:
-        """Count a read of `ranges` ranges, and fetch what `outcome` says is missing of it."""
-        if outcome is None:
+        """Count a read of `ranges` ranges, and fetch what is missing of it."""
+        if incomplete is None:
             self._core.counters.add_all({"cache_hits": ranges, "cache_hit_bytes": nbytes})
             return
-        _, missed, missed_bytes = outcome[:3]
+        missed, missed_bytes = incomplete.ranges, incomplete.nbytes
         began = time.perf_counter()
         try:
-            self._fill(entry, view, self._missing(entry, outcome))
+            self._fill(entry, view, self._missing(entry, incomplete))
         finally:
             self._core.counters.add_all(
                 {
@@ -251,16 +257,18 @@ class CachedObject:
                 }
             )
 
-    def _missing(self, entry: Entry, outcome: Outcome) -> Ranges:
-        """Return the missing pieces of an outcome, and count what was wrong with their blocks."""
-        pieces, _, _, corrupt, io_errors, dropped_bytes = outcome
-        if dropped_bytes:
+    def _missing(self, entry: Entry, incomplete: IncompleteRead) -> Ranges:
+        """Return the missing pieces, and count what was wrong with their blocks."""
+        if incomplete.dropped_bytes:
             # Bad blocks are empty from now on; filling them again reserves their room again.
-            entry.budget.release(dropped_bytes)
+            entry.budget.release(incomplete.dropped_bytes)
             self._core.counters.add_all(
-                {"cache_blocks_corrupt": corrupt, "cache_io_errors": io_errors}
+                {
+                    "cache_blocks_corrupt": incomplete.corrupt_blocks,
+                    "cache_io_errors": incomplete.unreadable_blocks,
+                }
             )
-        return as_ranges(pieces)
+        return as_ranges(incomplete.missing)
 
     def _download(self, blocks: Sequence[int]) -> dict[int, Buffer]:
         """Wait for what of `blocks` is not on the disk; return what came by way of memory."""
@@ -311,10 +319,10 @@ class CachedObject:
         """Wait for a block and copy its pieces into `view`."""
         content = job.future.result()
         memory: dict[int, Buffer] = {} if content is None else {job.key[1]: content}
-        outcome = job.entry.blocks.read_ranges(pieces.data, view, memory)
-        if outcome is not None:
+        incomplete = job.entry.blocks.read_ranges(pieces.data, view, memory)
+        if incomplete is not None:
             # Another process filled the block, and it was evicted again before this copy.
-            self._pass_ranges_through(self._missing(job.entry, outcome), view)
+            self._pass_ranges_through(self._missing(job.entry, incomplete), view)
 
     def _pass_ranges_through(self, table: Ranges, view: memoryview) -> None:
         """Read ranges from the store, neighbours in one request."""

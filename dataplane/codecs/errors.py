@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
+from dataplane._native import DecodeFailure
 from dataplane.errors import (
     ChecksumMismatch,
     ConfigError,
@@ -57,25 +58,25 @@ _HINTS: Final = {
 }
 
 
-def failure_to_error(failure: Exception, describe: Callable[[int], str]) -> DataplaneError:
+def failure_to_error(failure: DecodeFailure, describe: Callable[[int], str]) -> DataplaneError:
     """Return the error for a `DecodeFailure` of the native module.
 
     Args:
-        failure: its args are (code, row, offset, expected, got, what, failures).
+        failure: the native failure.
         describe: text for a row: sample, array, chunk and where it is stored.
     """
-    number, row, offset, expected, got, what, failures = failure.args
-    code = Code(number)
+    code, expected, got = Code(failure.code), failure.expected, failure.got
     if code is Code.CANCELLED:
         return ERROR_OF[code]("decoding was cancelled; its destinations hold unspecified elements")
-    where = f" at encoded byte {offset}" if offset else ""
-    if code is Code.CHECKSUM_MISMATCH and what == "crc32c":
+    where = f" at encoded byte {failure.offset}" if failure.offset else ""
+    if code is Code.CHECKSUM_MISMATCH and failure.what == "crc32c":
         numbers = f": expected {expected:#010x}, got {got:#010x}"
     elif expected or got:
         numbers = f": expected {expected}, got {got}"
     else:
         numbers = ""
-    message = f"{describe(row)}: {code.name.lower().replace('_', ' ')}: {what}{where}{numbers}"
-    if failures > 1:
-        message += f"; {failures} chunks of this call are bad, and this is the first"
+    kind = code.name.lower().replace("_", " ")
+    message = f"{describe(failure.row)}: {kind}: {failure.what}{where}{numbers}"
+    if failure.failures > 1:
+        message += f"; {failure.failures} chunks of this call are bad, and this is the first"
     return ERROR_OF[code](message, hint=_HINTS.get(code))

@@ -127,9 +127,9 @@ def _call(
 
 
 def _error_of(
-    failure: Exception, table: ChunkTable, describe: Callable[[int], str] | None
+    failure: _native.DecodeFailure, table: ChunkTable, describe: Callable[[int], str] | None
 ) -> DataplaneError:
-    expected, got, what = failure.args[3:6]
+    expected, got, what = failure.expected, failure.got, failure.what
     if what == _NO_ROOM:
         return ConfigError(
             f"the streams need {expected} bytes, the buffer has {got}",
@@ -144,5 +144,5 @@ def _error_of(
     def describe_row(row: int) -> str:
         return f"row {row} (chunk {int(table.rows['chunk'][row])} of its array)"
 
-    known = len(table) > failure.args[1]
+    known = len(table) > failure.row
     return failure_to_error(failure, (describe or describe_row) if known else lambda _: "stage")

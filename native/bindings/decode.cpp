@@ -17,7 +17,9 @@
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/chunk_table.hpp"
 #include "bindings/gil.hpp"
+#include "bindings/per_process.hpp"
 #include "core/decode/decoder.hpp"
 #include "core/simd/shuffle.hpp"
 
@@ -26,33 +28,8 @@ namespace nb = nanobind;
 namespace dataplane::bindings {
 namespace {
 
-// The process's decoder: made at first use, and left behind by a forked child, whose copy has locks in
-// an unknown state and no threads. It is never destroyed, so that no thread is joined at exit. Two
-// threads of a free-threaded interpreter may both make one; the first to store its own wins.
-std::atomic<Decoder*>& decoder_slot() {
-  static std::atomic<Decoder*> slot{nullptr};
-  return slot;
-}
-
-Decoder& decoder() {
-  Decoder* current = decoder_slot().load();
-  if (current != nullptr) return *current;
-  auto made = std::make_unique<Decoder>();
-  return decoder_slot().compare_exchange_strong(current, made.get()) ? *made.release() : *current;
-}
-
-void forget_decoder() { decoder_slot().store(nullptr); }
-
 // Python runs signal handlers in its main thread only; elsewhere there is nothing to ask.
 bool is_main_thread() { return syscall(SYS_gettid) == getpid(); }
-
-[[noreturn]] void raise_failure(nb::handle type, const TableStatus& failure) {
-  const Status& s = failure.status;
-  const nb::tuple fields = nb::make_tuple(static_cast<int>(s.code), failure.row, s.offset,
-                                          s.expected, s.got, s.what, failure.failures);
-  PyErr_SetObject(type.ptr(), fields.ptr());
-  throw nb::python_error();
-}
 
 // What an array exports, held for the length of the call.
 using HeldArray = nb::ndarray<>;
@@ -71,31 +48,6 @@ bool hold_array(nb::handle object, HeldArray& array, Destination& destination) {
   }
   return true;
 }
-
-std::span<const ChunkRow> rows_of(const HeldBuffer& buffer) {
-  const std::span<const std::byte> bytes = buffer.bytes();
-  if (bytes.size() % sizeof(ChunkRow) != 0)
-    throw nb::value_error("the table is not a whole number of chunk rows");
-  if (reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(ChunkRow) != 0)
-    throw nb::value_error("the table is not aligned");
-  return {reinterpret_cast<const ChunkRow*>(bytes.data()), bytes.size() / sizeof(ChunkRow)};
-}
-
-class HeldSources {
- public:
-  explicit HeldSources(nb::sequence sources) {
-    held_.reserve(nb::len(sources));
-    for (const nb::handle source : sources) {
-      held_.emplace_back(source);
-      spans_.push_back(held_.back().bytes());
-    }
-  }
-  [[nodiscard]] std::span<const Source> spans() const noexcept { return spans_; }
-
- private:
-  std::vector<HeldBuffer> held_;
-  std::vector<Source> spans_;
-};
 
 // What Python sets to stop a call from another thread.
 class CancelFlag {
@@ -148,7 +100,7 @@ void decode(nb::handle failure_type, nb::handle table, nb::sequence sources,
                      0, 0});
     ++i;
   }
-  Decoder& decoder = bindings::decoder();
+  Decoder& decoder = PerProcess<Decoder>::get();
   run_unlocked(failure_type, flag, [&](const CancelPolicy& cancel) {
     return decoder.decode(rows, held_sources.spans(), arrays, threads, cancel);
   });
@@ -159,7 +111,7 @@ void inflate_only(nb::handle failure_type, nb::handle table, nb::sequence source
   const HeldBuffer held_table(table);
   const std::span<const ChunkRow> rows = rows_of(held_table);
   const HeldSources held_sources(sources);
-  Decoder& decoder = bindings::decoder();
+  Decoder& decoder = PerProcess<Decoder>::get();
   run_unlocked(failure_type, nullptr, [&](const CancelPolicy& cancel) {
     return decoder.inflate_only(rows, held_sources.spans(), threads, cancel);
   });
@@ -226,10 +178,10 @@ nb::dict status_codes() {
 }  // namespace
 
 void bind_decode(nb::module_& module) {
-  pthread_atfork(nullptr, nullptr, forget_decoder);
+  PerProcess<Decoder>::forget_after_fork();
   nb::object failure = nb::steal(PyErr_NewExceptionWithDoc(
       "dataplane._native.DecodeFailure",
-      "A row could not be decoded; args are (code, row, offset, expected, got, what, failures).",
+      "A row could not be decoded; attributes: code, row, offset, expected, got, what, failures.",
       nullptr, nullptr));
   if (!failure.is_valid()) throw nb::python_error();
   module.attr("DecodeFailure") = failure;

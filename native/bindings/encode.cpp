@@ -3,7 +3,6 @@
 #include "core/encode/encode.hpp"
 
 #include <nanobind/nanobind.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -14,28 +13,12 @@
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
 #include "bindings/gil.hpp"
+#include "bindings/per_process.hpp"
 
 namespace nb = nanobind;
 
 namespace dataplane::bindings {
 namespace {
-
-// The process's encoder; as for the decoder, a forked child leaves its copy behind.
-std::atomic<Encoder*>& encoder_slot() {
-  static std::atomic<Encoder*> slot{nullptr};
-  return slot;
-}
-
-Encoder& encoder() {
-  Encoder* current = encoder_slot().load();
-  if (current != nullptr) return *current;
-  auto made = std::make_unique<Encoder>();
-  // Without a GIL two threads may come here at once; the second one's is dropped, unused.
-  if (encoder_slot().compare_exchange_strong(current, made.get())) return *made.release();
-  return *current;
-}
-
-void forget_encoder() { encoder_slot().store(nullptr); }
 
 [[noreturn]] void raise(const Status& status) {
   if (status.code == Code::io_error) {
@@ -91,7 +74,7 @@ nb::list encode(nb::sequence chunks, const EncodeOptions& options, unsigned thre
     results.emplace_back(encode_bound(data.size(), options));
     jobs.push_back({data, results.back().room(), 0});
   }
-  Encoder& shared = encoder();
+  Encoder& shared = PerProcess<Encoder>::get();
   // Python runs signal handlers in its main thread only.
   const bool main_thread = syscall(SYS_gettid) == getpid();
   bool signalled = false;
@@ -116,7 +99,7 @@ nb::list encode(nb::sequence chunks, const EncodeOptions& options, unsigned thre
 }  // namespace
 
 void bind_encode(nb::module_& module) {
-  pthread_atfork(nullptr, nullptr, forget_encoder);
+  PerProcess<Encoder>::forget_after_fork();
   module.def(
       "encode",
       [](nb::sequence chunks, int codec, unsigned inner, unsigned level, unsigned shuffle,

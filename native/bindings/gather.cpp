@@ -8,6 +8,7 @@
 #include <cstring>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/bindings.hpp"
@@ -30,6 +31,16 @@ std::vector<RangeRow> rows_of(const HeldBuffer& buffer) {
   if (!rows.empty()) std::memcpy(rows.data(), bytes.data(), bytes.size());
   return rows;
 }
+
+// What a read did not find; see dataplane/_native.pyi.
+struct IncompleteRead {
+  nb::bytes missing;
+  std::uint64_t ranges;
+  std::uint64_t nbytes;
+  std::uint64_t corrupt_blocks;
+  std::uint64_t unreadable_blocks;
+  std::uint64_t dropped_bytes;
+};
 
 // The blocks of a mapping from numbers to buffers, in order, held for the length of the call.
 class HeldBlocks {
@@ -72,9 +83,9 @@ nb::object run(const BlockGrid& grid, std::span<const RangeRow> rows,
     throw nb::value_error(text.c_str());
   }
   if (result.missing.empty()) return nb::none();
-  return nb::make_tuple(nb::bytes(result.missing.data(), result.missing.size() * sizeof(RangeRow)),
-                        result.missed, result.missed_bytes, result.corrupt, result.io_errors,
-                        result.dropped_bytes);
+  return nb::cast(IncompleteRead{
+      nb::bytes(result.missing.data(), result.missing.size() * sizeof(RangeRow)), result.missed,
+      result.missed_bytes, result.corrupt, result.io_errors, result.dropped_bytes});
 }
 
 BlockGrid grid_of(const BlockMap& map) { return {map.spec().block_bytes, map.spec().size_bytes}; }
@@ -103,6 +114,22 @@ nb::object read_ranges(BlockMap& map, nb::handle ranges, nb::handle buffer,
 }
 
 void bind_gather(nb::module_& module) {
+  using Count = std::uint64_t;
+  nb::class_<IncompleteRead>(module, "IncompleteRead", "What a read did not find.")
+      .def(
+          "__init__",
+          [](IncompleteRead* self, nb::bytes missing, Count ranges, Count nbytes, Count corrupt,
+             Count unreadable, Count dropped) {
+            new (self) IncompleteRead{std::move(missing), ranges, nbytes, corrupt, unreadable, dropped};
+          },
+          nb::arg("missing"), nb::kw_only(), nb::arg("ranges"), nb::arg("nbytes"),
+          nb::arg("corrupt_blocks"), nb::arg("unreadable_blocks"), nb::arg("dropped_bytes"))
+      .def_ro("missing", &IncompleteRead::missing)
+      .def_ro("ranges", &IncompleteRead::ranges)
+      .def_ro("nbytes", &IncompleteRead::nbytes)
+      .def_ro("corrupt_blocks", &IncompleteRead::corrupt_blocks)
+      .def_ro("unreadable_blocks", &IncompleteRead::unreadable_blocks)
+      .def_ro("dropped_bytes", &IncompleteRead::dropped_bytes);
   module.def("copy_ranges", &copy_ranges, nb::arg("ranges"), nb::arg("buffer"), nb::arg("memory"),
              nb::kw_only(), nb::arg("block_bytes"), nb::arg("size_bytes"),
              "Copy ranges of an object out of blocks in memory.");

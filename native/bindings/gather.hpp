@@ -9,8 +9,7 @@
 
 namespace dataplane::bindings {
 
-// None when every byte was there, else (missing pieces as bytes of u64 triples, ranges and bytes
-// that were not all there, corrupt blocks, unreadable blocks, bytes of those).
+// None when every byte was there, else an IncompleteRead.
 nanobind::object read(BlockMap& map, std::uint64_t start, std::uint64_t stop,
                       nanobind::handle buffer, const nanobind::mapping& memory);
 nanobind::object read_ranges(BlockMap& map, nanobind::handle ranges, nanobind::handle buffer,

@@ -2,77 +2,39 @@
 #include "core/decode/stage.hpp"
 
 #include <nanobind/nanobind.h>
-#include <pthread.h>
 
-#include <atomic>
 #include <memory>
 #include <vector>
 
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/chunk_table.hpp"
 #include "bindings/gil.hpp"
+#include "bindings/per_process.hpp"
 
 namespace nb = nanobind;
 
 namespace dataplane::bindings {
 namespace {
 
-// The process's stager; a forked child leaves its copy, whose threads it does not have, behind.
-std::atomic<Stager*>& stager_slot() {
-  static std::atomic<Stager*> slot{nullptr};
-  return slot;
-}
-
-Stager& stager() {
-  Stager* current = stager_slot().load();
-  if (current != nullptr) return *current;
-  auto made = std::make_unique<Stager>();
-  if (stager_slot().compare_exchange_strong(current, made.get())) return *made.release();
-  return *current;
-}
-
-void forget_stager() { stager_slot().store(nullptr); }
-
-[[noreturn]] void raise(nb::handle type, const TableStatus& failure) {
-  const Status& s = failure.status;
-  const nb::tuple fields =
-      nb::make_tuple(static_cast<int>(s.code), failure.row, s.offset, s.expected, s.got, s.what, failure.failures);
-  PyErr_SetObject(type.ptr(), fields.ptr());
-  throw nb::python_error();
-}
-
-std::span<const ChunkRow> rows_of(const HeldBuffer& buffer) {
-  const std::span<const std::byte> bytes = buffer.bytes();
-  if (bytes.size() % sizeof(ChunkRow) != 0 ||
-      reinterpret_cast<std::uintptr_t>(bytes.data()) % alignof(ChunkRow) != 0)
-    throw nb::value_error("the table is not a whole number of aligned chunk rows");
-  return {reinterpret_cast<const ChunkRow*>(bytes.data()), bytes.size() / sizeof(ChunkRow)};
-}
-
 // Returns (bytes needed, records of the streams); without a buffer nothing is copied.
 nb::tuple stage(nb::handle failure_type, nb::handle table, nb::sequence sources, nb::handle buffer,
                 unsigned threads) {
   const HeldBuffer held_table(table);
   const std::span<const ChunkRow> rows = rows_of(held_table);
-  std::vector<HeldBuffer> held;
-  std::vector<Source> spans;
-  held.reserve(nb::len(sources));
-  for (const nb::handle source : sources) {
-    held.emplace_back(source);
-    spans.push_back(held.back().bytes());
-  }
+  const HeldSources held_sources(sources);
   std::unique_ptr<HeldBuffer> out;
   if (!buffer.is_none()) out = std::make_unique<HeldBuffer>(buffer, true);
-  Stager& shared = stager();
+  Stager& shared = PerProcess<Stager>::get();
   StagePlan plan;
   TableStatus status;
   {
     const GilReleased unlocked;
-    status = shared.plan(rows, spans, threads, plan);
+    status = shared.plan(rows, held_sources.spans(), threads, plan);
     if (status.status.ok() && out != nullptr)
       status = shared.run(plan, out->writable_bytes(), threads);
   }
-  if (!status.status.ok()) raise(failure_type, status);
+  if (!status.status.ok()) raise_failure(failure_type, status);
   return nb::make_tuple(plan.total_bytes,
                         nb::bytes(plan.streams.data(), plan.streams.size() * sizeof(StagedStream)));
 }
@@ -98,7 +60,7 @@ nb::dict stream_layout() {
 }  // namespace
 
 void bind_stage(nb::module_& module) {
-  pthread_atfork(nullptr, nullptr, forget_stager);
+  PerProcess<Stager>::forget_after_fork();
   module.attr("stage_align") = kStageAlign;
   module.attr("staged_stream_layout") = stream_layout();
   const nb::object failure = module.attr("DecodeFailure");

@@ -318,4 +318,4 @@ class TestTables:
             _native.copy_ranges(good.data, bytes(10), {}, block_bytes=16, size_bytes=64)
         missing = _native.copy_ranges(good.data, out, {}, block_bytes=16, size_bytes=64)
         assert missing is not None
-        assert missing[0] == good.tobytes()
+        assert missing.missing == good.tobytes()

@@ -22,6 +22,12 @@ def test_rows_have_one_layout() -> None:
     assert CHUNK_DTYPE.itemsize == _native.chunk_row_bytes
 
 
+def _failure(code: Code, **numbers: int | str) -> _native.DecodeFailure:
+    failure = _native.DecodeFailure(numbers["what"])
+    vars(failure).update(numbers, code=code.value, failures=1)
+    return failure
+
+
 def test_codecs_have_one_set_of_numbers() -> None:
     assert {codec.name.lower(): codec.value for codec in Codec} == dict(_native.codec_numbers)
 
@@ -34,7 +40,7 @@ def test_every_native_code_has_an_error_class() -> None:
     assert {code.name.lower(): code.value for code in Code} == dict(_native.status_codes)
     assert set(ERROR_OF) == set(Code)
     for code in set(Code) - {Code.CANCELLED}:
-        failure = _native.DecodeFailure(code.value, 3, 10, 1, 2, "the check", 1)
+        failure = _failure(code, row=3, offset=10, expected=1, got=2, what="the check")
         error = failure_to_error(failure, lambda row: f"row {row}")
         assert isinstance(error, DataplaneError)
         assert str(error).startswith("row 3: ")
@@ -42,7 +48,7 @@ def test_every_native_code_has_an_error_class() -> None:
 
 
 def test_numbers_that_say_nothing_are_left_out() -> None:
-    failure = _native.DecodeFailure(Code.TOO_LARGE.value, 0, 0, 0, 0, "chunk", 1)
+    failure = _failure(Code.TOO_LARGE, row=0, offset=0, expected=0, got=0, what="chunk")
     assert str(failure_to_error(failure, str)) == "0: too large: chunk"
     assert isinstance(failure_to_error(failure, str), TooLarge)
 

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dataplane import _native
+from dataplane._native import IncompleteRead
 from dataplane.buffers import shared_pool
 from dataplane.cache.config import CacheConfig
 from dataplane.cache.entries.keys import key_identity, load_key
@@ -41,10 +42,6 @@ _NONCE_BYTES = 12
 _TAG_BYTES = 16
 _OPENED_BYTES = 64 << 20
 _ANY_TICK = (1 << 64) - 1
-
-Outcome: TypeAlias = tuple[bytes, int, int, int, int, int]
-"""Missing pieces (a table of ranges), how many ranges and bytes were not all there, how many blocks
-were found corrupt, unreadable, and the disk space of those."""
 
 
 class OpenedBlocks:
@@ -168,13 +165,13 @@ class SealedBlocks:
 
     def read(
         self, start: int, stop: int, buffer: Any, memory: Mapping[int, Buffer]
-    ) -> Outcome | None:
+    ) -> IncompleteRead | None:
         """Copy a range, as `_native.BlockMap.read` does."""
         return self.read_ranges(as_ranges([(start, stop, 0)]).data, buffer, memory)
 
     def read_ranges(
         self, ranges: Buffer, buffer: Any, memory: Mapping[int, Buffer]
-    ) -> Outcome | None:
+    ) -> IncompleteRead | None:
         """Gather ranges, as `_native.BlockMap.read_ranges` does."""
         table = np.frombuffer(ranges, np.uint64).reshape(-1, 3)
         rest = self._copy(table, buffer, memory)
@@ -183,7 +180,7 @@ class SealedBlocks:
         missing: dict[int, Ranges] = {}
         corrupt = unreadable = dropped = 0
         # One block after another: together they may be more than memory should hold.
-        for block, pieces in by_block(as_ranges(rest[0]), self.block_bytes):
+        for block, pieces in by_block(as_ranges(rest.missing), self.block_bytes):
             content = self._content(block)
             if isinstance(content, _Bad):
                 missing[block] = pieces
@@ -197,9 +194,18 @@ class SealedBlocks:
         pieces = np.concatenate(list(missing.values()))
         missed = touching(table, list(missing), self.block_bytes)
         missed_bytes = int((missed[:, 1] - missed[:, 0]).sum())
-        return pieces.tobytes(), len(missed), missed_bytes, corrupt, unreadable, dropped
+        return IncompleteRead(
+            pieces.tobytes(),
+            ranges=len(missed),
+            nbytes=missed_bytes,
+            corrupt_blocks=corrupt,
+            unreadable_blocks=unreadable,
+            dropped_bytes=dropped,
+        )
 
-    def _copy(self, ranges: Ranges, buffer: Any, memory: Mapping[int, Buffer]) -> Outcome | None:
+    def _copy(
+        self, ranges: Ranges, buffer: Any, memory: Mapping[int, Buffer]
+    ) -> IncompleteRead | None:
         return _native.copy_ranges(
             ranges.data, buffer, memory, block_bytes=self.block_bytes, size_bytes=self.size_bytes
         )
@@ -236,7 +242,7 @@ class SealedBlocks:
         sealed = shared_pool().array((stop - start,), np.dtype(np.uint8))
         outcome = self.stored.read(start, stop, sealed.data, {})
         if outcome is not None:
-            return _Bad(*outcome[3:])
+            return _Bad(outcome.corrupt_blocks, outcome.unreadable_blocks, outcome.dropped_bytes)
         content = self._sealer.open(sealed.data, self._about(block))
         if content is None:
             return _Bad(corrupt=1, dropped_bytes=self._drop(block))

@@ -65,7 +65,7 @@ void Pool::grow_locked(unsigned threads) {
     } catch (const std::system_error&) {
       return;  // the system allows no more threads: the caller does the work with those there are
     }
-    const std::string name = "dp-decode-" + std::to_string(threads_.size() - 1);
+    const std::string name = name_ + "-" + std::to_string(threads_.size() - 1);
     pthread_setname_np(threads_.back().native_handle(), name.c_str());
   }
 }

@@ -11,14 +11,17 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace dataplane {
 
 class Pool {
  public:
-  Pool() = default;
+  // Threads are named `name`-0, `name`-1, …; the kernel shows 15 characters.
+  explicit Pool(std::string name) : name_(std::move(name)) {}
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
   ~Pool();
@@ -39,6 +42,7 @@ class Pool {
   void grow_locked(unsigned threads);
   void serve();
 
+  const std::string name_;
   mutable std::mutex mutex_;
   std::condition_variable wanted_;  // a request was queued, or the pool is closing
   std::condition_variable left_;    // a helper has left its request

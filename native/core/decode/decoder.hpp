@@ -68,7 +68,7 @@ class Decoder {
   void give_back(std::vector<std::unique_ptr<T>>& idle, std::unique_ptr<T> kept) noexcept;
 
   const std::uint64_t stream_bytes_;
-  Pool pool_;
+  Pool pool_{"dp-decode"};
   std::mutex mutex_;  // guards what follows; never held with the pool's
   std::vector<std::unique_ptr<Workspace>> workspaces_;
   std::vector<std::unique_ptr<Order>> orders_;

@@ -60,7 +60,7 @@ class Stager {
   [[nodiscard]] TableStatus run(const StagePlan& plan, std::span<std::byte> out, unsigned threads);
 
  private:
-  Pool pool_;
+  Pool pool_{"dp-stage"};
 };
 
 }  // namespace dataplane

@@ -56,7 +56,7 @@ class Encoder {
   [[nodiscard]] std::unique_ptr<CompressWorkspace> borrow();
   void give_back(std::unique_ptr<CompressWorkspace> workspace) noexcept;
 
-  Pool pool_;
+  Pool pool_{"dp-encode"};
   std::mutex mutex_;  // guards idle_; never held with the pool's
   std::vector<std::unique_ptr<CompressWorkspace>> idle_;
 };
