@@ -2,7 +2,7 @@
 
 A configuration is a frozen dataclass beside the code that uses it, its fields made by `setting()`.
 `assemble()` merges the four sources, converts text, rejects names it does not know, and remembers
-where each value came from so that a command can print it. This room knows no particular setting.
+where each value came from so that a command can print it. This module knows no particular setting.
 
 The TOML file is `$DATAPLANE_CONFIG`, else `~/.config/dataplane/config.toml`; each dataclass reads
 its own table (`[cache]`, `[store]`, …). Pure functions; the environment is read at the call.

@@ -220,9 +220,6 @@ class CachedObject:
         entry = self._core.entry(self.name, self.spec)
         return entry is not None and entry.blocks.is_complete()
 
-    def close(self) -> None:
-        """Say that no more reads come. Idempotent; files are the cache's own affair."""
-
     def _check_range(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.info.size_bytes:
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Bringing objects into the cache before anybody reads them, and saying what is missing.
 
 A *need* is a range of an object. Needs are turned into blocks, each once, in the order of the first
-need of it. What is missing is fetched by a plan (`Cache.plan`), whose reader is this room: it
+need of it. What is missing is fetched by a plan (`Cache.plan`), whose reader is this module: it
 takes block after block, so downloads overlap and stay within the plan's window.
 
 Not here: which objects a URL stands for (`dataplane.cli.warm`). Thread-safe; holds no state.

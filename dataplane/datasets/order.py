@@ -17,7 +17,7 @@ The permutation sorts the raw 64-bit output of PCG64 instead of calling `Generat
 NumPy promises that the bits of a bit generator and of `SeedSequence` never change, and does not
 promise it of anything above them (NEP 19), so an order outlives an upgrade of NumPy.
 
-This room knows nothing of batches, files or torch. Pure functions; safe from any thread.
+This module knows nothing of batches, files or torch. Pure functions; safe from any thread.
 """
 
 from __future__ import annotations

@@ -136,10 +136,7 @@ class Runtime:
             return found
         opened = self.cache.open(self.store, self.describe(shard))
         with self._lock:
-            found = self._objects.setdefault(shard, opened)
-        if found is not opened:
-            opened.close()
-        return found
+            return self._objects.setdefault(shard, opened)
 
     def read(self, shard: str, spans: Sequence[tuple[int, int]], out: Bytes) -> None:
         """Read byte ranges of a shard one after another into `out`, which they fill exactly."""
@@ -182,14 +179,12 @@ class Runtime:
     def close(self) -> None:
         """Drop connections and open files. Idempotent."""
         with self._lock:
-            objects, self._objects = list(self._objects.values()), {}
+            self._objects = {}
             executor, self._executor = self._executor, None
         if self.pid != os.getpid():
             return
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
-        for source in objects:
-            source.close()
         self.store.close()
 
     def _pool(self) -> ThreadPoolExecutor:

@@ -1,7 +1,7 @@
 """Converters from simulation files to packed datasets.
 
 `pack` converts files and folders and writes a dataset; `open_source` reads the samples of one file.
-The formats, names and keys are described in docs/packing.md. How the rooms fit together:
+The formats, names and keys are described in docs/packing.md. How the modules fit together:
 
     plan (found, formats, collections -> blocks, references; names) -> SourceFile
     convert (apart -> vtk_*, plot3d, numpy_files, archives) -> SourceSample

@@ -1,4 +1,4 @@
-"""What the rooms of pack hand to each other: files to convert, and those that could not be. Values.
+"""What the modules of pack hand to each other: files to convert, and those that cannot be. Values.
 
 A `SourceFile` is one dataset on disk before it is read: one file, or several that belong together.
 A converter is a function from a `SourceFile` to samples; it reads when it is iterated.

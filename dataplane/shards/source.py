@@ -1,6 +1,6 @@
 """What a converter hands to the writer: samples with their arrays in memory. Pure values.
 
-`SourceSample` is the seam between `dataplane.pack` and this room. Names follow VTK for meshes
+`SourceSample` is the seam between `dataplane.pack` and this module. Names follow VTK for meshes
 (`points`, `cells/connectivity`, `point_data/…`) and xarray for grids (`fields/<name>`); nothing
 here depends on that, except that `point` and `cell` as the first dimension name mark the arrays
 that a permutation reorders, and that an array with the attribute `index_of: "point"`, or whose last

@@ -13,7 +13,7 @@ suite in `dataplane_testing` checks each sentence against every store.
 - Stores are thread-safe, picklable while unused, and are not used across fork: clients inside are
   created at first use in the process that uses them.
 
-This room is not the place for caching; that is `dataplane.cache`.
+This module is not the place for caching; that is `dataplane.cache`.
 """
 
 from __future__ import annotations

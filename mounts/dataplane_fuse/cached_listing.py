@@ -139,7 +139,7 @@ class ListingCache:
                 self._entries -= len(level)
 
     def report_hidden(self, directory: str, name: str, reason: str) -> None:
-        """Count and tell of a name that is hidden for a reason found outside this room."""
+        """Count and tell of a name that is hidden for a reason found outside this module."""
         self._hidden.report(directory, name, reason)
 
     @property

@@ -16,11 +16,11 @@ __all__ = ["CacheBlocks", "HeldObject"]
 class HeldObject:
     """An object that a program has open: evicted only when nothing else is left."""
 
-    __slots__ = ("_hold", "_source")
+    __slots__ = ("_lease", "_source")
 
     def __init__(self, cache: Cache, source: CachedObject) -> None:
         self._source = source
-        self._hold = cache.lease(source)
+        self._lease = cache.lease(source)
 
     def read_into(self, start: int, stop: int, buffer: memoryview) -> None:
         """Fill `buffer` with bytes `[start, stop)` of the object."""
@@ -32,8 +32,7 @@ class HeldObject:
 
     def close(self) -> None:
         """Let go of the object. Idempotent."""
-        self._hold.close()
-        self._source.close()
+        self._lease.close()
 
 
 class CacheBlocks:
@@ -54,11 +53,7 @@ class CacheBlocks:
 
     def read(self, info: ObjectInfo, start: int, stop: int) -> Buffer:
         """Read bytes of an object that is not kept open."""
-        source = self._cache.open(self._store, info)
-        try:
-            return source.read(start, stop)
-        finally:
-            source.close()
+        return self._cache.open(self._store, info).read(start, stop)
 
     def fetch_ahead(self, info: ObjectInfo, start: int, stop: int, window_bytes: int) -> Plan:
         """Fetch `[start, stop)` in order within a window; steps are block numbers."""

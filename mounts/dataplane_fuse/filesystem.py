@@ -12,7 +12,7 @@ What readers can rely on:
 - Names and attributes may be as old as `list_ttl_s`; so may the absence of a name.
 - Nothing can be written: every call that would is EROFS.
 
-Thread-safe. Lock order: none of the rooms below calls another while it holds its lock.
+Thread-safe. Lock order: none of the modules below calls another while it holds its lock.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _RESERVED_INODES = 2
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What `stat` says of a node; the owner is the mounter, whom this room does not know.
+    """What `stat` says of a node; the owner is the mounter, whom this module does not know.
 
     Attributes:
         inode: a hash of the path.

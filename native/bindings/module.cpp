@@ -1,4 +1,4 @@
-// The extension module: each bind_* function lives in a file of its own, named after its room.
+// The extension module: each bind_* function lives in a file of its own, named after its part.
 #include <nanobind/nanobind.h>
 
 #include "bindings/bindings.hpp"

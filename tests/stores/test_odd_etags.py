@@ -163,7 +163,6 @@ def test_the_cache_keeps_such_an_object(tmp_path: Path) -> None:
             asked = len(server.requests)
             assert bytes(source.read(7, 700)) == _BODY[7:700]
             assert len(server.requests) == asked
-            source.close()
         store.close()
 
 

@@ -4,11 +4,11 @@ Enough of S3 for obstore, boto3 and s3fs; fast enough (files and `sendfile`) not
 benchmark measures; and able to behave as badly as a real cloud, in a way that can be repeated.
 It is not a store for data that matters: nothing is synced, and it listens on loopback only.
 
-The rooms, downward: `endpoint` (the Python face), `control` (the same in another process), `engine`
-(all parts together), `server` and `connection` (sockets and threads), `faults` and `delivery`
-(what goes wrong, and how answers go out), `*_operations` over `exchange` (S3 itself), `objects`,
-`uploads`, `replacements` (state), `sigv4`, `bodies`, `http`, `documents`, `listing`, `conditions`
-(protocol), `model` (words).
+The modules, downward: `endpoint` (the Python face), `control` (the same in another process),
+`engine` (all parts together), `server` and `connection` (sockets and threads), `faults` and
+`delivery` (what goes wrong, and how answers go out), `*_operations` over `exchange` (S3 itself),
+`objects`, `uploads`, `replacements` (state), `sigv4`, `bodies`, `http`, `documents`, `listing`,
+`conditions` (protocol), `model` (words).
 
 Started as a program, `python -m dataplane_testing.s3 --help`, it serves until Ctrl-C.
 """

@@ -1,4 +1,4 @@
-"""Words that all rooms of the endpoint share: limits, records of requests, S3's errors.
+"""Words that all modules of the endpoint share: limits, records of requests, S3's errors.
 
 `S3Error` is the protocol's error, made to be rendered as XML for the client; it never leaves this
 package. What a caller in Python did wrong is a `dataplane.errors` class, as everywhere.

@@ -1,8 +1,8 @@
 """AWS Signature Version 4, the server's side: is this request signed with the secret we know?
 
 Header signatures, presigned URLs, and the chain of chunk signatures of `STREAMING-*` bodies.
-Anonymous requests pass only where that is allowed. This room does not read bodies; it tells what
-the body must be (`Signing.payload`), and signs chunks for the room that reads them.
+Anonymous requests pass only where that is allowed. This module does not read bodies; it tells what
+the body must be (`Signing.payload`), and signs chunks for the module that reads them.
 
 Source: AWS "Signature Version 4 for API requests", and "Signature calculations for the
 Authorization header: transferring payload in multiple chunks" of the S3 reference.

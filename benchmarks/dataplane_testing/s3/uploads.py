@@ -1,6 +1,6 @@
 """Multipart uploads: parts arrive in any order, and become one object at once or not at all.
 
-Parts are staged files that this room owns until the upload is completed or aborted. They do not
+Parts are staged files that this module owns until the upload is completed or aborted. They do not
 outlive the endpoint. Thread-safe: one lock guards the tables; files are written outside it, and an
 upload that is being completed can no longer be added to.
 """

@@ -10,7 +10,7 @@ shared lock on its map; who removes one must get that lock exclusively. A map ap
 complete (temporary name, then rename), after its data file. So a pair that does not pass its checks
 was damaged, and it is removed when nobody uses it.
 
-This room takes no policy decisions and knows no store. Thread-safe.
+This module takes no policy decisions and knows no store. Thread-safe.
 """
 
 from __future__ import annotations

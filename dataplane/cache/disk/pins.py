@@ -11,7 +11,7 @@ held is evicted only when nothing else is left.
 cannot be made again. A damaged file is an error for who wants to change or list it; eviction then
 goes by the last list that it could read.
 
-This room decides nothing about bytes. Thread-safe.
+This module decides nothing about bytes. Thread-safe.
 """
 
 from __future__ import annotations
