@@ -16,10 +16,7 @@ from pathlib import Path
 import click
 
 from dataplane.cache import CacheConfig
-from dataplane.cache.disk.entry_identity import Scope
-from dataplane.cache.disk.session import Session
-from dataplane.cache.eviction.catalog import Catalog
-from dataplane.cache.eviction.inventory import Totals, add_up, walk
+from dataplane.cache.admin import Catalog, Scope, Session, Totals, add_up, walk
 from dataplane.cli.text import printable
 from dataplane.errors import CacheError
 from dataplane.stores import open_store

@@ -12,10 +12,7 @@ import click
 from rich.text import Text
 
 from dataplane.cache import CacheConfig
-from dataplane.cache.disk.entry_identity import Scope
-from dataplane.cache.disk.pins import Pin
-from dataplane.cache.disk.session import Session
-from dataplane.cache.eviction.inventory import EntryRow, Totals, add_up, disk_room, walk
+from dataplane.cache.admin import EntryRow, Pin, Scope, Session, Totals, add_up, disk_room, walk
 from dataplane.cli.cache_directory import (
     DIR_OPTION,
     JSON_OPTION,

@@ -15,11 +15,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from dataplane.cache.disk.other_version import remove_other_version
-from dataplane.cache.maintenance.cleanup import Cleared, collect
-from dataplane.cache.maintenance.cleanup import clear as clear_cache
-from dataplane.cache.maintenance.verify import VerifyReport
-from dataplane.cache.maintenance.verify import verify as verify_blocks
+from dataplane.cache.admin import Cleared, VerifyReport, collect, remove_other_version
+from dataplane.cache.admin import clear as clear_cache
+from dataplane.cache.admin import verify as verify_blocks
 from dataplane.cli.cache_directory import (
     DIR_OPTION,
     JSON_OPTION,

@@ -18,8 +18,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from dataplane.cache.admin import KEY_VARIABLE
 from dataplane.cache.config import CacheConfig
-from dataplane.cache.entries.keys import KEY_VARIABLE
 from dataplane.cli.text import Column, fits, output, print_fitted, print_pieces, printable
 from dataplane.config import Resolved, assemble, load_toml
 from dataplane.stores.base import StoreConfig

@@ -26,9 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dataplane.cache import CacheConfig
-from dataplane.cache.disk.session import Session
-from dataplane.cache.eviction.inventory import disk_room
-from dataplane.cache.maintenance.process_statistics import ProcessFigures, read_published
+from dataplane.cache.admin import ProcessFigures, Session, disk_room, read_published
 from dataplane.cli.cache_directory import DIR_OPTION, attached
 from dataplane.cli.options import cache_config, metrics_options
 from dataplane.cli.text import grid, output, piece_lines, plural, printable

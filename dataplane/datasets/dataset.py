@@ -25,8 +25,7 @@ from types import NoneType, TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 from dataplane.cache import CacheConfig, CacheWarning
-from dataplane.cache.disk import unusable
-from dataplane.cache.disk.directory import unusable_warning
+from dataplane.cache.admin import is_news, unusable_warning
 from dataplane.config import assemble
 from dataplane.datasets.layout import (
     ArrayLayout,
@@ -348,7 +347,7 @@ def _warn_if_unusable(config: CacheConfig) -> None:
     """Say where the caller sees it, and not only in a log, that nothing will be cached."""
     warning = unusable_warning(config.dir, sharing=config.sharing)
     if warning is not None:
-        unusable.is_news(config.dir)  # the caches that run into it need not say it again
+        is_news(config.dir)  # the caches that run into it need not say it again
         warnings.warn(warning, CacheWarning, stacklevel=3)
 
 

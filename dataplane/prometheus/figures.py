@@ -12,11 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from dataplane.cache.admin import Session, directory_gauges, is_in_use, read_published
 from dataplane.cache.config import CacheConfig
-from dataplane.cache.disk.directory import is_in_use
-from dataplane.cache.disk.session import Session
-from dataplane.cache.gauges import directory_gauges
-from dataplane.cache.maintenance.process_statistics import read_published
 from dataplane.distribution import version
 from dataplane.metrics import DIRECTORY_GAUGES, LABELS, describe, wire_name
 from dataplane.telemetry import gauges, totals

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dataplane.cache.disk.directory import check_usable, unusable_warning
+from dataplane.cache.admin import check_usable, unusable_warning
 from dataplane.cli.options import (
     cache_config,
     cache_options,

@@ -1,0 +1,44 @@
+"""What commands, mounts and datasets use of a cache beside `Cache`: looking at it and keeping it.
+
+The one door to the packages below; nothing outside of `dataplane.cache` imports those.
+"""
+
+from dataplane.cache.disk.directory import check_usable, is_in_use, unusable_warning
+from dataplane.cache.disk.entry_identity import Scope
+from dataplane.cache.disk.other_version import remove_other_version
+from dataplane.cache.disk.pins import Pin
+from dataplane.cache.disk.session import Session
+from dataplane.cache.disk.unusable import is_news
+from dataplane.cache.entries.keys import KEY_VARIABLE
+from dataplane.cache.eviction.catalog import Catalog
+from dataplane.cache.eviction.inventory import EntryRow, Totals, add_up, disk_room, walk
+from dataplane.cache.gauges import directory_gauges
+from dataplane.cache.maintenance.cleanup import Cleared, clear, collect
+from dataplane.cache.maintenance.process_statistics import ProcessFigures, read_published
+from dataplane.cache.maintenance.verify import VerifyReport, verify
+
+__all__ = [
+    "KEY_VARIABLE",
+    "Catalog",
+    "Cleared",
+    "EntryRow",
+    "Pin",
+    "ProcessFigures",
+    "Scope",
+    "Session",
+    "Totals",
+    "VerifyReport",
+    "add_up",
+    "check_usable",
+    "clear",
+    "collect",
+    "directory_gauges",
+    "disk_room",
+    "is_in_use",
+    "is_news",
+    "read_published",
+    "remove_other_version",
+    "unusable_warning",
+    "verify",
+    "walk",
+]
