@@ -12,6 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from dataplane.errors import ObjectChanged, StoreError, Timeout
+from dataplane.stores import abort
+from dataplane.stores.abort import Aborted, AbortScope, current_scope
 from dataplane.stores.clients.memory import MemoryStore
 from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy import hedge
@@ -25,12 +27,17 @@ CONTENT = bytes(range(200))
 class Scripted(StoreWrapper):
     """A store whose next reads do what they are told first."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_abort: bool = False) -> None:
         super().__init__(MemoryStore("hedge", ""))
+        self._can_abort = can_abort
         self.acts: list[Callable[[], None]] = []
         self.reads = 0
         self._lock = threading.Lock()
         self._inner.put("a", CONTENT)
+
+    @property
+    def can_abort(self) -> bool:
+        return self._can_abort
 
     def get_range(self, key, start, stop, *, if_match=None):
         with self._lock:
@@ -50,9 +57,19 @@ def _raise(err: Exception) -> Callable[[], None]:
 
 @pytest.fixture
 def stall():
-    """An act that ends when the test does."""
+    """An act that ends when the test does, or when it is aborted."""
     over = threading.Event()
-    yield lambda: over.wait(30)
+
+    def act() -> None:
+        aborted = threading.Event()
+        scope = current_scope()
+        if scope is not None:
+            scope.attach(aborted.set)
+        while not over.wait(0.01):
+            if aborted.is_set():
+                raise Aborted
+
+    yield act
     over.set()
 
 
@@ -61,9 +78,9 @@ def counters() -> Counters:
     return Counters()
 
 
-@pytest.fixture
-def scripted() -> Scripted:
-    return Scripted()
+@pytest.fixture(params=[False, True], ids=["handed-over", "watched"])
+def scripted(request: pytest.FixtureRequest) -> Scripted:
+    return Scripted(can_abort=request.param)
 
 
 @pytest.fixture
@@ -154,6 +171,44 @@ def test_stalls_do_not_teach_that_stalls_are_normal() -> None:
     for _ in range(600):
         latencies.add(100, 0.5)  # the store has become slower
     assert latencies.late_after_s(100) == 0.5
+
+
+def test_a_read_in_time_stays_in_its_thread_where_it_can_be_aborted() -> None:
+    scripted, seen = Scripted(can_abort=True), []
+    store = HedgeStore(scripted, 0.05, Counters())
+    for _ in range(100):
+        store.get_range("a", 0, 100)
+    scripted.acts = [lambda: seen.append(threading.current_thread())] * 5
+    for _ in range(5):
+        store.get_range("a", 0, 100)
+    assert set(seen) == {threading.current_thread()}
+    assert current_scope() is None
+
+
+def test_an_aborted_scope_refuses_what_is_attached_later() -> None:
+    ended = []
+    with AbortScope() as scope:
+        scope.attach(lambda: ended.append(1))
+        scope.detach()
+        scope.abort()
+        with pytest.raises(Aborted):
+            scope.attach(lambda: ended.append(2))
+    assert ended == []
+
+
+def test_the_watchdog_calls_once_for_what_is_late_and_wakes_again(monkeypatch) -> None:
+    monkeypatch.setattr(abort, "_LINGER_S", 0.05)
+    watchdog, late = abort.Watchdog(), []
+    for number in range(3):
+        in_time = watchdog.watch(30, lambda: late.append("never"))
+        watchdog.watch(0.05, lambda number=number: late.append(number))
+        deadline = time.monotonic() + 20
+        while number not in late:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        watchdog.over(in_time)
+        time.sleep(0.2)  # the thread goes to sleep meanwhile
+    assert late == [0, 1, 2]
 
 
 def test_without_free_threads_the_caller_reads_itself(store, scripted, monkeypatch) -> None:

@@ -5,11 +5,12 @@ lost packet, a connection that stalls. A training step waits for the slowest of 
 that is later than nearly all of its kind is sent again (Source: J. Dean, L. A. Barroso, "The Tail
 at Scale", Communications of the ACM 56(2), 2013); `latencies.py` says what late is.
 
-The request runs in a thread of its own (`runners.py`), so that its caller can turn to the second
-one; when all of them are busy the caller does the read itself. The way through another thread costs
-some ten microseconds of Python, which reads below a few hundred KiB from a server on the same
-machine can feel. A whole read that lost is left to end by itself; a stream is watched piece by
-piece (`race.py`), and one that lost is closed at its next piece.
+The caller reads by itself where its read can be aborted (`stores.abort`): a watchdog sends the
+second one when the first is late, and aborts the first when the second has come. Elsewhere, in a
+client library, the request runs in a thread of its own (`daemon_pool`), so that its caller can turn
+to the second one; that way costs some twenty microseconds. When all threads are busy the caller
+does the read itself. A whole read that lost is left to end by itself; a stream is watched piece by
+piece (`hedged_stream`), and one that lost is closed at its next piece.
 
 Only the request that wins is learned from, and from its own start: a store that stalls for 30 s now
 and then would otherwise teach that 30 s are nothing special.
@@ -26,6 +27,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeAlias
 
+from dataplane.errors import DataplaneError
+from dataplane.stores.abort import Aborted, AbortScope, shared_watchdog
 from dataplane.stores.base import Buffer, Store
 from dataplane.stores.daemon_pool import shared_runners
 from dataplane.stores.forwarder import StoreWrapper
@@ -60,7 +63,13 @@ class HedgeStore(StoreWrapper):
             return content, time.perf_counter() - begun_s
 
         kind = max(stop - start, 0).bit_length()
-        content, elapsed_s = self._hedged(read, self._latencies.late_after_s(kind))
+        late_s = self._latencies.late_after_s(kind)
+        if late_s is None:
+            content, elapsed_s = read()
+        elif self.can_abort:
+            content, elapsed_s = _WatchedRead(read, self._latencies, self._counters).run(late_s)
+        else:
+            content, elapsed_s = self._handed_over(read, late_s)
         self._latencies.add(kind, elapsed_s)
         return content
 
@@ -82,8 +91,8 @@ class HedgeStore(StoreWrapper):
         )
         return race.pieces(start)
 
-    def _hedged(self, read: Callable[[], _Answer], late_s: float | None) -> _Answer:
-        first = None if late_s is None else shared_runners().run(read)
+    def _handed_over(self, read: Callable[[], _Answer], late_s: float) -> _Answer:
+        first = shared_runners().run(read)
         if first is None:
             return read()
         if wait([first], late_s).done or not self._latencies.allow():
@@ -104,3 +113,48 @@ class HedgeStore(StoreWrapper):
         if winner is second:
             self._counters.add("store_hedges_won")
         return answer
+
+
+class _WatchedRead:
+    """A read in the caller's own thread, which a second one may overtake."""
+
+    __slots__ = ("_counters", "_latencies", "_read", "_scope", "_second")
+
+    def __init__(
+        self, read: Callable[[], _Answer], latencies: HedgeThreshold, counters: Counters
+    ) -> None:
+        self._read = read
+        self._latencies = latencies
+        self._counters = counters
+        self._scope = AbortScope()
+        self._second: Future[_Answer] | None = None
+
+    def run(self, late_s: float) -> _Answer:
+        """Read; an error counts only when the second read has failed, too."""
+        watchdog = shared_watchdog()
+        token = watchdog.watch(late_s, self._send_again)
+        try:
+            with self._scope:
+                return self._read()
+        except (Aborted, DataplaneError):
+            watchdog.over(token)
+            second = self._second
+            if second is None or second.exception() is not None:
+                raise
+            self._counters.add("store_hedges_won")
+            return second.result()
+        finally:
+            watchdog.over(token)
+
+    def _send_again(self) -> None:
+        """Begin the second read, in the watchdog's thread."""
+        if not self._latencies.allow():
+            return
+        second = self._second = shared_runners().run(self._read)
+        if second is not None:
+            self._counters.add("store_hedges")
+            second.add_done_callback(self._overtake)
+
+    def _overtake(self, second: Future[_Answer]) -> None:
+        if second.exception() is None:
+            self._scope.abort()

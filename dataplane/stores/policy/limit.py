@@ -1,11 +1,11 @@
 """Keeps the requests under way to one place below a limit, for the whole process.
 
-All stores of one identity (endpoint and bucket) share one gate, whoever opened them, so that ten
-datasets on one bucket do not open ten times the connections. A call waits for its turn; the time
+All stores of one identity (endpoint and bucket) share one semaphore, so that ten datasets on one
+bucket do not open ten times the connections. A call waits for its turn; the time
 goes to the counter `store_wait_s`. Listings are sequential by nature and pass freely.
 
-Thread-safe; a gate's lock is never held during a request. Leaving a gate takes no lock, because a
-stream that is abandoned leaves it from a finalizer. In a forked child the gates are new: the
+Thread-safe; a semaphore's lock is never held during a request. Leaving takes no lock, because a
+stream that is abandoned leaves from a finalizer. In a forked child the semaphores are new: the
 parent's requests are not the child's.
 """
 
@@ -15,7 +15,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from queue import Empty, SimpleQueue
 
 from dataplane.stores.base import Buffer, ObjectInfo, Store
@@ -63,13 +63,16 @@ class _Semaphore:
 
 
 class _Semaphores:
-    """The gates of this process, by identity."""
+    """The semaphores of this process, by identity."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_identity: dict[str, _Semaphore] = {}
 
     def find(self, identity: str) -> _Semaphore:
+        found = self._by_identity.get(identity)
+        if found is not None:
+            return found
         with self._lock:
             return self._by_identity.setdefault(identity, _Semaphore())
 
@@ -90,12 +93,18 @@ class LimitStore(StoreWrapper):
         self._counters = counters
 
     def head(self, key: str) -> ObjectInfo:
-        with self._turn():
+        semaphore = self._enter()
+        try:
             return self._inner.head(key)
+        finally:
+            semaphore.leave()
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
-        with self._turn():
+        semaphore = self._enter()
+        try:
             return self._inner.get_range(key, start, stop, if_match=if_match)
+        finally:
+            semaphore.leave()
 
     def stream_range(
         self,
@@ -106,26 +115,32 @@ class LimitStore(StoreWrapper):
         piece_bytes: int,
         if_match: str | None = None,
     ) -> Generator[Buffer, None, None]:
-        with self._turn():
+        semaphore = self._enter()
+        try:
             yield from self._inner.stream_range(
                 key, start, stop, piece_bytes=piece_bytes, if_match=if_match
             )
+        finally:
+            semaphore.leave()
 
     def put(self, key: str, data: Buffer | os.PathLike[str]) -> ObjectInfo:
-        with self._turn():
+        semaphore = self._enter()
+        try:
             return self._inner.put(key, data)
+        finally:
+            semaphore.leave()
 
     def delete(self, key: str) -> None:
-        with self._turn():
-            self._inner.delete(key)
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        gate = _semaphores.find(self.identity)
-        begun_s = time.perf_counter()
-        if gate.enter(self._limit):
-            self._counters.add("store_wait_s", time.perf_counter() - begun_s)
+        semaphore = self._enter()
         try:
-            yield
+            self._inner.delete(key)
         finally:
-            gate.leave()
+            semaphore.leave()
+
+    def _enter(self) -> _Semaphore:
+        """Take a place; the caller gives it back."""
+        semaphore = _semaphores.find(self.identity)
+        begun_s = time.perf_counter()
+        if semaphore.enter(self._limit):
+            self._counters.add("store_wait_s", time.perf_counter() - begun_s)
+        return semaphore
