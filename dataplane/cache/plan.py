@@ -309,7 +309,7 @@ class Plan:
         return fits and len(self._jobs) < self._max_jobs
 
     def _window(self) -> int:
-        """How far ahead to be: blocks that the cache has no room for must fit into memory."""
+        """Window in bytes: blocks that the cache has no room for must fit into memory."""
         if self._working_set is not None and self._working_set.is_full:
             return min(self._window_bytes, self._buffer.share_bytes)
         return self._window_bytes

@@ -18,7 +18,7 @@ from dataplane.errors import LoaderError
 __all__ = ["collate"]
 
 _SHOWN = 3
-"""How many names and samples a message lists."""
+"""Most names and samples that a message lists."""
 
 
 def collate(

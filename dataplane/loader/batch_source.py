@@ -27,7 +27,7 @@ from dataplane.errors import LoaderError
 __all__ = ["LOOKAHEAD", "BatchSource", "Indices", "KnownBatches", "KnownOrder", "SamplerBatches"]
 
 LOOKAHEAD = 64
-"""How many batches a user's sampler runs ahead of the training loop."""
+"""Number of batches that a user's sampler runs ahead of the training loop."""
 
 Indices: TypeAlias = list[int]
 

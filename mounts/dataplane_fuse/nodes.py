@@ -50,7 +50,7 @@ class Attributes:
         inode: a hash of the path.
         mode: type and permissions: 0444 files, 0555 directories.
         size_bytes: length of a file; 0 for a directory.
-        mtime_ns: when the object was last written; for a directory, when it was mounted.
+        mtime_ns: time of the last write of the object; for a directory, of the mount.
         nlink: 1 for a file, 2 for a directory.
     """
 

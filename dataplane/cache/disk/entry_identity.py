@@ -32,7 +32,7 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class EntrySpec:
-    """Specification of an entry, its identity: the version of the object and the size of blocks.
+    """Specification of an entry: the object version and the size of blocks, which identify it.
 
     Attributes:
         store: the store's identity.

@@ -166,7 +166,7 @@ class Catalog:
         """Return the first rows, and how many there are.
 
         Args:
-            scope: only entries of this part of a store.
+            scope: part of a store to restrict it to.
             sort: `used` (latest first), `size` (most bytes first) or `key`.
             limit: most rows to return.
 
