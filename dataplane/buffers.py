@@ -4,13 +4,13 @@ Fresh memory costs a page fault and a zeroed page per 4 KiB: filling it runs at 
 memory that was written before takes about 10. So the memory of a batch goes back to a pool when the
 last tensor that uses it dies, and the next batch is decoded into it.
 
-How nothing is ever handed out twice: a lease is an `ndarray` over a `memoryview` of a slab. NumPy
+Nothing is ever handed out twice: a lease is an `ndarray` over a `memoryview` of a slab. NumPy
 and torch keep that very array alive for as long as any view, slice or tensor of it lives (a view's
 `base` stops at the first array whose own base is not an array), and a `weakref.finalize` on it
 gives the slab back. The tests keep every batch of an epoch and compare them at the end.
 
 Bounds: the pool holds at most `max_free_bytes` of free slabs and drops the one that was free
-longest beyond that; what is leased is bounded by who leases (the queues of the loader). Slab sizes
+longest beyond that; what is leased is bounded by the callers (the queues of the loader). Slab sizes
 are rounded up in steps of an eighth of a power of two, so batches that differ a little in size
 share slabs and at most 12.5 % is wasted. Arrays below `MIN_POOLED_BYTES` come from the ordinary
 allocator.
@@ -49,10 +49,10 @@ _Slab: TypeAlias = mmap.mmap
 
 
 class BufferPool:
-    """Slabs of host memory, lent as arrays and taken back when nothing refers to them.
+    """Pool of slabs of host memory, lent as arrays and taken back when nothing refers to them.
 
     Args:
-        max_free_bytes: how much memory may lie idle in the pool.
+        max_free_bytes: most memory that may lie idle in the pool.
 
     Example:
         >>> pool = BufferPool()
@@ -89,19 +89,19 @@ class BufferPool:
 
     @property
     def free_bytes(self) -> int:
-        """Bytes in slabs that nobody uses."""
+        """Bytes in slabs that are not in use."""
         with self._lock:
             self._collect_locked()
             return self._free_bytes
 
     @property
     def allocated_count(self) -> int:
-        """How often memory had to be asked of the system; constant in a steady state."""
+        """Number of slabs that were asked of the system; constant in a steady state."""
         return self._allocated_count
 
     @property
     def reused_count(self) -> int:
-        """How often a free slab was lent again."""
+        """Number of times that a free slab was lent again."""
         return self._reused_count
 
     def clear(self) -> None:

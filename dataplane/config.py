@@ -1,4 +1,4 @@
-"""One assembler for every configuration dataclass: defaults < TOML < environment < arguments.
+"""Assembly of every configuration dataclass: defaults < TOML < environment < arguments.
 
 A configuration is a frozen dataclass beside the code that uses it, its fields made by `setting()`.
 `assemble()` merges the four sources, converts text, rejects names it does not know, and remembers
@@ -60,14 +60,14 @@ def setting(
     """Declare a configuration field.
 
     Args:
-        default: the value when nothing else is given.
-        default_factory: makes the default at the call.
-        env: the environment variable that sets it; of several, the first that is set.
-        parse: turns text (from the environment or TOML) into the value.
+        default: value when nothing else is given.
+        default_factory: function that makes the default at the call.
+        env: environment variable that sets it; of several, the first that is set.
+        parse: function from text (of the environment or TOML) to the value.
         doc: one line for help texts and printed configurations.
-        is_path: it names a place in the file system. A relative one means something where a command
-            is typed, so arguments and the environment may hold it; in a file it would be another
-            place for every program that reads the file, and is refused.
+        is_path: whether it names a path. A relative one means something where a command is typed,
+            so arguments and the environment may hold it; in a file it would be another path for
+            every program that reads the file, and is refused.
         repr: whether the value may be shown.
     """
     variables = (env,) if isinstance(env, str) else env
@@ -179,7 +179,7 @@ def assemble(
 
 
 def _refuse_unknown_tables(document: Mapping[str, Any], path: str, known: set[str]) -> None:
-    """Refuse what nobody would read: a typing error must not pass as a default."""
+    """Refuse tables that are not read: a typing error must not pass as a default."""
     for name, value in document.items():
         if name in known:
             continue

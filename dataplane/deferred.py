@@ -7,8 +7,8 @@ thread, for ever. So no finalizer of this project takes a lock, waits, or calls 
 (`tests/locking` checks it). Work that needs locks is put into a queue here, and the daemon thread
 dp-cleanup does it soon.
 
-`prepare` starts the thread and is called by whoever makes an object with such a finalizer: starting
-a thread takes locks, so a finalizer cannot do it.
+`prepare` starts the thread and is called by the code that makes an object with such a finalizer:
+starting a thread takes locks, so a finalizer cannot do it.
 
 Thread-safe. `defer` is reentrant, because `SimpleQueue.put` is. A forked child begins with an empty
 queue: the parent does what its own objects left.
@@ -70,7 +70,7 @@ def defer(call: Callable[[], object]) -> None:
     """Have a call made by the cleanup thread, soon; for finalizers, so it takes no lock.
 
     Args:
-        call: must not refer to the object that is being finalized.
+        call: function, which must not refer to the object that is being finalized.
     """
     _cleanup.calls.put(call)
 

@@ -1,10 +1,10 @@
 """The distribution that this package comes in: its name, version, requirements, and its checkout.
 
-The distribution is called `simdataplane`, since a public index has somebody else's `dataplane`; the
-package and the command keep the short name. In a checkout (an editable installation, or a program
-started in it) `pyproject.toml` lies beside the package and is what holds: the metadata of the
-installed distribution are as old as its last installation. Elsewhere those metadata are read. Pure
-functions of what is on the disk.
+The distribution is called `simdataplane`, since a public index has another project's `dataplane`;
+the package and the command keep the short name. In a checkout (an editable installation, or a
+program started in it) `pyproject.toml` lies beside the package and is what holds: the metadata of
+the installed distribution are as old as its last installation. Elsewhere those metadata are read.
+Pure functions of what is on the disk.
 """
 
 from __future__ import annotations

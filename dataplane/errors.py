@@ -31,7 +31,7 @@ All errors pickle, so that they cross process borders whole.
 Those that have a counterpart among Python's own errors are of that class as well, with its `errno`
 where it has one, so that code written for files and the standard library catches them:
 ConfigError is a ValueError, MissingPackage an ImportError, NotFound a FileNotFoundError, Denied a
-PermissionError, Timeout a TimeoutError. Whoever handles both kinds asks for DataplaneError first.
+PermissionError, Timeout a TimeoutError. A handler of both kinds asks for DataplaneError first.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ConfigError(DataplaneError, ValueError):
 
 
 class MissingPackage(ConfigError, ImportError):
-    """What was asked for needs an optional Python package that is not installed."""
+    """An optional Python package that the call needs is not installed."""
 
     kind = "missing_package"
     exit_code = 1

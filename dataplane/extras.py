@@ -1,4 +1,4 @@
-"""What to say when an optional package is missing: which extra of the project brings it.
+"""Extras of the project: which one brings an optional package that is missing.
 
 The extras and what is in them are those of the distribution, so this module repeats nothing of
 pyproject.toml but the import names that differ from those of packages. Pure functions.
@@ -55,9 +55,9 @@ def missing_package(what: str, module: str, *, extra: str | None = None) -> Miss
     """Return the error for something that needs a package which is not installed.
 
     Args:
-        what: needs it.
-        module: that could not be imported.
-        extra: that brings it; by default found among the distribution's.
+        what: thing that needs it.
+        module: module that could not be imported.
+        extra: extra that brings it; by default found among the distribution's.
     """
     name = module.partition(".")[0]
     return MissingPackage(

@@ -1,4 +1,4 @@
-"""Every counter and gauge by name: what it says, and what Prometheus calls it; and `stats`.
+"""Metrics: every counter and gauge with its meaning and its name in Prometheus; and `stats`.
 
 `stats()` gives a program the figures of its process. Names on the wire are `dataplane_<name>` with
 `_s` written out as `_seconds`, and `_total` behind counters; the endpoint is
@@ -47,7 +47,7 @@ COUNTERS: Mapping[str, str] = MappingProxyType(
         "mount_errors_": "calls that failed, by errno",
     }
 )
-"""What each counter counts. One that ends in `_` is a family; its members' names say the rest."""
+"""Meaning of each counter. One that ends in `_` is a family; its members' names say the rest."""
 
 GAUGES: Mapping[str, str] = MappingProxyType(
     {
@@ -63,7 +63,7 @@ GAUGES: Mapping[str, str] = MappingProxyType(
         "mount_open_files": "files that are open in mounts",
     }
 )
-"""What each gauge says; families as in `COUNTERS`."""
+"""Meaning of each gauge; families as in `COUNTERS`."""
 
 DIRECTORY_GAUGES = frozenset({"cache_used_bytes", "cache_disk_bytes", "cache_disk_free_bytes"})
 """Those that are of a cache directory, and so the same for all processes that use it."""

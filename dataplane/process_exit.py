@@ -1,4 +1,4 @@
-"""Whether the process ends, for what is still in use then.
+"""Exit of the process: whether it has begun, for objects that are still in use then.
 
 At exit loaders and caches are ended, so that the next process finds things left in order. Daemon
 threads of the user's may be in the middle of using them; an error there would print a traceback as

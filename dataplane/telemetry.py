@@ -46,7 +46,7 @@ class Counters:
         self._lock = threading.Lock()
         self._values: dict[str, float] = {}
         _live.add(self)
-        # Not a lock in sight: a finalizer runs wherever the garbage collector happens to.
+        # No lock is taken: a finalizer runs wherever the garbage collector happens to.
         weakref.finalize(self, _retired.append, self._values).atexit = False
 
     def add(self, name: str, amount: float = 1) -> None:
@@ -91,8 +91,9 @@ def offer_gauges(owner: OwnerT, read: Callable[[OwnerT], Mapping[str, float]]) -
     """Let `gauges` ask `read(owner)` for numbers of the moment, for as long as the owner lives.
 
     Args:
-        owner: kept by a weak reference.
-        read: quick, takes no lock that is held for long, and must not refer to the owner itself.
+        owner: object that has them, kept by a weak reference.
+        read: quick function that takes no lock that is held for long, and must not refer to the
+            owner itself.
     """
     with _totals_lock:
         _gauges[weakref.ref(owner)] = read
@@ -111,9 +112,7 @@ def gauges() -> dict[str, float]:
             continue
         try:
             _add(summed, read(owner))
-        except (
-            Exception
-        ):  # the boundary to whoever measures: it must not fail with what it measures
+        except Exception:  # the boundary of measuring: it must not fail with what it measures
             logger.debug("a gauge of %r cannot be read", owner, exc_info=True)
     return dict(sorted(summed.items()))
 

@@ -1,8 +1,8 @@
-"""The objects of a kind that are alive now, for whoever must reach each of them.
+"""Weak registry: the objects of a kind that are alive now, for code that must reach each of them.
 
-`weakref.WeakSet` is not it: while one thread goes through it, an `add` in another makes it raise.
+`weakref.WeakSet` will not do: while one thread goes through it, an `add` in another makes it raise.
 Here `list` takes what is there in one step of the interpreter, and an object that dies, wherever
-the garbage collector finds it, only takes one key out of a dictionary. Not a lock in sight, so
+the garbage collector finds it, only takes one key out of a dictionary. No lock is taken, so
 finalizers and forks cannot be stopped by one.
 
 Thread-safe.

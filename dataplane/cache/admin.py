@@ -1,6 +1,6 @@
-"""What commands, mounts and datasets use of a cache beside `Cache`: looking at it and keeping it.
+"""Administration of a cache, for commands, mounts and datasets: inspecting and maintaining it.
 
-The one door to the packages below; nothing outside of `dataplane.cache` imports those.
+The one interface to the packages below; nothing outside of `dataplane.cache` imports those.
 """
 
 from dataplane.cache.disk.directory import check_usable, is_in_use, unusable_warning

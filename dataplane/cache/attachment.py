@@ -1,4 +1,4 @@
-"""One stay of a process in a cache directory: what it needs there, made and closed together.
+"""Attachment of a process to a cache directory: its parts there, made and closed together.
 
 Thread-safe, as its parts are.
 """
@@ -25,7 +25,7 @@ __all__ = ["Attachment"]
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """The parts of a stay in a cache directory."""
+    """A process's attachment to one cache directory."""
 
     session: Session
     budget: Budget
@@ -45,10 +45,10 @@ class Attachment:
         """Attach to the directory of a configuration.
 
         Args:
-            config: of the cache.
-            counters: where it counts.
-            sealer: encrypts blocks, or None.
-            buffer: the blocks that plans of this process will read soon.
+            config: configuration of the cache.
+            counters: counters to add to.
+            sealer: encryption of blocks, or None.
+            buffer: prefetch buffer of this process.
 
         Raises:
             CacheError: the directory cannot be used.

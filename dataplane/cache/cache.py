@@ -1,7 +1,7 @@
 """`Cache`: the blocks of remote objects on the local SSD, shared by every process of the user.
 
-The cache of a directory is the files in it; a `Cache` is one process's way to them. It attaches to
-the directory at the first use, opens entries, fetches what is missing, and keeps to the budget.
+The cache of a directory is the files in it; a `Cache` is one process's handle on them. It attaches
+to the directory at the first use, opens entries, fetches what is missing, and keeps to the budget.
 README.md is the map of the modules that do the work.
 
 When the directory cannot be used (missing, full, read-only, failing, another version) reads go
@@ -44,11 +44,11 @@ _EXIT_S = 1.0  # downloads that do not end by then, of all caches, end with the 
 
 
 class Cache(CacheCore):
-    """A process's way to the cache directory named by `config`. Pickles as its configuration.
+    """A process's handle on the cache directory named by `config`. Pickles as its configuration.
 
     Args:
-        config: where the cache is and how large it may grow.
-        counters: where it counts; see `dataplane.cache.metrics`.
+        config: directory and budget of the cache.
+        counters: counters to add to; see `dataplane.cache.metrics`.
 
     Example:
         cache = Cache(CacheConfig(dir=Path("/ssd/cache")))
@@ -90,7 +90,7 @@ class Cache(CacheCore):
 
         Args:
             reads: the reads to come, in order; iterated by a thread of its own, as far as needed.
-            window_bytes: how far ahead of `Plan.advance`; the configuration's by default, and
+            window_bytes: most bytes ahead of `Plan.advance`; the configuration's by default, and
                 never more than half of the budget.
 
         Raises:
@@ -123,7 +123,7 @@ class Cache(CacheCore):
         """End plans and downloads and leave the directory. Idempotent.
 
         Args:
-            wait_s: how long to wait for downloads that are under way.
+            wait_s: longest wait for downloads that are under way.
         """
         if self._closed:
             return

@@ -1,4 +1,4 @@
-"""What the users of a closed cache are told: an error, or nothing when the process ends."""
+"""Errors for the users of a closed cache: `CacheError`, or `SystemExit` when the process ends."""
 
 from __future__ import annotations
 

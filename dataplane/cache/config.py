@@ -1,8 +1,8 @@
-"""What the cache promises to those who read through it: the types at its border.
+"""Configuration of the cache, and the warning of a directory that cannot be used.
 
 `Cache` (in `cache.py`) opens one `CachedObject` per object version; `PlannedRead` is the unit of a
-plan handed to `Cache.plan`. Configuration lives here because every door (loader, mount, command
-line) passes it on unopened.
+plan handed to `Cache.plan`. Configuration is a module of its own because every caller (loader,
+mount, command line) passes it on as it is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class CacheWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
-    """Where the cache is, how large it may grow, and how hard it fetches.
+    """Configuration of a cache: its directory, its budget, and how hard it fetches.
 
     Raises:
         ConfigError: a value is out of its range.

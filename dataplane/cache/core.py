@@ -1,7 +1,7 @@
 """The core of a cache: what reads and plans need of it, without knowing either.
 
 It holds the open entries, the downloads and the blocks in memory together. `object` and `plan` are
-built on it; `Cache` puts a face on all of them. Thread-safe, as its parts are.
+built on it; `Cache` is the façade of all of them. Thread-safe, as its parts are.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _ENTRY_ERRORS = frozenset({errno.EFBIG, errno.ELOOP, errno.EISDIR})
 
 
 class CacheCore:
-    """What is behind one `Cache`.
+    """The parts behind one `Cache`: open entries, downloads, blocks in memory.
 
     Attributes:
-        config: where the cache is and how large it may grow.
-        counters: where it counts.
-        sealer: encrypts blocks, or None.
-        working_sets: what is read again and again.
-        buffer: the blocks that plans will read soon.
-        guard: the way to the directory.
+        config: directory and budget of the cache.
+        counters: counters to add to.
+        sealer: encryption of blocks, or None.
+        working_sets: working sets of the plans of this process.
+        buffer: prefetch buffer of this process.
+        guard: guard of the directory.
     """
 
     def __init__(self, config: CacheConfig, counters: Counters) -> None:
@@ -71,7 +71,7 @@ class CacheCore:
 
     @property
     def request_bytes(self) -> int:
-        """Most that one download asks for: all under way take a quarter of the budget at most."""
+        """Most bytes of one request: all under way take a quarter of the budget at most."""
         config = self.config
         request_bytes = config.request_bytes
         if config.size_bytes is not None:
@@ -80,7 +80,7 @@ class CacheCore:
 
     @property
     def job_count(self) -> int:
-        """How many downloads are asked for and not done."""
+        """Number of downloads that are asked for and not done."""
         return self._downloader.scheduler.job_count
 
     def entry(self, name: str, spec: EntrySpec) -> Entry | None:

@@ -28,14 +28,14 @@ __all__ = ["DirectoryGuard"]
 
 
 class DirectoryGuard:
-    """The one way of a cache to its directory.
+    """Guard of one cache's directory, which is attached to through it alone.
 
     Args:
-        config: which directory, and how it is used.
-        counters: where its users count.
-        sealer: encrypts blocks, or None.
-        buffer: the blocks that plans of this process will read soon.
-        warned: as below.
+        config: configuration of the cache.
+        counters: counters to add to.
+        sealer: encryption of blocks, or None.
+        buffer: prefetch buffer of this process.
+        warned: initial value of the attribute.
 
     Attributes:
         current: the attachment, whether or not the directory is left alone just now.

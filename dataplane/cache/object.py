@@ -2,12 +2,13 @@
 
 A read first gathers what is held in memory and what is on the local disk, in one native call
 without the GIL, for one range or for a table of thousands. What was missing comes back as a table
-of pieces: for their blocks it asks the fetcher, waits, and gathers again; a block that could not be
-kept is copied from the download itself. When the cache cannot be used, reads go to the store.
+of pieces: their blocks are asked of the scheduler and waited for, and the read gathers again; a
+block that could not be kept is copied from the download itself. When the cache cannot be used,
+reads go to the store.
 
 Bytes are copied into memory of the caller's, except by `view` and `views`: the memory of a block
-that was just downloaded never changes and lives for as long as anybody refers to it, so that it can
-be shown as it is (`views.py` says when that is worth it).
+that was just downloaded never changes and lives for as long as something refers to it, so that
+views of it are zero-copy (`views.py` says when that is worth it).
 Cache files are never mapped: an evicted block would turn into zeros under its reader.
 
 Thread-safe. Holds no files: open entries belong to the cache, which keeps a bounded number of them.
@@ -54,7 +55,7 @@ class CachedObject:
 
     Attributes:
         info: the version that is read; a store that has another raises `ObjectChanged`.
-        store: where it comes from.
+        store: store that it comes from.
     """
 
     __slots__ = ("__weakref__", "_core", "info", "name", "spec", "store")
@@ -131,7 +132,7 @@ class CachedObject:
             ranges: rows of (start, stop, place): bytes `[start, stop)` of the object go to the
                 buffer from byte `place` on. uint64[n, 3] is taken as it is; see `read.ranges`.
                 Ranges may be empty and may overlap; places should not.
-            buffer: what no range is copied to stays as it was, unless this raises.
+            buffer: writable memory; where no range goes it stays as it was, unless this raises.
 
         Raises:
             ConfigError: a range is outside the object, or does not fit the buffer.
@@ -158,7 +159,7 @@ class CachedObject:
         """Return bytes `[start, stop)`, read-only, without a copy where that is safe.
 
         It is safe where one block that was just downloaded has them all, and worth it where they
-        are much of it: its memory is shown, and kept from its pool for as long as the view lives.
+        are much of it: the view is of its memory, which returns to its pool after the view.
         Otherwise they are read into pooled memory. For bytes that are soon done with.
 
         Raises:
@@ -174,7 +175,7 @@ class CachedObject:
     def views(self, starts: npt.NDArray[np.uint64], stops: npt.NDArray[np.uint64]) -> Views:
         """Return many ranges, without a copy where that is safe and worth it; see `view`.
 
-        Blocks that are not on the disk are waited for, and shown as they arrive. Of blocks on the
+        Blocks that are not on the disk are waited for; views of them need no copy. Of blocks on the
         disk, of ranges that cross blocks, and where ranges ask for little of a block, copies are
         made, in one call.
 
@@ -211,7 +212,7 @@ class CachedObject:
         return entry is None or not entry.blocks.missing(start, stop)
 
     def resident_bytes(self) -> int:
-        """How many of the object's bytes are on the local disk."""
+        """Number of the object's bytes that are on the local disk."""
         entry = self._core.entry(self.name, self.spec)
         return entry.blocks.resident_bytes() if entry is not None else 0
 
@@ -282,7 +283,7 @@ class CachedObject:
         }
 
     def _count_views(self, placed: Arrangement, held: Mapping[int, Buffer], wait_s: float) -> None:
-        """Count each block that is shown as a read."""
+        """Count each block with a zero-copy view as a read."""
         hits = [n for b, n in zip(placed.blocks, placed.shown_bytes, strict=True) if b in held]
         misses = [
             n for b, n in zip(placed.blocks, placed.shown_bytes, strict=True) if b not in held

@@ -1,4 +1,4 @@
-"""Who may use a cache directory, and the modes of what is made in it.
+"""Permissions of a cache directory: its users, and the modes of what is made in it.
 
     private   the directory 0700, folders 0700, files 0600; all of it one user's
     group     the directory and folders 2770, files 0660, whatever the umask
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Sharing = Literal["private", "group"]
-"""With whom a cache directory is shared."""
+"""Sharing of a cache directory: with no other user, or with a group."""
 
 _GROUP_DIRECTORY = 0o2770
 _GROUP_FILE = 0o660
@@ -72,7 +72,7 @@ def followed(link: Path) -> Path:
     itself lies is what the user named.
 
     Raises:
-        CacheError: a link on the way belongs to somebody else, or it leads to no directory.
+        CacheError: a link on the way belongs to another user, or it leads to no directory.
         OSError: the file system refused.
     """
     place = Path(os.path.realpath(link.parent))
@@ -124,12 +124,12 @@ def admit(folder: int, path: Path, sharing: Sharing, *, is_cache: bool) -> None:
 
     Args:
         folder: the open directory.
-        path: of it, for messages.
-        sharing: with whom.
-        is_cache: it is in use as a cache already, so its mode is not to be changed.
+        path: its path, for messages.
+        sharing: sharing that is asked for.
+        is_cache: whether it is in use as a cache already; its mode is not changed then.
 
     Raises:
-        CacheError: it belongs to somebody else, or is shared in another way.
+        CacheError: it belongs to another user, or is shared in another way.
         OSError: the file system refused.
     """
     status = os.fstat(folder)
@@ -153,7 +153,7 @@ def admit(folder: int, path: Path, sharing: Sharing, *, is_cache: bool) -> None:
             hint=f"make a new one: install -d -m {_GROUP_DIRECTORY:o} -g GROUP DIRECTORY",
         )
     os.fchmod(folder, _GROUP_DIRECTORY)
-    if not is_of_group(folder):  # the kernel drops the bit for who is not in the group
+    if not is_of_group(folder):  # the kernel drops the bit for a user outside the group
         raise CacheError(
             f"the cache directory {path} cannot be shared with group {status.st_gid}, "
             f"of which user {user} is no member",
@@ -207,7 +207,8 @@ def set_folder_mode(folder: int, parent: int) -> None:
     """Give an open folder of a group's cache its mode.
 
     The umask has cut the mode that it was made with. A process that was killed before it came here
-    leaves a folder that others cannot use, so whoever may set the mode does so at each opening.
+    leaves a folder that others cannot use, so each process that may set the mode does so when it
+    opens the folder.
     """
     if is_of_group(parent):
         _set_group_mode(folder, _GROUP_DIRECTORY)

@@ -1,7 +1,7 @@
-"""Fetching a plan ahead of its reader.
+"""Plans: reads to come, fetched in order, ahead of their reader, within a window.
 
 A plan is the reads to come, in order, each with the step that needs it. One thread per plan walks
-it: blocks that are on the local disk are passed over, missing ones are handed to the fetcher, due
+it: blocks that are on the local disk are passed over, missing ones are handed to the scheduler, due
 when the reader is expected to need them (`deadlines`). It stays within a window of bytes counted
 from the step that the reader has reached (`advance`); a block that several reads need counts once,
 until the last of them is done. Blocks inside the window are pinned: this process does not evict
@@ -164,7 +164,7 @@ class Plan:
         """Cancel what is left of the plan and let go of its blocks. Idempotent.
 
         Args:
-            wait_s: how long to wait for the plan's thread.
+            wait_s: longest wait for the plan's thread.
         """
         self.abandon()
         if self._thread is not threading.current_thread():
@@ -190,7 +190,7 @@ class Plan:
         self._thread = threading.current_thread()
 
     def _wake(self) -> None:
-        # One note is enough: whoever takes it looks at everything.
+        # One note is enough: the thread that takes it looks at everything.
         if self._woken.empty():
             self._woken.put(None)
 
@@ -210,7 +210,7 @@ class Plan:
         self._cancel(jobs)
 
     def _cancel(self, jobs: list[Job]) -> None:
-        """Drop what no other plan awaits; a request under way sees that by itself."""
+        """Drop what no other plan has pinned; a request under way sees that by itself."""
         self._core.cancel(job for job in jobs if not self._buffer.is_pinned(*job.key))
 
     def _leave_window_locked(self) -> list[BlockKey]:
@@ -309,7 +309,7 @@ class Plan:
         return fits and len(self._jobs) < self._max_jobs
 
     def _window(self) -> int:
-        """How far ahead to be: blocks that the cache has no room for must fit into memory."""
+        """Window in bytes: blocks that the cache has no room for must fit into memory."""
         if self._working_set is not None and self._working_set.is_full:
             return min(self._window_bytes, self._buffer.share_bytes)
         return self._window_bytes

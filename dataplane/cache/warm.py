@@ -1,4 +1,4 @@
-"""Bringing objects into the cache before anybody reads them, and saying what is missing.
+"""Warming: objects are brought into the cache ahead of their readers; what is missing is listed.
 
 A *need* is a range of an object. Needs are turned into blocks, each once, in the order of the first
 need of it. What is missing is fetched by a plan (`Cache.plan`), whose reader is this module: it
@@ -46,14 +46,14 @@ class Missing:
 
 @dataclass(slots=True)
 class WarmState:
-    """How much of what is needed is in the cache. Bytes are those of whole blocks.
+    """State of what is needed: how much of it is in the cache. Bytes are those of whole blocks.
 
     Attributes:
-        objects: how many objects are needed.
-        needed_bytes: of all blocks that are needed.
+        objects: number of objects that are needed.
+        needed_bytes: bytes of all blocks that are needed.
         missing: blocks that are not there, in the order in which they are needed.
-        missing_bytes: of those.
-        fetched_bytes: fetched so far.
+        missing_bytes: bytes of those.
+        fetched_bytes: bytes fetched so far.
     """
 
     objects: int = 0

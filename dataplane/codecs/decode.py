@@ -23,14 +23,14 @@ CancelFlag = _native.CancelFlag
 
 @dataclass(frozen=True, slots=True)
 class NativeInfo:
-    """How the native module was built and what it uses here.
+    """Build of the native module, and what it uses on this machine.
 
     Attributes:
         build_type: `Release` or `RelWithDebInfo` when optimised.
         sanitizers: such as `address,undefined`; empty in a build that is meant to be fast.
         simd: `avx512`, `avx2`, `neon` or `scalar`.
-        zstd_version: of the library that decodes.
-        lz4_version: of the library that decodes.
+        zstd_version: version of the library that decodes.
+        lz4_version: version of the library that decodes.
     """
 
     build_type: str
@@ -77,8 +77,8 @@ def decode(
         sources: contiguous buffers of encoded bytes.
         destinations: writable CPU arrays (NumPy, torch, anything with DLPack or the buffer
             protocol), contiguous or strided, pinned or not. Two of them must not share elements.
-        threads: how many threads may decode, the calling one included; 1 stays in it.
-        cancel: set by another thread to stop the call.
+        threads: most threads that decode, the calling one included; 1 stays in it.
+        cancel: flag that another thread sets to stop the call.
         describe: text for a row in error messages: which sample, array and chunk it is.
 
     Raises:

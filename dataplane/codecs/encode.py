@@ -53,7 +53,7 @@ def encode_chunks(
     Args:
         arrays: as for `encode_chunk`.
         pipeline: the codec chain of all of them.
-        threads: how many threads may encode, the calling one included; 1 stays in it.
+        threads: most threads that encode, the calling one included; 1 stays in it.
 
     Raises:
         ConfigError: as for `encode_chunk`, or the number of threads is not 1 to 256.

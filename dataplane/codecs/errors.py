@@ -25,7 +25,7 @@ __all__ = ["ERROR_OF", "Code", "failure_to_error"]
 
 
 class Code(IntEnum):
-    """What went wrong; the numbers are those of native/core/base/status.hpp."""
+    """Code of a failure; the numbers are those of native/core/base/status.hpp."""
 
     TRUNCATED = 1
     CHECKSUM_MISMATCH = 2

@@ -1,4 +1,4 @@
-"""What the inner codec chain of a Zarr v3 array means here: parsing and validation, no bytes.
+"""Inner codec chain of a Zarr v3 array: parsing and validation of its metadata, no bytes.
 
 Read and written: an optional `bytes` codec (either byte order), an optional `numcodecs.shuffle`, at
 most one compressor out of `blosc` (lz4, lz4hc, zstd), `zstd` and `numcodecs.lz4`, and an optional
@@ -30,7 +30,7 @@ _ITEM_BYTES: Final = (1, 2, 4, 8, 16)
 
 
 class Codec(IntEnum):
-    """How the bytes of a chunk are compressed; numbers as in native/core/base/chunk.hpp."""
+    """Compressor of the bytes of a chunk; numbers as in native/core/base/chunk.hpp."""
 
     RAW = 0
     ZSTD = 1
@@ -42,7 +42,7 @@ class Codec(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class BloscSettings:
-    """How to write Blosc frames; reading needs none of it.
+    """Settings for writing Blosc frames; reading needs none of them.
 
     Attributes:
         cname: `lz4`, `lz4hc` or `zstd`.
@@ -61,7 +61,7 @@ class BloscSettings:
 
 @dataclass(frozen=True, slots=True)
 class ZstdSettings:
-    """How to write zstd frames.
+    """Settings for writing zstd frames.
 
     Attributes:
         level: compression level; 0 is the library's default.
@@ -83,7 +83,7 @@ class Pipeline:
         crc32c: whether four bytes of CRC-32C end each chunk.
         shuffle: element size of a byte shuffle before the compressor, 0 for none. The shuffle
             within Blosc frames is not meant: a frame says so itself.
-        settings: how to write; None for compressors that have no settings.
+        settings: settings for writing; None for compressors that have none.
     """
 
     dtype: np.dtype[Any]

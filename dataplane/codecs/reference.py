@@ -1,4 +1,4 @@
-"""The same table decoded by other people's libraries and NumPy: slow and obviously right.
+"""Reference decoder: the same table decoded by other libraries and NumPy, slow and obviously right.
 
 The oracle of the native decoder's tests, and a way to find out which of the two is wrong about a
 file. It takes the same arguments as `dataplane.codecs.decode` (no threads), fails in the same cases

@@ -79,11 +79,11 @@ def stage(
     """Gather the streams of every row of `table` into `buffer`.
 
     Args:
-        table: the chunks; where their elements are to go does not matter.
+        table: chunks; where their elements are to go does not matter.
         sources: contiguous buffers of encoded bytes.
-        buffer: writable, contiguous, from a 16-byte boundary on, at least `staged_bytes(…)` long;
+        buffer: writable memory, contiguous, on a 16-byte boundary, at least `staged_bytes(…)` long;
             pinned memory, if it goes to a GPU. What is beyond the streams is not written.
-        threads: how many threads may copy, the calling one included.
+        threads: most threads that copy, the calling one included.
         describe: text for a row in error messages.
 
     Returns:

@@ -64,7 +64,7 @@ CHUNK_DTYPE: Final = np.dtype(
 
 
 class Convert(IntEnum):
-    """What elements become on their way; the numbers are those of native/core/base/chunk.hpp."""
+    """Conversion of elements while they are copied; numbers as in native/core/base/chunk.hpp."""
 
     NONE = 0
     F64_TO_F32 = 1
@@ -142,17 +142,17 @@ class ChunkTable:
             shape: elements per dimension; () for a scalar; at most MAX_DIMS dimensions.
             chunk_shape: elements per dimension of a chunk.
             dtype: element type, as stored.
-            pipeline: how chunks are encoded.
+            pipeline: codec chain of the chunks.
             offsets: uint64[chunks of the whole array], absolute, in C order over the chunk grid.
             nbytes: uint64[same]; a chunk whose offset and length are both 2**64 - 1 is not stored.
             fill_value: value of elements that are not stored, as a number or as in Zarr metadata.
             box: half-open range per dimension, within the shape; None for the whole array.
-            source: which of the buffers passed to `decode` holds the encoded bytes.
+            source: number of the buffer passed to `decode` that holds the encoded bytes.
             source_start: absolute offset of that buffer's first byte.
-            destination: which of the arrays passed to `decode` receives the elements.
-            destination_start: where the box's first element goes in it; None for its origin.
-            convert: what the elements become while they are copied; the destination then holds
-                float32. It costs no second pass.
+            destination: number of the array passed to `decode` that receives the elements.
+            destination_start: place of the box's first element in it; None for its origin.
+            convert: conversion of the elements while they are copied; the destination then
+                holds float32. It costs no second pass.
 
         Raises:
             FormatError: the metadata contradicts itself.

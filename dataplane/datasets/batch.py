@@ -1,8 +1,8 @@
-"""From the bytes of several samples to tensors, in one native decode call.
+"""Batches: the bytes of several samples decoded to tensors, in one native call.
 
 Every sample is decoded into its own place of the batch: there is no tensor per sample and no copy
 to put them together. `assemble` builds a batch (see `layout.py` for its structure), `separate`
-builds one dict per sample for those who transform or collate samples themselves.
+builds one dict per sample for callers that transform or collate samples themselves.
 
 Memory comes from the pool of `buffers.py`, or, when it must be pinned, from torch's caching host
 allocator. Functions without state; safe from any thread.

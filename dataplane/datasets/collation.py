@@ -1,4 +1,4 @@
-"""Put samples that already are tensors together, for those who transform or collate themselves.
+"""Collation of samples that already are tensors, for callers that transform or collate themselves.
 
 The loader decodes straight into batches and does not come here unless a transform changes samples,
 or torch's own `DataLoader` is used. Pure functions; safe from any thread.
@@ -18,7 +18,7 @@ from dataplane.errors import LoaderError
 __all__ = ["collate"]
 
 _SHOWN = 3
-"""How many names and samples a message lists."""
+"""Most names and samples that a message lists."""
 
 
 def collate(
@@ -64,7 +64,7 @@ def collate(
 def _values(
     name: Any, samples: Sequence[Any], ragged: Collection[str], listed: Collection[str]
 ) -> list[Any]:
-    """The values of one name, and what stands for those that are not there."""
+    """Return the values of one name, with stand-ins for those that are not there."""
     having = [sample for sample in samples if name in sample]
     if len(having) == len(samples) or name in listed:
         return [sample.get(name) for sample in samples]

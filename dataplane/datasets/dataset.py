@@ -7,8 +7,7 @@ own `DataLoader` too, with worker processes, where each worker reads through the
 
 Without torch, `numpy(i)` reads samples and all but tensors works.
 
-Thread-safe. What it is not: the order (`order.py`), batches (`batch.py`), or the error policy
-(`reader.py`).
+Thread-safe. The order is in `order.py`, batches in `batch.py`, the error policy in `reader.py`.
 """
 
 from __future__ import annotations
@@ -77,13 +76,13 @@ class Dataset(_MapDataset):
     Tensors need torch; `numpy(i)` gives a sample as NumPy arrays, and does not.
 
     Args:
-        url: where the dataset is: `s3://bucket/cars`, `file:///data/cars`, a path, …
+        url: URL of the dataset: `s3://bucket/cars`, `file:///data/cars`, a path, …
         arrays: names of the arrays to read, or a selection by name; every sample must have them. By
             default a sample is all the arrays that it has.
-        transform: called with each sample; what it returns takes the sample's place.
+        transform: function called with each sample; what it returns takes the sample's place.
         cache: a `CacheConfig`, a directory, or False for none; by default the user's cache.
-        store: how to reach the store; by default from the environment and configuration file.
-        errors: what to do with corrupt or missing samples: `raise`, `skip` (in batches; a single
+        store: configuration of the store; by default from the environment and configuration file.
+        errors: policy for corrupt or missing samples: `raise`, `skip` (in batches; a single
             index still raises) or `replace` by the next sample.
 
     Raises:
@@ -147,7 +146,7 @@ class Dataset(_MapDataset):
 
     @property
     def layouts(self) -> tuple[ArrayLayout, ...]:
-        """How each array is laid out in a batch.
+        """Layout of each array in a batch.
 
         Raises:
             FormatError: an array has an element type that torch has none for.
@@ -198,7 +197,7 @@ class Dataset(_MapDataset):
             raise
 
     def reader(self) -> SampleReader:
-        """Return what reads samples in this process; made at the first call in each process."""
+        """Return the reader of samples in this process; made at the first call in each process."""
         with self._lock:
             reader = self._reader
             if reader is None or reader.runtime.pid != os.getpid():

@@ -1,4 +1,4 @@
-"""How the arrays of a dataset are laid out in a batch: stacked, ragged or listed.
+"""Layout of the arrays of a dataset in a batch: stacked, ragged or listed.
 
 The layout is a property of the *dataset*, found in its index, never of the samples that happen to
 meet in a batch, so a training step sees the same structure every time:
@@ -56,7 +56,7 @@ _TORCH_DTYPES = frozenset(
 
 
 class Arrangement(enum.Enum):
-    """How the selections of the samples of a batch are put together."""
+    """Arrangement of the selections of the samples in a batch."""
 
     STACKED = "stacked"
     RAGGED = "ragged"
@@ -68,10 +68,11 @@ class ArrayLayout:
     """One array in a batch.
 
     Attributes:
-        name: of the array.
-        arrangement: see the module's text.
-        dtype: of its elements; None when listed.
-        shape: of one sample's selection; when ragged, without its first extent; empty when listed.
+        name: name of the array.
+        arrangement: arrangement; see the module's text.
+        dtype: type of its elements; None when listed.
+        shape: shape of a sample's selection; when ragged, without its first extent; empty when
+            listed.
     """
 
     name: str
@@ -126,8 +127,8 @@ def find_layouts(
     """Lay out the selected arrays by the forms that they have anywhere in the dataset.
 
     Args:
-        index: of the dataset.
-        selections: by array name.
+        index: index of the dataset.
+        selections: selections by array name.
         required: whether a sample that lacks an array is an error.
 
     Raises:

@@ -4,7 +4,7 @@ There is one permutation per `(seed, epoch)`, the same on every rank: the *globa
 size `w` the ranks take turns along it: rank `r` takes the positions `start + r`, `start + r + w`,
 … where `start` is the number of samples that the whole world has consumed already. So a run that
 stops at any step can go on at the exact sample with another world size, another number of workers
-or another batch size, and nobody has to store an order.
+or another batch size, and no order has to be stored.
 
 Ranks must take equally many steps, or a collective operation hangs at the end of the epoch. As in
 `torch.utils.data.DistributedSampler`, the order is made to divide by `w`:
@@ -38,9 +38,9 @@ def permutation(n: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     Equal arguments give equal orders on every machine and NumPy version.
 
     Args:
-        n: how many samples there are.
-        seed: 0 to 2^64 - 1.
-        epoch: 0 and up.
+        n: number of samples.
+        seed: seed, 0 to 2^64 - 1.
+        epoch: epoch, 0 and up.
 
     Returns:
         int64[n].
@@ -97,10 +97,10 @@ def rank_positions(
 
     Args:
         n: length of the global order.
-        rank: 0 to `world_size` - 1.
-        world_size: how many ranks share the order.
-        start: how many samples the world has consumed already, all ranks together.
-        drop_last: cut a tail that does not divide by `world_size` instead of padding it.
+        rank: rank, 0 to `world_size` - 1.
+        world_size: number of ranks that share the order.
+        start: number of samples that the world has consumed already, all ranks together.
+        drop_last: whether to cut a tail that does not divide by `world_size`, not pad it.
 
     Returns:
         int64[rank_count(...)], each from 0 to n - 1.

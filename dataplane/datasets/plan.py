@@ -1,4 +1,4 @@
-"""From a sample and its selections to byte ranges and a table of chunks to decode.
+"""Sample plans: byte ranges to read and a table of chunks to decode, for a sample's selections.
 
 A plan says which bytes of the shard a sample needs (*spans*: neighbouring chunks merged, so that a
 whole sample is usually one range) and, for every chunk, where it lies in those bytes once they are
@@ -42,8 +42,8 @@ class Part:
     """The selection of one array of a sample.
 
     Attributes:
-        shape: of the selection.
-        dtype: of its elements, native byte order.
+        shape: shape of the selection.
+        dtype: type of its elements, native byte order.
     """
 
     shape: tuple[int, ...]
@@ -57,12 +57,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplePlan:
-    """What to read and decode for one sample.
+    """Plan of what to read and decode for one sample.
 
     Attributes:
         index: number of the sample in the dataset.
         entry: its row in the index.
-        parts: one per selected array; None for an array that the sample lacks.
+        parts: part of each selected array; None for an array that the sample lacks.
         spans: byte ranges of the shard to read, in order, apart from each other.
         rows: CHUNK_DTYPE[n], offsets relative to the packed spans; `destination` is the number of
             the selected array, `source` is 0.
@@ -94,9 +94,9 @@ class Planner:
     """Makes plans for the samples of one dataset, and keeps some.
 
     Args:
-        index: of the dataset.
-        selections: by array name.
-        describe: gives the object that a shard is.
+        index: index of the dataset.
+        selections: selections by array name.
+        describe: function from a shard to the object that it is.
         required: whether a sample that lacks an array is an error.
     """
 

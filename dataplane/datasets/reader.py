@@ -1,4 +1,4 @@
-"""Reads samples of a dataset, and decides what happens to those that cannot be read.
+"""Reader of the samples of a dataset, with the error policy for those that cannot be read.
 
 The fast path plans, reads and decodes whole batches and knows nothing of policies. When something
 in a batch is wrong, `recover` goes through it sample by sample. A sample whose chunks do not decode
@@ -48,10 +48,10 @@ __all__ = ["SAMPLE_ERRORS", "ErrorPolicy", "SampleReader", "check_policy"]
 ErrorPolicy: TypeAlias = Literal["raise", "skip", "replace"]
 
 SAMPLE_ERRORS = (DecodeError, FormatError, NotFound, MissingArray)
-"""What makes a single sample unreadable, as opposed to a store or a cache."""
+"""Errors that make a single sample unreadable, as opposed to a store or a cache."""
 
 MAX_REPLACEMENTS = 64
-"""How many samples in a row may be replaced by the next before the dataset counts as broken."""
+"""Most samples in a row that may be replaced by the next; beyond, the dataset counts as broken."""
 
 
 def check_policy(policy: str) -> ErrorPolicy:
@@ -67,15 +67,15 @@ def check_policy(policy: str) -> ErrorPolicy:
 
 
 class SampleReader:
-    """Plans, reads and, if need be, mends samples. See the module's text.
+    """Reader of samples: plans, reads and, if need be, recovers them. See the module's text.
 
     Args:
-        runtime: where bytes come from.
-        planner: of the dataset.
-        layouts: of the selected arrays.
-        policy: what to do with samples that cannot be read.
-        length: of the dataset.
-        counters: get `dataset_samples_skipped`, `…_replaced`, `…_reread`.
+        runtime: runtime that bytes come from.
+        planner: planner of the dataset.
+        layouts: layouts of the selected arrays.
+        policy: error policy for samples that cannot be read.
+        length: length of the dataset.
+        counters: counters for `dataset_samples_skipped`, `…_replaced`, `…_reread`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class SampleReader:
         return self.runtime.stored_bytes // max(self._length, 1)
 
     def fetch(self, indices: Iterable[int]) -> list[FetchedSample]:
-        """Read the bytes of samples, mended by the policy where they have no plan.
+        """Read the bytes of samples, recovered by the policy where they have no plan.
 
         Raises:
             DataplaneError: a sample cannot be read and the policy is to raise.

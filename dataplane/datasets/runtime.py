@@ -1,4 +1,4 @@
-"""What a process needs to read shards: the store, the cache, and where each shard is.
+"""Runtime of a dataset in one process: the store, the cache, and the object of each shard.
 
 A `Runtime` belongs to one process and is made at its first read, so a `Dataset` can be pickled to
 worker processes or inherited by a fork and still never shares a connection. Shards are described
@@ -53,7 +53,7 @@ def describe_shards(store: Store) -> dict[str, ObjectInfo]:
 def cached_reader(
     store: Store, config: CacheConfig | None
 ) -> Callable[[ObjectInfo], memoryview] | None:
-    """Return what reads whole objects through the cache, or None without a cache.
+    """Return a function that reads whole objects through the cache, or None without a cache.
 
     The cache is left after each: its threads must not be there when worker processes are forked.
     """
@@ -71,12 +71,12 @@ class Runtime:
     """The store and cache of one dataset in one process. See the module's text.
 
     Args:
-        url: of the dataset.
-        store_config: how to reach it.
-        cache_config: where to cache it, or None for no cache.
+        url: URL of the dataset.
+        store_config: configuration of its store.
+        cache_config: configuration of the cache, or None for no cache.
         shards: descriptions of shards that are known already, as listed; added to here.
         sizes: length of each shard as the index records it.
-        counters: of this dataset.
+        counters: counters of this dataset.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Runtime:
         finally:
             for future in waiting:
                 future.cancel()
-            # `out` is reused by the caller: nobody may still be writing into it after an error.
+            # `out` is reused by the caller: no thread may still be writing into it after an error.
             for future in waiting:
                 if not future.cancelled():
                     future.exception()

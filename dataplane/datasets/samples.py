@@ -1,4 +1,4 @@
-"""From the bytes of several samples to NumPy arrays, in one native decode call.
+"""Decoding of the bytes of several samples to NumPy arrays, in one native call.
 
 `decode_samples` fills arrays that the caller made, in a batch or one by one; `separate_arrays`
 makes them, in memory of the pool of `buffers.py`. Nothing here needs torch. Functions without
@@ -45,8 +45,8 @@ class FetchedSample:
     """A plan and the bytes that it asked for.
 
     Attributes:
-        plan: of the sample.
-        sources: the memory that holds them: the packed spans, or several pieces.
+        plan: plan of the sample.
+        sources: memory that holds them: the packed spans, or several pieces.
         rows: CHUNK_DTYPE[n], the plan's rows; `source` and `source_offset` refer to `sources`.
     """
 

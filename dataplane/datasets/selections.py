@@ -1,8 +1,8 @@
-"""Which part of an array a step needs.
+"""Selections: the part of an array that a step needs.
 
 A selection turns the shape of a stored array into *boxes*: one half-open `(start, stop)` per
 dimension. The plan fetches and decodes only the chunks that a box touches. Several boxes are laid
-one after another along the first dimension, so a run of points that wraps around the end of its
+one after another along the first dimension, so a range of points that wraps around the end of its
 array is two boxes. A selection that draws at random takes its randomness from `draw`, a number that
 is a function of (seed, epoch, sample), and so is as reproducible as the order.
 
@@ -22,7 +22,7 @@ Box: TypeAlias = tuple[tuple[int, int], ...]
 
 @runtime_checkable
 class Selection(Protocol):
-    """What a step needs of an array."""
+    """Selection of the part of an array that a step needs."""
 
     @property
     def is_random(self) -> bool:

@@ -1,6 +1,6 @@
-"""Where a loader's batches of indices come from: a known order, or a sampler of the user's.
+"""Batch sources: a loader's batches of indices, from a known order or a sampler of the user's.
 
-A feed is read twice: by the reading stage, and, further ahead, by the cache's plan. For a known
+A source is read twice: by the reading stage, and, further ahead, by the cache's plan. For a known
 order both simply compute it. A user's sampler can be iterated only once and may draw from torch's
 global generator, so it is advanced in the training thread alone, at fixed points (`LOOKAHEAD`
 batches at the start, one more per batch yielded): what it draws never depends on timing.
@@ -27,7 +27,7 @@ from dataplane.errors import LoaderError
 __all__ = ["LOOKAHEAD", "BatchSource", "Indices", "KnownBatches", "KnownOrder", "SamplerBatches"]
 
 LOOKAHEAD = 64
-"""How many batches a user's sampler runs ahead of the training loop."""
+"""Number of batches that a user's sampler runs ahead of the training loop."""
 
 Indices: TypeAlias = list[int]
 
@@ -57,13 +57,13 @@ class KnownOrder:
     """The order of one rank, a pure function of (seed, epoch, rank, world size, start).
 
     Attributes:
-        length: of the dataset.
-        shuffle: permute it anew each epoch.
-        seed: of the permutations.
-        rank: of this process.
-        world_size: how many ranks there are.
+        length: length of the dataset.
+        shuffle: whether to permute it anew each epoch.
+        seed: seed of the permutations.
+        rank: rank of this process.
+        world_size: number of ranks.
         batch_size: samples per batch and rank.
-        drop_last: leave incomplete batches and an uneven tail out.
+        drop_last: whether to leave incomplete batches and an uneven tail out.
     """
 
     length: int
@@ -133,18 +133,18 @@ class KnownBatches:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """The end of a sampler, by an error or in peace."""
+    """The end of a sampler, with an error or without."""
 
     error: Exception | None = None
 
 
 class SamplerBatches:
-    """What a user's sampler or batch sampler yields.
+    """Batches of a user's sampler or batch sampler.
 
     Args:
-        sampler: yields lists of indices, or single ones.
-        skip: how many batches to pass over, to resume behind them.
-        length: of the dataset; negative indices count from its end.
+        sampler: iterable of lists of indices, or of single ones.
+        skip: number of batches to pass over, to resume behind them.
+        length: length of the dataset; negative indices count from its end.
     """
 
     def __init__(self, sampler: Iterable[object], *, skip: int, length: int) -> None:

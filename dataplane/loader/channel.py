@@ -1,4 +1,4 @@
-"""A bounded queue and a reorder buffer at once: what the stages of a pipeline are joined by.
+"""Channels between the stages of a pipeline: a bounded queue and a reorder buffer at once.
 
 Items carry their number, producers may finish in any order, and takers get them strictly in order.
 A producer waits while its number is `capacity` or more ahead of the next one to be taken. The
@@ -39,7 +39,7 @@ class Channel:
     """A bounded queue that gives items out in the order of their numbers. Thread-safe.
 
     Args:
-        capacity: how far ahead of the next item to be taken a producer may be.
+        capacity: most items that a producer may be ahead of the next one to be taken.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -101,11 +101,11 @@ class Channel:
 
     @property
     def count(self) -> int | None:
-        """How many items there are, once that is known."""
+        """Number of items, once that is known."""
         return self._end
 
     def cancel(self) -> None:
-        """Wake everyone who waits and drop what is held."""
+        """Wake all threads that wait and drop the items."""
         with self._condition:
             self._cancelled = True
             self._items.clear()

@@ -8,8 +8,8 @@ Epochs: a loader counts its passes; each `iter()` reads the next epoch, from 0 o
 which one is next. After `load_state_dict` the next pass resumes where the state was taken, and a
 `set_epoch` with the state's own epoch keeps that place.
 
-A loader belongs to one thread. What is here: arguments, order, epochs and state. A pass is in
-`iteration.py`.
+A loader belongs to one thread. This module has arguments, order, epochs and state; a pass is in
+`epoch_iterator.py`.
 """
 
 from __future__ import annotations
@@ -57,19 +57,20 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     Args:
         dataset: a `dataplane.Dataset`, or any other dataset, for which torch's code runs.
         batch_size: samples per batch; None yields samples.
-        shuffle: read a new permutation each epoch.
-        sampler: yields indices; the order is then its own.
-        batch_sampler: yields lists of indices.
+        shuffle: whether to read a new permutation each epoch.
+        sampler: iterable of indices; the order is then its own.
+        batch_sampler: iterable of lists of indices.
         num_workers: see above.
-        collate_fn: makes a batch of a list of samples; runs in worker threads.
-        pin_memory: decode into page-locked memory.
-        drop_last: leave out an incomplete last batch, and a tail that not all ranks would get.
+        collate_fn: function from a list of samples to a batch; runs in worker threads.
+        pin_memory: whether to decode into page-locked memory.
+        drop_last: whether to leave out an incomplete last batch, and a tail that not all ranks get.
         timeout: seconds to wait for a batch; 0 waits.
-        worker_init_fn: called with its number in each thread that runs `transform` or `collate_fn`.
+        worker_init_fn: function of a thread's number, called in each that runs `transform` or
+            `collate_fn`.
         multiprocessing_context: of no use to threads; accepted.
         generator: for a shuffle without `seed`: its `initial_seed()` is the seed.
-        seed: of the shuffle, the same on all ranks; 0 by default.
-        rank: of this process; by default torch.distributed's, where it is initialised, else 0.
+        seed: seed of the shuffle, the same on all ranks; 0 by default.
+        rank: rank of this process; by default torch.distributed's, where initialised, else 0.
         world_size: number of ranks; by default torch.distributed's, else 1.
         prefetch_factor: see above; 2 by default.
         persistent_workers: threads start in microseconds; accepted.
@@ -222,7 +223,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._set_sampler_epoch(epoch)
 
     def state_dict(self) -> dict[str, int | str]:
-        """Return where the training loop is: in the latest pass, or before the first.
+        """Return the place of the training loop: in the latest pass, or before the first.
 
         It counts batches that were yielded, not those that wait; it is the same on all ranks.
 

@@ -1,15 +1,15 @@
-"""One pass over a loader: the stages between indices and batches, and what is counted on the way.
+"""Epoch iterator: one pass over a loader, its stages from indices to batches, and its counters.
 
-    feed -> read (plan, bytes through the cache) -> decode (native, into the batch) -> batch
-                                                 -> decode (per sample) -> collate (transform, …) ->
+    source -> read (plan, bytes through the cache) -> decode (native, into the batch) -> batch
+                                                   -> decode (per sample) -> collate (transform, …)
 
-`read` and `decode` are stages of an `engine.Pipeline`; `collate` exists only where user code (a
+`read` and `decode` are stages of a `pipeline.Pipeline`; `collate` exists only where user code (a
 transform or a collate_fn) must run. With `num_workers=0` only `read` runs in the background and
 the training thread decodes and collates itself. Beside the pipeline a plan of the cache fetches the
-same order, further ahead, within its window of bytes (`ahead.py`).
+same order, further ahead, within its window of bytes (`prefetcher.py`).
 
 A pass stops its threads when it ends, fails, is closed, or is no longer referred to: the stages
-hold `_Work`, never the pass itself. An iterator belongs to one thread.
+refer to `_Work`, never to the pass itself. An iterator belongs to one thread.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ DIRECT_READ_THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class PassOptions:
-    """How batches are made.
+    """Options of a pass.
 
     Attributes:
         batch_size: samples in a batch, as far as is known; at least 1.
         num_workers: native decode threads; 0 decodes in the training thread.
         prefetch_factor: finished batches that may wait for the training loop.
-        pin: put batches into pinned memory.
-        timeout_s: how long to wait for a batch, or None.
-        single: yield samples, not batches (`batch_size=None`).
-        transform: called with each sample, or None.
-        collate: makes a batch of a list of samples, or None for the layout of the dataset.
-        worker_init: called with its number in each thread that runs user code, or None.
+        pin: whether to put batches into pinned memory.
+        timeout_s: longest wait for a batch, or None.
+        single: whether to yield samples, not batches (`batch_size=None`).
+        transform: function called with each sample, or None.
+        collate: function from a list of samples to a batch, or None for the dataset's layout.
+        worker_init: function of a thread's number, called in each that runs user code, or None.
     """
 
     batch_size: int
@@ -87,7 +87,7 @@ class _Decoded:
 
 
 class _Work:
-    """What the stages do. Shared by their threads; refers to no pass, pipeline or loader."""
+    """The work of the stages. Shared by their threads; refers to no pass, pipeline or loader."""
 
     def __init__(
         self, reader: SampleReader, options: PassOptions, ahead: Prefetcher | None
@@ -144,11 +144,11 @@ class Pass(Iterator[Any]):
     """The iterator of a loader over a packed dataset.
 
     Args:
-        reader: of the dataset.
-        feed: batches of indices.
-        options: how batches are made.
-        progress: told of every place of the order that was used up, and of the end.
-        ahead: fetches the bytes in advance, or None without a cache.
+        reader: reader of the dataset.
+        feed: source of batches of indices.
+        options: options of the pass.
+        progress: progress of the pass, told of every place that was used up, and of the end.
+        ahead: prefetcher of the bytes, or None without a cache.
     """
 
     def __init__(
@@ -235,7 +235,7 @@ class _Closer:
         self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        # The feed first: the plan may be waiting in its iterator.
+        # The batch source first: the plan may be waiting in its iterator.
         self._feed.close()
         with self._lock:
             ahead, self._work.ahead = self._work.ahead, None
@@ -275,7 +275,7 @@ def _stages(work: _Work) -> list[Stage]:
 def plan_ahead(
     reader: SampleReader, feed: BatchSource, options: PassOptions, before: Prefetcher | None
 ) -> Prefetcher | None:
-    """Return what fetches the bytes of a pass in advance: `before`, if it foresaw the pass.
+    """Return the prefetcher of a pass: `before`, if it foresaw the pass.
 
     Returns:
         None without a cache. Unless it is returned, `before` ends, after the pass that uses it.

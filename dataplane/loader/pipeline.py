@@ -1,4 +1,4 @@
-"""Stages that hand items on in order through bounded channels, and know who waits for whom.
+"""Pipeline: stages that hand items on in order through bounded channels, and count their waits.
 
 A `Pipeline` is a source, some stages, and an end that the consumer reads. Each stage runs a
 function on every item in threads of its own; between stages is a bounded `Channel`, which gives
@@ -8,12 +8,12 @@ Ends: the source's end travels as a length, so every stage stops after the last 
 travels as an item: a stage that fails on item `s` puts the error at place `s` and stops what is
 upstream. The consumer gets every item before `s`, then the error, and closes the rest: which batch
 fails is as reproducible as the order. `close()` cancels everything, joins the threads, and may be
-called any number of times from any thread. A pipeline that nobody refers to any more is cancelled
+called any number of times from any thread. A pipeline that is not referred to any more is cancelled
 by the cleanup thread (`dataplane/deferred.py`), and one that is left open by the end of the process
 at exit.
 
-Who is the bottleneck: every stage counts the time its threads spend working, waiting for input and
-waiting for a place in their output. The stage whose threads work all the time is it.
+Bottleneck: every stage counts the time its threads spend working, waiting for input and waiting for
+a slot in their output. The stage whose threads work all the time is the bottleneck.
 
 Threads are daemons named `dp-<stage>-<i>`, started by the constructor. Nothing here knows samples,
 torch or the cache.
@@ -40,23 +40,23 @@ from dataplane.weak_registry import WeakRegistry
 __all__ = ["Pipeline", "Stage", "StageStats"]
 
 JOIN_TIMEOUT_S = 10.0
-"""How long `close()` waits for a thread that is inside a call it cannot be called back from."""
+"""Longest wait of `close()` for a thread that is inside a call it cannot be called back from."""
 
 _EXIT_JOIN_S = 2.0
-"""How long the end of the process waits for all threads: they are daemons, and end with it."""
+"""Longest wait for all threads at the end of the process: they are daemons, and end with it."""
 
 
 @dataclass(slots=True)
 class StageStats:
-    """Where the threads of one stage spent their time so far.
+    """Statistics of one stage so far: where its threads spent their time.
 
     Attributes:
-        name: the stage.
-        threads: how many threads it has.
-        items: how many items went through.
+        name: name of the stage.
+        threads: number of its threads.
+        items: number of items that went through.
         busy_s: time in the stage's function, all threads together.
         get_wait_s: time waiting for input.
-        put_wait_s: time waiting for a place in the output.
+        put_wait_s: time waiting for a slot in the output.
     """
 
     name: str
@@ -92,11 +92,11 @@ class Stage:
     """One step of a pipeline.
 
     Attributes:
-        name: for threads and statistics.
-        run: turns `(number, item)` into the next stage's item.
-        threads: how many items are worked on at once.
-        capacity: how many finished items may wait for the next stage.
-        on_start: called with its index in each thread before its first item.
+        name: name for threads and statistics.
+        run: function from `(number, item)` to the next stage's item.
+        threads: number of items that are worked on at once.
+        capacity: most finished items that may wait for the next stage.
+        on_start: function of a thread's index, called in each before its first item.
     """
 
     name: str
@@ -107,13 +107,14 @@ class Stage:
 
 
 class Pipeline:
-    """Runs a source through stages in the background. A context manager; `close()` ends it.
+    """Pipeline of a source and stages in the background. A context manager; `close()` ends it.
 
     Args:
-        source: yields the items; it is advanced by one thread at a time, never by two.
-        stages: at least one.
-        on_close: called once when the pipeline closes, before the threads are joined: what wakes a
-            source or a stage that waits for something outside. Must not refer to the pipeline.
+        source: iterator of the items; it is advanced by one thread at a time, never by two.
+        stages: stages, at least one.
+        on_close: function called once when the pipeline closes, before the threads are joined, to
+            wake a source or a stage that waits for something outside. Must not refer to the
+            pipeline.
     """
 
     def __init__(
@@ -131,8 +132,8 @@ class Pipeline:
         self._consumer_wait_s = 0.0
         inputs: list[_Source | Channel] = [self._source, *self._channels[:-1]]
         deferred.prepare()
-        # Threads hold the parts, not the pipeline: one that nobody holds any more is collected, and
-        # the finalizer has its threads stopped.
+        # Threads refer to the parts, not the pipeline: one that is not referred to any more is
+        # collected, and the finalizer has its threads stopped.
         self._stop = stop = _Stop(self._source, self._channels, on_close)
         for index, stage in enumerate(stages):
             upstream = stop.upstream_of(index)
@@ -163,7 +164,7 @@ class Pipeline:
 
         Raises:
             EndOfStream: there are no more.
-            LoaderError: the pipeline was closed by someone else.
+            LoaderError: the pipeline was closed by another thread.
             ChannelTimeout: nothing came within `timeout_s`.
             BaseException: whatever a stage or the source raised for this item.
         """
@@ -215,7 +216,7 @@ class _Source:
                 return number, next(self._items)
             except StopIteration:
                 self._done = True
-                # The number was not used: whoever ends the stream counts the items before it.
+                # The number was not used: the end of the stream counts the items before it.
                 self._next = number
                 raise EndOfStream from None
             except Exception as err:

@@ -1,12 +1,12 @@
-"""The plan of a loader: what its passes read, fetched ahead of them, from one pass to the next.
+"""Epoch prefetcher: the plan of a loader, fetched ahead of its passes, from one to the next.
 
 With a known order the reads of the next epoch are known while this one ends, so the plan goes on
 over the end: the first blocks of the next epoch (`next_epoch_bytes`) are fetched while the last
 batches of this one are trained on, and while the loop does other things before it comes back. The
 loader keeps the plan. When its next pass is the one that was foreseen, the pass takes the plan over
 with all that it holds; when it is another (another epoch, a resume), when the pass before it was
-left early, or when nobody refers to the loader any more, the plan is closed. That there will be a
-next epoch nobody knows; one that does not come has cost `next_epoch_bytes` at most.
+left early, or when the loader is not referred to any more, the plan is closed. Whether there will
+be a next epoch is not known; one that does not come has cost `next_epoch_bytes` at most.
 
 The order of a user's sampler is known only as it is drawn, so its plan ends with the pass.
 
@@ -31,13 +31,13 @@ __all__ = ["Prefetcher"]
 
 
 class Prefetcher:
-    """Fetches the reads of one pass after the other.
+    """Prefetcher of the reads of one pass after the other.
 
     Args:
-        cache: through which they are read.
-        reader: of the dataset.
-        feed: of the first pass.
-        window_bytes: how far ahead.
+        cache: cache that they are read through.
+        reader: reader of the dataset.
+        feed: batch source of the first pass.
+        window_bytes: most bytes to fetch ahead.
     """
 
     def __init__(

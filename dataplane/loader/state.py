@@ -1,4 +1,4 @@
-"""Where a loader is in its order, small enough to save with every checkpoint.
+"""State of a loader: its place in the order, small enough to save with every checkpoint.
 
 The state counts what the *user* got, not what was prefetched, and counts it for the whole world of
 ranks: all ranks are at the same state at the same step, so one copy serves all, and the run may
@@ -23,14 +23,14 @@ class LoaderState:
     """A place in the order of a dataset.
 
     Attributes:
-        epoch: being read, or next when nothing of it was read.
+        epoch: epoch being read, or next when nothing of it was read.
         samples_consumed: places of the global order of this epoch that all ranks together used up;
             0 for a sampler of the user's, whose order is its own.
-        num_yielded: batches of this epoch that this rank yielded, those before a resume included.
+        num_yielded: number of batches of this epoch that this rank yielded, before a resume too.
         order: `shuffled`, `sequential`, or `sampler` for a sampler of the user's.
-        seed: of the shuffle.
-        dataset_length: how many samples there are.
-        version: of this format.
+        seed: seed of the shuffle.
+        dataset_length: number of samples.
+        version: version of this format.
     """
 
     epoch: int
@@ -97,7 +97,7 @@ class LoaderState:
 
 
 class Progress:
-    """How far one pass got: where it began, and what it yielded since.
+    """Progress of one pass: where it began, and what it yielded since.
 
     Written by the pass, read by the loader, both in the training thread.
     """
@@ -118,7 +118,7 @@ class Progress:
 
     @property
     def state(self) -> LoaderState:
-        """Where the training loop is; after the last batch, the start of the next epoch."""
+        """The place of the training loop; after the last batch, the start of the next epoch."""
         start = self._start
         if self._finished:
             return replace(start, epoch=start.epoch + 1, samples_consumed=0, num_yielded=0)

@@ -1,4 +1,4 @@
-"""What a loader did so far, in numbers that say who waits for whom.
+"""Statistics of a loader so far, which show its bottleneck.
 
 A pass owns a `Meter` and writes it from the training thread; `LoaderStats` is a snapshot of it.
 """
@@ -26,15 +26,15 @@ class LoaderStats:
     """Counters of one pass over a loader.
 
     Attributes:
-        batches: how many were yielded.
-        samples: how many were in them.
+        batches: number of batches that were yielded.
+        samples: number of samples in them.
         decoded_bytes: size of their elements.
         read_bytes: compressed bytes that were read for them.
-        first_batch_s: from the start of the pass to its first batch; None before it.
-        wait_s: how long the training loop waited for batches.
-        elapsed_s: since the start of the pass.
+        first_batch_s: time from the start of the pass to its first batch; None before it.
+        wait_s: time that the training loop waited for batches.
+        elapsed_s: time since the start of the pass.
         stages: per stage `threads`, `items`, `busy_s`, `get_wait_s` (for input) and `put_wait_s`
-            (for a place in the output), all threads of the stage together.
+            (for a slot in the output), all threads of the stage together.
     """
 
     batches: int
@@ -50,8 +50,8 @@ class LoaderStats:
     def bottleneck(self) -> str:
         """The slowest part: `consumer` when the loop hardly waits, else the busiest stage.
 
-        The first batch is left out of it: whoever comes first has to be waited for. Before the
-        third batch it is `unknown`, since one wait says nothing.
+        The first batch is left out of it, since it always has to be waited for. Before the third
+        batch it is `unknown`, since one wait says nothing.
         """
         if self.batches < _FEW:
             return "unknown"

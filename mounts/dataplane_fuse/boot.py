@@ -1,4 +1,4 @@
-"""What a system needs to make mounts at boot: the helper of mount(8), and a systemd unit.
+"""Mounts at boot: the helper of mount(8), and a systemd unit.
 
 Both lie in `system/`, beside this module and so in every installation, and are printed with the
 program of this installation in them: mount(8) and systemd search a short PATH, in which a virtual

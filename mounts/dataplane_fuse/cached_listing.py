@@ -7,8 +7,9 @@ fresh listing does not have is known to be absent without a request (negative ca
 evicted least recently used first when they hold more than `max_entries` names together; a single
 larger directory is kept alone, because it cannot be shown in part.
 
-Threads that want the same level while it is being listed wait for that one listing; a failure goes
-to all of them and is not remembered. Thread-safe; the lock is never held during a request.
+Threads that want the same directory while it is being listed wait for that one listing
+(single-flight); a failure goes to all of them and is not remembered. Thread-safe; the lock is never
+held during a request.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class CachedListing:
 
     Attributes:
         prefix: empty for the root, else ends in `/`.
-        files: objects of this level by file name, in key order.
-        directories: names of the levels below, in key order.
+        files: objects of this directory by file name, in key order.
+        directories: names of the directories below, in key order.
         listed_at_s: monotonic time of the listing.
     """
 
@@ -90,7 +91,7 @@ def build_level(prefix: str, listing: Listing, hidden: HiddenNames, now_s: float
 
 
 class ListingCache:
-    """Levels by prefix, with an age limit and a size limit. See the module's text."""
+    """Cache of listings by prefix, with a TTL and a size limit. See the module's text."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class ListingCache:
         self._entries = 0
 
     def get(self, prefix: str) -> CachedListing:
-        """Return the level, listing it when it is not known or too old."""
+        """Return the listing, making it when it is not known or too old."""
         with self._lock:
             level = self._levels.get(prefix)
             if level is not None and self._is_fresh(level):
@@ -122,29 +123,29 @@ class ListingCache:
         return self._single_flight.run(prefix, lambda: self._list(prefix))
 
     def fresh(self, prefix: str) -> CachedListing | None:
-        """Return the level if it is known and young enough; makes no request."""
+        """Return the listing if it is known and young enough; makes no request."""
         level = self.known(prefix)
         return level if level is not None and self._is_fresh(level) else None
 
     def known(self, prefix: str) -> CachedListing | None:
-        """Return the level at any age; makes no request."""
+        """Return the listing at any age; makes no request."""
         with self._lock:
             return self._levels.get(prefix)
 
     def forget(self, prefix: str) -> None:
-        """Drop the level, because something in it is known to have changed."""
+        """Drop the listing, because something in it is known to have changed."""
         with self._lock:
             level = self._levels.pop(prefix, None)
             if level is not None:
                 self._entries -= len(level)
 
     def report_hidden(self, directory: str, name: str, reason: str) -> None:
-        """Count and tell of a name that is hidden for a reason found outside this module."""
+        """Count and report a name that is hidden for a reason found outside this module."""
         self._hidden.report(directory, name, reason)
 
     @property
     def entries(self) -> int:
-        """Names remembered."""
+        """Number of names that are remembered."""
         with self._lock:
             return self._entries
 

@@ -1,4 +1,4 @@
-"""The filesystem's view of the cache: one store, read through one `dataplane.cache.Cache`.
+"""Adapter of the cache for the filesystem: one store, read through one `dataplane.cache.Cache`.
 
 Keeps no state of its own. Thread-safe.
 """
@@ -14,7 +14,7 @@ __all__ = ["CacheBlocks", "HeldObject"]
 
 
 class HeldObject:
-    """An object that a program has open: evicted only when nothing else is left."""
+    """An object that a program has open, with a lease: evicted only when nothing else is left."""
 
     __slots__ = ("_lease", "_source")
 
@@ -36,7 +36,7 @@ class HeldObject:
 
 
 class CacheBlocks:
-    """Reads objects of `store` through `cache`."""
+    """Reader of the objects of `store` through `cache`."""
 
     def __init__(self, store: Store, cache: Cache) -> None:
         self._store = store

@@ -215,7 +215,7 @@ def umount(mountpoint: Path, *, lazy: bool) -> None:
 
 
 def _usable(cache: CacheConfig) -> CacheConfig:
-    """Refuse what cannot be a cache directory, before a daemon that nobody watches finds out.
+    """Refuse what cannot be a cache directory, before a daemon in the background finds out.
 
     click does the same with `--cache-dir`; this is for the environment and the settings file.
     """

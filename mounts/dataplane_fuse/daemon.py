@@ -1,4 +1,4 @@
-"""Start the process behind a mount in the background, and wait until the mount answers.
+"""Daemon of a mount: started in the background and waited for until the mount answers.
 
 The daemon is a new interpreter, not a fork of this one: store clients have threads that do not
 survive a fork. It leads a session of its own, runs in `/` (so relative paths in its environment are
@@ -55,7 +55,7 @@ def default_log_file(mountpoint: Path) -> Path:
 
 
 def log_folder() -> Path:
-    """Return the folder of logs that nobody chose a place for; no other is ever made."""
+    """Return the folder of logs whose path was not chosen; no other is ever made."""
     base = os.environ.get("XDG_STATE_HOME")
     folder = (Path(base) if base else Path("~/.local/state").expanduser()) / "dataplane" / "logs"
     return folder.absolute()
@@ -65,9 +65,9 @@ def start(arguments: Callable[[int], Sequence[str]], mountpoint: Path, log_file:
     """Run `dataplane ARGUMENTS` in the background and wait for the mount.
 
     Args:
-        arguments: makes them from the number of the pipe to report to.
-        mountpoint: where it will be.
-        log_file: where the daemon's output goes.
+        arguments: function from the number of the pipe to report to, to the arguments.
+        mountpoint: path where it will be.
+        log_file: path that the daemon's output goes to.
 
     Returns:
         The daemon's process id.

@@ -1,4 +1,4 @@
-"""Packed datasets as the tree needs them: `dataplane.shards` on a store seen below a prefix.
+"""Adapter of packed datasets for the tree: `dataplane.shards` on a store below a prefix.
 
 Thread-safe, no state.
 """
@@ -22,7 +22,7 @@ __all__ = ["PackedDatasets", "SampleRanges"]
 
 
 class PackedDatasets:
-    """How the tree reads packed datasets."""
+    """Reader of packed datasets for the tree."""
 
     def load_index(self, store: Store, prefix: str, read_object: ReadObject) -> SampleRanges:
         """Load the index below `prefix`; `read_object` reads it, with its key in `store`.
@@ -47,7 +47,7 @@ class PackedDatasets:
 
 
 class SampleRanges:
-    """Where the archive of every sample lies, taken from the index's columns at once.
+    """Byte ranges of the archives of all samples, taken from the index's columns at once.
 
     `DatasetIndex[i]` would do, but it makes the chunk tables of the sample's arrays too, which
     costs a hundred times more than `ls -l` of a hundred thousand samples should.

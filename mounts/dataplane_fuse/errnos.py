@@ -1,9 +1,9 @@
 """One table from the errors of dataplane to what a program sees in `errno`.
 
-`dataplane.errors` gives every class an errno that suits most callers. A program that reads a file
-knows less: it asked for bytes, not for a store. So the table below restates the choice for the
-mount, with a sentence for each that could be argued about; whatever is not listed, here or in
-`dataplane.errors`, is EIO. Pure functions, no state.
+`dataplane.errors` gives an errno to the classes that have a counterpart in Python. A program that
+reads a file knows less: it asked for bytes, not for a store. So the table below makes the choice
+for the mount, with a sentence for each that could be argued about; a dataplane error that is not
+listed is EIO. Pure functions, no state.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The read-only filesystem: what every operation answers. Knows no FUSE and no kernel.
+"""The read-only filesystem: its operations and their answers. Knows no FUSE and no kernel.
 
 A front end (`frontends/`) turns the kernel's requests into these calls; tests make them directly.
 Paths are relative to the mount point without a leading slash; the root is "". Every failure is an
@@ -70,14 +70,14 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FilesystemOptions:
-    """How the mount behaves.
+    """Options of a mount.
 
     Attributes:
-        list_ttl_s: how long names, attributes and absences are believed.
+        list_ttl_s: time for which names, attributes and absences are believed.
         show_samples: whether packed datasets show their samples.
-        max_entries: names remembered at once.
-        max_handles: files open at once.
-        read_ahead_bytes: how far ahead of a sequential reader to fetch at most.
+        max_entries: most names remembered at once.
+        max_handles: most files open at once.
+        read_ahead_bytes: most bytes to fetch ahead of a sequential reader.
         uid: owner shown; the mounter.
         gid: group shown.
 
@@ -102,7 +102,7 @@ class FilesystemOptions:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What `statfs` says: sizes are 0, because an object store has none.
+    """Answer of `statfs`: sizes are 0, because an object store has none.
 
     Other filesystems without a device do the same; `df` then leaves the mount out unless asked for
     it, and monitors do not take it for a full disk.
@@ -119,11 +119,11 @@ class Filesystem:
     """The operations of a mount. See the module's text.
 
     Args:
-        store: where the objects are.
+        store: store of the objects.
         blocks: the cache.
-        samples: how to read packed datasets.
-        options: how to behave.
-        counters: told of listings, opens, reads and failures.
+        samples: reader of packed datasets.
+        options: options of the mount.
+        counters: counters of listings, opens, reads and failures.
         clock: monotonic seconds, for the age of listings.
     """
 
@@ -245,7 +245,7 @@ class Filesystem:
 
     @property
     def open_files(self) -> int:
-        """How many handles are open."""
+        """Number of open handles."""
         return len(self._handles)
 
     def close(self) -> None:
@@ -253,7 +253,7 @@ class Filesystem:
         self._handles.close()
 
     def log_unexpected(self, operation: str, path: str, err: BaseException) -> None:
-        """Log an error that nobody meant to raise, once per operation and place, with a trace."""
+        """Log an unexpected error, once per operation and place, with a trace."""
         if self._is_new(operation, errno.EIO, f"{type(err).__name__} {path}"):
             logger.error("%s of %r failed unexpectedly", operation, path, exc_info=err)
 

@@ -42,12 +42,12 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OpenFile:
-    """What is behind a handle.
+    """Open file, behind one handle.
 
     Attributes:
         node: the file as it was when it was opened.
-        reader: reads its object through the cache.
-        ahead: guesses its next reads.
+        reader: reader of its object through the cache.
+        ahead: prefetch of its next reads.
     """
 
     node: FileNode
@@ -100,7 +100,7 @@ class HandleTable:
         return handle
 
     def get(self, handle: int) -> OpenFile:
-        """Return what is behind a number.
+        """Return the open file of a number.
 
         Raises:
             OSError: EBADF, no file of that number is open.

@@ -1,8 +1,9 @@
-"""The place of a mount on the host: checked before, found and removed after.
+"""Mount points on the host: checked before a mount, found and removed after.
 
 A mount point is never touched by a plain system call here once something may be mounted on it: a
-mount whose daemon hangs blocks whoever looks at it, for ever. `probe` therefore looks from a child
-process with a time limit. What is mounted is read from /proc/self/mountinfo, which asks no one.
+mount whose daemon hangs blocks every process that looks at it, for ever. `probe` therefore looks
+from a child process with a time limit. What is mounted is read from /proc/self/mountinfo, which
+asks no daemon.
 
 Functions without state.
 """
@@ -60,7 +61,7 @@ class Mounted:
     Attributes:
         path: the mount point.
         filesystem_type: `fuse.dataplane` for a mount of ours.
-        source: what was mounted.
+        source: source that was mounted.
     """
 
     path: Path
@@ -75,7 +76,7 @@ class Mounted:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a mount answered.
+    """Answer of a mount.
 
     Attributes:
         error: 0, an errno, or ETIMEDOUT when it did not answer in time.
@@ -217,7 +218,7 @@ def holders(path: Path, *, besides: int | None = None) -> list[str]:
 
     Args:
         path: the mount point.
-        besides: the number of a process to leave out.
+        besides: id of a process to leave out.
     """
     found: list[str] = []
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda each: int(each.name)):

@@ -1,4 +1,4 @@
-"""Which keys can be file names, and how those that cannot are told of.
+"""File names of keys: which keys have one, and the report of those that have none.
 
 Object keys are any text; file names are not. A key whose part at this level is empty (`a//b`), `.`
 or `..`, holds a NUL or a `/`, is longer than 255 bytes or is not valid Unicode has no file name.

@@ -1,4 +1,4 @@
-"""What the mount shows: files, directories and their attributes. Pure values, no I/O.
+"""Nodes of the mount: files, directories and their attributes. Pure values, no I/O.
 
 A file is always a byte range of one object version: a whole object, or part of a shard. Paths are
 relative to the mount point, without a leading slash; the root is "". Inode numbers are a hash of
@@ -44,13 +44,13 @@ _RESERVED_INODES = 2
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What `stat` says of a node; the owner is the mounter, whom this module does not know.
+    """Attributes of a node, for `stat`, less the owner: the mounter is not known here.
 
     Attributes:
         inode: a hash of the path.
         mode: type and permissions: 0444 files, 0555 directories.
         size_bytes: length of a file; 0 for a directory.
-        mtime_ns: when the object was last written; for a directory, when it was mounted.
+        mtime_ns: time of the last write of the object; for a directory, of the mount.
         nlink: 1 for a file, 2 for a directory.
     """
 
@@ -76,8 +76,8 @@ class FileNode:
     """A file: bytes `[start, stop)` of one object version.
 
     Attributes:
-        path: where it is in the mount.
-        info: the object version that holds its bytes.
+        path: path in the mount.
+        info: object version that holds its bytes.
         start: first byte within the object.
         stop: one past the last.
     """
@@ -103,7 +103,7 @@ class Directory(Protocol):
 
     @property
     def path(self) -> str:
-        """Where it is in the mount."""
+        """Path in the mount."""
         ...
 
     def find(self, name: str) -> Node | None:

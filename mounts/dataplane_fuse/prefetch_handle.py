@@ -1,11 +1,11 @@
-"""Guess the next reads of one open file: a window ahead of a sequential reader, nothing otherwise.
+"""Sequential prefetch of one open file: a window ahead of a sequential reader, nothing otherwise.
 
-Each read is compared with where the run of reads before it ended. Near it (requests of one stream
-may overtake each other by a few) the run goes on; anywhere else a new run begins and what was being
-fetched ahead is cancelled. Once a run has `START_BYTES`, the blocks after it are fetched ahead
-within a window as long as the run, doubling with it up to `max_window_bytes`: a reader of a header
-fetches a header, a reader of a file soon has the whole bandwidth. A random reader has no runs and
-so fetches only the blocks that it touches.
+Each read is compared with the end of the sequence of reads before it. Near it (requests of one
+stream may overtake each other by a few) the sequence goes on; anywhere else a new one begins and
+what was being fetched ahead is cancelled. Once a sequence has `START_BYTES`, the blocks after it
+are fetched ahead within a window as long as it is, doubling with it up to `max_window_bytes`: a
+reader of a header fetches a header, a reader of a file soon has the whole bandwidth. A random
+reader has no sequences and so fetches only the blocks that it touches.
 
 Thread-safe. One lock per open file, not held while fetching is started or stopped.
 """
@@ -19,17 +19,17 @@ from typing import Protocol
 __all__ = ["NEAR_BYTES", "START_BYTES", "PrefetchHandle", "SequentialPrefetch"]
 
 START_BYTES = 1 << 20
-"""Length of a run from which more of the same is expected: one request of the kernel."""
+"""Length of a sequence from which more of it is expected: one request of the kernel."""
 
 NEAR_BYTES = 4 << 20
-"""How far from the end of a run a read may start and still belong to it: four requests."""
+"""Distance from the end of a sequence within which a read belongs to it: four requests."""
 
 
 class PrefetchHandle(Protocol):
-    """Fetching under way, as `dataplane.cache.Plan`."""
+    """Handle of a prefetch under way, as `dataplane.cache.Plan`."""
 
     def advance(self, step: int) -> None:
-        """The reader has finished every read of steps below `step`."""
+        """Say that the reader has finished every read of steps below `step`."""
         ...
 
     def close(self) -> None:
@@ -42,14 +42,14 @@ StartFetching = Callable[[int, int], PrefetchHandle]
 
 
 class SequentialPrefetch:
-    """The guess for one open file; offsets are those of the object. See the module's text.
+    """Prefetch of one open file; offsets are those of the object. See the module's text.
 
     Args:
         start: first byte of the file.
         stop: one past its last byte; nothing is fetched from there on.
         block_bytes: the cache's unit of download.
-        max_window_bytes: how far ahead of the reader to fetch at most; 0 switches it off.
-        start_fetching: starts a fetch.
+        max_window_bytes: most bytes to fetch ahead of the reader; 0 switches it off.
+        start_fetching: function that starts a prefetch.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SequentialPrefetch:
 
     @property
     def window_bytes(self) -> int:
-        """How far ahead of the reader is being fetched; 0 when nothing is."""
+        """Window that is being fetched ahead of the reader; 0 when nothing is."""
         with self._lock:
             return self._window_bytes
 

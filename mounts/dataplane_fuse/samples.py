@@ -38,7 +38,7 @@ _MAX_PATH_CHARACTERS = 1024
 
 
 class Index(Protocol):
-    """What is needed of a dataset's index; `datasets.SampleRanges` makes it cheaply."""
+    """Index of a dataset, as far as it is needed here; `datasets.SampleRanges` makes it cheaply."""
 
     @property
     def keys(self) -> Sequence[str]:
@@ -51,7 +51,7 @@ class Index(Protocol):
 
 
 class Member(Protocol):
-    """What is needed of `dataplane.shards.ZipMember`: a stored entry, relative to its archive."""
+    """Stored entry of an archive, relative to it, as `dataplane.shards.ZipMember`."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -73,12 +73,13 @@ class DatasetView:
     """The samples below one directory of the mount. See the module's text.
 
     Args:
-        path: the directory that holds the index.
+        path: directory that holds the index.
         index: the dataset's index.
-        find_shard: describes a shard by its key as the index writes it; raises NotFound.
-        read_object: reads a byte range of an object through the cache.
-        list_archive: reads the directory of a zip archive.
-        report_hidden: told of names that cannot be shown: directory, name, reason.
+        find_shard: function from a shard's key, as the index writes it, to its object; raises
+            NotFound.
+        read_object: function that reads a byte range of an object through the cache.
+        list_archive: function that reads the directory of a zip archive.
+        report_hidden: function told of names that cannot be shown: directory, name, reason.
     """
 
     def __init__(
@@ -265,7 +266,7 @@ class Archive:
 
 
 class _Content:
-    """What is directly in one folder of keys."""
+    """Content of one folder of keys, less what is deeper."""
 
     __slots__ = ("folders", "samples")
 

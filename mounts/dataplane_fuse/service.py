@@ -1,4 +1,4 @@
-"""The process behind a mount: opens the store, checks that it answers, mounts, serves, cleans up.
+"""Service of a mount, in its process: opens and checks the store, mounts, serves, cleans up.
 
 Everything that must not cross a fork (store clients, the cache, threads) is made here, in the
 process that keeps it. Reports over `Ready` when the mount answers or why it never will.
@@ -32,18 +32,18 @@ __all__ = ["MountRequest", "Ready", "check_answers", "run"]
 
 @dataclass(frozen=True, slots=True)
 class MountRequest:
-    """What to mount, where and how.
+    """Request of a mount: its URL, mount point and options.
 
     Attributes:
-        url: what to mount.
-        mountpoint: an empty directory.
-        store: how to reach the store.
-        cache: where the cache is.
-        filesystem: how the filesystem behaves.
+        url: URL to mount.
+        mountpoint: empty directory.
+        store: configuration of the store.
+        cache: configuration of the cache.
+        filesystem: options of the filesystem.
         allow_other: whether other users may look.
-        page_cache: open files with the kernel's page cache, for programs that map them shared.
-        metrics_port: where to answer Prometheus, if anywhere.
-        metrics_host: the address to do that at.
+        page_cache: whether to use the kernel's page cache, for programs that map files shared.
+        metrics_port: port to answer Prometheus at, or None.
+        metrics_host: address to do that at.
     """
 
     url: str
@@ -58,10 +58,10 @@ class MountRequest:
 
 
 class Ready:
-    """Tells whoever started this process, once, that the mount answers or why it does not.
+    """Report to the parent process, once, that the mount answers or why it does not.
 
     Args:
-        descriptor: the writing end of a pipe, or None when nobody waits there. systemd is told
+        descriptor: writing end of a pipe, or None when no process waits there. systemd is told
             where NOTIFY_SOCKET says so.
     """
 
@@ -69,12 +69,12 @@ class Ready:
         self._descriptor = descriptor
 
     def succeed(self) -> None:
-        """The kernel has made contact."""
+        """Report that the kernel has made contact."""
         self._write({"ready": True, "pid": os.getpid()})
         _notify_systemd()
 
     def fail(self, err: DataplaneError) -> None:
-        """There will be no mount."""
+        """Report that there will be no mount."""
         self._write({"kind": err.kind, "message": err.message, "hint": err.hint})
 
     def _write(self, report: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""The same work, asked for by several threads at once, done once.
+"""Single-flight: the same work, asked for by several threads at once, is done once.
 
 The first thread to ask for a key does the work; those that ask meanwhile wait and get its result or
 its error. Nothing is remembered afterwards: caching is for the caller. Thread-safe; the lock is not
@@ -19,7 +19,7 @@ ValueT = TypeVar("ValueT")
 
 
 class SingleFlight(Generic[KeyT, ValueT]):
-    """Work under way by key.
+    """Single-flight of work by key.
 
     Example:
         >>> SingleFlight[str, int]().run("six", lambda: 6)

@@ -1,4 +1,4 @@
-"""From a path to what is there: the store's levels and the samples of packed datasets as one tree.
+"""Tree of the mount: the store's directories and the samples of packed datasets, found by path.
 
 A path is walked from the root. Directories on the way may be known from an old listing (an object
 store has no directories that could be replaced); the last name is looked up in a fresh one. A
@@ -42,7 +42,7 @@ _MAX_PROBED = 10_000
 
 
 class DatasetFormat(Protocol):
-    """What the tree needs to know of packed datasets; `dataplane.shards` provides it."""
+    """Format of packed datasets, as the tree needs it; `dataplane.shards` provides it."""
 
     def load_index(self, store: Store, prefix: str, read_object: ReadObject) -> Index:
         """Load the index below `prefix` with `read_object`; FormatError when it is not ours."""
@@ -57,12 +57,12 @@ class Tree:
     """Everything below the mount point. See the module's text.
 
     Args:
-        store: where the objects are.
-        read_object: reads a byte range of an object through the cache.
-        samples: how to read packed datasets, or None to show objects only.
-        ttl_s: how long a listing is believed.
-        max_entries: names remembered at once.
-        counters: told of listings, probes and hidden keys.
+        store: store of the objects.
+        read_object: function that reads a byte range of an object through the cache.
+        samples: reader of packed datasets, or None to show objects only.
+        ttl_s: time for which a listing is believed.
+        max_entries: most names remembered at once.
+        counters: counters of listings, probes and hidden keys.
         clock: monotonic seconds.
     """
 
@@ -247,7 +247,7 @@ class StoreDirectory:
 
     @property
     def path(self) -> str:
-        """Where it is in the mount; also its prefix in the store, less the slash."""
+        """Path in the mount; also its prefix in the store, less the slash."""
         return self._path
 
     def find(self, name: str) -> Node | None:

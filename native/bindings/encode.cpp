@@ -30,7 +30,7 @@ namespace {
   throw nb::value_error(text.c_str());
 }
 
-// Bytes objects that are filled before anyone else sees them.
+// Bytes objects that are filled before any other code sees them.
 class NewBytes {
  public:
   explicit NewBytes(std::size_t room)

@@ -1,4 +1,4 @@
-"""How long a cache directory that failed is left alone.
+"""Circuit breaker: a directory that failed is left alone, longer each time (exponential back-off).
 
 It is tried again after a few seconds. A disk that fails again soon after its return (one that
 flaps, or is full whenever others write) is left alone for twice as long each time, up to a minute:
@@ -20,7 +20,7 @@ _HELD_S = 60.0  # a failure later than this after a return is a first one
 
 
 class CircuitBreaker:
-    """Whether a directory is in use, to be left alone, or to be tried again."""
+    """Circuit breaker of one directory: in use, left alone, or due to be tried again."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class CircuitBreaker:
         return until_s is None or time.monotonic() >= until_s
 
     def begin(self) -> None:
-        """It failed."""
+        """Note that the directory failed."""
         now = time.monotonic()
         with self._lock:
             if self._until_s is None:
@@ -47,7 +47,7 @@ class CircuitBreaker:
             self._until_s = now + self._pause_s
 
     def end(self) -> None:
-        """It is in use again."""
+        """Note that it is in use again."""
         with self._lock:
             if self._until_s is not None:
                 self._until_s = None

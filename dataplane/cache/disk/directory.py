@@ -1,4 +1,4 @@
-"""The cache directory itself: may it be used, and what lies at its top.
+"""The cache directory: checks of whether it may be used, and the files at its top.
 
     DIR/            mode 0700, owned by the user; or a group's (`cache.permissions`)
       version         "dataplane-cache 1"
@@ -6,13 +6,13 @@
       usage           numbers shared by all processes (native/core/cache/usage.hpp)
       entries/        one subfolder per first two digits of entry names (`entry_files`)
       pins.json       what the user wants to keep (`pins`)
-      live            empty; its bytes are locked by those who are alive (`liveness`)
+      live            empty; its bytes are locked by living processes (`liveness`)
       places          empty; its bytes are locked by requests under way (`host_semaphore`)
       stats/          counters of the processes that use it (`maintenance.process_statistics`)
       catalog.sqlite  a derived list of the entries (`eviction.catalog`)
 
-A directory that holds anything else, belongs to somebody else or says another version is left as it
-is; `lost+found`, which a new file system has at its top, is nothing else. DIR itself may be a
+A directory that holds foreign files, belongs to another user or says another version is left as it
+is; `lost+found`, which a new file system has at its top, is not foreign. DIR itself may be a
 symbolic link; below it no link is followed. docs/cache-format.md is the byte-exact note.
 Thread-safe.
 """
@@ -144,7 +144,7 @@ class Directory:
 
     Args:
         path: the directory; it and its parents are created when missing.
-        sharing: with whom.
+        sharing: users that share it.
 
     Raises:
         CacheError: it is not a directory that can serve as a cache.
@@ -199,12 +199,12 @@ class Directory:
 
     def __del__(self) -> None:
         # Descriptors are numbers: closing them while a thread is about to use them would let it
-        # work in a directory of others. So they live as long as anybody refers to this object.
+        # work in a directory of others. So they live as long as something refers to this object.
         # Closing takes no lock.
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors. Idempotent; nobody may use the directory afterwards."""
+        """Close the descriptors. Idempotent; the directory must not be used afterwards."""
         for fd in (self.fd, self.entries_fd):
             if fd >= 0 and self._pid == os.getpid():
                 locks.close_descriptor(fd)
@@ -222,9 +222,9 @@ class Directory:
             return False
 
     def _make_folders(self) -> None:
-        """Make all folders of a group's cache while nobody else uses it.
+        """Make all folders of a group's cache while no other process uses it.
 
-        A folder has its mode only a moment after it was made, and nobody is to be refused then.
+        A folder has its mode only a moment after it was made; no user is to be refused meanwhile.
         """
         locks.close_descriptor(self._open_folder("stats", self.fd))
         entries = self._open_folder("entries", self.fd)
@@ -272,9 +272,9 @@ class Directory:
         """Write a small file of the directory at once: a temporary name, then a rename.
 
         Args:
-            name: of the file.
-            content: all of it.
-            durable: on the disk when this returns, for what cannot be made again.
+            name: name of the file.
+            content: its whole content.
+            durable: whether it is on the disk when this returns, for what cannot be made again.
         """
         temporary = f".{name}.tmp"
         fd = locks.open_descriptor(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, dir_fd=self.fd)
@@ -314,7 +314,7 @@ class Directory:
         """Map the usage file; the caller holds SETUP_BYTE.
 
         Args:
-            alone: no other process uses the directory, so a damaged file may be replaced.
+            alone: whether no other process uses the directory: a damaged file may be replaced then.
 
         Raises:
             CacheError: the file is damaged and others use it.

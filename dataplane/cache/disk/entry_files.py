@@ -5,10 +5,10 @@
 NAME is a hash of the store's identity, the object's full key, etag and size, and the block size:
 names from outside never become paths.
 
-Files of a subfolder are created and removed under that subfolder's lock. Who uses an entry holds a
-shared lock on its map; who removes one must get that lock exclusively. A map appears under its name
-complete (temporary name, then rename), after its data file. So a pair that does not pass its checks
-was damaged, and it is removed when nobody uses it.
+Files of a subfolder are created and removed under that subfolder's lock. A process that uses an
+entry holds a shared lock on its map; one that removes it must get that lock exclusively. A map
+appears under its name complete (temporary name, then rename), after its data file. So a pair that
+does not pass its checks was damaged, and it is removed when no process uses it.
 
 This module takes no policy decisions and knows no store. Thread-safe.
 """
@@ -99,7 +99,7 @@ class EntryFiles:
         return True
 
     def is_open(self, name: str) -> bool:
-        """Whether anybody has an entry open; looks of `inspect` do not count."""
+        """Whether any process has an entry open; `inspect` does not count."""
         try:
             with self._directory.shard(name, create=False) as folder:
                 fd = locks.open_descriptor(f"{name}.map", os.O_RDONLY, dir_fd=folder)
@@ -119,7 +119,7 @@ class EntryFiles:
             return None
 
     def remove_unused(self, name: str) -> int:
-        """Remove an entry that holds no block, or is damaged, if nobody uses it.
+        """Remove an entry that holds no block, or is damaged, if no process uses it.
 
         Returns:
             The bytes of disk space that its files took; 0 when it stays.
@@ -134,7 +134,7 @@ class EntryFiles:
                 return 0
 
     def remove_orphans(self) -> None:
-        """Remove what killed processes left half made."""
+        """Remove orphans: files that killed processes left half made."""
         for shard, folder in self._directory.shards():
             if not _SHARD_NAME.fullmatch(shard):
                 continue

@@ -1,4 +1,4 @@
-"""What an entry is called, what it says about itself, and what its files take on the disk.
+"""Identity of an entry: its name, what its map says it is about, and its size on the disk.
 
 Pure functions and a frozen class; the byte-exact note is docs/cache-format.md.
 """
@@ -32,7 +32,7 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class EntrySpec:
-    """What makes two cache entries the same: the version of the object and the size of blocks.
+    """Specification of an entry: the object version and the size of blocks, which identify it.
 
     Attributes:
         store: the store's identity.
@@ -40,8 +40,8 @@ class EntrySpec:
         etag: the object's version tag.
         size_bytes: the object's length.
         block_bytes: the length of a block.
-        key_identity: of the key that blocks are sealed with; empty in the clear.
-        sealed_bytes: by how much a block is longer on the disk.
+        key_identity: identity of the key that blocks are sealed with; empty in the clear.
+        sealed_bytes: bytes by which a block is longer on the disk.
     """
 
     store: str
@@ -54,7 +54,7 @@ class EntrySpec:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the object has."""
+        """Number of blocks of the object."""
         return -(-self.size_bytes // self.block_bytes)
 
     @property
@@ -96,13 +96,13 @@ class EntrySpec:
 
 @dataclass(frozen=True, slots=True)
 class EntryIdentity:
-    """What the map of an entry says that it is about, for people and for choosing entries.
+    """Identity of an entry as its map has it, for people and for choosing entries.
 
     Attributes:
         store: the store's identity.
         key: the object's full key.
         etag: the object's version tag.
-        cut: these texts were too long, and only their beginnings are here.
+        cut: texts that were too long: only their beginnings are here.
     """
 
     store: str
@@ -132,7 +132,7 @@ class Scope:
     Attributes:
         store: the store's identity.
         key: a full key; empty for the whole store.
-        is_prefix: `key` is the beginning of keys, also within a name.
+        is_prefix: whether `key` is the beginning of keys, also within a name.
     """
 
     store: str

@@ -1,8 +1,8 @@
-"""The requests that all processes of the host have under way at one store, kept below a limit.
+"""Host semaphore: a limit of the requests that all processes of the host have under way at a store.
 
 Training ranks, a mount and a notebook share a store and a network card. Each limits itself, but
 together they may ask for more than either can bear. So a download takes one of `host_requests`
-places of its store first, and gives it back afterwards.
+slots of its store first, and gives it back afterwards.
 
     DIR/places     0 bytes; only its byte locks matter
 
@@ -10,25 +10,25 @@ A store has 4096 bytes of its own, from 2^12 times the first 48 bits of the hash
 
 | byte of them | held, exclusively |
 |---|---|
-| 0 … limit - 1 | a place: by the process whose request is under way |
-| 4095 | the turn: by the process that looks for a free place |
+| 0 … limit - 1 | a slot: by the process whose request is under way |
+| 4095 | the turn: by the process that looks for a free slot |
 
-All are open-file-description locks of one description per stay in the directory: the kernel gives
-back what a killed process held. The description does not keep threads of its process apart, so
-what is taken here is also written down here.
+All are open-file-description locks of one description per attachment to the directory: the kernel
+gives back what a killed process held. The description does not keep threads of its process apart,
+so what is taken here is also written down here.
 
-When a place is free and nobody has the turn, taking it is two system calls. Else the request queues
-in its process, whose thread dp-places asks the kernel for the turn, waits for it without polling,
-and gives the place it finds to the first in the queue; then it goes to the end of the kernel's
-queue. So the host has one thread per store that polls, and the processes that wait get places in
-turns, however many requests each of them has.
+When a slot is free and no process has the turn, taking it is two system calls. Else the request
+queues in its process, whose thread dp-places asks the kernel for the turn, waits for it without
+polling, and gives the slot it finds to the first in the queue; then it goes to the end of the
+kernel's queue. So the host has one thread per store that polls, and the processes that wait get
+slots in turns, however many requests each of them has.
 
-The limit is a courtesy to the store, never a reason to hang: when a process has waited for
-`_PATIENCE_S` and got no place (those who hold them were all stopped, or stalled), its requests go
-ahead without one for `_UNLIMITED_S`. Where the file cannot be opened or locked, nothing is limited.
+The limit protects the store and never makes a read hang: when a process has waited for
+`_PATIENCE_S` and got no slot (their holders were all stopped, or stalled), its requests go ahead
+without one for `_UNLIMITED_S`. Where the file cannot be opened or locked, nothing is limited.
 
 Thread-safe. The lock of a store's queue is held for bookkeeping and system calls that never wait: a
-place and the note of it must change together.
+slot and the note of it must change together.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ __all__ = ["HostSemaphore", "Slot"]
 
 _STORE_BITS = 12
 _TURN = 4095
-_LOOK_S = 0.003  # between two looks for a free place, by the one process that has the turn
+_LOOK_S = 0.003  # between two looks for a free slot, by the one process that has the turn
 _AFTER_YOU_S = 0.0005  # from giving the turn away to asking again: a process that wakes needs less
 _PATIENCE_S = 30.0
 _UNLIMITED_S = 60.0
 
 
 class HostSemaphore:
-    """This process's places at every store, for one stay in a cache directory.
+    """This process's slots at every store, for one attachment to a cache directory.
 
     Args:
-        directory: whose processes share the limit.
-        limit: how many requests to one store may be under way; 0 for no limit.
-        counters: where waiting is counted.
+        directory: cache directory whose processes share the limit.
+        limit: most requests to one store that may be under way; 0 for no limit.
+        counters: counters of waiting.
 
     Example:
-        with places.at(store.identity):
+        with semaphore.at(store.identity):
             store.get_range(key, start, stop)
     """
 
@@ -98,7 +98,7 @@ class HostSemaphore:
             return queue
 
     def close(self) -> None:
-        """Let everyone go who waits. Idempotent; the file is closed when its last user is done."""
+        """Let all waiting requests go. Idempotent; the file is closed with its last user."""
         with self._lock:
             self._file = None
             queues, self._queues = list(self._queues.values()), {}
@@ -107,7 +107,7 @@ class HostSemaphore:
 
 
 class Slot:
-    """A place at a store while it is entered; made by `HostSemaphore.at`."""
+    """A slot at a store while it is entered; made by `HostSemaphore.at`."""
 
     __slots__ = ("_counters", "_number", "_queue")
 
@@ -139,7 +139,7 @@ class Slot:
 
 
 class _File:
-    """The open file. It lives as long as anybody may lock a byte of it: descriptors are numbers."""
+    """The open file. It lives as long as its bytes may be locked: descriptors are numbers."""
 
     def __init__(self, directory: Directory) -> None:
         self._pid = os.getpid()
@@ -153,14 +153,14 @@ class _File:
 
 @dataclass(eq=False, slots=True)
 class _Ticket:
-    """A request that waits; `done` when it may go ahead, with place `number` or without any."""
+    """A request that waits; `done` when it may go ahead, with slot `number` or without any."""
 
     done: threading.Event = field(default_factory=threading.Event)
     number: int | None = None
 
 
 class _Queue:
-    """The places of one store: those that this process has, and its requests that wait for one."""
+    """The slots of one store: those that this process has, and its requests that wait for one."""
 
     def __init__(self, file: _File, store: str, limit: int) -> None:
         digest = hashlib.blake2b(store.encode("utf-8", "surrogatepass"), digest_size=6).digest()
@@ -170,7 +170,7 @@ class _Queue:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._mine: set[int] = set()
-        # Processes begin at different places, so that they do not all try the same ones.
+        # Processes begin at different slots, so that they do not all try the same ones.
         self._likely = os.getpid() % limit
         self._waiting: deque[_Ticket] = deque()
         self._thread: threading.Thread | None = None
@@ -179,7 +179,7 @@ class _Queue:
         self._closed = False
 
     def take(self) -> int | None:
-        """Take a place if one is free and nobody of the host was here before."""
+        """Take a slot if one is free and no request of the host came before."""
         with self._lock:
             try:
                 if self._waiting or locks.is_locked(self._file.fd, self._byte(_TURN)):
@@ -190,7 +190,7 @@ class _Queue:
                 return None
 
     def wait(self) -> int | None:
-        """Wait for a place; None says to go ahead without one."""
+        """Wait for a slot; None says to go ahead without one."""
         ticket = _Ticket()
         began_s = time.monotonic()
         with self._lock:
@@ -214,7 +214,7 @@ class _Queue:
                 return None
 
     def give_back(self, number: int) -> None:
-        """Let go of a place."""
+        """Give back a slot."""
         with self._lock:
             self._mine.discard(number)
             self._likely = number
@@ -226,7 +226,7 @@ class _Queue:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Let everyone go ahead."""
+        """Let all waiting requests go ahead."""
         with self._lock:
             self._close_locked()
 
@@ -244,7 +244,7 @@ class _Queue:
         self._close_locked()
 
     def _find_locked(self) -> int | None:
-        """Take any free place, beginning with the one that was given back last."""
+        """Take any free slot, beginning with the one that was given back last."""
         fd, step = self._file.fd, 0
         while step < self._limit:
             number = (self._likely + step) % self._limit
@@ -261,7 +261,7 @@ class _Queue:
         return None
 
     def _stand(self) -> None:
-        """Wait for the turn, find a place for the first who waits, and again while anyone does."""
+        """Wait for the turn, find a slot for the first request, and again while any waits."""
         fd, turn = self._file.fd, self._byte(_TURN)
         while True:
             with self._lock:

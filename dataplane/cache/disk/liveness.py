@@ -1,15 +1,15 @@
-"""Locks that say who is alive: what is held open, and which processes use the directory.
+"""Liveness locks: leases of entries that are open, and the processes that use the directory.
 
     DIR/live       0 bytes; only its byte locks matter
 
 | byte | held |
 |---|---|
 | 0 … 1023 | exclusive, by the process whose counters are in `stats/<byte>.json` |
-| 2^56 + the first 48 bits of an entry's name | shared, while the entry is held open |
+| 2^56 + the first 48 bits of an entry's name | shared, while the entry is leased |
 
-All are open-file-description locks of one description per stay in the directory. So holding an
-entry costs no descriptor, and when the holder dies the kernel drops all of it: nobody has to
-clean up. Two names with the same 48 bits would only be held together.
+All are open-file-description locks of one description per attachment to the directory. So a lease
+costs no descriptor, and when its holder dies the kernel drops all of it: there is nothing to clean
+up. Two names with the same 48 bits would only be leased together.
 
 Thread-safe. The lock is held for bookkeeping and one system call that never waits: count and
 kernel must change together.
@@ -35,7 +35,7 @@ _NAME_DIGITS = 12  # 48 bits
 
 
 class LivenessLocks:
-    """This process's signs of life in a cache directory, and a look at those of others."""
+    """This process's liveness locks in a cache directory, and queries of those of others."""
 
     def __init__(self, directory: Directory) -> None:
         self._pid = os.getpid()
@@ -44,11 +44,11 @@ class LivenessLocks:
         self._held: dict[locks.LockByte, int] = {}
         flags = os.O_RDWR | os.O_CREAT
         self._fd = locks.open_descriptor("live", flags, dir_fd=directory.fd)
-        # A description never sees its own locks, and our holds must count for us too.
+        # A description never sees its own locks, and our leases must count for us too.
         self._asking_fd = locks.open_descriptor("live", flags, dir_fd=directory.fd)
 
     def __del__(self) -> None:
-        # Without the lock: nobody else refers to this object any more.
+        # Without the lock: nothing else refers to this object any more.
         self._close_descriptors()
 
     def close(self) -> None:
@@ -87,12 +87,12 @@ class LivenessLocks:
                     locks.lock_byte(self._fd, fcntl.F_UNLCK, byte, wait=False)
 
     def is_held(self, name: str) -> bool:
-        """Whether any process of the host, this one too, holds an entry."""
+        """Whether any process of the host, this one too, has a lease of an entry."""
         with self._lock:
             return self._asking_fd >= 0 and locks.is_locked(self._asking_fd, _held_byte(name))
 
     def take_slot(self) -> int | None:
-        """Take a free place in `stats/` until this process ends; None when there is none."""
+        """Take a free slot in `stats/` until this process ends; None when there is none."""
         with self._lock:
             if self._fd < 0:
                 return None
@@ -112,11 +112,11 @@ class LivenessLocks:
 
 
 class Lease:
-    """Keeps one entry from being evicted; made by `Cache.hold`. A context manager.
+    """Lease of one entry: keeps it from being evicted; made by `Cache.lease`. A context manager.
 
     Args:
-        live: where it is held, or None for a hold that does nothing.
-        name: of the entry.
+        live: liveness locks that hold it, or None for a lease that does nothing.
+        name: name of the entry.
     """
 
     __slots__ = ("__weakref__", "_live", "_name")

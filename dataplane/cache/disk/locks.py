@@ -113,7 +113,7 @@ def lock_byte(fd: int, kind: int, byte: LockByte, *, wait: bool) -> bool:
     """Lock one byte for this open file description; `kind` is F_RDLCK, F_WRLCK or F_UNLCK.
 
     Returns:
-        False when somebody else holds it and `wait` is false.
+        False when another description holds it and `wait` is false.
     """
     command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
     try:

@@ -54,7 +54,7 @@ def remove_other_version(path: Path, *, in_use: bool = False) -> Removed:
 
     Args:
         path: the directory.
-        in_use: also while another process has a lock in it.
+        in_use: whether to remove it also while another process has a lock in it.
 
     Raises:
         CacheError: it is no cache of this user, or in use.

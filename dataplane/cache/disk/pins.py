@@ -1,15 +1,15 @@
-"""What eviction spares: the user's pins, and what somebody has open.
+"""Pins and leases: the entries that eviction spares.
 
 A *pin* is the user's word, kept in `DIR/pins.json` until it is taken back: an object and all below
 it, or every key with a prefix. Which entries it covers follows from what their maps say they are
 about, so a pin may come before the first byte of its object, and covers new versions too. What is
-pinned is never evicted. A *hold* is a lock of a living process on one entry (`live.py`): what is
-held is evicted only when nothing else is left.
+pinned is never evicted. A *lease* is a lock of a living process on one entry (`liveness`): what is
+leased is evicted only when nothing else is left.
 
 `pins.json` is an object with `version` (1) and `pins`, a list of objects with `store`, `key`,
 `is_prefix`, `url` and `pinned_s`. It is replaced as a whole under PINS_BYTE and flushed, since it
-cannot be made again. A damaged file is an error for who wants to change or list it; eviction then
-goes by the last list that it could read.
+cannot be made again. A damaged file is an error for a caller that changes or lists it; eviction
+then goes by the last list that it could read.
 
 This module decides nothing about bytes. Thread-safe.
 """
@@ -44,9 +44,9 @@ class Pin:
     """A part of a store that the user wants to keep.
 
     Attributes:
-        scope: what it covers.
-        url: as the user wrote it.
-        pinned_s: when, in seconds since the epoch.
+        scope: part of a store that it covers.
+        url: URL as the user wrote it.
+        pinned_s: time of the pin, in seconds since the epoch.
     """
 
     scope: Scope
@@ -146,7 +146,7 @@ class PinList:
 
 
 class Protection:
-    """Says which entries eviction spares."""
+    """Protection of entries from eviction, by pins and leases."""
 
     def __init__(self, pins: PinList, live: LivenessLocks) -> None:
         self._list = pins
@@ -157,7 +157,7 @@ class Protection:
         self._read_s = -_REREAD_S
 
     def covers(self, name: str, files: EntryFiles) -> bool:
-        """Whether an entry is held by a living process or pinned by the user."""
+        """Whether an entry is leased by a living process or pinned by the user."""
         return self._live.is_held(name) or self.is_pinned(name, files)
 
     def is_pinned(self, name: str, files: EntryFiles) -> bool:

@@ -1,6 +1,6 @@
-"""Usage is reconciled with what is on the disk after an unclean stop, and leftovers are removed.
+"""Reconciliation of usage with what is on the disk after an unclean stop; removal of leftovers.
 
-Killed processes leave room allocated that nobody uses, blocks half written, and files half made; a
+Killed processes leave unused room allocated, blocks half written, and orphans (files half made); a
 power cut leaves a number that is older than the files. So every entry is looked at: what killed
 processes left is removed, and what is there is added up. Where there are few entries that is done
 before the first read. Else it goes on in the background (`maintenance.background`) while others
@@ -38,7 +38,7 @@ _BATCH = 200  # entries between two rests
 
 @dataclass(frozen=True, slots=True)
 class UsageFlows:
-    """What has been allocated and freed so far.
+    """Bytes that have been allocated and freed so far.
 
     Example:
         flows = UsageFlows.of(usage)
@@ -67,13 +67,13 @@ class UsageFlows:
 
         Args:
             usage: the shared numbers.
-            counted: what the entries take, each looked at once since then.
-            in_flight: of that, what may be freed again.
-            removed: what the one who counted has freed since then, of what is not in `counted`.
-            least: a correction that is not larger is left out.
+            counted: bytes that the entries take, each looked at once since then.
+            in_flight: those of them that may be freed again.
+            removed: bytes that this process has freed since then, of those not in `counted`.
+            least: size that a correction must exceed to be made.
 
         Returns:
-            How far apart the bounds are.
+            The distance between the bounds.
         """
         used = usage.used  # before the flows, which then hold all that is in it
         now = UsageFlows.of(usage)
@@ -86,7 +86,7 @@ class UsageFlows:
 
 
 def estimated_entries(directory: Directory) -> int:
-    """Return about how many entries there are, from one of the subfolders."""
+    """Return an estimate of the number of entries, from one of the subfolders."""
     folders = names_in(directory.entries_fd)
     if not folders:
         return 0
@@ -107,7 +107,7 @@ def reconcile(
         directory: the cache directory.
         files: its entries.
         usage: its shared numbers.
-        throttle: how hard to work, and when to stop.
+        throttle: share of a core to work at, and the sign to stop.
 
     Returns:
         Whether the bytes in use are counted: false when it was stopped, or when others did too

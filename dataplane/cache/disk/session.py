@@ -1,8 +1,8 @@
-"""One process's stay in a cache directory: the shared numbers, and what a crash before it left.
+"""Session of one process in a cache directory: the shared numbers, and what a crash before it left.
 
-Everyone holds a shared lock on the session byte. Who finds nobody else there knows whether the last
-one left in order (`dirty` is 0). If not, the epoch goes up, so that every block is checked against
-its CRC at its next use. Then half-made files are removed and the bytes in use are reconciled, here
+Every process holds a shared lock on the session byte. One that finds no other there knows whether
+the last one left in order (`dirty` is 0). If not, the epoch goes up, so that every block is checked
+against its CRC at its next use. Then orphans are removed and the bytes in use are reconciled, here
 if there are few entries, else later and in the background (`reconcile`). After a boot blocks are
 checked too: the verify tag is made of the boot's identity and the epoch.
 
@@ -45,11 +45,11 @@ def verify_tag(epoch: int) -> int:
 
 
 class Session:
-    """A process's use of one cache directory, until `close`.
+    """A process's session in one cache directory, until `close`.
 
     Args:
         path: the directory; made when it is not there.
-        sharing: with whom.
+        sharing: users that share it.
 
     Raises:
         CacheError: the directory cannot serve as a cache.

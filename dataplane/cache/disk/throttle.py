@@ -1,4 +1,4 @@
-"""Work in the background at a share of a core, until it is told to stop. Not thread-safe."""
+"""Throttle of background work: a share of a core, until it is told to stop. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ __all__ = ["Throttle"]
 
 
 class Throttle:
-    """Uses a share of a core, and says when to stop.
+    """Throttle to a share of a core; says when to stop.
 
     Args:
-        stopped: ends the work when it is set; None for work that nobody stops.
-        share: of a core; 1 never rests.
+        stopped: event that ends the work; None for work that is not stopped.
+        share: share of a core; 1 never rests.
     """
 
     def __init__(self, stopped: threading.Event | None = None, share: float = 1.0) -> None:

@@ -1,7 +1,7 @@
-"""The cache directories that this process has been told of as unusable.
+"""The cache directories that this process has reported as unusable.
 
 A dataset warns its caller, and several caches may meet the same directory later: only the first of
-them speaks.
+them warns.
 Thread-safe: single operations on a set.
 """
 
@@ -15,7 +15,7 @@ _told: set[Path] = set()
 
 
 def is_news(path: Path) -> bool:
-    """Whether this is the first word of a directory since it was last usable; remembers it."""
+    """Whether this is the first report of a directory since it was last usable; remembers it."""
     if path in _told:
         return False
     _told.add(path)

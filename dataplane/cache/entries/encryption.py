@@ -35,7 +35,7 @@ from dataplane.stores.base import Buffer
 __all__ = ["HEADER_BYTES", "Blocks", "OpenedBlocks", "SealedBlocks", "Sealer"]
 
 HEADER_BYTES = 4096
-"""By which a sealed block is longer: a page, so that direct I/O stays possible."""
+"""Bytes by which a sealed block is longer: a page, so that direct I/O stays possible."""
 
 _MAGIC = b"dpseal1\0"
 _NONCE_BYTES = 12
@@ -130,7 +130,7 @@ class Sealer:
 
 @dataclass(frozen=True, slots=True)
 class _Bad:
-    """Why a block has no content: it is not there, or it was bad and is no more."""
+    """Reason that a block has no content: it is not there, or it was bad and was emptied."""
 
     corrupt: int = 0
     unreadable: int = 0
@@ -138,14 +138,14 @@ class _Bad:
 
 
 class SealedBlocks:
-    """The blocks of an encrypted entry, as if they were not. See the module's text.
+    """The blocks of an encrypted entry, read and written in the clear. See the module's text.
 
     Args:
-        stored: the map of what is on the disk.
-        name: of the entry.
-        sealer: of the cache's key.
-        size_bytes: of the object.
-        block_bytes: of its blocks.
+        stored: map of what is on the disk.
+        name: name of the entry.
+        sealer: sealer with the cache's key.
+        size_bytes: length of the object.
+        block_bytes: length of its blocks.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class SealedBlocks:
         return [block for block in blocks if not self.is_ready(block)] if start < stop else []
 
     def resident_bytes(self) -> int:
-        """How many of the object's bytes are on the local disk."""
+        """Number of the object's bytes that are on the local disk."""
         if self.is_complete():
             return self.size_bytes
         stored = self.stored

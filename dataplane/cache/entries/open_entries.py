@@ -1,7 +1,7 @@
-"""The entries that this process has open, at most a fixed number of them.
+"""The entries that this process has open, at most a fixed number of them (LRU).
 
 An open entry costs two descriptors and a mapping, and a dataset may have many thousand objects, so
-the least recently used entries are let go. Whoever still works with one keeps it alive by its
+the least recently used entries are let go. A thread that still works with one keeps it alive by its
 reference. Thread-safe; files are opened without the lock, and of two threads that open the same
 entry at once, one result is kept.
 """
@@ -35,8 +35,8 @@ class Entry:
     Attributes:
         name: its name in the cache directory.
         blocks: its blocks; what is on the disk may be sealed.
-        sealed_bytes: by how much a block is longer on the disk.
-        budget: where room for its blocks is asked for.
+        sealed_bytes: bytes by which a block is longer on the disk.
+        budget: budget that room for its blocks is taken from.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Entry:
 
 
 class EntryTable:
-    """The open entries of one stay in a cache directory."""
+    """The open entries of one attachment to a cache directory."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class EntryTable:
         self._sealer = sealer
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, Entry] = OrderedDict()
-        # A quarter of what the process may open: the rest belongs to the program around us.
+        # A quarter of what the process may open: the rest is for the rest of the program.
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Weakly: a cycle would keep files open until the next garbage collection.
         drop_empty = weakref.WeakMethod(self.drop_empty)

@@ -1,1 +1,1 @@
-"""What the cache may take of the disk, and which blocks go when it is full."""
+"""Eviction: the budget of a cache directory, and which blocks go when it is full."""

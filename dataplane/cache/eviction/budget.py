@@ -1,4 +1,4 @@
-"""How much of the disk the cache takes, and which blocks go when it is full.
+"""Budget: how much of the disk the cache may take, and eviction down to it when it is full.
 
 `Budget.reserve` is asked before a block is written and answers whether there is room, after
 evicting if need be. The bytes in use are one number shared by all processes (the usage file), so
@@ -7,10 +7,10 @@ with one, a hundredth, of its space and of its files.
 
 Eviction is done by one process at a time, under the eviction lock: it empties the least recently
 used blocks of all entries (`lru`) until a slack below the budget is reached. It passes over entries
-that are pinned (`disk.pins`), and over blocks that are being filled (somebody else holds their
+that are pinned (`disk.pins`), and over blocks that are being filled (another downloader holds their
 claim), that were used since the look, or that are in the prefetch buffer, and for a planned
 download over its working set (`working_set`).
-Entries that a process holds open go when nothing else can.
+Entries with a lease go when nothing else can.
 Readers need no warning: their optimistic read (a seqlock) turns a block that goes away under them
 into a miss.
 
@@ -54,11 +54,11 @@ class Budget:
     """Room for blocks, shared by all processes of one cache directory.
 
     Args:
-        session: this process's stay in the directory.
+        session: this process's session in the directory.
         size_bytes: the budget, or None to leave a tenth of the file system free.
-        counters: where evictions are counted.
-        buffer: the blocks that plans of this process will read soon, which stay.
-        catalog: gives lower bounds of the last uses of entries, for the order (`lru`).
+        counters: counters of evictions.
+        buffer: prefetch buffer of this process, whose blocks stay.
+        catalog: lower bounds of the last access times of entries, for the order (`lru`).
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class Budget:
         """Take `length` bytes, evicting others if need be; False when there is no room.
 
         Args:
-            length: of the block.
-            working_set: what the block is read with, again and again; that is not evicted for it.
+            length: length of the block.
+            working_set: working set of the block, which is not evicted for it.
         """
         wanted = page_rounded(length)
         usage = self._session.usage
@@ -118,7 +118,7 @@ class Budget:
         return status.f_files == 0 or status.f_favail > floor
 
     def release(self, length: int) -> None:
-        """Give back what `reserve` took and nobody wrote."""
+        """Give back what `reserve` took and was not written."""
         self._session.usage.add_used(-page_rounded(length))
 
     def add(self, length: int) -> None:
@@ -158,7 +158,7 @@ class Budget:
         deadline = time.monotonic() + _EVICT_WAIT_S
         while (now := time.monotonic()) < deadline:
             with locks.hold(self._session.directory.fd, locks.EVICT_BYTE, wait=False) as held:
-                # Whoever held the lock before may have made the room.
+                # The last holder of the lock may have made the room.
                 excess = self._excess(wanted)
                 if excess <= 0:
                     return True
@@ -177,9 +177,9 @@ class Budget:
         """Empty the least recently used blocks; the caller holds the eviction lock.
 
         Args:
-            goal: bytes to free, also at the cost of entries that are held.
-            slack: bytes to free on top of that, if those that are not held have them.
-            working_set: what must stay.
+            goal: bytes to free, also at the cost of entries that are leased.
+            slack: bytes to free on top of that, if those that are not leased have them.
+            working_set: working set that must stay.
         """
         flows = UsageFlows.of(self._session.usage)
         total = self._lru.refresh()
@@ -239,7 +239,7 @@ class Budget:
         return freed
 
     def _remove_empty(self) -> int:
-        """Remove the files of entries that hold no block and that nobody has open."""
+        """Remove the files of entries that hold no block and that no process has open."""
         names = self._lru.take_empty()
         if not names:
             return 0

@@ -1,4 +1,4 @@
-"""A derived list of the entries in SQLite, so that 100,000 of them are listed without opening each.
+"""Catalog of the entries in SQLite, derived: 100,000 of them are listed without opening each.
 
     DIR/catalog.sqlite    one row per entry, as it was when it was last looked at
 
@@ -8,7 +8,7 @@ change the data file. A use changes only the mapped map file, whose time moves w
 after the page was written back; so a map that was written to within a minute before it was looked
 at is looked into again. (On tmpfs, which has no such times, a last use may be an old one.)
 
-Nothing is decided by it but the order of eviction, for which its ticks are lower bounds
+Nothing is decided by it but the order of eviction, for which its access times are lower bounds
 (`lru`), and what a person is shown. Whatever is wrong with it (missing, damaged, locked, of another
 version, a link in its place) it is made anew or done without. `maintenance.background` refreshes it
 in processes that use the cache.
@@ -61,13 +61,13 @@ _SORTS = {"used": "used_tick DESC", "size": "resident_bytes DESC", "key": "store
 
 @dataclass(slots=True)
 class Refreshed:
-    """What a refresh has seen.
+    """Result of a refresh.
 
     Attributes:
-        entries: entries that are there.
-        looked_into: those that were opened.
-        removed: rows of entries that are gone.
-        disk_bytes: what blocks and maps of all entries take.
+        entries: number of entries.
+        looked_into: number of those that were opened.
+        removed: number of rows of entries that are gone.
+        disk_bytes: space that blocks and maps of all entries take.
     """
 
     entries: int = 0
@@ -88,9 +88,9 @@ class Catalog:
         """Bring the catalog up to date, making it when it is missing or of no use.
 
         Args:
-            session: the stay in the directory.
-            stopped: ends the work early when it is set; what was done stays.
-            share: of a core to use.
+            session: session in the directory.
+            stopped: event that ends the work early; what was done stays.
+            share: share of a core to use.
 
         Raises:
             sqlite3.Error: it cannot be written.
@@ -113,7 +113,7 @@ class Catalog:
                 os.unlink(file, dir_fd=self._directory.fd)
 
     def listed_ns(self) -> int | None:
-        """When the entries were last listed whole, nanoseconds since the epoch; None: never."""
+        """Time of the last whole listing of the entries, ns since the epoch; None: never."""
         try:
             with self._open(create=False) as database:
                 found = database.execute("SELECT max(listed_ns) FROM state").fetchone()
@@ -122,7 +122,7 @@ class Catalog:
         return int(found[0]) if found and isinstance(found[0], int) else None
 
     def bounds(self) -> tuple[Mapping[str, int], int] | None:
-        """Return lower bounds of the last uses by name, and the tick before which others were not.
+        """Return lower bounds of the last access times by name, and one for all other entries.
 
         None when the catalog is of no use.
         """
@@ -166,9 +166,9 @@ class Catalog:
         """Return the first rows, and how many there are.
 
         Args:
-            scope: only entries of this part of a store.
+            scope: part of a store to restrict it to.
             sort: `used` (latest first), `size` (most bytes first) or `key`.
-            limit: how many to return.
+            limit: most rows to return.
 
         Raises:
             sqlite3.Error: it cannot be read.
@@ -246,7 +246,7 @@ class Catalog:
         """
         self._check_files()
         if create:
-            # Ours from the start: SQLite would follow a link, and give others leave to read.
+            # Made by us: SQLite would follow a link, and make it readable for others.
             flags = os.O_RDWR | os.O_CREAT
             fd = locks.open_descriptor(_FILE, flags, dir_fd=self._directory.fd)
             locks.close_descriptor(fd)

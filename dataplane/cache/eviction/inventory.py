@@ -1,7 +1,7 @@
-"""What is in a cache directory: one row per entry, and the sums that `dataplane cache info` prints.
+"""Inventory of a cache directory: a row per entry, and the sums that `dataplane cache info` prints.
 
-Read-only, and only a picture: while processes fill and evict, rows are of slightly different
-moments. Thread-safe; holds no state.
+Read-only, and no consistent snapshot: while processes fill and evict, rows are of slightly
+different moments. Thread-safe; holds no state.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["EntryRow", "StoreSum", "Totals", "add_up", "describe", "disk_room", 
 
 @dataclass(frozen=True, slots=True)
 class EntryRow:
-    """One entry.
+    """Row of one entry.
 
     Attributes:
-        name: in the cache directory.
+        name: its name in the cache directory.
         identity: the object version.
         size_bytes: the object's length.
         block_bytes: the length of a block.
-        resident_bytes: how much of the object is here.
-        oldest_tick: of the last uses of its blocks the earliest, nanoseconds since the epoch; 0
+        resident_bytes: bytes of the object that are on the local disk.
+        oldest_tick: earliest of the last access times of its blocks, nanoseconds since the epoch; 0
             without blocks.
-        used_tick: the latest.
+        used_tick: latest of them.
     """
 
     name: str
@@ -44,12 +44,12 @@ class EntryRow:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole object is here."""
+        """Whether the whole object is on the local disk."""
         return self.resident_bytes == self.size_bytes
 
     @property
     def used_s(self) -> float | None:
-        """When it was last used, in seconds since the epoch."""
+        """Last access time, in seconds since the epoch."""
         return self.used_tick / 1e9 if self.used_tick else None
 
 

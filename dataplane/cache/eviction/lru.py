@@ -1,16 +1,16 @@
-"""Which blocks of all entries were used longest ago, without opening every entry each time.
+"""LRU order over all entries, without opening every entry each time (a lazy heap).
 
-Opening an entry costs 30 to 90 µs, so looking at all of 100,000 takes seconds. But the tick of a
-block's last use only grows. So the oldest tick that was ever seen in an entry is a lower bound of
-the oldest one now, and the time before a listing is one for every entry that the listing did not
-have. A heap of these bounds gives the entry that may hold the oldest block; it is opened, and its
-blocks are candidates as long as they are older than the next bound. Then it goes back into the heap
-with its new oldest tick. That is the exact order, for the price of the entries it touches.
+Opening an entry costs 30 to 90 µs, so looking at all of 100,000 takes seconds. But the last access
+time of a block only grows. So the oldest one that was ever seen in an entry is a lower bound of the
+oldest one now, and the time before a listing is one for every entry that the listing did not have.
+A heap of these bounds gives the entry that may hold the oldest block; it is opened, and its blocks
+are candidates as long as they are older than the next bound. Then it goes back into the heap with
+its new oldest time. That is the exact LRU order, for the price of the entries it touches.
 
 The first bounds come from the catalog when there is a whole one (a wrong bound costs a worse
 choice, nothing else), or from a look at every entry.
 
-Not thread-safe: it belongs to whoever holds the eviction lock.
+Not thread-safe: it belongs to the holder of the eviction lock.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _NEVER = (1 << 64) - 1
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A block that nothing older precedes.
+    """Candidate for eviction: the least recently used block.
 
     Attributes:
-        name: of its entry.
+        name: name of its entry.
         entry: its entry.
         block: its index.
-        tick: of its last use, when it was looked at.
+        tick: its last access time, when it was looked at.
     """
 
     name: str
@@ -58,7 +58,7 @@ class _Look:
     """The blocks of one open entry, oldest first, and how far they have been offered."""
 
     entry: _native.BlockMap
-    rows: npt.NDArray[np.uint64]  # (tick, block)
+    rows: npt.NDArray[np.uint64]  # (last access time, block)
     position: int = 0
 
     @property
@@ -67,12 +67,12 @@ class _Look:
 
 
 class LruOrder:
-    """The order of eviction in one cache directory.
+    """LRU order of the blocks of one cache directory.
 
     Args:
-        session: the stay in the directory.
-        catalog: gives lower bounds by entry name, and the tick before which the others were not
-            there, when it is whole; or None.
+        session: session in the directory.
+        catalog: lower bounds by entry name, and the time before which the others were not there,
+            when it is whole; or None.
     """
 
     def __init__(self, session: Session, catalog: Catalog | None) -> None:
@@ -85,7 +85,7 @@ class LruOrder:
         self._empty: set[str] = set()
 
     def take_empty(self) -> set[str]:
-        """Return the entries found without blocks, or damaged, since the last call."""
+        """Return the names of entries found without blocks, or damaged, since the last call."""
         empty, self._empty = self._empty, set()
         return empty
 
@@ -178,7 +178,7 @@ class LruOrder:
 
     def _found_empty(self, name: str, later: dict[str, int]) -> None:
         self._empty.add(name)
-        # Whatever is put into it from now on has a later tick.
+        # Whatever is put into it from now on has a later access time.
         later[name] = time.time_ns()
 
     def _look_at_all(self, names: list[str]) -> int:
@@ -200,5 +200,5 @@ class LruOrder:
 
 
 def _rows(entry: _native.BlockMap) -> npt.NDArray[np.uint64]:
-    """Return (tick, block) of every block that is there."""
+    """Return (last access time, block) of every block that is there."""
     return np.frombuffer(entry.ready_blocks(), np.uint64).reshape(-1, 2)[:, ::-1]

@@ -1,6 +1,4 @@
-"""Working sets: what stays of a dataset that is read again and again and does not fit.
-
-This is scan-resistant admission.
+"""Working sets: scan-resistant admission of what is read again and again and does not fit.
 
 A training run reads every sample once per epoch, in a new order each time. When the cache has room
 for a fraction c of the dataset, the least recently used blocks are the ones that the epoch is still
@@ -11,7 +9,7 @@ planned download evicts nothing of its own working set (the objects that its pla
 that was not used for several passes. When there is nothing else to evict, the block is handed to
 its reader and not kept, which spares the disk the write as well.
 
-Downloads that nobody planned go by recency alone. Thread-safe; one lock, held for bookkeeping.
+Unplanned downloads go by LRU order alone. Thread-safe; one lock, held for bookkeeping.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from collections import deque
 __all__ = ["WorkingSet", "WorkingSets"]
 
 _PASSES = 4
-"""What was not used in so many passes, of training and validation, is not part of them any more."""
+"""Entries not used in so many passes, of training and validation, leave their working set."""
 
 _FULL_S = 1.0  # between two attempts to find something to evict
 
@@ -68,9 +66,9 @@ class WorkingSets:
         """Say that a pass reads an entry.
 
         Args:
-            name: of the entry.
-            working_set: what the pass's entries before this one belong to; None for its first.
-            tick: when the pass began, in nanoseconds since 1970.
+            name: name of the entry.
+            working_set: working set of the pass's entries before this one; None for its first.
+            tick: time at which the pass began, in nanoseconds since 1970.
 
         Returns:
             The working set of the pass.

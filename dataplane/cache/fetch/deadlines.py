@@ -1,10 +1,10 @@
-"""When the reader of a plan will need a step: what downloads of several plans are ordered by.
+"""Deadlines of the steps of a plan, for downloads earliest deadline first (EDF) over all plans.
 
-The reader says when it reaches a step, and that is all that is known of its speed. Its pace is the
-mean time per step, the latest steps counting most; a step that is n ahead of it is due after n
-times that. Nothing planned is due sooner than in `LEAST_S`, so that reads that nobody planned, due
-at once, go first; and nothing later than in `MOST_S`, so that it does not wait for ever behind
-faster plans. The next epoch is due then, too: when it begins, or whether, nobody knows.
+The reader says when it reaches a step, and that is all that is known of its speed. Its time per
+step is an exponential moving average; a step that is n ahead of it is due after n times that.
+Nothing planned is due sooner than in `LEAST_S`, so that unplanned reads, due at once, go first; and
+nothing later than in `MOST_S`, so that it does not wait for ever behind faster plans. The next
+epoch is due then, too: when it begins, or whether, is not known.
 
 What is asked for later in a plan is never due earlier: a plan is fetched in its order. Times are
 those of `time.monotonic`. Not thread-safe; its owner is a plan.
@@ -21,10 +21,10 @@ _LATEST_SHARE = 0.25  # of the mean; the last ten steps make up nearly all of it
 
 
 class Deadlines:
-    """By when the steps of a plan are needed, at the pace of its reader.
+    """Deadlines of the steps of one plan, at the speed of its reader.
 
     Args:
-        now_s: when it began.
+        now_s: time at which it began.
     """
 
     def __init__(self, now_s: float) -> None:
@@ -48,11 +48,11 @@ class Deadlines:
         self._reached_s = self._last_due_s = now_s
 
     def due_s(self, step: int, now_s: float, *, is_certain: bool = True) -> float:
-        """Return by when the reads of a step should be there; asked in the order of the plan.
+        """Return the deadline of the reads of a step; asked in the order of the plan.
 
         Args:
-            step: that needs them.
-            now_s: the present time.
+            step: step that needs them.
+            now_s: present time.
             is_certain: whether the reader is sure to come to that step.
         """
         expected_s = self._reached_s + (step - self._step) * (self._step_s or 0.0)

@@ -1,14 +1,14 @@
-"""Downloads: how missing blocks get from the store into the cache, once for all who share it.
+"""Downloads: missing blocks are fetched from the store once per host and committed to the cache.
 
-Workers pull requests from the scheduler, each for blocks that follow each other. Each block is
+Workers pull coalesced requests from the scheduler, for blocks that follow each other. Each block is
 claimed (an OFD lock on its index, dropped by the kernel if this process dies), looked at again,
 given room in the budget, and written and committed as soon as its last byte has arrived, while the
 next ones are still coming. A block in the prefetch buffer is handed over from memory before it is
 written. While another process holds a claim, the job is put off and looked at again: the block is
-there then, or its downloader failed and this process does it. When nobody waits for the rest of a
-request, it is given up.
+there then, or its downloader failed and this process does it. A request is given up when no reader
+or plan wants the rest of it.
 
-What the local disk cannot take is still handed to the readers who wait for it: a full or failing
+What the local disk cannot take is still handed to the readers that wait for it: a full or failing
 disk costs the cache, never the read.
 
 Threads are named dp-fetch-N, start with the first job and end with `close`. Thread-safe; holds no
@@ -61,7 +61,7 @@ class _Claim:
     """A block to download.
 
     Attributes:
-        job: that asks for it.
+        job: job that asks for it.
         is_held: whether its lock is ours; the disk may have refused it.
         has_room: whether the budget has room for it that nothing was written to yet.
     """
@@ -82,12 +82,13 @@ class Downloader:
     """The download threads of one cache.
 
     Args:
-        config: how many threads, how much a request may ask for, direct I/O.
-        request_bytes: how much one request may ask for; at least a block.
-        counters: where downloads are counted.
-        working_sets: what is read again and again.
-        buffer: the blocks that plans will read soon; offered each downloaded block to hold.
-        guard: told when the disk refuses a block; gives slots for requests to a store.
+        config: number of threads, length of a request, direct I/O.
+        request_bytes: most bytes of one request; at least a block.
+        counters: counters of downloads.
+        working_sets: working sets of the plans of this process.
+        buffer: prefetch buffer; offered each downloaded block to hold.
+        guard: guard of the directory: told when the disk refuses a block; gives slots for requests
+            to a store.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class Downloader:
         """Cancel what has not begun, wait for what has, and end the threads. Idempotent.
 
         Args:
-            wait_s: how long to wait for the threads that are in the middle of a download.
+            wait_s: longest wait for the threads that are in the middle of a download.
         """
         self.scheduler.close()
         until_s = time.monotonic() + wait_s
@@ -157,7 +158,7 @@ class Downloader:
             del request  # its buffers must not live on in an idle thread
 
     def _serve(self, request: CoalescedRequest) -> None:
-        """Download and keep the blocks of a request, but for those that others did or are at.
+        """Download and keep the blocks of a request, less those that others have or download.
 
         Raises:
             StoreError: the store's answer, `ObjectChanged` among them.
@@ -248,9 +249,9 @@ class Downloader:
             request.settle(claim.job, UNWANTED)
 
     def _download(self, jobs: Sequence[Job]) -> Generator[Buffer, None, None]:
-        """Ask for a run of blocks; yield each when it is whole, until no one waits for more."""
+        """Make one coalesced request; yield each block when whole, until no more are wanted."""
         if not any(map(self._is_wanted, jobs)):
-            return  # that may have been while it waited for its place
+            return  # that may have been while it waited for its slot
         first = jobs[0]
         number, block_bytes = 0, first.entry.blocks.block_bytes
         start, stop = _start(first), _stop(jobs[-1])
@@ -283,7 +284,7 @@ class Downloader:
                     f"expected {stop - start} bytes, got {number * block_bytes}"
                 )
         except GeneratorExit:
-            raise  # its consumer has had enough
+            raise  # closed by its consumer
         except BaseException:
             self._counters.add("cache_fetch_errors")
             raise

@@ -1,11 +1,11 @@
-"""Single-flight scheduler of downloads: one job per missing block, in the order of its deadline.
+"""Single-flight scheduler of downloads: one job per missing block, earliest deadline first (EDF).
 
-Readers and plans ask for blocks; whoever asks for a block that is already under way gets the same
-future. The job with the earliest deadline goes first: one of a reader is due at once, one of a plan
-when the plan's reader is expected to need it (`deadlines`), and a reader that asks for a planned
-block that is still waiting makes it due. So a reader goes before everything that is planned and not
-late; plans share by their need, whoever came first; and since what is late comes before what is
-asked for after it, no crowd of readers keeps a plan waiting for ever.
+Readers and plans ask for blocks; a caller that asks for a block that is already under way gets the
+same future. The job with the earliest deadline goes first: one of a reader is due at once, one of a
+plan when the plan's reader is expected to need it (`deadlines`), and a reader that asks for a
+planned block that is still waiting makes it due. So a reader goes before everything that is planned
+and not late; plans share by need, not in order of arrival; and since what is late comes before what
+is asked for after it, no number of readers keeps a plan waiting for ever.
 
 Workers pull: `requests` gives each a job, as a `CoalescedRequest` that can take the jobs of the
 blocks behind it as well. It leaves enough for the other workers, so that requests are of single
@@ -49,12 +49,12 @@ class Job:
     Attributes:
         key: the block.
         entry: its entry, kept open by the job.
-        store: where the object is.
+        store: store of the object.
         info: the object version.
-        due_s: when it should be there, by `time.monotonic`.
+        due_s: deadline, by `time.monotonic`.
         future: the block's bytes, or None when another process had them put into the cache.
-        demand: a reader waits for it; a job without one may be cancelled.
-        tries: how often another process was found to be at it.
+        demand: whether a reader waits for it; a job without one may be cancelled.
+        tries: number of times that another process was found downloading it.
     """
 
     key: BlockKey
@@ -69,7 +69,7 @@ class Job:
     is_queued: bool = False
 
     def deliver(self, content: Buffer | None) -> None:
-        """Give those who wait what they wait for; the job itself may go on."""
+        """Give the block to the readers that wait for it; the job itself may go on."""
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(content)
 
@@ -82,7 +82,7 @@ class TryLater:
 
 
 class Unwanted(Enum):
-    """Nobody waits for the block any more, and it was not downloaded."""
+    """The block is not wanted any more, and was not downloaded."""
 
     UNWANTED = 0
 
@@ -90,7 +90,7 @@ class Unwanted(Enum):
 UNWANTED: Final = Unwanted.UNWANTED
 
 Outcome: TypeAlias = Buffer | TryLater | Unwanted | None
-"""What became of a job: what its future shall hold, or why it is not done."""
+"""Outcome of a job: what its future shall hold, or why it is not done."""
 
 
 class CoalescedRequest:
@@ -116,14 +116,14 @@ class CoalescedRequest:
         return job
 
     def settle(self, job: Job, outcome: Outcome) -> None:
-        """Say what became of a job."""
+        """Settle a job with its outcome."""
         del self._unsettled[job.key]
         self._scheduler._settle(job, outcome)
 
     def end(self, error: BaseException | None = None) -> None:
         """Say that nothing more comes: jobs that are not settled fail, with `error` if it is one.
 
-        Whoever waits for one of them gets the error.
+        The readers that wait for one of them get the error.
         """
         left, self._unsettled = [*self._unsettled.values()], {}
         if left and error is None:
@@ -136,9 +136,9 @@ class Scheduler:
     """The downloads of one cache that were asked for and are not done.
 
     Args:
-        workers: how many pull at most.
-        request_bytes: how much one request may ask for; at least a block.
-        buffer: what plans will read soon.
+        workers: most workers that pull.
+        request_bytes: most bytes of one request; at least a block.
+        buffer: prefetch buffer of this process.
     """
 
     def __init__(self, workers: int, request_bytes: int, buffer: PrefetchBuffer) -> None:
@@ -169,12 +169,12 @@ class Scheduler:
         """Ask for blocks of one entry; joins the jobs that are under way for them, if any.
 
         Args:
-            name: of the entry.
-            blocks: of it.
+            name: name of the entry.
+            blocks: indices of its blocks.
             entry: the entry.
-            store: where the object is.
+            store: store of the object.
             info: the object version.
-            due_s: by when a plan needs them; None for a reader that waits for them.
+            due_s: deadline of a plan; None for a reader that waits for them.
 
         Raises:
             CacheError: the cache is closed.
@@ -191,7 +191,7 @@ class Scheduler:
             ]
 
     def is_short_of_workers(self) -> bool:
-        """Whether one more worker should be started; whoever is told so starts it."""
+        """Whether one more worker should be started; the caller then starts it."""
         with self._condition:
             is_short = self._queued > self._idle + self._starting
             is_short = is_short and self._workers < self._max_workers
@@ -215,7 +215,7 @@ class Scheduler:
 
     @property
     def job_count(self) -> int:
-        """How many downloads are asked for and not done."""
+        """Number of downloads that are asked for and not done."""
         return len(self._jobs)
 
     def is_under_way(self, key: BlockKey) -> bool:
@@ -323,7 +323,7 @@ class Scheduler:
             self._finish(job, outcome, None)
 
     def _drop(self, job: Job) -> None:
-        """Forget a job that nobody wants, unless somebody has come for it meanwhile."""
+        """Forget an unwanted job, unless a reader or a plan has asked for it meanwhile."""
         with self._condition:
             if (job.demand or self._buffer.is_pinned(*job.key)) and not self._closed:
                 job.state = _State.WAITING

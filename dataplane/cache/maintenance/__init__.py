@@ -1,1 +1,1 @@
-"""What is done with a cache directory beside reading: checks, clean-up, statistics."""
+"""Maintenance of a cache directory beside reading: checks, clean-up, statistics."""

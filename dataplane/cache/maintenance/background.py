@@ -10,10 +10,10 @@ them takes a fraction of a second.
 
 A refresh has counted what is there. Where the shared count of bytes in use is far above it, after
 an allowance for downloads under way, and was so at the refresh before, that is what killed
-processes had reserved and nobody gave back: it is given back. Far below it is corrected alike.
+processes had reserved and not given back: it is given back. Far below it is corrected alike.
 
-One daemon thread, dp-catalog, started with the stay in the directory and ended with it. It holds no
-lock of this process while it works.
+One daemon thread, dp-catalog, started with the attachment to the directory and ended with it. It
+holds no lock of this process while it works.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dataplane.telemetry import logger
 
 __all__ = ["BackgroundMaintenance"]
 
-_FIRST_S = 5.0  # a process that ends sooner has other worries
+_FIRST_S = 5.0  # a process that ends sooner needs no maintenance
 _LOOK_S = 60.0
 _EVERY_S = 600.0
 _SHARE = 0.2  # of a core
@@ -44,11 +44,11 @@ _JOIN_S = 10.0
 
 
 class BackgroundMaintenance:
-    """Refreshes the catalog until `close`.
+    """Background maintenance of one directory until `close`: usage and catalog.
 
     Args:
-        session: the stay in the directory.
-        under_way_bytes: what a process may have reserved for downloads at once.
+        session: session in the directory.
+        under_way_bytes: most bytes that a process may have reserved for downloads at once.
     """
 
     def __init__(self, session: Session, under_way_bytes: int) -> None:

@@ -1,9 +1,9 @@
-"""Emptying a cache directory by hand: what `dataplane cache gc` and `clear` do.
+"""Clean-up of a cache directory by hand: `dataplane cache gc` and `clear`.
 
 Both go by the rules of eviction (`budget.py`): a block is emptied under its claim, so readers in
-other processes see a miss and never wrong bytes, and what is pinned or held stays. `clear` also
-leaves alone what another process has open, unless it is told not to: that is safe, but whoever
-reads it would download it again.
+other processes see a miss and never wrong bytes, and what is pinned or leased stays. `clear` also
+leaves alone what another process has open, unless it is told not to: that is safe, but its readers
+would download it again.
 
 Thread-safe; holds no state of its own.
 """
@@ -29,17 +29,17 @@ _LAST_TICK = (1 << 64) - 1
 
 @dataclass(slots=True)
 class Cleared:
-    """What was done.
+    """Result of a clean-up.
 
     Attributes:
-        blocks: blocks that were emptied.
+        blocks: number of blocks that were emptied.
         freed_bytes: space given back, that of removed files included.
-        entries: entries whose files were removed.
-        kept_in_use: entries left because another process has them open.
-        kept_pinned: entries left because they are pinned.
-        kept_held: entries left because they are open in a mount.
-        kept_bytes: of the blocks of all three that would have gone.
-        over_bytes: what `collect` could not free although the budget asks for it.
+        entries: number of entries whose files were removed.
+        kept_in_use: number of entries left because another process has them open.
+        kept_pinned: number of entries left because they are pinned.
+        kept_held: number of entries left because they are leased, as by a mount.
+        kept_bytes: bytes of the blocks of all three that would have gone.
+        over_bytes: bytes that `collect` could not free although the budget asks for it.
     """
 
     blocks: int = 0
@@ -56,9 +56,9 @@ def collect(session: Session, *, size_bytes: int | None, max_age_s: float | None
     """Empty blocks that were not used for a while, then what is over the budget.
 
     Args:
-        session: the stay in the directory.
-        size_bytes: the budget, or None to leave a tenth of the file system free.
-        max_age_s: empty blocks whose last use is longer ago.
+        session: session in the directory.
+        size_bytes: budget, or None to leave a tenth of the file system free.
+        max_age_s: age of the last access above which blocks are emptied.
     """
     done = Cleared()
     if session.usage.uncounted:
@@ -81,10 +81,10 @@ def clear(
     """Empty all entries, or those of a part of a store, and remove their files.
 
     Args:
-        session: the stay in the directory.
-        scope: only entries of this part.
-        pinned: also those that the user has pinned. What a process holds stays all the same.
-        in_use: also those that another process has open.
+        session: session in the directory.
+        scope: part of a store to restrict it to.
+        pinned: whether to empty those that the user has pinned, too. Leased ones stay all the same.
+        in_use: whether to empty those that another process has open, too.
     """
     done = Cleared()
 
@@ -120,7 +120,7 @@ def _sweep(
                 done.kept_in_use += _keep(entry, before_tick, done)
                 continue
             _empty(session, entry, before_tick, done)
-        # Gives back nothing when blocks are left, or when somebody has the entry open.
+        # Gives back nothing when blocks are left, or when a process has the entry open.
         del entry
         freed = session.files.remove_unused(name)
         session.usage.add_used(-freed)

@@ -1,18 +1,18 @@
-"""The figures of running processes, in the cache directory: what `dataplane stats` shows.
+"""Process statistics: figures of running processes, in the cache directory, for `dataplane stats`.
 
-    DIR/stats/N.json     figures of the process that holds byte N of `live` (live.py), 0 <= N < 1024
+    DIR/stats/N.json     figures of the process that holds byte N of `live`, 0 <= N < 1024
 
-A process that uses the cache takes the first free N and, once a second while its figures change,
-replaces its file by a new one (temporary name, rename). The file goes when the process leaves; one
-that is left by a killed process is known by its byte, which nobody holds any more, and is ignored
-and removed. So there is no server, no port, and nothing to clean up.
+A process that uses the cache takes the first free N (`disk.liveness`) and, once a second while its
+figures change, replaces its file by a new one (temporary name, rename). The file goes when the
+process leaves; one that is left by a killed process is known by its byte, which is not locked any
+more, and is ignored and removed. So there is no server, no port, and nothing to clean up.
 
-A file is an object with `version` (1), `pid`, `program` (the name alone: arguments may hold what is
-nobody's business), `started_s`, `written_s`, `size_bytes` (the budget, or null), `counters` and
-`gauges` (names as in `dataplane.metrics`). Nothing is decided by it, and what is read is checked.
+A file is an object with `version` (1), `pid`, `program` (the name alone: arguments may hold
+secrets), `started_s`, `written_s`, `size_bytes` (the budget, or null), `counters` and `gauges`
+(names as in `dataplane.metrics`). Nothing is decided by it, and what is read is checked.
 
 The thread is a daemon named dp-stats; it holds no lock while it writes. A forked child takes a
-place of its own when it first uses the cache.
+slot of its own when it first uses the cache.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ _JOIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class ProcessFigures:
-    """What a running process has published.
+    """Figures that a running process has published.
 
     Attributes:
-        pid: its number, in its own namespace.
+        pid: its process id, in its own namespace.
         program: its name.
-        started_s: when it began to publish, in seconds since the epoch.
-        written_s: when it published this.
+        started_s: time at which it began to publish, in seconds since the epoch.
+        written_s: time at which it published this.
         size_bytes: its budget for the cache.
-        counters: what it has counted.
-        gauges: how things stand.
+        counters: its counters.
+        gauges: its gauges.
     """
 
     pid: int
@@ -69,11 +69,11 @@ class ProcessFigures:
 
 
 class ProcessStatistics:
-    """Publishes this process's figures until `close`.
+    """Statistics of this process, published until `close`.
 
     Args:
-        session: the stay in the directory.
-        size_bytes: the budget to tell.
+        session: session in the directory.
+        size_bytes: budget to publish.
     """
 
     def __init__(self, session: Session, size_bytes: int | None) -> None:
@@ -147,7 +147,7 @@ class ProcessStatistics:
 
 
 def read_published(session: Session) -> list[ProcessFigures]:
-    """Read the figures of every process that is alive, by number; remove what the dead have left.
+    """Read the figures of every process that is alive, by slot; remove those of dead processes.
 
     Raises:
         OSError: the directory cannot be read.

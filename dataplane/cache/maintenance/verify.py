@@ -1,15 +1,15 @@
-"""Check every block of a cache directory against its checksum, while others use it.
+"""Verification of every block of a cache directory against its checksum, while others use it.
 
 For each block that is there, its record is read from the map, its bytes from the disk (the page
-cache is told to let go of them first, since it is the disk that is in doubt), and the record again:
+cache is told to drop them first, since it is the disk that is in doubt), and the record again:
 another generation means that the block was evicted or filled meanwhile, and it is passed over. A
-block that fails is claimed, so that nobody fills or evicts it, and checked once more; if it fails
-again it is emptied and its space is given back. The next reader downloads it. A last use is not
-touched, so that checking does not change what is evicted next.
+block that fails is claimed, so that no process fills or evicts it, and checked once more; if it
+fails again it is emptied and its space is given back. The next reader downloads it. A last access
+time is not touched, so that checking does not change what is evicted next.
 
-Entries whose files are not a whole pair are removed unless somebody has them open.
+Entries whose files are not a whole pair are removed unless a process has them open.
 
-Runs of blocks are shared out to threads named dp-verify-N. The bytes are read and summed without
+Groups of blocks are shared out to threads named dp-verify-N. The bytes are read and summed without
 the GIL.
 """
 
@@ -33,7 +33,7 @@ __all__ = ["BadBlock", "VerifyReport", "verify"]
 
 # Source: docs/cache-format.md, "NAME.map".
 _HEADER_BYTES = 4096
-_RECORD = struct.Struct("<QQIIQ")  # word, tick of the last use, CRC-32C, zero, verify tag
+_RECORD = struct.Struct("<QQIIQ")  # word, last access time, CRC-32C, zero, verify tag
 _READY = 1
 _LAST_TICK = (1 << 64) - 1
 _RUN_BLOCKS = 32  # given to a thread at once: 128 MiB at 4 MiB, below a second
@@ -50,7 +50,7 @@ class BadBlock:
         key: the object's full key.
         start: the block's first byte in the object; in the data file, when blocks are sealed.
         stop: one past its last.
-        reason: `checksum`, `short` or what the disk said.
+        reason: `checksum`, `short` or the disk's error.
     """
 
     store: str
@@ -62,17 +62,17 @@ class BadBlock:
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What a check has seen so far.
+    """Report of a check so far.
 
     Attributes:
-        entries: whole entries.
-        blocks: blocks that were checked.
+        entries: number of whole entries.
+        blocks: number of blocks that were checked.
         checked_bytes: their bytes.
-        corrupt_blocks: those whose bytes did not match.
-        unreadable_blocks: those that the disk could not read.
-        dropped_bytes: of both.
-        damaged_entries: entries whose files were not a whole pair.
-        bad: which blocks were dropped, the first of them.
+        corrupt_blocks: number of those whose bytes did not match.
+        unreadable_blocks: number of those that the disk could not read.
+        dropped_bytes: bytes of both.
+        damaged_entries: number of entries whose files were not a whole pair.
+        bad: blocks that were dropped, the first of them.
     """
 
     entries: int = 0
@@ -95,10 +95,10 @@ def verify(
     """Check the blocks of all entries, or of a part of a store, and drop the bad ones.
 
     Args:
-        session: the stay in the directory.
-        scope: only entries of this part.
-        threads: how many blocks are checked at once.
-        progress: called a few times a second with what there is so far.
+        session: session in the directory.
+        scope: part of a store to restrict it to.
+        threads: number of blocks that are checked at once.
+        progress: function called a few times a second with the report so far.
 
     Raises:
         OSError: the directory cannot be read.
@@ -126,7 +126,7 @@ def verify(
 
 
 class _Check:
-    """The runs of blocks still to check, and the report; shared by the threads."""
+    """The groups of blocks still to check, and the report; shared by the threads."""
 
     def __init__(self, session: Session, scope: Scope | None) -> None:
         self._session = session

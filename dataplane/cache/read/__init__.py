@@ -1,1 +1,1 @@
-"""Which bytes of an object go where: scatter lists and zero-copy views."""
+"""Reads: scatter lists, zero-copy views and the prefetch buffer."""

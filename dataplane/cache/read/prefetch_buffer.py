@@ -2,7 +2,7 @@
 
 They are pinned: this process does not evict them. Each has a reference count of its plans, and its
 bytes may be held: a block that was just downloaded is handed to its reader from memory, so that
-nobody waits for the disk and nothing is read back.
+no reader waits for the disk and nothing is read back.
 
 Thread-safe; one lock, held for bookkeeping only.
 """
@@ -25,7 +25,7 @@ class PrefetchBuffer:
     """Pins and bytes of blocks that plans will read soon.
 
     Args:
-        held_limit_bytes: how much may be held; what comes then is left to the disk.
+        held_limit_bytes: most bytes to hold; what comes then is left to the disk.
     """
 
     def __init__(self, held_limit_bytes: int) -> None:
@@ -48,7 +48,7 @@ class PrefetchBuffer:
 
     @property
     def share_bytes(self) -> int:
-        """How much each plan may hold, when all hold as much as they may."""
+        """Bytes that each plan may hold, when all hold as much as they may."""
         return self._held_limit_bytes // max(1, self._plans)
 
     def add(self, key: BlockKey) -> None:
@@ -98,5 +98,5 @@ class PrefetchBuffer:
 
     @property
     def held_bytes(self) -> int:
-        """How much is held."""
+        """Number of bytes that are held."""
         return self._held_bytes

@@ -1,4 +1,4 @@
-"""Tables of ranges: which bytes of an object go where in a buffer.
+"""Scatter lists: tables of byte ranges of an object and their places in a buffer.
 
 A table is uint64[n, 3], C-contiguous: bytes `[start, stop)` of the object go to the buffer from
 byte `place` on. It is what `native/core/cache/gather.hpp` takes and what it returns for the pieces

@@ -1,9 +1,9 @@
-"""Which ranges of an object can be shown where they are, in the memory of a block, and which not.
+"""Zero-copy views: the ranges of an object that need no copy, as a block in memory has them whole.
 
 A block that was just downloaded lies in pooled memory. A range that lies within it need not be
 copied; one that crosses into the next block must be, and so must ranges that are only a small part
 of their block: a view keeps the whole block from its pool, and memory would fill with bytes that
-nobody asked for. What must be copied is merged where it lies together and read in one call.
+no range asked for. What must be copied is merged where it lies together and read in one call.
 
 Pure functions over NumPy arrays; `CachedObject.views` is their user.
 """
@@ -22,7 +22,7 @@ from dataplane.stores.base import Buffer
 __all__ = ["Arrangement", "Views", "arrange", "blocks_to_show"]
 
 _MIN_SHARE = 0.5
-"""Of a block that ranges must ask for, for it to be shown: views keep at most twice their bytes."""
+"""Share of a block that ranges must ask for, to view it: views keep at most twice their bytes."""
 
 _MERGE_GAP_BYTES = 4096
 """Ranges this close are copied together: chunks begin on pages."""
@@ -34,8 +34,8 @@ class Views:
 
     Attributes:
         sources: the memory; the first may be empty.
-        source: uint32[n], in which of them a range lies.
-        offset: uint64[n], from which of its bytes on.
+        source: uint32[n], index of the one that a range lies in.
+        offset: uint64[n], first byte of the range in it.
     """
 
     sources: tuple[Buffer, ...]
@@ -45,13 +45,13 @@ class Views:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrangement:
-    """Where ranges shall lie: in the memory of blocks, or in a buffer of their own (source 0).
+    """Layout of views: in the memory of blocks, or in a buffer of their own (source 0).
 
     Attributes:
-        blocks: which are shown, in order; sources 1, 2, …
-        copied: what must be read into the buffer, one after another.
-        copied_bytes: the length of that buffer.
-        shown_bytes: of the ranges that are shown, by block.
+        blocks: blocks with zero-copy views, in order; sources 1, 2, …
+        copied: ranges to read into the buffer, one after another.
+        copied_bytes: length of that buffer.
+        shown_bytes: bytes of the zero-copy ranges, by block.
         source: as in `Views`.
         offset: as in `Views`.
     """
@@ -86,7 +86,7 @@ def arrange(
     block_bytes: int,
     in_memory: Collection[int],
 ) -> Arrangement:
-    """Show each range that lies within one of the blocks `in_memory`; copy the others."""
+    """Lay out views: of ranges within one of the blocks `in_memory`, and copies of the others."""
     blocks = np.array(sorted(in_memory), np.uint64)
     source = np.zeros(len(starts), np.uint32)
     offset = np.zeros(len(starts), np.uint64)

@@ -56,14 +56,14 @@ _REQUEST_BYTES = BLOCK_BYTES
 
 @dataclass(frozen=True, slots=True)
 class FrontEndOptions:
-    """How the mount is made.
+    """Options of the front end.
 
     Attributes:
-        source: what `mount` shows as the source: the URL, which holds no secrets.
+        source: source that `mount` shows: the URL, which holds no secrets.
         allow_other: whether other users may look.
-        page_cache: open files with the kernel's page cache instead of direct I/O.
-        attribute_ttl_s: how long the kernel believes names, attributes and absences.
-        threads: requests answered at once.
+        page_cache: whether to open files with the kernel's page cache instead of direct I/O.
+        attribute_ttl_s: time for which the kernel believes names, attributes and absences.
+        threads: number of requests answered at once.
     """
 
     source: str
@@ -92,7 +92,7 @@ def serve(
     encoded = [os.fsencode(argument) for argument in arguments]
     argv = (ctypes.c_char_p * len(encoded))(*encoded)
     operations = callbacks.table()
-    # libfuse takes SIGINT only where no one else has; Python has.
+    # libfuse takes SIGINT only where it has no handler; Python has one.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         status = fuse.fuse_main_real(

@@ -1,4 +1,4 @@
-"""Find libfuse 3 and its ctypes declarations."""
+"""Loading of libfuse 3 and its ctypes declarations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the kernel may cache the pages of a file, for mounts that use its page cache."""
+"""Policy of the kernel's page cache: when it may cache the pages of a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_VERSIONS = 100_000
 
 
 class PageCachePolicy:
-    """Decides per open file whether the kernel may cache its pages, and keep those it has.
+    """Page cache policy: whether the kernel may cache the pages of an open file, and keep old ones.
 
     The kernel keeps pages per path, not per open file. So while one version of an object is open
     with the page cache, another version is opened with direct I/O; and pages of an earlier open

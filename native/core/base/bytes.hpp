@@ -1,4 +1,4 @@
-// Reading integers and sizes out of bytes that nobody has vouched for.
+// Reading integers and sizes out of untrusted bytes.
 #pragma once
 
 #include <bit>

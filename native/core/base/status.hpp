@@ -1,4 +1,4 @@
-// What a core function can say when it does not succeed: a code and the numbers that explain it.
+// Status of a core function: when it does not succeed, a code and the numbers that explain it.
 // The core raises no exceptions for bad input; the binding turns a Status into a Python error.
 #pragma once
 

@@ -1,4 +1,4 @@
-// What one thread needs to decode chunks, kept between chunks: a zstd context and scratch memory.
+// Workspace of one thread that decodes, kept between chunks: a zstd context and scratch memory.
 //
 // Scratch only grows, so that nothing is allocated per chunk once it is warm; `trim` gives back what an
 // exceptionally large chunk left behind. Not thread-safe: one owner at a time.

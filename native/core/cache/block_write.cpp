@@ -36,8 +36,8 @@ std::byte* aligned_buffer() noexcept {
   return buffer.get();
 }
 
-// Open the file of `fd` once more, for direct I/O. A descriptor's flags belong to everyone who
-// shares its open file description, so they cannot be changed for one write.
+// Open the file of `fd` once more, for direct I/O. A descriptor's flags belong to its open file
+// description, which others may share, so they cannot be changed for one write.
 UniqueFd reopen_direct(int fd) noexcept {
   std::array<char, 32> path{};
   std::snprintf(path.data(), path.size(), "/proc/self/fd/%d", fd);

@@ -1,6 +1,6 @@
 // Writing a block of the cache to its data file, and its checksum on the way.
 //
-// Written through the page cache, a block costs a copy into fresh pages that nobody reads soon: the
+// Written through the page cache, a block costs a copy into fresh pages that are not read soon: the
 // downloaded bytes are handed to their reader from memory. It also pushes out pages that are of use,
 // and at the kernel's limit of dirty pages writers are made to wait. So whole pages go to the disk
 // directly (O_DIRECT), from where they are if that is on a page boundary, else from a small aligned

@@ -247,8 +247,8 @@ BlockMap::Check BlockMap::settle(std::uint64_t block, std::uint64_t word,
   return Check::good;
 }
 
-// Make a bad block empty; whoever claims it next writes over its bytes. Of several readers that find
-// it bad, one reports it.
+// Make a bad block empty; the next holder of its claim writes over its bytes. Of several readers
+// that find it bad, one reports it.
 BlockMap::Check BlockMap::drop(std::uint64_t block, std::uint64_t word, Check reason) noexcept {
   const bool mine = std::atomic_ref<std::uint64_t>(records_[block].word)
                         .compare_exchange_strong(word, next_word(word, BlockState::empty));

@@ -38,7 +38,7 @@ inline constexpr std::size_t kMapIdentityMaxBytes = kMapHeaderBytes - kMapIdenti
 inline constexpr std::uint64_t kMinBlockBytes = 4096;
 inline constexpr std::uint64_t kMaxBlockBytes = 64U << 20;
 inline constexpr std::uint64_t kMaxBlocks = 1U << 24;  // 64 TiB at 4 MiB; a map of 512 MiB
-// Locked (shared) by everyone who has the entry open; far above any block index.
+// Locked (shared) by every process that has the entry open; far above any block index.
 inline constexpr std::uint64_t kOpenLockByte = 1ULL << 62;
 
 enum class BlockState : std::uint8_t { empty = 0, ready = 1 };
@@ -110,11 +110,11 @@ class BlockMap {
   [[nodiscard]] bool is_complete() const noexcept;
   [[nodiscard]] std::vector<ReadyBlock> ready_blocks() const;
 
-  // Claim a block, or say that somebody else holds it. Claims of one BlockMap do not exclude each
-  // other: a process keeps its own threads apart.
+  // Claim a block, or say that another holder has the claim. Claims of one BlockMap do not exclude
+  // each other: a process keeps its own threads apart.
   [[nodiscard]] Status try_claim(std::uint64_t block, bool& claimed);
   void release(std::uint64_t block) noexcept;
-  // The bytes of empty blocks that somebody else has claimed: downloads under way.
+  // The bytes of empty blocks that others have claimed: downloads in flight.
   [[nodiscard]] std::uint64_t claimed_bytes() const noexcept;
 
   // Fill a claimed block and make it ready, past the page cache if `direct` and the file system has
@@ -128,7 +128,7 @@ class BlockMap {
   void punch_empty() noexcept;
   [[nodiscard]] std::uint64_t data_disk_bytes() const noexcept;
 
-  // Say that the entry is in use (shared), or find out that nobody uses it (exclusive).
+  // Say that the entry is in use (shared), or find out that no process uses it (exclusive).
   [[nodiscard]] bool lock_open(bool exclusive) noexcept;
 
   // In a forked child: let go of the files inherited from the parent, so that locks of the parent do

@@ -1,9 +1,9 @@
-// Reading a table of ranges of one object version into one buffer.
+// Gathering a scatter list: reading a table of ranges of one object version into one buffer.
 //
 // Ranges are cut where blocks begin. A piece is copied from the block's bytes in memory, if the
 // caller has them, else read from the local disk; what is in neither place is listed, for the
-// caller to fetch and gather again. So one call serves thousands of ranges, and only blocks that
-// must be downloaded are anybody else's affair.
+// caller to fetch and gather again. So one call serves thousands of ranges, and the caller has work
+// only for blocks that must be downloaded.
 //
 // The order is that of the table. Ranges may be empty, overlap each other, and share a block. Knows
 // no Python and downloads nothing. Thread-safe, as far as callers do not share an output.

@@ -15,7 +15,7 @@ namespace {
 constexpr std::size_t kWorthWakingBytes = 256U << 10;
 
 // How much must have come before poll says so: without it, it does for every packet. Back to one
-// byte in the end, or whoever next waits for a short answer waits for ever.
+// byte in the end, or the next caller that waits for a short answer waits for ever.
 class WakeMark {
  public:
   explicit WakeMark(int fd) noexcept : fd_(fd) {}

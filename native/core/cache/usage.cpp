@@ -38,7 +38,7 @@ UsageFile::~UsageFile() {
 }
 
 Status UsageFile::create(int fd) {
-  // dirty: whoever finds a fresh file does not know what is in the directory, and counts.
+  // dirty: a process that finds a fresh file does not know what is in the directory, and counts.
   const Fields fresh{kMagic, kVersion, 0, 0, 0, 1, 1, 0, 0};
   std::array<std::byte, kFileBytes> bytes{};
   std::memcpy(bytes.data(), &fresh, sizeof fresh);
@@ -73,7 +73,7 @@ Status UsageFile::open(UniqueFd fd) {
 }
 
 std::int64_t UsageFile::add_used(std::int64_t amount) noexcept {
-  // The flow first: whoever reads `used` and then the flows sees every amount that is in `used`.
+  // The flow first: a reader of `used` and then the flows sees every amount that is in `used`.
   if (amount > 0)
     std::atomic_ref<std::uint64_t>(fields_->allocated) += static_cast<std::uint64_t>(amount);
   else

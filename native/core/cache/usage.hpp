@@ -6,7 +6,7 @@
 // cache, so that the next one to come alone can tell whether the last one left in order. A file that
 // is not whole is reset by its first user; the bytes in use are then counted again. `uncounted` is 1
 // from an unclean stop until they have been. `allocated` and `freed` are the sums of all amounts that
-// were added and taken off: who counts while others are at work bounds the error by their growth.
+// were added and taken off: a count while others are at work bounds its error by their growth.
 // Thread-safe.
 #pragma once
 
@@ -25,7 +25,7 @@ class UsageFile {
   UsageFile& operator=(const UsageFile&) = delete;
   ~UsageFile();
 
-  // Write a fresh file. The caller makes sure that nobody has it mapped.
+  // Write a fresh file. The caller makes sure that no process has it mapped.
   [[nodiscard]] static Status create(int fd);
   // Check and map; closes `fd` in any case.
   [[nodiscard]] Status open(UniqueFd fd);

@@ -115,7 +115,7 @@ Status decode_block(const BloscFrame& frame, Placement& placement, Workspace& wo
 }
 
 // Whether blocks, and the elements that their shuffle knows, hold whole elements of the array. They
-// do unless somebody chose the type size by hand.
+// do unless the type size was chosen by hand.
 bool holds_whole_elements(const BloscFrame& frame, std::size_t element) noexcept {
   const bool shuffled = frame.shuffle != BloscShuffle::none;
   return frame.block_bytes % element == 0 && (!shuffled || frame.typesize % element == 0);

@@ -1,5 +1,5 @@
 // C-Blosc 1 frames without their contents: the header, the block table and the lengths of streams.
-// Whoever reads a frame, to decompress it or to pass its streams on, reads it with these functions.
+// All code that reads a frame, to decompress it or to pass its streams on, uses these functions.
 //
 // A frame is a 16-byte header, the i32 start of every block, and the blocks. A block is one stream,
 // or one stream per byte of an element ("split"), each an i32 length and that many bytes; a stream

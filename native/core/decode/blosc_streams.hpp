@@ -1,6 +1,5 @@
-// The compressed streams of a C-Blosc 1 frame, found without decompressing any, for those who pass
-// them on to another decompressor, such as one on a GPU. blosc_frame.hpp has the format and what is
-// checked.
+// The compressed streams of a C-Blosc 1 frame, found without decompressing any, to be passed on to
+// another decompressor, such as one on a GPU. blosc_frame.hpp has the format and what is checked.
 #pragma once
 
 #include <cstddef>

@@ -31,7 +31,7 @@ inline constexpr unsigned kMaxThreads = 256;
 struct CancelPolicy {
   // Asked from the calling thread, some 50 times per second.
   const std::function<bool()>* interrupted = nullptr;
-  // Set by anybody; asked by every thread.
+  // Set by any thread; asked by every thread.
   const std::atomic<bool>* flag = nullptr;
 };
 

@@ -1,9 +1,9 @@
-// Where the bytes of a decoded chunk go: the wanted box of the chunk, laid into an N-D destination.
+// Placing the bytes of a decoded chunk: its wanted box is laid into an N-D destination.
 //
 // `plan_box` joins dimensions that are contiguous on both sides, so that what is left is a run of bytes
 // and a few loops. A chunk whose box is contiguous in its destination becomes a single run, and codecs
 // write straight into it. `BoxCursor` walks the runs in the order of the chunk's bytes, for codecs that
-// produce a chunk piece by piece; it also tells which pieces nobody wants. Offsets in the chunk count
+// produce a chunk piece by piece; it also tells unwanted pieces. Offsets in the chunk count
 // the bytes of elements as the destination holds them; Placement (placement.hpp) feeds a cursor from
 // bytes as they are stored. Nothing here checks bounds: check_table has done so.
 #pragma once

@@ -1,5 +1,5 @@
-// In which order a call works off its rows: the expensive ones first, so that at its end no thread is
-// left alone with a large chunk.
+// Order in which a call works off its rows: the expensive ones first, so that at its end no thread
+// is left alone with a large chunk.
 #pragma once
 
 #include <cstdint>

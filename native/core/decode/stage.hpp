@@ -4,8 +4,8 @@
 // Every stream begins at a multiple of kStageAlign and is plain LZ4 or zstd: the headers of Blosc
 // and of Zarr's codecs are left behind, and streams that are stored are wrapped, as an LZ4 block of
 // literals or a zstd frame of raw blocks, so that no stream needs a path of its own. Chunks are
-// staged whole: what a row wants of its chunk is up to whoever inflates it. A row of fill value has
-// no stream.
+// staged whole: what a row wants of its chunk is up to the receiver that inflates it. A row of fill
+// value has no stream.
 //
 // `plan_stage` finds the streams, checks every checksum that a row has, and says where each stream
 // goes and how much room all of them need; `run_stage` copies. Both use several threads; neither

@@ -1,4 +1,4 @@
-// Whether a table of chunks can be decoded as it stands: nothing is written before this says yes.
+// Check of a table of chunks before it is decoded: nothing is written until this says yes.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What happens to elements between their stored form and their destination: byte order, and conversion
+// Transform of elements between their stored form and their destination: byte order, and conversion
 // to float32. Done on pieces that are in the cache anyway, on their way, so that no second pass over the
 // destination exists.
 #pragma once
