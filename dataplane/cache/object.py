@@ -40,7 +40,7 @@ from dataplane.cache.read.ranges import (
     check_within,
     merge_ranges,
 )
-from dataplane.cache.read.views import Arrangement, Views, arrange, blocks_to_show
+from dataplane.cache.read.views import ViewLayout, Views, blocks_to_show, lay_out
 from dataplane.errors import ConfigError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
@@ -194,14 +194,14 @@ class CachedObject:
         contents = {block: held[block] for block in wanted if block in held}
         began = time.perf_counter()
         contents |= self._download([block for block in wanted if block not in held])
-        placed = arrange(starts, stops, block_bytes, contents)
+        placed = lay_out(starts, stops, block_bytes, contents)
         self._count_views(placed, held, time.perf_counter() - began)
         copied = _pooled(placed.copied_bytes)
         self.read_ranges_into(placed.copied, copied)
         sources = (copied, *(contents[block] for block in placed.blocks))
         return Views(sources, placed.source, placed.offset)
 
-    def is_settled(self, start: int, stop: int) -> bool:
+    def is_resident(self, start: int, stop: int) -> bool:
         """Whether bytes `[start, stop)` are on the disk and no block of the object is in memory.
 
         Then `views` would make copies only, and `read_into` does that for less.
@@ -282,7 +282,7 @@ class CachedObject:
             if content is not None
         }
 
-    def _count_views(self, placed: Arrangement, held: Mapping[int, Buffer], wait_s: float) -> None:
+    def _count_views(self, placed: ViewLayout, held: Mapping[int, Buffer], wait_s: float) -> None:
         """Count each block with a zero-copy view as a read."""
         hits = [n for b, n in zip(placed.blocks, placed.shown_bytes, strict=True) if b in held]
         misses = [

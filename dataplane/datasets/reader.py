@@ -142,7 +142,7 @@ class SampleReader:
 
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
         source = None if direct or not plan.spans else self.runtime.object(plan.entry.shard)
-        if source is not None and not all(source.is_settled(*span) for span in plan.spans):
+        if source is not None and not all(source.is_resident(*span) for span in plan.spans):
             return _viewed(plan, source)
         packed = shared_pool().array((plan.packed_bytes,), UINT8)
         if plan.spans:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dataplane.cache.read.ranges import Ranges, merge_ranges
 from dataplane.stores.base import Buffer
 
-__all__ = ["Arrangement", "Views", "arrange", "blocks_to_show"]
+__all__ = ["ViewLayout", "Views", "blocks_to_show", "lay_out"]
 
 _MIN_SHARE = 0.5
 """Share of a block that ranges must ask for, to view it: views keep at most twice their bytes."""
@@ -44,7 +44,7 @@ class Views:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Arrangement:
+class ViewLayout:
     """Layout of views: in the memory of blocks, or in a buffer of their own (source 0).
 
     Attributes:
@@ -80,12 +80,12 @@ def blocks_to_show(
     return chosen
 
 
-def arrange(
+def lay_out(
     starts: npt.NDArray[np.uint64],
     stops: npt.NDArray[np.uint64],
     block_bytes: int,
     in_memory: Collection[int],
-) -> Arrangement:
+) -> ViewLayout:
     """Lay out views: of ranges within one of the blocks `in_memory`, and copies of the others."""
     blocks = np.array(sorted(in_memory), np.uint64)
     source = np.zeros(len(starts), np.uint32)
@@ -106,4 +106,4 @@ def arrange(
         span = np.searchsorted(copied[:, 0], starts[rest], side="right") - 1
         offset[rest] = starts[rest] - copied[span, 0] + copied[span, 2]
     shown_blocks = tuple(blocks.tolist())
-    return Arrangement(shown_blocks, copied, copied_bytes, tuple(shown_bytes), source, offset)
+    return ViewLayout(shown_blocks, copied, copied_bytes, tuple(shown_bytes), source, offset)
