@@ -1,6 +1,6 @@
 // receive: a buffer is filled whatever the pieces that arrive, and an end, a pause, a reset and a
 // signal are told apart.
-#include "core/cache/receive.hpp"
+#include "core/net/receive.hpp"
 
 #include <netinet/in.h>
 #include <poll.h>
