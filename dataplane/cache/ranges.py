@@ -1,9 +1,9 @@
 """Tables of ranges: which bytes of an object go where in a buffer.
 
 A table is uint64[n, 3], C-contiguous: bytes `[start, stop)` of the object go to the buffer from
-byte `place` on. It is what `native/core/cache/gather.hpp` takes and what it returns for the pieces that
-are not there, so that reading thousands of ranges needs no Python object for each. Ranges may be
-empty and may overlap.
+byte `place` on. It is what `native/core/cache/gather.hpp` takes and what it returns for the pieces
+that are not there, so that reading thousands of ranges needs no Python object for each. Ranges may
+be empty and may overlap.
 
 Pure functions over NumPy arrays; none copies bytes of an object.
 """

@@ -30,7 +30,7 @@ _ITEM_BYTES: Final = (1, 2, 4, 8, 16)
 
 
 class Codec(IntEnum):
-    """How the bytes of a chunk are compressed; the numbers are those of native/core/base/chunk.hpp."""
+    """How the bytes of a chunk are compressed; numbered as in native/core/base/chunk.hpp."""
 
     RAW = 0
     ZSTD = 1

@@ -60,7 +60,7 @@ CHUNK_DTYPE: Final = np.dtype(
         ("destination_start", np.uint64, (MAX_DIMS,)),
     ]
 )
-"""One row. Source: struct ChunkRow in native/core/base/chunk.hpp, which a test compares with this."""
+"""One row. Source: struct ChunkRow of native/core/base/chunk.hpp; a test compares both."""
 
 
 class Convert(IntEnum):

@@ -16,7 +16,8 @@ import pytest
 
 from dataplane.errors import Timeout, Unavailable
 from dataplane.stores import StoreConfig, open_store
-from dataplane.stores.http import response
+from dataplane.stores.http import connections
+from dataplane.stores.http.channels import HttpServer as Server
 from dataplane_testing.s3 import Faults, S3Endpoint
 from tests.stores.fakes import Answer, HttpServer, Request
 from tests.stores.ranged import BODY, ONCE, good, stream
@@ -135,11 +136,12 @@ def test_connections_that_are_not_used_for_long_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = types.SimpleNamespace(monotonic=lambda: now.s, s=0.0)
-    monkeypatch.setattr(response, "time", now)
+    monkeypatch.setattr(connections, "time", now)
     limits = {"timeout_s": 10.0, "connect_timeout_s": 10.0, "max_idle": 8}
     with S3Endpoint(buckets=("idle",), anonymous=True) as endpoint:
         endpoint.put("idle", "k", BODY)
-        client = response.PlainHttp("127.0.0.1", endpoint.port, **limits)
+        server = Server("http", "127.0.0.1", endpoint.port)
+        client = connections.HttpConnections(server, **limits)
         before = len(os.listdir("/proc/self/fd"))
         memory = memoryview(bytearray(len(BODY)))
 
