@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the build and the mount need from the system: a C++ compiler, libzstd, liblz4,
-# OpenSSL, fuse3,
-# and for a Python of the system (PYTHON, or python3) its venv module and headers.
+# Installs what the build and the mount need from the system: a C++ compiler, libzstd, liblz4, OpenSSL,
+# fuse3, and for a Python of the system (PYTHON, or python3) its venv module and headers.
 # Does nothing when all are there; says what to type when it may not install.
 # DATAPLANE_FUZZ=install adds clang, which nothing but `make fuzz-smoke` needs.
 set -euo pipefail

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Authority", "tls_front"]
+__all__ = ["Authority", "server_context", "tls_front"]
 
 
 class Authority:
@@ -34,7 +34,7 @@ class Authority:
         self.file.write_bytes(itself)
 
     def issue(
-        self, name: str, *, host: str = "127.0.0.1", first_day: int = -1, last_day: int = 30
+        self, name: str, *, host: str | None = "127.0.0.1", first_day: int = -1, last_day: int = 30
     ) -> Path:
         """Return a file with the certificate and the key of a server."""
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -98,12 +98,20 @@ def _named(x509: Any, name: str) -> Any:
     return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
 
 
+def server_context(certificate: Path, **settings: object) -> ssl.SSLContext:
+    """Return the context of a server with this certificate; settings are its attributes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    for name, value in settings.items():
+        setattr(context, name, value)
+    return context
+
+
 class _Front:
     """Hands on what comes over TLS to a port, and counts connections."""
 
     def __init__(self, certificate: Path, port: int) -> None:
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate)
+        self._context = server_context(certificate)
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.connections = 0
