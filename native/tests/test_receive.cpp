@@ -203,4 +203,5 @@ int main() {
   an_end_is_not_an_error_and_says_how_far_it_got();
   a_pause_and_a_bad_descriptor_are_errors();
   a_signal_ends_the_wait();
+  return check::result();
 }
