@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataplane import _native
-from tests.stores.certificates import Authority, server_context
+from tests.stores.tls_servers import Authority, server_context
 
 Talk = Callable[[ssl.SSLSocket], None]
 Connect = Callable[[Talk], _native.TlsConnection]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.stores.certificates import Authority, server_context
 from tests.stores.fakes import Answer, HttpServer, Request
+from tests.stores.tls_servers import Authority, server_context
 
 Serve = Callable[[Callable[[Request], Answer]], HttpServer]
 

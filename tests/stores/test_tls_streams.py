@@ -22,11 +22,11 @@ from dataplane.stores.http.connections import HttpConnections
 from dataplane.stores.http.failures import HttpFailure, UnsupportedResponse
 from dataplane_testing.s3 import S3Endpoint
 from tests.servers.s3 import S3Bucket
-from tests.stores.certificates import Authority, server_context, tls_front
 from tests.stores.conftest import Serve
 from tests.stores.fakes import Answer, HttpServer, Request
 from tests.stores.ranged import BODY, ONCE, good, stream
 from tests.stores.relay import relay
+from tests.stores.tls_servers import Authority, server_context, tls_front
 
 _TLS_1_2 = {"maximum_version": ssl.TLSVersion.TLSv1_2}
 _REFUSALS = [

@@ -41,6 +41,7 @@ class Settings:
     port: int
     faults: Faults
     limits: Limits
+    certificate: Path | None = None
 
 
 class Engine:
@@ -67,7 +68,7 @@ class Engine:
             shared = Shared(
                 service, all_operations(), verifier, self._faults, self._log, self._stopping
             )
-            self._server = Server(shared, settings.port)
+            self._server = Server(shared, settings.port, settings.certificate)
         except S3Error as err:
             self._files.close()
             raise ConfigError(f"cannot make the endpoint's buckets: {err.message}") from err
