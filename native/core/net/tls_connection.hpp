@@ -1,8 +1,8 @@
 // One TLS connection: decrypted bytes go into memory of the caller's choice, whole pieces at a time.
 //
 // The socket never blocks; waits are polls with a limit (waiting.hpp), and a signal ends them. OpenSSL
-// takes bytes from the socket 128 KiB at a time and decrypts them record by record, so a block of
-// 4 MiB costs some forty system calls and one call of ours.
+// takes bytes from the socket 64 KiB at a time and decrypts them record by record, so a block of
+// 4 MiB costs some seventy system calls and one call of ours.
 //
 // An end without a close_notify in the middle of anything is a broken connection, never an end.
 // Nothing is sent by the destructor, and nothing by a process other than the one that connected.

@@ -16,7 +16,7 @@ using BioPtr = std::unique_ptr<BIO, OpenSslDeleter<BIO_free>>;
 using X509Ptr = std::unique_ptr<X509, OpenSslDeleter<X509_free>>;
 
 // Records are read many at a time, not with two system calls each.
-constexpr std::size_t kReadAheadBytes = 128U << 10;
+constexpr std::size_t kReadAheadBytes = 64U << 10;
 constexpr std::array<unsigned char, 9> kHttp{8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
 
 bool add_roots(X509_STORE* store, std::span<const std::byte> roots) {
