@@ -48,6 +48,7 @@ class RawConnections:
         if signed.scheme == "https":
             self._tls = ssl.create_default_context(cafile=environment["AWS_CA_BUNDLE"])
         self._local = threading.local()
+        self._connections: list[socket.socket] = []
 
     def get(self, start: int, stop: int) -> int:
         """Receive a range and return its length.
@@ -71,6 +72,11 @@ class RawConnections:
             got += count
         return got
 
+    def close(self) -> None:
+        """Close the connections of all threads, which must be done with them. Idempotent."""
+        for connection in self._connections:
+            connection.close()
+
     def _connection(self) -> tuple[socket.socket, memoryview]:
         if not hasattr(self._local, "pair"):
             connection = socket.create_connection(self._address)
@@ -79,6 +85,7 @@ class RawConnections:
                 connection = self._tls.wrap_socket(
                     connection, server_hostname=str(self._address[0])
                 )
+            self._connections.append(connection)
             self._local.pair = (connection, memoryview(bytearray(self._largest_bytes)))
         pair: tuple[socket.socket, memoryview] = self._local.pair
         return pair

@@ -180,6 +180,11 @@ class RawOpenSsl(RawGets):
     def _get(self, start: int, stop: int) -> int:
         return self._raw.get(start, stop)
 
+    def close(self) -> None:
+        """Stop the threads, close their connections."""
+        super().close()
+        self._raw.close()
+
 
 class DiskWrites:
     """A ceiling: as many blocks written by as many threads past the page cache."""

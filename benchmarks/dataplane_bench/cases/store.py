@@ -273,3 +273,8 @@ class RawSocket(_Threaded):
     def get(self, piece: tuple[int, int]) -> int:
         """Read one range."""
         return self._raw.get(*piece)
+
+    def close(self) -> None:
+        """Stop the threads, close their connections."""
+        super().close()
+        self._raw.close()
