@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 __all__ = ["Relay", "relay"]
+
+_PAUSE_S = 0.3
 
 
 class Relay:
@@ -16,6 +19,8 @@ class Relay:
     Attributes:
         cut: close a connection after so many bytes from the server; None never does.
         flip: the offset of a byte from the server to change.
+        pause: where to wait a moment before the next byte from the server.
+        sent: bytes from the server on the last connection that ended or is still there.
         connections: that were accepted.
     """
 
@@ -25,6 +30,8 @@ class Relay:
         self.port = int(self._listener.getsockname()[1])
         self.cut: int | None = None
         self.flip: int | None = None
+        self.pause: int | None = None
+        self.sent = 0
         self.connections = 0
         threading.Thread(target=self._accept, name="test-relay", daemon=True).start()
 
@@ -54,13 +61,17 @@ class Relay:
         at, cut, flip = 0, self.cut, self.flip
         with contextlib.suppress(OSError):
             while cut is None or at < cut:
-                piece = bytearray(server.recv(65536 if cut is None else min(65536, cut - at)))
+                if at == self.pause:
+                    time.sleep(_PAUSE_S)
+                ends = [end for end in (cut, self.pause) if end is not None and end > at]
+                piece = bytearray(server.recv(min([65536, *(end - at for end in ends)])))
                 if not piece:
                     break
                 if flip is not None and at <= flip < at + len(piece):
                     piece[flip - at] ^= 1
                 client.sendall(piece)
                 at += len(piece)
+                self.sent = at
         for end in (client, server):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

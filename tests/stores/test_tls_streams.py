@@ -258,6 +258,26 @@ def test_a_box_between_that_closes_is_a_broken_connection(secure: Serve, cut: in
     assert all(map(_is_ours, server.requests))
 
 
+def test_a_record_that_comes_in_two_halves_is_not_waited_for_in_vain(trusted: Authority) -> None:
+    """Of the bytes that are still wanted some are here already, and cannot come any more."""
+    with (
+        HttpServer(good, server_context(trusted.issue("good"))) as server,
+        relay(server.port) as box,
+    ):
+        for _ in range(2):
+            limits = {"timeout_s": 10.0, "connect_timeout_s": 10.0, "max_idle": 8}
+            address = Server("https", "127.0.0.1", box.port, trusted.file.read_bytes())
+            pool = HttpConnections(address, **limits)
+            begun_s = time.monotonic()
+            response = pool.get("/k", {"Range": "bytes=0-19999"})
+            memory = bytearray(20_000)
+            assert response.read_into(memoryview(memory)) == len(memory)
+            assert memory == BODY[:20_000]
+            pool.close()
+            box.pause = box.sent - 3000
+        assert time.monotonic() - begun_s < 5
+
+
 def test_a_changed_byte_is_a_broken_connection_and_never_data(secure: Serve) -> None:
     with secure(good) as server, relay(server.port) as box:
         box.flip = 1_000_000
