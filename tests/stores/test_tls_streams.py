@@ -127,6 +127,18 @@ def test_a_refused_certificate_is_said_in_the_librarys_words(
     assert server.requests == []
 
 
+def test_an_authoritys_own_certificate_is_refused(trusted: Authority) -> None:
+    with HttpServer(good, server_context(trusted.server_of_its_own())) as server:
+        pool = _pool(server, trusted.file.read_bytes())
+        with pytest.raises(UnsupportedResponse, match="refused: an authority's own"):
+            _get(pool)
+        pool.close()
+        config = StoreConfig(max_attempts=1, hedge=False, ca_bundle=trusted.file)
+        with pytest.raises(StoreError, match="an authority's own, which may sign but not serve"):
+            stream(open_store(server.url, config))
+    assert server.requests == []
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_names_are_asked_for_and_addresses_are_not(trusted: Authority, host: str) -> None:
     context = server_context(trusted.issue(host, host=host))

@@ -5,6 +5,7 @@
 #include <openssl/ssl.h>
 #include <openssl/ssl3.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -30,6 +31,13 @@ bool is_end_without_notice(unsigned long err) {
 #endif
 }
 
+// Whether the server has shown a certificate that may sign others. OpenSSL takes it from a server, if
+// it is trusted; the client library does not, and both shall say the same of one server.
+bool is_authority(const SSL* ssl) {
+  X509* const certificate = SSL_get0_peer_certificate(ssl);
+  return certificate != nullptr && (X509_get_extension_flags(certificate) & EXFLAG_CA) != 0;
+}
+
 }  // namespace
 
 TlsConnection::TlsConnection(std::shared_ptr<const TlsContext> context, UniqueFd fd)
@@ -48,8 +56,9 @@ int TlsConnection::handshake(Waiter& waiter) {
     errno = 0;
     const int done = SSL_do_handshake(ssl_.get());
     if (done == 1) {
-      is_usable_ = true;
-      return 0;
+      is_usable_ = !is_authority(ssl_.get());
+      if (!is_usable_) failure_ = "the certificate is refused: an authority's own";
+      return is_usable_ ? 0 : kTlsFailed;
     }
     if (const int err = after(done, waiter, mark, 1); err != 0) {
       const long refusal = SSL_get_verify_result(ssl_.get());
