@@ -21,6 +21,7 @@ from typing import Protocol
 
 from dataplane import _native
 from dataplane.stores.http.failures import UnsupportedResponse
+from dataplane.telemetry import logger
 
 __all__ = ["PORTS", "Channel", "HttpServer", "PlainChannel", "TlsChannel"]
 
@@ -139,11 +140,11 @@ class TlsChannel:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def is_resumed(self) -> bool:
-        """Whether the session of an earlier connection goes on."""
-        return self._connection.is_resumed
+        agreed = self._connection
+        logger.debug(
+            "%s, %s, a session resumed: %s, decrypted by the kernel: %s",
+            *(agreed.version, agreed.cipher, agreed.is_resumed, agreed.is_kernel_tls),
+        )
 
     def send(self, request: bytes) -> None:
         with _tls_is_whole():

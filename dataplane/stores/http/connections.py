@@ -99,7 +99,8 @@ class HttpConnections:
         """Close the connections that are kept, and keep none from now on. Idempotent."""
         with self._lock:
             self._closed = True
-            _close_all(self._idle)
+            surplus, self._idle[:] = list(self._idle), []
+        _close_all(surplus)
 
     def _connect(self) -> Channel:
         """Connect to any of the server's addresses: a name may stand for many machines."""
@@ -155,11 +156,13 @@ class HttpConnections:
 
     def _keep(self, channel: Channel) -> None:
         now_s = time.monotonic()
+        surplus = []
         with self._lock:
             self._idle.append((now_s, channel))  # so the oldest are in front
             most = 0 if self._closed else self._max_idle
             while self._idle and (len(self._idle) > most or now_s - self._idle[0][0] > _IDLE_S):
-                self._idle.pop(0)[1].close()
+                surplus.append(self._idle.pop(0))
+        _close_all(surplus)
 
     def _forget(self) -> None:
         """Close this process's ends; the parent goes on with its own."""
