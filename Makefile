@@ -76,6 +76,7 @@ bench-smoke: setup ## Run every benchmark once on tiny inputs, so that none rots
 	$(BIN)/dataplane bench store --smoke
 	$(BIN)/dataplane bench loader --smoke
 	$(BIN)/dataplane bench cache --smoke
+	$(BIN)/dataplane bench cache --tls --part fill --smoke
 
 check: lint type native-test test bench-smoke ## Everything that CI runs
 

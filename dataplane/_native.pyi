@@ -184,3 +184,45 @@ class UsageFile:
     @property
     def epoch(self) -> int: ...
     def bump_epoch(self) -> None: ...
+
+class TlsFailure(Exception):
+    """TLS failed, or refused the server's certificate; the text says why."""
+
+class TlsContext:
+    """What connections to one server have in common. See native/core/net/tls_context.hpp.
+
+    Args:
+        host: the server's DNS name or address.
+        roots: certificates to trust besides the system's, as PEM; may be empty.
+
+    Raises:
+        TlsFailure: a certificate is damaged, or the host cannot be checked.
+    """
+
+    def __init__(self, host: str, roots: Buffer) -> None: ...
+
+class TlsConnection:
+    """A TLS connection over a connected socket. See native/core/net/tls_connection.hpp.
+
+    Owns the descriptor from the call of its constructor on, also when that fails. Calls raise
+    OSError (TimeoutError when nothing came for `pause_s`), TlsFailure, and ValueError while another
+    thread is in one.
+    """
+
+    def __init__(self, context: TlsContext, fd: int) -> None: ...
+    def handshake(self, *, timeout_s: float) -> None: ...
+    def send(self, bytes: Buffer, *, pause_s: float) -> None: ...  # noqa: A002
+    def receive(self, buffer: Buffer, *, pause_s: float, whole: bool = True) -> int:
+        """Fill a buffer, or some of it; return how many bytes came before the declared end."""
+    def is_quiet(self) -> bool:
+        """Whether the connection is there and nothing came unasked."""
+    def close(self) -> None:
+        """Say the end, unless this is a forked child, and let go. Idempotent."""
+    @property
+    def is_resumed(self) -> bool: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def cipher(self) -> str: ...
+    @property
+    def is_kernel_tls(self) -> bool: ...

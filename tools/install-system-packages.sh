@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the build and the mount need from the system: a C++ compiler, libzstd, liblz4, fuse3,
-# and for a Python of the system (PYTHON, or python3) its venv module and headers.
+# Installs what the build and the mount need from the system: a C++ compiler, libzstd, liblz4, OpenSSL,
+# fuse3, and for a Python of the system (PYTHON, or python3) its venv module and headers.
 # Does nothing when all are there; says what to type when it may not install.
 # DATAPLANE_FUZZ=install adds clang, which nothing but `make fuzz-smoke` needs.
 set -euo pipefail
 
 # fuse3 brings its library, whose package is called differently in every release.
-packages=(g++ pkg-config libzstd-dev liblz4-dev fuse3)
+packages=(g++ pkg-config libzstd-dev liblz4-dev libssl-dev fuse3)
 python=$(readlink -f "$(command -v "${PYTHON:-python3}" || true)" || true)
 case "$python" in
   /usr/bin/python3.*) packages+=("${python##*/}-venv" "${python##*/}-dev") ;;
@@ -25,7 +25,7 @@ if ! command -v dpkg-query >/dev/null; then
     command -v "$tool" >/dev/null || missing+=("$tool")
   done
   if command -v pkg-config >/dev/null; then
-    for library in libzstd liblz4; do
+    for library in libzstd liblz4 libssl; do
       pkg-config --exists "$library" || missing+=("$library (with headers)")
     done
   fi

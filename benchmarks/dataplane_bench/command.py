@@ -109,16 +109,21 @@ def decode_command(
 @bench.command("store")
 @click.option("--store", "store_url", help="Prefix to write to and read from (default: embedded).")
 @click.option("--connections", type=click.IntRange(1, 256), multiple=True, help="Repeatable.")
+@click.option("--tls", is_flag=True, default=None, help="The embedded endpoint speaks TLS.")
 @_shared_options
-def store_command(*, store_url: str | None, connections: Sequence[int], **shared: Any) -> None:
+def store_command(
+    *, store_url: str | None, connections: Sequence[int], tls: bool | None, **shared: Any
+) -> None:
     """Read ranges of one object, beside rivals.
 
     Our store, its client alone, s3fs, a raw socket.
     """
+    if store_url and tls:
+        raise click.UsageError("--tls is of the embedded endpoint; --store names another server")
     from dataplane_bench.cases import store
 
     small = {"object_bytes": 32 << 20, "requests": 8, "rounds": 1} if shared["smoke"] else {}
-    given = {"store_url": store_url, "connections": tuple(connections)}
+    given = {"store_url": store_url, "connections": tuple(connections), "tls": tls}
     options = _options(store.StoreOptions, small, given, shared)
     _run(lambda progress: store.run(options, progress), shared)
 
@@ -170,6 +175,7 @@ def loader_command(
 @click.option("--size", "object_bytes", type=BYTES, help="Of the object (512MiB).")
 @click.option("--threads", "fetch_threads", type=click.IntRange(1, 256), help="Downloads (8).")
 @click.option("--encrypt", is_flag=True, default=None, help="Measure an encrypted cache.")
+@click.option("--tls", is_flag=True, default=None, help="The endpoint of the fill speaks TLS.")
 @click.option(
     "--part",
     "parts",
@@ -192,6 +198,7 @@ def cache_command(
     object_bytes: int | None,
     fetch_threads: int | None,
     encrypt: bool | None,
+    tls: bool | None,
     **shared: Any,
 ) -> None:
     """Read through the cache, fill it, and see what it keeps.
@@ -214,6 +221,7 @@ def cache_command(
         "object_bytes": object_bytes,
         "fetch_threads": fetch_threads,
         "encrypt": encrypt,
+        "tls": tls,
     }
     options = _options(cache.CacheOptions, small, given, shared)
     _run(lambda progress: cache.run(options, progress), shared)

@@ -214,7 +214,7 @@ class StoreConfig:
         True,
         env="DATAPLANE_STORE_DIRECT",
         parse=parse_flag,
-        doc="receive from servers without TLS straight into memory, past the client library",
+        doc="receive streams over HTTP and HTTPS straight into memory, past the client library",
     )
     ca_bundle: Path | None = setting(
         None,

@@ -14,7 +14,7 @@ without URL queries, since those may hold signatures.
 | 429, 503, a slow-down code | `Throttled` | yes |
 | 408, 504, no answer in time | `Timeout` | yes |
 | 500, 502, a broken or refused connection | `Unavailable` | yes |
-| nothing: its certificate is refused (`tls.py`) | `StoreError` | no |
+| nothing: its certificate is refused, or its TLS is too old (`tls.py`) | `StoreError` | no |
 | a full disk | `NoSpace` | no |
 """
 
@@ -38,7 +38,7 @@ from dataplane.errors import (
     Unavailable,
 )
 from dataplane.stores.base import StoreConfig
-from dataplane.stores.tls import certificate_failure, refusal_in_text, refusal_of
+from dataplane.stores.tls import certificate_failure, no_common_version, refusal_in_text, refusal_of
 
 __all__ = [
     "Reply",
@@ -148,6 +148,8 @@ def from_obstore(
         )
     if refusal := refusal_in_text(text):
         return certificate_failure(refusal, where, action=action, server=server, config=config)
+    if mismatch := no_common_version(text, where, action=action, server=server):
+        return mismatch
     if "No space left on device" in headline:
         return NoSpace(f"cannot {action} {where}: no space left on the device")
     status = _STATUS.search(headline)

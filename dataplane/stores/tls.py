@@ -1,4 +1,4 @@
-"""Which certificates are trusted, and what is said of one that is not.
+"""Which certificates are trusted, and what is said of one that is not, or of a TLS too old.
 
 What is trusted: the system's authorities, and those in the file or folder that `store.ca_bundle`
 names, or one of the variables that other tools have for it (`CA_VARIABLES`). They are added to the
@@ -21,6 +21,7 @@ from dataplane.stores.base import CA_VARIABLES, StoreConfig
 __all__ = [
     "certificate_failure",
     "named_bundle",
+    "no_common_version",
     "refusal_in_text",
     "refusal_of",
     "root_certificates",
@@ -36,6 +37,9 @@ _IN_FOLDERS = re.compile(r".*\.(pem|crt|cer|[0-9])", re.DOTALL)
 
 _RUSTLS = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _RUSTLS_OTHER = re.compile(r"CaUsedAsEndEntity")
+_RUSTLS_VERSIONS = re.compile(
+    r"AlertReceived\(\s*(ProtocolVersion|InsufficientSecurity)|PeerIncompatible\("
+)
 _PRESENTED = re.compile(r"DnsName\(\\?\"([^\"\\]{1,253})")
 _UNKNOWN, _EXPIRED, _EARLY, _NAME, _CA = "unknown", "expired", "early", "name", "ca"
 _OF_RUSTLS = {
@@ -152,6 +156,24 @@ def refusal_in_text(text: str) -> str:
     kind = _OF_RUSTLS.get(found[1], found[1])
     names = _PRESENTED.findall(text) if kind == _NAME else []
     return f"{_NAME}:{', '.join(names[:3])}" if names else kind
+
+
+def no_common_version(text: str, where: str, *, action: str, server: str) -> StoreError | None:
+    """Say that a server speaks no TLS that is used here, where the text of an error of rustls does.
+
+    Args:
+        text: the error's.
+        where: the URL of the object.
+        action: what was tried.
+        server: its address, where the user chose one.
+    """
+    if not _RUSTLS_VERSIONS.search(text):
+        return None
+    return StoreError(
+        f"cannot {action} {where}: {server or 'the server'} speaks no version of TLS that is used "
+        "here",
+        hint="it must speak TLS 1.2 or 1.3, with ciphers that are still held safe",
+    )
 
 
 def certificate_failure(

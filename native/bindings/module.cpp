@@ -18,4 +18,5 @@ NB_MODULE(_native, module) {
   dataplane::bindings::bind_receive(module);
   dataplane::bindings::bind_rounding(module);
   dataplane::bindings::bind_stage(module);
+  dataplane::bindings::bind_tls(module);
 }

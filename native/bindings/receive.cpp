@@ -1,46 +1,22 @@
-#include "core/cache/receive.hpp"
+#include "core/net/receive.hpp"
 
 #include <nanobind/nanobind.h>
 
-#include <algorithm>
-#include <cerrno>
-#include <chrono>
-#include <cmath>
-
 #include "bindings/bindings.hpp"
 #include "bindings/buffers.hpp"
-#include "bindings/gil.hpp"
+#include "bindings/waiting.hpp"
 
 namespace nb = nanobind;
 
 namespace dataplane::bindings {
 namespace {
 
-constexpr double kLongestPauseS = 1e6;
-
-std::chrono::milliseconds milliseconds(double seconds) {
-  if (!(seconds >= 0)) throw nb::value_error("the pause must not be negative");
-  const double rounded = std::ceil(std::min(seconds, kLongestPauseS) * 1e3);
-  return std::chrono::milliseconds(static_cast<std::chrono::milliseconds::rep>(rounded));
-}
-
 std::size_t receive_into(int fd, nb::handle buffer, double pause_s) {
   const HeldBuffer held(buffer, true);
   Receiver receiver(fd, held.writable_bytes(), milliseconds(pause_s));
-  for (;;) {
-    int err = 0;
-    {
-      const GilReleased unlocked;
-      err = receiver.run();
-    }
-    if (err == 0) return receiver.received();
-    if (err != EINTR) {
-      errno = err;
-      PyErr_SetFromErrno(PyExc_OSError);  // TimeoutError, ConnectionResetError, ... by its number
-      throw nb::python_error();
-    }
-    if (PyErr_CheckSignals() != 0) throw nb::python_error();
-  }
+  const int err = until_done([&receiver] { return receiver.run(); });
+  if (err != 0) raise_errno(err);
+  return receiver.received();
 }
 
 }  // namespace

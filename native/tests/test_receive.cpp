@@ -1,6 +1,6 @@
 // receive: a buffer is filled whatever the pieces that arrive, and an end, a pause, a reset and a
 // signal are told apart.
-#include "core/cache/receive.hpp"
+#include "core/net/receive.hpp"
 
 #include <netinet/in.h>
 #include <poll.h>
@@ -203,4 +203,5 @@ int main() {
   an_end_is_not_an_error_and_says_how_far_it_got();
   a_pause_and_a_bad_descriptor_are_errors();
   a_signal_ends_the_wait();
+  return check::result();
 }

@@ -12,6 +12,7 @@ _MAY_INCLUDE = {
     "decode": {"base", "decode", "simd"},
     "encode": {"base", "decode", "encode", "simd"},
     "cache": {"base", "cache", "simd"},
+    "net": {"base", "net"},
 }
 _INCLUDE = re.compile(r'^#include "(\w+)/(\w+)/\w+\.hpp"$', re.MULTILINE)
 

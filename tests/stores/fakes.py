@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -92,10 +94,28 @@ class Answer:
 
 
 class HttpServer:
-    """A server on loopback whose answers a function makes; it logs what was asked."""
+    """A server on loopback whose answers a function makes; it logs what was asked.
 
-    def __init__(self, answer: Callable[[Request], Answer]) -> None:
+    Args:
+        answer: makes an answer.
+        context: for TLS, or makes one for each connection; None is plain HTTP.
+
+    Attributes:
+        requests: in order.
+        connections: that were accepted.
+        tls: per connection over TLS, whether it resumed a session, and the name asked for.
+        says_the_end: of connections over TLS, before it closes them.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Answer],
+        context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
         self._answer = answer
+        self._context = context
+        self.tls: list[tuple[bool, str | None]] = []
+        self.says_the_end = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
         self.requests: list[Request] = []
@@ -104,8 +124,12 @@ class HttpServer:
         self._thread.start()
 
     @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"{'https' if self._context else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +150,26 @@ class HttpServer:
                 return
             connection.settimeout(10)
             self.connections += 1
+            try:
+                connection = self._secured(connection)
+            except OSError:  # the client does not trust it
+                connection.close()
+                continue
             while self._respond(connection):
                 pass
+
+    def _secured(self, plain: socket.socket) -> socket.socket:
+        context = self._context() if callable(self._context) else self._context
+        if context is None:
+            return plain
+        names: list[str | None] = []
+        context.sni_callback = lambda _, name, __: names.append(name)
+        with contextlib.ExitStack() as stack:
+            stack.callback(plain.close)
+            secured = context.wrap_socket(plain, server_side=True)
+            stack.pop_all()
+        self.tls.append((bool(secured.session_reused), names[0] if names else None))
+        return secured
 
     def _respond(self, connection: socket.socket) -> bool:
         """Answer one request; say whether the connection is kept."""
@@ -163,5 +205,8 @@ class HttpServer:
         except OSError:  # the client has given it up
             keep = False
         if not keep:
+            if self.says_the_end and isinstance(connection, ssl.SSLSocket):
+                with contextlib.suppress(OSError):
+                    connection.unwrap()
             connection.close()
         return keep

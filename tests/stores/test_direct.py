@@ -182,40 +182,49 @@ def test_a_wish_for_a_pause_in_odd_digits_is_none() -> None:
     assert retry_after_s(caught.value) is None
 
 
-def test_it_is_only_for_plain_http(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxies_and_what_the_library_alone_knows_are_left_to_it(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def usable(url: str, **settings: object) -> bool:
         config = StoreConfig(**settings)  # type: ignore[arg-type]
         return DirectReads.of(parse_url(url), config, None) is not None
 
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "no_proxy", "NO_PROXY"):
+    other = "http" if scheme == "https" else "https"
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    assert usable("http://host/data")
-    assert usable("s3://bucket", endpoint_url="http://host:9000")
-    assert not usable("s3://bucket", endpoint_url="http://host:9000", direct=False)
-    assert not usable("https://host/data")
+    assert usable(f"{scheme}://host/data")
+    assert usable("s3://bucket", endpoint_url=f"{scheme}://host:9000")
+    assert not usable("s3://bucket", endpoint_url=f"{scheme}://host:9000", direct=False)
     assert not usable("s3://bucket")
-    assert not usable("s3://bucket", endpoint_url="https://host")
     assert not usable("gs://bucket")
     monkeypatch.setenv("AWS_REQUEST_PAYER", "true")
-    assert not usable("s3://bucket", endpoint_url="http://host:9000")
+    assert not usable("s3://bucket", endpoint_url=f"{scheme}://host:9000")
     monkeypatch.delenv("AWS_REQUEST_PAYER")
-    monkeypatch.setenv("http_proxy", "http://proxy:3128")
-    assert not usable("http://host/data")
+    monkeypatch.setenv(f"{other}_proxy", "http://proxy:3128")
+    assert usable(f"{scheme}://host/data")
+    for name in (f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://proxy:3128")
+        assert not usable(f"{scheme}://host/data")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(f"{scheme}_proxy", "http://proxy:3128")
+    assert not usable(f"{scheme}://host/data")
     monkeypatch.setenv("no_proxy", "host")
-    assert usable("http://host/data")
-    assert usable("http://name.host/data")
-    assert not usable("http://ghost/data")
+    assert usable(f"{scheme}://host/data")
+    assert usable(f"{scheme}://name.host/data")
+    assert not usable(f"{scheme}://ghost/data")
     monkeypatch.setenv("NO_PROXY", "other")
-    assert not usable("http://host/data"), "it depends on who reads them"
+    assert not usable(f"{scheme}://host/data"), "it depends on who reads them"
     monkeypatch.delenv("no_proxy")
-    assert not usable("http://host/data")
+    assert not usable(f"{scheme}://host/data")
     monkeypatch.delenv("NO_PROXY")
-    monkeypatch.delenv("http_proxy")
-    assert not usable("http://h\u00f6st/data")
+    monkeypatch.delenv(f"{scheme}_proxy")
+    assert not usable(f"{scheme}://h\u00f6st/data")
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
-    assert not usable("s3://bucket", endpoint_url="http://host:9000")
+    assert not usable("s3://bucket", endpoint_url=f"{scheme}://host:9000")
 
 
 _NAMES = [

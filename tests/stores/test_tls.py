@@ -15,7 +15,7 @@ from dataplane.stores import StoreConfig, open_store
 from dataplane.stores.base import CA_VARIABLES
 from dataplane.stores.tls import root_certificates, tls_context
 from dataplane_testing.s3 import S3Endpoint
-from tests.stores.certificates import Authority, tls_front
+from tests.stores.tls_servers import Authority, tls_front
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from dataplane_bench.cases.cache_fill import (
     ColdFill,
     DiskWrites,
     RawGets,
+    RawOpenSsl,
     RawRequests,
     RawStreams,
 )
@@ -37,6 +38,7 @@ from dataplane_bench.cases.cache_reads import (
     WarmBatches,
     WarmReads,
 )
+from dataplane_bench.endpoint import start_endpoint
 from dataplane_bench.model import Case, Figure, Row, System, summarise
 from dataplane_bench.rounds import run_rounds, start_all
 from dataplane_testing.s3 import Faults, S3Endpoint
@@ -62,6 +64,7 @@ class CacheOptions:
         batch_range_bytes: length of the ranges of a batch.
         batch_ranges: how many of them one call reads.
         fetch_threads: downloads under way at once.
+        tls: whether the endpoint of the fill speaks TLS.
         encrypt: whether the cache is encrypted, for reads and the fill.
         shares: of the dataset that have room, for hit rates.
         rate_blocks: blocks of that dataset.
@@ -78,6 +81,7 @@ class CacheOptions:
     batch_range_bytes: int = 4 << 10
     batch_ranges: int = 1024
     fetch_threads: int = 8
+    tls: bool = False
     encrypt: bool = False
     shares: tuple[float, ...] = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
     rate_blocks: int = 400
@@ -119,10 +123,7 @@ def _throughput(folder: Path, options: CacheOptions, progress: Callable[[str], N
     """Write the object to an endpoint of our own, and compare warm reads and the cold fill."""
     rows: list[Row] = []
     with ExitStack() as stack:
-        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dataplane-bench-")))
-        endpoint = stack.enter_context(S3Endpoint(root=root, buckets=(_BUCKET,)))
-        environment = endpoint.environment()
-        stack.enter_context(endpoint.exported())
+        endpoint, environment = start_endpoint(stack, _BUCKET, tls=options.tls)
         url = f"s3://{_BUCKET}"
         store = open_store(url)
         stack.callback(store.close)
@@ -162,7 +163,9 @@ def _cold(
 ) -> list[Row]:
     """Fill over loopback, where processors are the limit, and as from a cloud's store."""
     near = Case("cache", _dataset(options), chunk_bytes=CacheConfig().block_bytes, state="cold")
-    systems = (ColdFill, RawGets, RawRequests, RawStreams)
+    systems: tuple[type[ColdFill | RawGets], ...] = (ColdFill, RawGets, RawRequests, RawStreams)
+    if options.tls:
+        systems = (ColdFill, RawOpenSsl, *systems[1:])
     rows = _compare(near, given, (*systems, DiskWrites), options, progress)
     endpoint.set_faults(_CLOUD)
     try:
@@ -173,7 +176,8 @@ def _cold(
 
 
 def _dataset(options: CacheOptions) -> str:
-    return "one object, encrypted" if options.encrypt else "one object"
+    over = " over TLS" if options.tls else ""
+    return f"one object{over}, encrypted" if options.encrypt else f"one object{over}"
 
 
 def _ranges(options: CacheOptions, range_bytes: int) -> tuple[tuple[int, int], ...]:

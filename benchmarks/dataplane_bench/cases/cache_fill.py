@@ -4,7 +4,8 @@ A cold fill plans one object front to back in an empty cache directory, takes ea
 and waits until the disk has all of them. Three ceilings ask for the same bytes with as many
 threads, and drop them: a block with each request of the client library, as much as the fill may ask
 for at once, and that much the way that the fill receives it. A fourth writes as many blocks to the
-disk, past the page cache. No fill is faster than the slower of network and disk.
+disk, past the page cache. A fifth, over TLS, is OpenSSL that decrypts into memory of its caller. No
+fill is faster than the slower of network and disk.
 """
 
 from __future__ import annotations
@@ -18,21 +19,33 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.stores import open_store
 from dataplane.stores.base import ObjectInfo
 from dataplane.units import format_bytes
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost
+from dataplane_bench.raw_socket import RawConnections
 from dataplane_bench.rounds import timed
 
-__all__ = ["KEY", "CacheInput", "ColdFill", "DiskWrites", "RawGets", "RawRequests", "RawStreams"]
+__all__ = [
+    "KEY",
+    "CacheInput",
+    "ColdFill",
+    "DiskWrites",
+    "RawGets",
+    "RawOpenSsl",
+    "RawRequests",
+    "RawStreams",
+]
 
 KEY = "object"
 _RAW_GET = f"{CEILING_PREFIX}raw-get"
 _RAW_REQUEST = f"{CEILING_PREFIX}raw-get of {format_bytes(CacheConfig().request_bytes)}"
 _RAW_STREAM = f"{CEILING_PREFIX}stream of {format_bytes(CacheConfig().request_bytes)}"
 _DISK = f"{CEILING_PREFIX}disk write"
+_OPENSSL = f"{CEILING_PREFIX}openssl"
 _POLL_S = 0.001
 
 
@@ -151,6 +164,26 @@ class RawStreams(RawRequests):
         etag = self._given.info.etag
         pieces = self._store.stream_range(KEY, start, stop, piece_bytes=block_bytes, if_match=etag)
         return sum(memoryview(piece).nbytes for piece in pieces)
+
+
+class RawOpenSsl(RawGets):
+    """A ceiling: 8 MiB a request, decrypted by OpenSSL into memory allocated once."""
+
+    name = _OPENSSL
+    get_bytes = 8 << 20
+
+    def __init__(self, given: CacheInput) -> None:
+        super().__init__(given)
+        bucket = urlsplit(given.url).netloc
+        self._raw = RawConnections(given.environment, bucket, KEY, self.get_bytes)
+
+    def _get(self, start: int, stop: int) -> int:
+        return self._raw.get(start, stop)
+
+    def close(self) -> None:
+        """Stop the threads, close their connections."""
+        super().close()
+        self._raw.close()
 
 
 class DiskWrites:

@@ -1,8 +1,10 @@
 """How fast ranges of one object arrive: our store, its client alone, s3fs, and a raw socket.
 
-Against the embedded endpoint (a process of its own, sendfile) the ceiling is a raw socket that
-receives into memory allocated once, with requests signed in advance. Against the user's own bucket
-there is no socket that we may assume, and the ceiling is obstore without our wrappers.
+Our store is asked for whole ranges and for streams, which it receives past its client. Against the
+embedded endpoint (a process of its own, sendfile) the ceiling is a raw socket that receives into
+memory allocated once, with requests signed in advance; over TLS, OpenSSL on that socket. Against
+the user's own bucket there is no socket that we may assume, and the ceiling is obstore without our
+wrappers.
 """
 
 from __future__ import annotations
@@ -12,31 +14,30 @@ import dataclasses
 import functools
 import os
 import random
-import socket
-import tempfile
-import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from dataplane.stores import open_store
-from dataplane_bench.isolated import RivalFailed
+from dataplane.cache import CacheConfig
+from dataplane.stores import StoreConfig, open_store
+from dataplane.stores.tls import root_certificates
+from dataplane_bench.endpoint import start_endpoint
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
+from dataplane_bench.raw_socket import RawConnections, ceiling_name
 from dataplane_bench.rounds import run_rounds, start_all, timed
-from dataplane_bench.signing import presigned_url
-from dataplane_testing.s3 import S3Endpoint
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 __all__ = ["StoreOptions", "run"]
 
 _BUCKET = "bench"
 _KEY = "object"
-_SOCKET = f"{CEILING_PREFIX}socket"
 _CLIENT = f"{CEILING_PREFIX}obstore"
 
 
@@ -46,6 +47,7 @@ class StoreOptions:
 
     Attributes:
         store_url: prefix to write one object to; None starts the embedded endpoint.
+        tls: the embedded endpoint speaks TLS.
         object_bytes: its size.
         range_bytes: sizes of the ranges, one comparison each.
         connections: requests under way at once, one comparison each.
@@ -55,6 +57,7 @@ class StoreOptions:
     """
 
     store_url: str | None = None
+    tls: bool = False
     object_bytes: int = 512 << 20
     range_bytes: tuple[int, ...] = (8 << 20, 64 << 10)
     connections: tuple[int, ...] = (1, 8)
@@ -81,10 +84,7 @@ def run(options: StoreOptions, progress: Callable[[str], None]) -> list[Row]:
         environment: dict[str, str] = {}
         url = options.store_url
         if url is None:
-            root = stack.enter_context(tempfile.TemporaryDirectory(prefix="dataplane-bench-"))
-            endpoint = stack.enter_context(S3Endpoint(root=Path(root), buckets=(_BUCKET,)))
-            environment = endpoint.environment()
-            stack.enter_context(endpoint.exported())
+            _, environment = start_endpoint(stack, _BUCKET, tls=options.tls)
             url = f"s3://{_BUCKET}"
         key = f"{_KEY}-{uuid.uuid4().hex}"
         store = open_store(url)
@@ -113,9 +113,11 @@ def _compare(
     given: StoreInput, range_bytes: int, options: StoreOptions, progress: Callable[[str], None]
 ) -> list[Row]:
     embedded = bool(given.environment)
+    raw = ceiling_name(given.environment) if embedded else ""
+    over = " over TLS" if options.tls else ""
     case = Case(
         "store",
-        "embedded S3 endpoint" if embedded else given.url,
+        f"embedded S3 endpoint{over}" if embedded else given.url,
         chunk_bytes=range_bytes,
         selection=f"{given.connections} at once",
     )
@@ -123,9 +125,10 @@ def _compare(
         (name, given.connections, functools.partial(build, given))
         for name, build in (
             (OUR_SYSTEM, OurStore),
+            (OurStreams.name, OurStreams),
             (S3fs.name, S3fs),
             *(
-                (("obstore", ClientAlone), (_SOCKET, RawSocket))
+                (("obstore", ClientAlone), (raw, RawSocket))
                 if embedded
                 else ((_CLIENT, ClientAlone),)
             ),
@@ -138,7 +141,7 @@ def _compare(
         seed=options.seed,
         progress=progress,
     )
-    return summarise(case, alive, costs, ceiling=_SOCKET if embedded else _CLIENT)
+    return summarise(case, alive, costs, ceiling=raw or _CLIENT)
 
 
 class _Threaded:
@@ -183,6 +186,19 @@ class OurStore(_Threaded):
         return len(self._store.get_range(self.given.key, *piece, if_match=self._etag))
 
 
+class OurStreams(OurStore):
+    """`open_store(url).stream_range`, a piece for each block of a cache."""
+
+    name = f"{OUR_SYSTEM} streams"
+
+    def get(self, piece: tuple[int, int]) -> int:
+        """Read one range."""
+        pieces = self._store.stream_range(
+            self.given.key, *piece, piece_bytes=CacheConfig().block_bytes, if_match=self._etag
+        )
+        return sum(memoryview(part).nbytes for part in pieces)
+
+
 class ClientAlone(_Threaded):
     """obstore's `get_range`, without our wrappers."""
 
@@ -192,7 +208,11 @@ class ClientAlone(_Threaded):
         super().__init__(given)
         import obstore.store
 
-        self._store = obstore.store.S3Store.from_url(given.url, client_options={"allow_http": True})
+        options: ClientConfig = {"allow_http": True}
+        roots = root_certificates(StoreConfig(), given.environment)
+        if roots is not None:
+            options["root_certificate"] = roots
+        self._store = obstore.store.S3Store.from_url(given.url, client_options=options)
 
     def get(self, piece: tuple[int, int]) -> int:
         """Read one range."""
@@ -241,39 +261,20 @@ class S3fs:
 
 
 class RawSocket(_Threaded):
-    """The ceiling: presigned requests on kept-alive sockets, received into reused memory."""
-
-    name = _SOCKET
+    """The ceiling; see `raw_socket.py`."""
 
     def __init__(self, given: StoreInput) -> None:
         super().__init__(given)
+        self.name = ceiling_name(given.environment)
+        largest_bytes = max(stop - start for start, stop in given.ranges)
         bucket = urlsplit(given.url).netloc
-        signed = urlsplit(presigned_url(given.environment, bucket, given.key))
-        self._address = (signed.hostname, signed.port)
-        self._head = f"GET {signed.path}?{signed.query} HTTP/1.1\r\nHost: {signed.netloc}\r\n"
-        self._local = threading.local()
-        self._largest = max(stop - start for start, stop in given.ranges)
+        self._raw = RawConnections(given.environment, bucket, given.key, largest_bytes)
 
     def get(self, piece: tuple[int, int]) -> int:
         """Read one range."""
-        start, stop = piece
-        connection, memory = self._connection()
-        connection.sendall(f"{self._head}Range: bytes={start}-{stop - 1}\r\n\r\n".encode())
-        head = bytearray()
-        while (end := head.find(b"\r\n\r\n")) < 0:
-            head += connection.recv(4096)
-        if not head.startswith(b"HTTP/1.1 206"):
-            raise RivalFailed(f"the endpoint answered {bytes(head[:40])!r}")
-        memory[: len(head) - end - 4] = head[end + 4 :]
-        got = len(head) - end - 4
-        while got < stop - start:
-            got += connection.recv_into(memory[got : stop - start])
-        return got
+        return self._raw.get(*piece)
 
-    def _connection(self) -> tuple[socket.socket, memoryview]:
-        if not hasattr(self._local, "pair"):
-            connection = socket.create_connection(self._address)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._local.pair = (connection, memoryview(bytearray(self._largest)))
-        pair: tuple[socket.socket, memoryview] = self._local.pair
-        return pair
+    def close(self) -> None:
+        """Stop the threads, close their connections."""
+        super().close()
+        self._raw.close()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -50,22 +51,40 @@ class Shared:
 
 
 class Connection:
-    """Serves one accepted socket."""
+    """Serves one accepted socket.
 
-    def __init__(self, sock: socket.socket, number: int, shared: Shared) -> None:
-        self._sock = sock
+    Args:
+        sock: the socket; closed in the end.
+        number: of the connection, for the log.
+        shared: what connections share.
+        tls: to speak TLS with; None speaks none.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        number: int,
+        shared: Shared,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._number = number
         self._shared = shared
         limits = shared.service.limits
-        self._reader = ConnectionReader(sock, limits)
-        self._delivery = Delivery(sock, shared.stopping)
         sock.setblocking(True)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval(limits.send_s))
+        if tls is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(limits.head_s))
+            sock = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        self._sock = sock
+        self._reader = ConnectionReader(sock, limits)
+        self._delivery = Delivery(sock, shared.stopping)
 
     def serve(self) -> None:
         """Answer requests until the connection ends. Raises nothing."""
         try:
+            if isinstance(self._sock, ssl.SSLSocket):
+                self._sock.do_handshake()
             while not self._shared.stopping.is_set() and self._serve_one():
                 pass
         except (ConnectionBroken, OSError):

@@ -230,7 +230,8 @@ def _decode_record(row: list[Any]) -> RequestRecord:
 
 def _encode_settings(settings: Settings) -> dict[str, Any]:
     values = asdict(settings)
-    values["root"] = None if settings.root is None else str(settings.root)
+    for name in ("root", "certificate"):
+        values[name] = None if values[name] is None else str(values[name])
     return values
 
 
@@ -244,6 +245,7 @@ def _decode_settings(values: dict[str, Any]) -> Settings:
         port=values["port"],
         faults=Faults.from_mapping(values["faults"]),
         limits=Limits(**values["limits"]),
+        certificate=None if values["certificate"] is None else Path(values["certificate"]),
     )
 
 

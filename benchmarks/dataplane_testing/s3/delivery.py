@@ -1,8 +1,9 @@
 """Answers on the wire: heads and bodies, as fast as the kernel can, or as badly as a plan asks.
 
-A body from a file goes out with `sendfile`: no byte of it passes through Python. Small ones are
-read and sent together with their head, one system call fewer. A plan with a bandwidth sends in
-small pieces along a schedule; one with a cut stops there and resets, closes or pauses.
+A body from a file goes out with `sendfile`: no byte of it passes through Python (over TLS it is
+read into memory, and encrypted from there). Small ones are read and sent together with their head,
+one system call fewer. A plan with a bandwidth sends in small pieces along a schedule; one with a
+cut stops there and resets, closes or pauses.
 
 A `Delivery` belongs to the thread of its connection. Pauses end early when the endpoint stops.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import ssl
 import struct
 import termios
 import threading
@@ -26,6 +28,7 @@ __all__ = ["ConnectionBroken", "Delivery"]
 # Up to here one copy through user space costs less than a second system call.
 _INLINE_BYTES = 32 << 10
 _SENDFILE_BYTES = 1 << 30
+_ENCRYPT_BYTES = 1 << 20
 _PACE_S = 0.005
 _PACE_LEAST_BYTES = 4 << 10
 _DRAIN_S = 2.0
@@ -45,6 +48,8 @@ class Delivery:
 
     def __init__(self, sock: socket.socket, stopping: threading.Event) -> None:
         self._sock = sock
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._memory = bytearray(0)  # what is encrypted from
         self._stopping = stopping
         self._free_s = 0.0  # when the emulated line is free for the next byte
         self.bytes_sent = 0
@@ -89,7 +94,7 @@ class Delivery:
             self._sock.sendall(head + self._inline(response))
             self.bytes_sent = length
             return
-        self._sock.sendall(head, socket.MSG_MORE)
+        self._sock.sendall(head, 0 if self._is_tls else socket.MSG_MORE)
         self._send_span(response, 0, cut, plan.bandwidth_bytes_per_s)
         if plan.kind == "stall":
             self._push()
@@ -119,7 +124,7 @@ class Delivery:
                 self._sock.sendall(response.body[start : start + count])
                 sent = count
             else:
-                sent = os.sendfile(self._sock.fileno(), response.fd, response.start + start, count)
+                sent = self._send_file(response.fd, response.start + start, count)
                 if sent == 0:
                     raise ConnectionBroken
             start += sent
@@ -128,6 +133,16 @@ class Delivery:
                 self._free_s += sent / rate
                 self._push()
                 self.wait(self._free_s - time.monotonic())
+
+    def _send_file(self, fd: int, start: int, count: int) -> int:
+        """Send the beginning of a range of a file; return how much of it."""
+        if not self._is_tls:
+            return os.sendfile(self._sock.fileno(), fd, start, count)
+        if not self._memory:
+            self._memory = bytearray(_ENCRYPT_BYTES)
+        piece = memoryview(self._memory)[: os.preadv(fd, [memoryview(self._memory)[:count]], start)]
+        self._sock.sendall(piece)
+        return len(piece)
 
     def _push(self) -> None:
         """Send what the kernel holds back for a fuller packet."""

@@ -43,9 +43,10 @@ class S3Endpoint:
         in_process: threads of this process instead of a process of its own.
         port: port on loopback; 0 takes a free one.
         limits: what one client may take.
+        certificate: file with a certificate of 127.0.0.1 and its key, to speak TLS with.
 
     Raises:
-        ConfigError: the folder, the port or a bucket's name cannot be used.
+        ConfigError: the folder, the port, the certificate or a bucket's name cannot be used.
 
     Example:
         >>> import urllib.request
@@ -69,6 +70,7 @@ class S3Endpoint:
         in_process: bool = False,
         port: int = 0,
         limits: Limits | None = None,
+        certificate: Path | None = None,
     ) -> None:
         self.access_key = access_key
         self.secret_key = secret_key or secrets.token_hex(20)
@@ -82,13 +84,15 @@ class S3Endpoint:
             port=port,
             faults=faults or Faults(),
             limits=limits or Limits(),
+            certificate=certificate,
         )
+        self._scheme = "http" if certificate is None else "https"
         self._engine = Engine(settings) if in_process else RemoteEngine(settings)
 
     @property
     def url(self) -> str:
         """The endpoint's URL, such as `http://127.0.0.1:40123`."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     @property
     def port(self) -> int:

@@ -48,6 +48,7 @@ class Settings:
     port: int
     faults: Faults
     limits: Limits
+    certificate: Path | None = None
 
 
 class Engine:
@@ -72,7 +73,7 @@ class Engine:
                 {settings.access_key: settings.secret_key}, anonymous=settings.anonymous
             )
             shared = Shared(service, _OPERATIONS, verifier, self._faults, self._log, self._stopping)
-            self._server = Server(shared, settings.port)
+            self._server = Server(shared, settings.port, settings.certificate)
         except S3Error as err:
             self._files.close()
             raise ConfigError(f"cannot make the endpoint's buckets: {err.message}") from err

@@ -1,7 +1,8 @@
 """The listening socket and the threads behind it: one thread a connection, up to a limit.
 
 Blocking sockets and threads, not an event loop: a GET is one `recv`, some arithmetic and one
-`sendfile` during which the interpreter is free. Always on loopback. `close` ends every connection,
+`sendfile` during which the interpreter is free. Over TLS each thread does its own handshake and
+encrypts what it sends. Always on loopback. `close` ends every connection,
 waits for every thread, and may be called from any thread but theirs.
 """
 
@@ -10,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import ssl
 import threading
 import time
+from pathlib import Path
 
 from dataplane.errors import ConfigError
 from dataplane.telemetry import logger
@@ -34,13 +37,15 @@ class Server:
     Args:
         shared: what the connections share.
         port: the port on loopback; 0 takes a free one.
+        certificate: file with a certificate and its key, to speak TLS with; None speaks none.
 
     Raises:
-        ConfigError: the port cannot be used.
+        ConfigError: the port or the certificate cannot be used.
     """
 
-    def __init__(self, shared: Shared, port: int = 0) -> None:
+    def __init__(self, shared: Shared, port: int = 0, certificate: Path | None = None) -> None:
         self._shared = shared
+        self._tls = None if certificate is None else _tls_context(certificate)
         self._lock = threading.Lock()
         self._connections: dict[int, tuple[Connection, threading.Thread]] = {}
         self._accepted = 0
@@ -96,10 +101,11 @@ class Server:
         if full or self._shared.stopping.is_set():
             with contextlib.suppress(OSError), sock:
                 sock.setblocking(False)
-                sock.send(_BUSY)
+                if self._tls is None:
+                    sock.send(_BUSY)
                 sock.shutdown(socket.SHUT_WR)
             return
-        connection = Connection(sock, number, self._shared)
+        connection = Connection(sock, number, self._shared, self._tls)
         thread = threading.Thread(
             target=self._serve,
             args=(number, connection),
@@ -116,3 +122,12 @@ class Server:
         finally:
             with self._lock:
                 self._connections.pop(number, None)
+
+
+def _tls_context(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate)
+    except OSError as err:
+        raise ConfigError(f"cannot use the certificate {certificate}: {err}") from err
+    return context

@@ -1,10 +1,10 @@
-"""Ranged reads that go past the client library: plain HTTP, straight into our memory.
+"""Ranged reads that go past the client library, over HTTP and HTTPS, straight into our memory.
 
-A store of one's own, on a fast network without TLS, sends as fast as a processor can copy, and
-there each copy counts. Requests are signed by the client library as URLs (SigV4 in the query), so
-that keys and tokens come from the same chains; `plain_http.py` sends them. TLS, proxies and what
-the library alone knows (requester pays, keys of the customer) stay with it, and so does everything
-from then on where it gets bytes and we only an answer that we do not understand.
+A store on a fast network sends as fast as a processor can copy and decrypt, and there each copy
+counts. Requests are signed by the client library as URLs (SigV4 in the query), so that keys and
+tokens come from the same chains; `http/connections.py` sends them. Proxies and what the library
+alone knows (requester pays, keys of the customer) stay with it, and so does everything from then on
+where it gets bytes and we only a response, or a certificate, that we do not understand.
 
 A signed URL works for whoever has it until it expires, so it is made for one request and neither
 kept nor shown. Some servers take none; so until the first one was good, a refusal may be meant for
@@ -26,8 +26,12 @@ import obstore
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.clients.obstore_client import CONNECT_TIMEOUT_S
 from dataplane.stores.failures import Reply, error_code
-from dataplane.stores.http.ranged_response import RangedAnswer, ranged_answer
-from dataplane.stores.http.response import NotPlain, PlainAnswer, PlainFailure, PlainHttp
+from dataplane.stores.http.channels import PORTS, HttpServer
+from dataplane.stores.http.connections import HttpConnections
+from dataplane.stores.http.failures import HttpFailure, UnsupportedResponse
+from dataplane.stores.http.ranged_response import RangedResponse, ranged_response
+from dataplane.stores.http.response import HttpResponse
+from dataplane.stores.tls import root_certificates
 from dataplane.stores.urls import Location, s3_endpoint
 
 if TYPE_CHECKING:
@@ -43,7 +47,10 @@ _CLIENT_ALONE = (
     "AWS_SKIP_SIGNATURE",
     "AWS_SSE_CUSTOMER_KEY_BASE64",
 )
-_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+_PROXIES = {
+    "http": ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"),
+    "https": ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
+}
 _DISLIKES_THE_URL = frozenset({400, 401, 403, 405, 414, 501})
 
 
@@ -51,7 +58,7 @@ class DirectReads:
     """Ranged GETs of one bucket or HTTP host.
 
     Args:
-        server: where it is; scheme, host and port.
+        server: where it is, and whom to trust.
         target_of: makes path and query of a full key.
         config: time limits, connections.
         is_signed: whether a refusal may be one of signed URLs.
@@ -59,7 +66,7 @@ class DirectReads:
 
     def __init__(
         self,
-        server: SplitResult,
+        server: HttpServer,
         target_of: Callable[[str], str],
         config: StoreConfig,
         *,
@@ -67,9 +74,8 @@ class DirectReads:
     ) -> None:
         self._target_of = target_of
         self._is_doubtful = is_signed
-        self._http = PlainHttp(
-            server.hostname or "",
-            server.port or 80,
+        self._http = HttpConnections(
+            server,
             timeout_s=config.timeout_s,
             connect_timeout_s=min(config.timeout_s, CONNECT_TIMEOUT_S),
             max_idle=config.max_concurrency,
@@ -81,20 +87,22 @@ class DirectReads:
         if not config.direct:
             return None
         endpoint = s3_endpoint(config) if location.scheme == "s3" else location.url
-        if endpoint is None or not endpoint.startswith("http://"):
+        url = urlsplit(endpoint or "")
+        host = url.hostname or ""
+        if url.scheme not in _PROXIES or not host.isascii() or _is_proxied(url.scheme, host):
             return None
-        server = urlsplit(endpoint)
-        host = server.hostname or ""
-        if not host.isascii() or _is_proxied(host) or any(map(os.environ.get, _CLIENT_ALONE)):
+        if any(map(os.environ.get, _CLIENT_ALONE)):
             return None
+        roots = root_certificates(config) if url.scheme == "https" else None
+        server = HttpServer(url.scheme, host, _port(url), roots or b"")
         if location.scheme != "s3":
             return cls(server, lambda key: quote(f"/{key}"), config)
         if config.anonymous:
-            root = server.path.rstrip("/")  # quoted as its user wants it
+            root = url.path.rstrip("/")  # quoted as its user wants it
             return cls(server, lambda key: root + quote(f"/{location.bucket}/{key}"), config)
         return cls(server, lambda key: _signed(client, key, server), config, is_signed=True)
 
-    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> RangedAnswer | None:
+    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> RangedResponse | None:
         """Ask for bytes `[wanted[0], wanted[1])` of the object with this full key.
 
         Args:
@@ -106,8 +114,8 @@ class DirectReads:
             Their beginning, or None where only the client can ask.
 
         Raises:
-            PlainFailure: no answer, or one that says no.
-            NotPlain: an answer that the client may understand.
+            HttpFailure: no response, or one that says no.
+            UnsupportedResponse: a response, or a certificate, that the client may understand.
             BaseError: the client cannot sign.
         """
         if any(part in ("", ".", "..") for part in key.split("/")):
@@ -115,16 +123,16 @@ class DirectReads:
         headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}", "Accept-Encoding": "identity"}
         if if_match is not None:
             headers["If-Match"] = if_match
-        answer = self._http.get(self._target_of(key), headers)
+        response = self._http.get(self._target_of(key), headers)
         try:
-            if answer.status != 206:
-                self._refuse(answer)
-            partial = ranged_answer(answer, answer.headers, answer.length, wanted)
+            if response.status != 206:
+                self._refuse(response)
+            partial = ranged_response(response, response.headers, response.length, wanted)
         except ValueError as err:
-            answer.close()
-            raise NotPlain(str(err)) from err
+            response.close()
+            raise UnsupportedResponse(str(err)) from err
         except BaseException:
-            answer.close()
+            response.close()
             raise
         self._is_doubtful = False
         return partial
@@ -133,26 +141,30 @@ class DirectReads:
         """Close the connections."""
         self._http.close()
 
-    def _refuse(self, answer: PlainAnswer) -> NoReturn:
-        status = answer.status
+    def _refuse(self, response: HttpResponse) -> NoReturn:
+        status = response.status
         if status == 200:
-            raise PlainFailure(Reply(status, "", ""), answer.headers)
+            raise HttpFailure(Reply(status, "", ""), response.headers)
         if status < 400 or status == 414 or (self._is_doubtful and status in _DISLIKES_THE_URL):
-            raise NotPlain(f"status {status}")
-        raise PlainFailure(Reply(status, error_code(answer.text()), ""), answer.headers)
+            raise UnsupportedResponse(f"status {status}")
+        raise HttpFailure(Reply(status, error_code(response.text()), ""), response.headers)
 
 
-def _signed(client: object, key: str, server: SplitResult) -> str:
+def _signed(client: object, key: str, server: HttpServer) -> str:
     s3: S3Store = client  # type: ignore[assignment]
     url = urlsplit(obstore.sign(s3, "GET", key, _EXPIRES))
-    if (url.hostname, url.port or 80) != (server.hostname, server.port or 80):
-        raise NotPlain("the client signs for another server")
+    if (url.scheme, url.hostname, _port(url)) != (server.scheme, server.host, server.port):
+        raise UnsupportedResponse("the client signs for another server")
     return f"{url.path}?{url.query}"
 
 
-def _is_proxied(host: str) -> bool:
+def _port(url: SplitResult) -> int:
+    return url.port or PORTS[url.scheme]
+
+
+def _is_proxied(scheme: str, host: str) -> bool:
     """Whether there is a proxy that the client might use; there are many readings of exceptions."""
-    if not any(map(os.environ.get, _PROXIES)):
+    if not any(map(os.environ.get, _PROXIES[scheme])):
         return False
     exceptions = {os.environ.get(name) for name in ("no_proxy", "NO_PROXY")} - {None, ""}
     if len(exceptions) != 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.failures import from_obstore, from_reply
-from dataplane.stores.http.response import PlainFailure
+from dataplane.stores.http.failures import HttpFailure
 from dataplane.stores.urls import Location
 
 __all__ = ["RemoteFailures"]
@@ -43,7 +43,7 @@ class RemoteFailures:
             f"{location.url}/{key}".rstrip("/"),
             f"{location.scheme}://{location.bucket}",
         )
-        if isinstance(err, PlainFailure):
+        if isinstance(err, HttpFailure):
             return from_reply(
                 *(err.reply, where), bucket=bucket, action=action, server=self.server,
                 config=self.config,

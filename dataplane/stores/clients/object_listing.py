@@ -26,7 +26,7 @@ from dataplane.stores.clients.object_failures import RemoteFailures
 from dataplane.stores.clients.own_requests import OwnRequests
 from dataplane.stores.clients.s3_listing import ListedPage, listed_pages
 from dataplane.stores.failures import is_foreign_key
-from dataplane.stores.http.response import PlainFailure
+from dataplane.stores.http.failures import HttpFailure
 from dataplane.stores.keys import LeftOut, join_key, why_foreign
 from dataplane.stores.versions import tag_of
 from dataplane.telemetry import logger
@@ -162,7 +162,7 @@ class RemoteListing:
                     logger.debug("%s is listed past the client library: %s", self._url, refused)
                     self._by_ourselves = True
                 yield page
-        except (PlainFailure, *CLIENT_ERRORS) as err:
+        except (HttpFailure, *CLIENT_ERRORS) as err:
             failure = self._failure(err, prefix)
             if refused is not None and not failure.retryable:
                 # Not every server takes a signed URL of a listing; then this is what there is.

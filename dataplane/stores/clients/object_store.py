@@ -8,11 +8,11 @@ worse, so they go through a second client whose retries are on.
 
 Every ranged read carries `If-Match` (not for weak etags, which never match by RFC 9110 §13.1.1, nor
 for those outside ASCII, which servers spell in bytes of their choice) and also compares the
-answer's own etag, for servers that ignore the header. Servers without etags (plain HTTP) get one
+response's own etag, for servers that ignore the header. Servers without etags (plain HTTP) get one
 made of modification time and size, compared the same way.
 
 The client cannot address keys with empty, `.` or `..` segments or with control characters; listings
-leave them out (`remote_listing.py`). Nor does it take an answer whose ETag is not ASCII: from the
+leave them out (`remote_listing.py`). Nor does it take a response whose ETag is not ASCII: from the
 first one on that object is asked for with requests of our own (`own_requests.py`). Which objects
 these are is remembered up to a limit, and then learned anew.
 
@@ -52,8 +52,8 @@ from dataplane.stores.clients.obstore_body import ClientBody
 from dataplane.stores.clients.obstore_client import make_client, scheme_options
 from dataplane.stores.clients.own_requests import OwnRequests
 from dataplane.stores.failures import is_foreign_header
-from dataplane.stores.http.ranged_response import Body, RangedAnswer
-from dataplane.stores.http.response import NotPlain
+from dataplane.stores.http.failures import UnsupportedResponse
+from dataplane.stores.http.ranged_response import Body, RangedResponse
 from dataplane.stores.keys import (
     check_key,
     check_level,
@@ -220,7 +220,7 @@ class RemoteStore:
     def _ask(
         self, client: ObjectStore, key: str, wanted: tuple[int, int], if_match: str | None
     ) -> GetResult:
-        """Send one ranged request; its answer is of the version asked for."""
+        """Send one ranged request; its response is of the version asked for."""
         options: GetOptions = {"range": wanted}
         strong = _strong(if_match)
         if strong is not None:
@@ -240,28 +240,28 @@ class RemoteStore:
                 return memoryview(result.bytes()), result.meta["size"]
             except CLIENT_ERRORS as err:
                 self._go_on_ourselves(full, err)
-        answer = self._ask_ourselves(key, wanted, if_match)
-        with contextlib.closing(answer.body) as body:
+        response = self._ask_ourselves(key, wanted, if_match)
+        with contextlib.closing(response.body) as body:
             content = memoryview(bytearray(wanted[1] - wanted[0]))
-            return content[: body.read_into(content)], answer.size_bytes
+            return content[: body.read_into(content)], response.size_bytes
 
     def _ask_ourselves(
         self, key: str, wanted: tuple[int, int], if_match: str | None
-    ) -> RangedAnswer:
+    ) -> RangedResponse:
         """Send one ranged request past the client."""
         assert self._own is not None, "only where the client's refusal led here"
-        answer = self._own.get(self.full_key(key), wanted, _strong(if_match))
-        return self._checked(answer, key, if_match)
+        response = self._own.get(self.full_key(key), wanted, _strong(if_match))
+        return self._checked(response, key, if_match)
 
-    def _checked(self, answer: RangedAnswer, key: str, if_match: str | None) -> RangedAnswer:
-        """Return an answer that is of the version asked for; close any other."""
+    def _checked(self, response: RangedResponse, key: str, if_match: str | None) -> RangedResponse:
+        """Return a response that is of the version asked for; close any other."""
         try:
-            tag = tag_of(answer.etag, answer.modified_s, answer.size_bytes, self.url)
+            tag = tag_of(response.etag, response.modified_s, response.size_bytes, self.url)
             self._check_version(key, if_match, tag)
         except BaseException:
-            answer.body.close()
+            response.body.close()
             raise
-        return answer
+        return response
 
     def _check_version(self, key: str, expected: str | None, actual: str) -> None:
         if expected is not None and not same_version(actual, expected):
@@ -271,15 +271,15 @@ class RemoteStore:
         """Ask for a stream, past the client where that can be; return it and the object's size."""
         full = self.full_key(key)
         direct = self._direct  # another thread may give it up
-        answer: RangedAnswer | None = None
-        odd: NotPlain | None = None
+        response: RangedResponse | None = None
+        odd: UnsupportedResponse | None = None
         if direct is not None:
             try:
-                answer = direct.get(full, wanted, _strong(if_match))
-            except NotPlain as err:
+                response = direct.get(full, wanted, _strong(if_match))
+            except UnsupportedResponse as err:
                 odd = err
-        if answer is not None:
-            answer = self._checked(answer, key, if_match)
+        if response is not None:
+            response = self._checked(response, key, if_match)
         elif full not in self._odd_keys:
             try:
                 result = self._ask(self._stream_client, key, wanted, if_match)
@@ -290,9 +290,9 @@ class RemoteStore:
                     logger.debug("%s is read through the client library: %s", self.url, odd)
                     self._direct = None
                 return ClientBody(result), result.meta["size"]
-        if answer is None:
-            answer = self._ask_ourselves(key, wanted, if_match)
-        return answer.body, answer.size_bytes
+        if response is None:
+            response = self._ask_ourselves(key, wanted, if_match)
+        return response.body, response.size_bytes
 
     def _head(self, full: str) -> ObjectInfo:
         if full not in self._odd_keys:
@@ -304,7 +304,7 @@ class RemoteStore:
         return self._own.head(full)
 
     def _go_on_ourselves(self, full: str, err: Exception) -> None:
-        """Turn to requests of our own if the client refused an object's answer for its headers."""
+        """Turn to requests of our own if the client refused a response for its headers."""
         if not (self._own and is_foreign_header(err)):
             raise err
         logger.debug("%s/%s is read past the client library: %s", self._identity, full, err)
@@ -335,7 +335,7 @@ class RemoteStore:
         return ObjectInfo(info.key[cut:], info.size_bytes, info.etag, info.modified_s)
 
     def _explained(self, failure: DataplaneError, key: str) -> DataplaneError:
-        """Ask again with a body: HEAD's answer cannot say which of bucket, key or secret it is."""
+        """Ask again with a body: that of HEAD cannot say which of bucket, key or secret it is."""
         if not isinstance(failure, NotFound | Denied):
             return failure
         try:

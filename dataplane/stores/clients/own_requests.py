@@ -1,6 +1,6 @@
-"""Requests that the client library cannot make, or whose answers it does not take.
+"""Requests that the client library cannot make, or whose responses it does not take.
 
-It refuses a page of a listing for one key that it has no path for, and an answer whose ETag is not
+It refuses a page of a listing for one key that it has no path for, and a response whose ETag is not
 ASCII. Such pages and objects are asked for here, one connection a request, with TLS and proxies:
 slower than the library, and only where it fails. The library still signs, as in `direct.py`, so
 that keys and tokens come from the same chains. Redirections are followed for plain HTTP
@@ -33,10 +33,10 @@ from dataplane.stores.base import ObjectInfo, StoreConfig
 from dataplane.stores.clients.credentials import DEFAULT_REGION
 from dataplane.stores.clients.obstore_client import make_client
 from dataplane.stores.failures import Reply, error_code
+from dataplane.stores.http.failures import HttpFailure
 from dataplane.stores.http.opener import make_opener
-from dataplane.stores.http.ranged_response import RangedAnswer, ranged_answer
+from dataplane.stores.http.ranged_response import RangedResponse, ranged_response
 from dataplane.stores.http.redirects import MAX_REDIRECTS, REDIRECTS, redirected
-from dataplane.stores.http.response import PlainFailure
 from dataplane.stores.tls import refusal_of, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location
 from dataplane.stores.versions import header_text, modified_of, tag_of
@@ -44,7 +44,7 @@ from dataplane.stores.versions import header_text, modified_of, tag_of
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, S3Store
 
-__all__ = ["OwnAnswer", "OwnRequests"]
+__all__ = ["OwnRequests", "OwnResponse"]
 
 _EXPIRES = timedelta(minutes=15)
 _MAX_PAGE_BYTES = 64 << 20
@@ -52,8 +52,8 @@ _MAX_ERROR_BYTES = 64 << 10
 _PIECE_BYTES = 64 << 10
 
 
-class OwnAnswer:
-    """An answer whose body is still to be received. Used by one thread; close it.
+class OwnResponse:
+    """A response whose body is still to be received. Used by one thread; close it.
 
     Attributes:
         status: its status.
@@ -72,7 +72,7 @@ class OwnAnswer:
         """Fill `memory` with what comes next; return how many bytes came before the end.
 
         Raises:
-            PlainFailure: the connection broke, or nothing came for too long.
+            HttpFailure: the connection broke, or nothing came for too long.
         """
         filled = 0
         with _reading(self.status):
@@ -88,7 +88,7 @@ class OwnAnswer:
         """Return the whole body.
 
         Raises:
-            PlainFailure: it is longer than `most`, takes longer than the monotonic time `until_s`,
+            HttpFailure: it is longer than `most`, takes longer than the monotonic time `until_s`,
                 or breaks off.
         """
         pieces, left = [], most
@@ -100,9 +100,9 @@ class OwnAnswer:
                     break
                 left -= len(piece)
                 if left < 0:
-                    raise PlainFailure(Reply(self.status, "", f"more than {most} bytes"))
+                    raise HttpFailure(Reply(self.status, "", f"more than {most} bytes"))
                 if time.monotonic() > until_s:
-                    raise PlainFailure(Reply(None, "", "", "timeout"))
+                    raise HttpFailure(Reply(None, "", "", "timeout"))
                 pieces.append(piece)
         return b"".join(pieces)
 
@@ -118,7 +118,7 @@ class OwnAnswer:
         if self._left is None:
             return
         if not received and self._left:
-            raise PlainFailure(Reply(None, "", "", "broken"))
+            raise HttpFailure(Reply(None, "", "", "broken"))
         self._left -= received
 
 
@@ -165,39 +165,39 @@ class OwnRequests:
             query: the parameters of ListObjectsV2, as text.
 
         Raises:
-            PlainFailure: no answer, or one that says no.
+            HttpFailure: no response, or one that says no.
             BaseError: the client cannot sign.
         """
         timeout_s = self._config.metadata_timeout_s
         until_s = time.monotonic() + timeout_s
         url = self._signed_listing(urlencode(query, quote_via=quote, safe=""))
-        with contextlib.closing(self._send("GET", url, {}, timeout_s)) as answer:
-            if answer.status != 200:
-                self._refuse(answer)
-            return answer.content(_MAX_PAGE_BYTES, until_s)
+        with contextlib.closing(self._send("GET", url, {}, timeout_s)) as response:
+            if response.status != 200:
+                self._refuse(response)
+            return response.content(_MAX_PAGE_BYTES, until_s)
 
     def head(self, key: str) -> ObjectInfo:
         """Describe the object with this full key.
 
         Raises:
-            PlainFailure: no answer, or one that says no or lacks a length.
+            HttpFailure: no response, or one that says no or lacks a length.
             BaseError: the client cannot sign.
         """
         url = self._object_url("HEAD", key)
         timeout_s = self._config.metadata_timeout_s
-        with contextlib.closing(self._send("HEAD", url, {}, timeout_s)) as answer:
-            length = answer.headers.get("content-length", "")
-            if answer.status != 200:
-                self._refuse(answer)
+        with contextlib.closing(self._send("HEAD", url, {}, timeout_s)) as response:
+            length = response.headers.get("content-length", "")
+            if response.status != 200:
+                self._refuse(response)
             if not (length.isascii() and length.isdigit()):
-                raise PlainFailure(Reply(None, "", "the server does not say the object's size"))
-            etag = header_text(answer.headers.get("etag", "")) or None
-            modified_s = modified_of(answer.headers.get("last-modified", ""))
+                raise HttpFailure(Reply(None, "", "the server does not say the object's size"))
+            etag = header_text(response.headers.get("etag", "")) or None
+            modified_s = modified_of(response.headers.get("last-modified", ""))
         size_bytes = int(length)
         tag = tag_of(etag, modified_s, size_bytes, self._location.url)
         return ObjectInfo(key, size_bytes, tag, modified_s)
 
-    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> RangedAnswer:
+    def get(self, key: str, wanted: tuple[int, int], if_match: str | None) -> RangedResponse:
         """Ask for bytes `[wanted[0], wanted[1])` of the object with this full key.
 
         Args:
@@ -206,23 +206,23 @@ class OwnRequests:
             if_match: a tag of printable ASCII, or None.
 
         Raises:
-            PlainFailure: no answer, or not that range.
+            HttpFailure: no response, or not that range.
             BaseError: the client cannot sign.
         """
         headers = {"Range": f"bytes={wanted[0]}-{wanted[1] - 1}"}
         if if_match is not None:
             headers["If-Match"] = if_match
         url = self._object_url("GET", key)
-        answer = self._send("GET", url, headers, self._config.timeout_s)
+        response = self._send("GET", url, headers, self._config.timeout_s)
         try:
-            if answer.status != 206:
-                self._refuse(answer)
-            return ranged_answer(answer, answer.headers, answer.length, wanted)
+            if response.status != 206:
+                self._refuse(response)
+            return ranged_response(response, response.headers, response.length, wanted)
         except ValueError as err:
-            answer.close()
-            raise PlainFailure(Reply(None, "", f"the server sent {err}")) from err
+            response.close()
+            raise HttpFailure(Reply(None, "", f"the server sent {err}")) from err
         except BaseException:
-            answer.close()
+            response.close()
             raise
 
     def _object_url(self, method: Any, key: str) -> str:
@@ -257,22 +257,22 @@ class OwnRequests:
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], timeout_s: float
-    ) -> OwnAnswer:
+    ) -> OwnResponse:
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._send_once(method, url, headers, timeout_s)
-            is_followed = answer.status in REDIRECTS and self._location.scheme in HTTP_SCHEMES
+            response = self._send_once(method, url, headers, timeout_s)
+            is_followed = response.status in REDIRECTS and self._location.scheme in HTTP_SCHEMES
             if not is_followed:
-                return answer
-            answer.close()
+                return response
+            response.close()
             try:
-                url = redirected(url, answer.headers.get("location", ""))
+                url = redirected(url, response.headers.get("location", ""))
             except ValueError as err:
-                raise PlainFailure(Reply(None, "", f"the server sent {err}")) from err
-        raise PlainFailure(Reply(None, "", f"the server sent over {MAX_REDIRECTS} redirections"))
+                raise HttpFailure(Reply(None, "", f"the server sent {err}")) from err
+        raise HttpFailure(Reply(None, "", f"the server sent over {MAX_REDIRECTS} redirections"))
 
     def _send_once(
         self, method: str, url: str, headers: Mapping[str, str], timeout_s: float
-    ) -> OwnAnswer:
+    ) -> OwnResponse:
         request = urllib.request.Request(  # noqa: S310 - the scheme is http or https
             url, headers={"User-Agent": "dataplane", **headers}, method=method
         )
@@ -285,35 +285,35 @@ class OwnRequests:
             raise _not_sent(err.reason if isinstance(err.reason, OSError) else err) from err
         except (OSError, http.client.HTTPException) as err:
             raise _not_sent(err) from err
-        return OwnAnswer(response)
+        return OwnResponse(response)
 
-    def _refuse(self, answer: OwnAnswer) -> NoReturn:
-        status = answer.status
+    def _refuse(self, response: OwnResponse) -> NoReturn:
+        status = response.status
         until_s = time.monotonic() + self._config.metadata_timeout_s
         text = ""
         if status >= 400:
-            with contextlib.suppress(PlainFailure):
-                text = answer.content(_MAX_ERROR_BYTES, until_s).decode("utf-8", "replace")
-        raise PlainFailure(Reply(status, error_code(text), f"status {status}"), answer.headers)
+            with contextlib.suppress(HttpFailure):
+                text = response.content(_MAX_ERROR_BYTES, until_s).decode("utf-8", "replace")
+        raise HttpFailure(Reply(status, error_code(text), f"status {status}"), response.headers)
 
 
-def _not_sent(err: BaseException) -> PlainFailure:
+def _not_sent(err: BaseException) -> HttpFailure:
     refusal = refusal_of(err)
     if refusal:
-        return PlainFailure(Reply(None, "", refusal, "certificate"))
+        return HttpFailure(Reply(None, "", refusal, "certificate"))
     if isinstance(err, TimeoutError):
-        return PlainFailure(Reply(None, "", "", "timeout"))
+        return HttpFailure(Reply(None, "", "", "timeout"))
     is_broken = isinstance(err, ConnectionResetError | BrokenPipeError | http.client.HTTPException)
-    return PlainFailure(Reply(None, "", "", "broken" if is_broken else "connect"))
+    return HttpFailure(Reply(None, "", "", "broken" if is_broken else "connect"))
 
 
 @contextlib.contextmanager
 def _reading(status: int) -> Iterator[None]:
     try:
         yield
-    except PlainFailure:
+    except HttpFailure:
         raise
     except TimeoutError as err:
-        raise PlainFailure(Reply(None, "", "", "timeout")) from err
+        raise HttpFailure(Reply(None, "", "", "timeout")) from err
     except (OSError, http.client.HTTPException, ValueError) as err:
-        raise PlainFailure(Reply(None, "", f"status {status}", "broken")) from err
+        raise HttpFailure(Reply(None, "", f"status {status}", "broken")) from err

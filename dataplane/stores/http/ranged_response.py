@@ -1,6 +1,6 @@
-"""An answer to a ranged GET that we read ourselves: what it is, and whether it is that range.
+"""A response to a ranged GET that we read ourselves: what it is, and whether it is that range.
 
-Pure functions over headers; the body belongs to whoever received the answer.
+Pure functions over headers; the body belongs to whoever received the response.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Protocol
 
 from dataplane.stores.versions import header_text, modified_of
 
-__all__ = ["Body", "RangedAnswer", "ranged_answer"]
+__all__ = ["Body", "RangedResponse", "ranged_response"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", re.ASCII)
 
 
 class Body(Protocol):
-    """The bytes of an answer, in order."""
+    """The bytes of a response, in order."""
 
     def read_into(self, memory: memoryview) -> int:
         """Fill `memory` with what comes next; return how many bytes came before the end."""
@@ -30,7 +30,7 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class RangedAnswer:
+class RangedResponse:
     """A range that is on its way.
 
     Attributes:
@@ -46,10 +46,10 @@ class RangedAnswer:
     modified_s: float | None
 
 
-def ranged_answer(
+def ranged_response(
     body: Body, headers: Mapping[str, str], length: int | None, wanted: tuple[int, int]
-) -> RangedAnswer:
-    """Check that an answer is the range asked for, or as much of it as there is.
+) -> RangedResponse:
+    """Check that a response is the range asked for, or as much of it as there is.
 
     Args:
         body: its bytes.
@@ -68,4 +68,4 @@ def ranged_answer(
         raise ValueError("a body of another length than its range")
     etag = header_text(headers["etag"]) if "etag" in headers else None
     modified_s = modified_of(headers.get("last-modified", ""))
-    return RangedAnswer(body, int(given[3]), etag, modified_s)
+    return RangedResponse(body, int(given[3]), etag, modified_s)

@@ -1,4 +1,4 @@
-"""Connections of streams that go past the client library: kept, broken, stalled, forked."""
+"""Connections past the client library, with TLS or without: kept, broken, stalled, forked."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ import pytest
 
 from dataplane.errors import Timeout, Unavailable
 from dataplane.stores import StoreConfig, open_store
-from dataplane.stores.http import response
+from dataplane.stores.http import connections
+from dataplane.stores.http.channels import HttpServer
 from dataplane_testing.s3 import Faults, S3Endpoint
-from tests.stores.fakes import Answer, HttpServer, Request
+from tests.stores.conftest import Serve
+from tests.stores.fakes import Answer, Request
 from tests.stores.ranged import BODY, ONCE, good, stream
 
 
-def test_a_connection_is_kept_for_the_next_stream() -> None:
-    with HttpServer(good) as server:
+def test_a_connection_is_kept_for_the_next_stream(serve: Serve) -> None:
+    with serve(good) as server:
         store = open_store(server.url, ONCE)
         for start in (0, 1, 70_000):
             assert stream(store, start) == BODY[start:]
@@ -32,7 +34,7 @@ def test_a_connection_is_kept_for_the_next_stream() -> None:
         store.close()
 
 
-def test_a_connection_that_the_server_closed_is_replaced() -> None:
+def test_a_connection_that_the_server_closed_is_replaced(serve: Serve) -> None:
     """At once after the answer, or with the next request, to which it then says nothing."""
 
     def closing(request: Request) -> Answer:
@@ -42,7 +44,7 @@ def test_a_connection_that_the_server_closed_is_replaced() -> None:
             answer.keep, answer.raw = False, b""
         return answer
 
-    with HttpServer(closing) as server:
+    with serve(closing) as server:
         store = open_store(server.url, ONCE)
         for _ in range(6):
             assert stream(store) == BODY
@@ -51,15 +53,15 @@ def test_a_connection_that_the_server_closed_is_replaced() -> None:
         assert len(server.requests) == 7
 
 
-def test_no_answer_on_a_new_connection_is_unavailable() -> None:
-    with HttpServer(lambda _: Answer(raw=b"")) as server:
+def test_no_answer_on_a_new_connection_is_unavailable(serve: Serve) -> None:
+    with serve(lambda _: Answer(raw=b"")) as server:
         with pytest.raises(Unavailable, match="the connection broke"):
             stream(open_store(server.url, ONCE))
         assert len(server.requests) == 1
 
 
-def test_a_stream_that_is_given_up_closes_its_connection() -> None:
-    with HttpServer(good) as server:
+def test_a_stream_that_is_given_up_closes_its_connection(serve: Serve) -> None:
+    with serve(good) as server:
         store = open_store(server.url, ONCE)
         pieces = store.stream_range("k", 0, len(BODY), piece_bytes=1000)
         assert bytes(next(pieces)) == BODY[:1000]
@@ -68,13 +70,13 @@ def test_a_stream_that_is_given_up_closes_its_connection() -> None:
         store.close()
 
 
-def test_a_pause_is_a_timeout_and_a_slow_stream_is_not() -> None:
+def test_a_pause_is_a_timeout_and_a_slow_stream_is_not(serve: Serve) -> None:
     def stalls(request: Request) -> Answer:
         answer = good(request)
         answer.cut, answer.keep = 1000, True
         return answer
 
-    with HttpServer(stalls) as server:
+    with serve(stalls) as server:
         store = open_store(server.url, StoreConfig(max_attempts=1, timeout_s=0.2, hedge=False))
         with pytest.raises(Timeout, match="no answer in time"):
             stream(store)
@@ -90,13 +92,13 @@ def test_a_pause_is_a_timeout_and_a_slow_stream_is_not() -> None:
         assert store.counters["store_retries"] == 0
 
 
-def test_a_stream_that_the_garbage_collector_ends_leaves_no_broken_connection() -> None:
+def test_a_stream_that_the_garbage_collector_ends_leaves_no_broken_connection(serve: Serve) -> None:
     """Its last piece was received, and it is part of a cycle with all that it holds."""
 
     class Cycle:
         pass
 
-    with HttpServer(good) as server:
+    with serve(good) as server:
         store = open_store(server.url, ONCE)
         for _ in range(200):
             cycle = Cycle()
@@ -111,8 +113,8 @@ def test_a_stream_that_the_garbage_collector_ends_leaves_no_broken_connection() 
         gc.collect()
 
 
-def test_a_forked_child_does_not_share_the_bytes_of_a_stream() -> None:
-    with HttpServer(good) as server:
+def test_a_forked_child_does_not_share_the_bytes_of_a_stream(serve: Serve) -> None:
+    with serve(good) as server:
         store = open_store(server.url, ONCE)
         pieces = store.stream_range("k", 0, len(BODY), piece_bytes=1 << 16)
         got = [bytes(next(pieces))]
@@ -121,6 +123,7 @@ def test_a_forked_child_does_not_share_the_bytes_of_a_stream() -> None:
             try:
                 next(pieces)
             except Unavailable:
+                pieces.close()
                 os._exit(0)
             except BaseException:
                 os._exit(2)
@@ -135,11 +138,12 @@ def test_connections_that_are_not_used_for_long_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = types.SimpleNamespace(monotonic=lambda: now.s, s=0.0)
-    monkeypatch.setattr(response, "time", now)
+    monkeypatch.setattr(connections, "time", now)
     limits = {"timeout_s": 10.0, "connect_timeout_s": 10.0, "max_idle": 8}
     with S3Endpoint(buckets=("idle",), anonymous=True) as endpoint:
         endpoint.put("idle", "k", BODY)
-        client = response.PlainHttp("127.0.0.1", endpoint.port, **limits)
+        server = HttpServer("http", "127.0.0.1", endpoint.port)
+        client = connections.HttpConnections(server, **limits)
         before = len(os.listdir("/proc/self/fd"))
         memory = memoryview(bytearray(len(BODY)))
 
@@ -162,10 +166,12 @@ def test_connections_that_are_not_used_for_long_are_closed(
         assert get(1) == 0
 
 
-def test_every_address_of_a_name_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_address_of_a_name_gets_its_share(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And one where nobody is does no harm."""
     kind = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
-    with HttpServer(lambda request: good(request, keep=False)) as server:
+    with serve(lambda request: good(request, keep=False)) as server:
         with socket.create_server(("127.0.0.1", 0)) as closed:
             refusing = closed.getsockname()
         answering = ("127.0.0.1", int(server.url.rpartition(":")[2]))
@@ -180,12 +186,14 @@ def test_every_address_of_a_name_gets_its_share(monkeypatch: pytest.MonkeyPatch)
     assert len(server.requests) == 8
 
 
-def test_a_forked_child_leaves_the_connections_to_its_parent() -> None:
-    with HttpServer(good) as server:
+def test_a_forked_child_leaves_the_connections_to_its_parent(serve: Serve) -> None:
+    with serve(good) as server:
         store = open_store(server.url, ONCE)
         assert stream(store) == BODY
         child = os.fork()
         if child == 0:
+            for pool in connections._pools:
+                pool.close()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert stream(store) == BODY
@@ -193,7 +201,7 @@ def test_a_forked_child_leaves_the_connections_to_its_parent() -> None:
         store.close()
 
 
-def test_ctrl_c_ends_the_wait_for_bytes() -> None:
+def test_ctrl_c_ends_the_wait_for_bytes(serve: Serve) -> None:
     program = """
 import sys
 from dataplane.stores import StoreConfig, open_store
@@ -209,7 +217,7 @@ list(store.stream_range("k", 0, 1000000, piece_bytes=1000000))
         asked.set()
         return answer
 
-    with HttpServer(stalls) as server:
+    with serve(stalls) as server:
         child = subprocess.Popen(
             [sys.executable, "-c", program, server.url],
             stdout=subprocess.PIPE,

@@ -2,7 +2,7 @@
 //
 // A client that hands out what each system call brought makes its caller copy it, and wakes it (in
 // Python: makes it wait for the interpreter) some twenty times for a block of 4 MiB. Here one call
-// brings all of it. The socket is told how much is worth waking up for (SO_RCVLOWAT).
+// brings all of it.
 //
 // Thread-safe for different sockets.
 #pragma once
@@ -11,13 +11,15 @@
 #include <cstddef>
 #include <span>
 
+#include "core/net/waiting.hpp"
+
 namespace dataplane {
 
-// Fills one buffer from a connected socket, which may block or not.
+// The filling of one buffer from a connected socket, which may block or not.
 class Receiver {
  public:
   Receiver(int fd, std::span<std::byte> out, std::chrono::milliseconds pause) noexcept
-      : fd_(fd), out_(out), pause_(pause), last_(std::chrono::steady_clock::now()) {}
+      : fd_(fd), out_(out), waiter_(fd, pause) {}
 
   // Receive until the buffer is full or the other side has ended. Returns 0, ETIMEDOUT when nothing
   // came for as long as the pause, EINTR when a signal came (call again to go on: the pause goes on,
@@ -30,8 +32,7 @@ class Receiver {
  private:
   int fd_;
   std::span<std::byte> out_;
-  std::chrono::milliseconds pause_;
-  std::chrono::steady_clock::time_point last_;  // when bytes came
+  Waiter waiter_;
   std::size_t received_ = 0;
 };
 
