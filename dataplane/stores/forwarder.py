@@ -30,11 +30,6 @@ class StoreForwarder:
     def identity(self) -> str:
         return self._inner.identity
 
-    @property
-    def can_abort(self) -> bool:
-        """Whether a read can be aborted by another thread; see `stores.abort`."""
-        return bool(getattr(self._inner, "can_abort", False))
-
     def full_key(self, key: str) -> str:
         return self._inner.full_key(key)
 

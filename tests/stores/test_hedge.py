@@ -12,8 +12,6 @@ from collections.abc import Callable
 import pytest
 
 from dataplane.errors import ObjectChanged, StoreError, Timeout
-from dataplane.stores import abort
-from dataplane.stores.abort import Aborted, AbortScope, current_scope
 from dataplane.stores.clients.memory import MemoryStore
 from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy import hedge
@@ -27,17 +25,12 @@ CONTENT = bytes(range(200))
 class Scripted(StoreWrapper):
     """A store whose next reads do what they are told first."""
 
-    def __init__(self, *, can_abort: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__(MemoryStore("hedge", ""))
-        self._can_abort = can_abort
         self.acts: list[Callable[[], None]] = []
         self.reads = 0
         self._lock = threading.Lock()
         self._inner.put("a", CONTENT)
-
-    @property
-    def can_abort(self) -> bool:
-        return self._can_abort
 
     def get_range(self, key, start, stop, *, if_match=None):
         with self._lock:
@@ -55,21 +48,19 @@ def _raise(err: Exception) -> Callable[[], None]:
     return act
 
 
+def _experienced(scripted: Scripted, counters: Counters) -> HedgeStore:
+    store = HedgeStore(scripted, 0.05, counters)
+    scripted.acts = [lambda: None] * 99 + [lambda: time.sleep(0.06)]
+    for _ in range(100):
+        store.get_range("a", 0, 100)
+    return store
+
+
 @pytest.fixture
 def stall():
-    """An act that ends when the test does, or when it is aborted."""
+    """An act that ends when the test does."""
     over = threading.Event()
-
-    def act() -> None:
-        aborted = threading.Event()
-        scope = current_scope()
-        if scope is not None:
-            scope.attach(aborted.set)
-        while not over.wait(0.01):
-            if aborted.is_set():
-                raise Aborted
-
-    yield act
+    yield lambda: over.wait(30)
     over.set()
 
 
@@ -78,18 +69,15 @@ def counters() -> Counters:
     return Counters()
 
 
-@pytest.fixture(params=[False, True], ids=["handed-over", "watched"])
-def scripted(request: pytest.FixtureRequest) -> Scripted:
-    return Scripted(can_abort=request.param)
+@pytest.fixture
+def scripted() -> Scripted:
+    return Scripted()
 
 
 @pytest.fixture
 def store(scripted: Scripted, counters: Counters) -> HedgeStore:
-    """Has seen enough reads to know what is late."""
-    store = HedgeStore(scripted, 0.05, counters)
-    for _ in range(100):
-        store.get_range("a", 0, 100)
-    return store
+    """Has seen enough reads to know what is late, and a late one just now."""
+    return _experienced(scripted, counters)
 
 
 def test_a_stalled_read_is_answered_by_a_second_one(store, scripted, counters, stall) -> None:
@@ -173,42 +161,34 @@ def test_stalls_do_not_teach_that_stalls_are_normal() -> None:
     assert latencies.late_after_s(100) == 0.5
 
 
-def test_a_read_in_time_stays_in_its_thread_where_it_can_be_aborted() -> None:
-    scripted, seen = Scripted(can_abort=True), []
-    store = HedgeStore(scripted, 0.05, Counters())
-    for _ in range(100):
-        store.get_range("a", 0, 100)
-    scripted.acts = [lambda: seen.append(threading.current_thread())] * 5
-    for _ in range(5):
-        store.get_range("a", 0, 100)
-    assert set(seen) == {threading.current_thread()}
-    assert current_scope() is None
+def test_quick_reads_stay_in_their_thread_until_one_is_late(scripted, counters, stall) -> None:
+    store, seen = HedgeStore(scripted, 0.05, counters), []
+
+    def threads_of(count: int) -> set[bool]:
+        """Whether each of some reads runs in its caller's thread."""
+        seen.clear()
+        here = threading.current_thread()
+        scripted.acts = [lambda: seen.append(threading.current_thread() is here)] * count
+        for _ in range(count):
+            store.get_range("a", 0, 100)
+        return set(seen)
+
+    assert threads_of(100) == {True}
+    scripted.acts = [lambda: time.sleep(0.1)]
+    store.get_range("a", 0, 100)
+    assert counters.snapshot() == {}  # nobody looked after the first late one
+    assert threads_of(20) == {False}
+    scripted.acts = [stall]
+    assert bytes(store.get_range("a", 0, 100)) == CONTENT[:100]
+    assert counters.snapshot() == {"store_hedges": 1, "store_hedges_won": 1}
 
 
-def test_an_aborted_scope_refuses_what_is_attached_later() -> None:
-    ended = []
-    with AbortScope() as scope:
-        scope.attach(lambda: ended.append(1))
-        scope.detach()
-        scope.abort()
-        with pytest.raises(Aborted):
-            scope.attach(lambda: ended.append(2))
-    assert ended == []
-
-
-def test_the_watchdog_calls_once_for_what_is_late_and_wakes_again(monkeypatch) -> None:
-    monkeypatch.setattr(abort, "_LINGER_S", 0.05)
-    watchdog, late = abort.Watchdog(), []
-    for number in range(3):
-        in_time = watchdog.watch(30, lambda: late.append("never"))
-        watchdog.watch(0.05, lambda number=number: late.append(number))
-        deadline = time.monotonic() + 20
-        while number not in late:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        watchdog.over(in_time)
-        time.sleep(0.2)  # the thread goes to sleep meanwhile
-    assert late == [0, 1, 2]
+def test_reads_that_take_a_while_are_looked_after_from_the_start(scripted, counters, stall) -> None:
+    store = HedgeStore(scripted, 0.05, counters)
+    scripted.acts = [lambda: time.sleep(0.002)] * 100 + [stall]
+    for _ in range(101):
+        assert bytes(store.get_range("a", 0, 100)) == CONTENT[:100]
+    assert counters.snapshot() == {"store_hedges": 1, "store_hedges_won": 1}
 
 
 def test_without_free_threads_the_caller_reads_itself(store, scripted, monkeypatch) -> None:
@@ -235,13 +215,10 @@ def test_a_forked_child_reads_with_threads_of_its_own(store) -> None:
 def test_a_stalled_read_does_not_keep_a_program_from_ending() -> None:
     script = """
 import time
-from tests.stores.test_hedge import Scripted
-from dataplane.stores.policy.hedge import HedgeStore
+from tests.stores.test_hedge import Scripted, _experienced
 from dataplane.telemetry import Counters
 scripted, counters = Scripted(), Counters()
-store = HedgeStore(scripted, 0.05, counters)
-for _ in range(100):
-    store.get_range("a", 0, 100)
+store = _experienced(scripted, counters)
 scripted.acts = [lambda: time.sleep(100)]
 store.get_range("a", 0, 100)
 assert counters["store_hedges_won"] == 1

@@ -5,12 +5,13 @@ lost packet, a connection that stalls. A training step waits for the slowest of 
 that is later than nearly all of its kind is sent again (Source: J. Dean, L. A. Barroso, "The Tail
 at Scale", Communications of the ACM 56(2), 2013); `latencies.py` says what late is.
 
-The caller reads by itself where its read can be aborted (`stores.abort`): a watchdog sends the
-second one when the first is late, and aborts the first when the second has come. Elsewhere, in a
-client library, the request runs in a thread of its own (`daemon_pool`), so that its caller can turn
-to the second one; that way costs some twenty microseconds. When all threads are busy the caller
-does the read itself. A whole read that lost is left to end by itself; a stream is watched piece by
-piece (`hedged_stream`), and one that lost is closed at its next piece.
+A late read cannot be left by the thread that waits for it. So the request runs in a thread of its
+own (`daemon_pool`), and its caller can turn to the second one; when all threads are busy the caller
+does the read itself. The way through another thread costs some twenty microseconds, which a read of
+a fraction of a millisecond would feel: reads that are as quick as a rule stay in their caller's
+thread until one of them is late, and from then on for a while they do not (`HedgeThreshold`). A
+whole read that lost is left to end by itself; a stream is watched piece by piece
+(`hedged_stream`), and one that lost is closed at its next piece.
 
 Only the request that wins is learned from, and from its own start: a store that stalls for 30 s now
 and then would otherwise teach that 30 s are nothing special.
@@ -27,8 +28,6 @@ from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeAlias
 
-from dataplane.errors import DataplaneError
-from dataplane.stores.abort import Aborted, AbortScope, shared_watchdog
 from dataplane.stores.base import Buffer, Store
 from dataplane.stores.daemon_pool import shared_runners
 from dataplane.stores.forwarder import StoreWrapper
@@ -64,10 +63,8 @@ class HedgeStore(StoreWrapper):
 
         kind = max(stop - start, 0).bit_length()
         late_s = self._latencies.late_after_s(kind)
-        if late_s is None:
+        if late_s is None or self._latencies.is_quick(kind):
             content, elapsed_s = read()
-        elif self.can_abort:
-            content, elapsed_s = _WatchedRead(read, self._latencies, self._counters).run(late_s)
         else:
             content, elapsed_s = self._handed_over(read, late_s)
         self._latencies.add(kind, elapsed_s)
@@ -113,48 +110,3 @@ class HedgeStore(StoreWrapper):
         if winner is second:
             self._counters.add("store_hedges_won")
         return answer
-
-
-class _WatchedRead:
-    """A read in the caller's own thread, which a second one may overtake."""
-
-    __slots__ = ("_counters", "_latencies", "_read", "_scope", "_second")
-
-    def __init__(
-        self, read: Callable[[], _Answer], latencies: HedgeThreshold, counters: Counters
-    ) -> None:
-        self._read = read
-        self._latencies = latencies
-        self._counters = counters
-        self._scope = AbortScope()
-        self._second: Future[_Answer] | None = None
-
-    def run(self, late_s: float) -> _Answer:
-        """Read; an error counts only when the second read has failed, too."""
-        watchdog = shared_watchdog()
-        token = watchdog.watch(late_s, self._send_again)
-        try:
-            with self._scope:
-                return self._read()
-        except (Aborted, DataplaneError):
-            watchdog.over(token)
-            second = self._second
-            if second is None or second.exception() is not None:
-                raise
-            self._counters.add("store_hedges_won")
-            return second.result()
-        finally:
-            watchdog.over(token)
-
-    def _send_again(self) -> None:
-        """Begin the second read, in the watchdog's thread."""
-        if not self._latencies.allow():
-            return
-        second = self._second = shared_runners().run(self._read)
-        if second is not None:
-            self._counters.add("store_hedges")
-            second.add_done_callback(self._overtake)
-
-    def _overtake(self, second: Future[_Answer]) -> None:
-        if second.exception() is None:
-            self._scope.abort()

@@ -3,11 +3,15 @@
 Late means: later than the 99th percentile of the last answers of its kind, and than a floor. At
 most one answer in twenty is asked for again, so that a store which is slow as a whole is not asked
 for twice as much.
+
+Quick means: typically below a millisecond, and none was late in the last minutes.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 
 __all__ = ["HedgeThreshold"]
@@ -18,6 +22,8 @@ _LEARNED = 64  # before so many are known, nothing is late
 _REFRESH = 32  # durations between two looks at the window
 _SHARE = 0.05  # answers that may be asked for again, of all
 _BURST = 8.0  # that many in a row
+_QUICK_S = 0.001  # typical durations below are worth no thread of their own
+_WARY_S = 600.0  # after a late answer
 
 
 class HedgeThreshold:
@@ -33,14 +39,22 @@ class HedgeThreshold:
         self._seen: dict[int, deque[float]] = {}
         self._until_refresh: dict[int, int] = {}
         self._late_s: dict[int, float] = {}
+        self._quick: set[int] = set()
+        self._wary_until_s = 0.0
         self._allowed = 1.0
 
     def late_after_s(self, kind: int) -> float | None:
         """Return after how long an answer of that kind is late; None while that is unknown."""
         return self._late_s.get(kind)
 
+    def is_quick(self, kind: int) -> bool:
+        """Whether answers of that kind come quickly as a rule, and none was late for a while."""
+        return kind in self._quick and time.monotonic() >= self._wary_until_s
+
     def add(self, kind: int, elapsed_s: float) -> None:
         """Learn from an answer."""
+        if elapsed_s > self._late_s.get(kind, math.inf):
+            self._wary_until_s = time.monotonic() + _WARY_S
         with self._lock:
             self._allowed = min(_BURST, self._allowed + _SHARE)
             seen = self._seen.setdefault(kind, deque(maxlen=_WINDOW))
@@ -50,9 +64,12 @@ class HedgeThreshold:
             if not left:
                 ordered = sorted(seen)
                 self._late_s[kind] = max(self._floor_s, ordered[int(_QUANTILE * len(ordered))])
+                is_quick = ordered[len(ordered) // 2] < _QUICK_S
+                (self._quick.add if is_quick else self._quick.discard)(kind)
 
     def allow(self) -> bool:
-        """Take leave to ask again."""
+        """Take leave to ask again: an answer is late."""
+        self._wary_until_s = time.monotonic() + _WARY_S
         with self._lock:
             if self._allowed < 1:
                 return False
