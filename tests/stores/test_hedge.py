@@ -50,7 +50,6 @@ def _raise(err: Exception) -> Callable[[], None]:
 
 def _experienced(scripted: Scripted, counters: Counters) -> HedgeStore:
     store = HedgeStore(scripted, 0.05, counters)
-    scripted.acts = [lambda: None] * 99 + [lambda: time.sleep(0.06)]
     for _ in range(100):
         store.get_range("a", 0, 100)
     return store
@@ -76,7 +75,7 @@ def scripted() -> Scripted:
 
 @pytest.fixture
 def store(scripted: Scripted, counters: Counters) -> HedgeStore:
-    """Has seen enough reads to know what is late, and a late one just now."""
+    """Has seen enough reads to know what is late."""
     return _experienced(scripted, counters)
 
 
@@ -173,10 +172,17 @@ def test_quick_reads_stay_in_their_thread_until_one_is_late(scripted, counters, 
             store.get_range("a", 0, 100)
         return set(seen)
 
+    assert threads_of(64) == {True}  # nothing is known
+    assert threads_of(900) == {False}
+    threads_of(100)
     assert threads_of(100) == {True}
-    scripted.acts = [lambda: time.sleep(0.1)]
-    store.get_range("a", 0, 100)
-    assert counters.snapshot() == {}  # nobody looked after the first late one
+    scripted.acts = [lambda: time.sleep(0.5)]
+    late = threading.Thread(target=store.get_range, args=("a", 0, 100))
+    late.start()
+    time.sleep(0.1)
+    assert threads_of(20) == {False}  # while the late one waits
+    late.join()
+    assert counters.snapshot() == {}  # nobody looked after that one
     assert threads_of(20) == {False}
     scripted.acts = [stall]
     assert bytes(store.get_range("a", 0, 100)) == CONTENT[:100]

@@ -8,10 +8,11 @@ at Scale", Communications of the ACM 56(2), 2013); `latencies.py` says what late
 A late read cannot be left by the thread that waits for it. So the request runs in a thread of its
 own (`daemon_pool`), and its caller can turn to the second one; when all threads are busy the caller
 does the read itself. The way through another thread costs some twenty microseconds, which a read of
-a fraction of a millisecond would feel: reads that are as quick as a rule stay in their caller's
-thread until one of them is late, and from then on for a while they do not (`HedgeThreshold`). A
-whole read that lost is left to end by itself; a stream is watched piece by piece
-(`hedged_stream`), and one that lost is closed at its next piece.
+a fraction of a millisecond would feel: where reads are as quick as that and none was late for long
+(`HedgeThreshold`), they stay in their caller's thread, until one of them is late. That one is not
+sent again; the others notice, and are looked after from then on. A whole read that lost is left to
+end by itself; a stream is watched piece by piece (`hedged_stream`), and one that lost is closed at
+its next piece.
 
 Only the request that wins is learned from, and from its own start: a store that stalls for 30 s now
 and then would otherwise teach that 30 s are nothing special.
@@ -54,6 +55,7 @@ class HedgeStore(StoreWrapper):
         super().__init__(inner)
         self._counters = counters
         self._latencies = HedgeThreshold(floor_s)
+        self._here: dict[object, float] = {}  # reads in their callers' threads: when each is late
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         def read() -> _Answer:
@@ -63,8 +65,10 @@ class HedgeStore(StoreWrapper):
 
         kind = max(stop - start, 0).bit_length()
         late_s = self._latencies.late_after_s(kind)
-        if late_s is None or self._latencies.is_quick(kind):
+        if late_s is None:
             content, elapsed_s = read()
+        elif self._latencies.is_quick(kind) and not self._is_any_late():
+            content, elapsed_s = self._read_here(read, late_s)
         else:
             content, elapsed_s = self._handed_over(read, late_s)
         self._latencies.add(kind, elapsed_s)
@@ -87,6 +91,23 @@ class HedgeStore(StoreWrapper):
             self._counters,
         )
         return race.pieces(start)
+
+    def _read_here(self, read: Callable[[], _Answer], late_s: float) -> _Answer:
+        token = object()
+        self._here[token] = time.monotonic() + late_s
+        try:
+            return read()
+        finally:
+            del self._here[token]
+
+    def _is_any_late(self) -> bool:
+        """Whether a read that runs in its caller's thread is late; it cannot say so itself."""
+        now_s = time.monotonic()
+        # A copy first: it is made at once, while other threads begin and end.
+        is_late = any(due_s < now_s for due_s in self._here.copy().values())
+        if is_late:
+            self._latencies.note_late()
+        return is_late
 
     def _handed_over(self, read: Callable[[], _Answer], late_s: float) -> _Answer:
         first = shared_runners().run(read)
