@@ -132,7 +132,9 @@ class CacheCore:
         due_s: float | None = None,
     ) -> list[Job]:
         """Ask for blocks of an object to be downloaded, for a plan until `due_s`, or at once."""
-        return self._downloader.submit(entry.name, blocks, entry, store, info, due_s=due_s)
+        jobs = self._downloader.scheduler.submit(entry, store, info, blocks, due_s)
+        self._downloader.start_threads()
+        return jobs
 
     def cancel(self, jobs: Iterable[Job]) -> None:
         """Drop planned downloads that have not begun and that no reader waits for."""

@@ -24,14 +24,13 @@ import mmap
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dataplane.buffers import shared_pool
 from dataplane.cache.config import CacheConfig
-from dataplane.cache.entries.open_entries import Entry
 from dataplane.cache.eviction.working_set import WorkingSets
 from dataplane.cache.fetch.scheduler import (
     UNWANTED,
@@ -44,7 +43,7 @@ from dataplane.cache.fetch.scheduler import (
 from dataplane.cache.guard import DirectoryGuard
 from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
 from dataplane.errors import StoreError
-from dataplane.stores.base import Buffer, ObjectInfo, Store
+from dataplane.stores.base import Buffer
 from dataplane.telemetry import Counters
 
 __all__ = ["Downloader"]
@@ -110,29 +109,17 @@ class Downloader:
         self._threads: list[threading.Thread] = []
         self._numbers = itertools.count()
 
-    def submit(
-        self,
-        name: str,
-        blocks: Iterable[int],
-        entry: Entry,
-        store: Store,
-        info: ObjectInfo,
-        *,
-        due_s: float | None = None,
-    ) -> list[Job]:
-        """Ask for blocks, as `Scheduler.submit` does, and have threads for them."""
-        jobs = self.scheduler.submit(name, blocks, entry, store, info, due_s=due_s)
+    def start_threads(self) -> None:
+        """Start as many threads as the jobs that were submitted need."""
         while self.scheduler.is_short_of_workers():
-            thread = threading.Thread(
-                target=self._work, name=f"dp-fetch-{next(self._numbers)}", daemon=True
-            )
+            name = f"dp-fetch-{next(self._numbers)}"
+            thread = threading.Thread(target=self._work, name=name, daemon=True)
             try:
                 thread.start()
             except BaseException:
                 self.scheduler.lose_worker()
                 raise
             self._threads.append(thread)
-        return jobs
 
     def close(self, wait_s: float) -> None:
         """Cancel what has not begun, wait for what has, and end the threads. Idempotent.

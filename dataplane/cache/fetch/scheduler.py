@@ -158,22 +158,19 @@ class Scheduler:
 
     def submit(
         self,
-        name: str,
-        blocks: Iterable[int],
         entry: Entry,
         store: Store,
         info: ObjectInfo,
-        *,
+        blocks: Iterable[int],
         due_s: float | None = None,
     ) -> list[Job]:
         """Ask for blocks of one entry; joins the jobs that are under way for them, if any.
 
         Args:
-            name: name of the entry.
-            blocks: indices of its blocks.
             entry: the entry.
             store: store of the object.
             info: the object version.
+            blocks: indices of its blocks.
             due_s: deadline of a plan; None for a reader that waits for them.
 
         Raises:
@@ -185,9 +182,9 @@ class Scheduler:
             demand = due_s is None
             due = time.monotonic() if due_s is None else due_s
             return [
-                self._find_locked((name, block), due, demand=demand)
-                or self._make_locked(Job((name, block), entry, store, info, due, demand=demand))
-                for block in blocks
+                self._find_locked(key, due, demand=demand)
+                or self._make_locked(Job(key, entry, store, info, due, demand=demand))
+                for key in ((entry.name, block) for block in blocks)
             ]
 
     def is_short_of_workers(self) -> bool:
