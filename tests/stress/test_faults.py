@@ -1,4 +1,4 @@
-"""How long blocks take from a store in bad weather, with late reads sent again and without."""
+"""How long blocks take from a store while faults are injected, with late reads sent again and without."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataplane.stores.base import StoreConfig
 from dataplane_testing.s3 import Faults, S3Endpoint
 
 BLOCK = 64 << 10
-WEATHER = {
+FAULTS = {
     "slow_down_rate": 0.10,
     "reset_body_rate": 0.05,
     "truncate_rate": 0.05,
@@ -36,9 +36,9 @@ def test_hedging_cuts_the_tail(tmp_path, monkeypatch, trials, report) -> None:
                 hedge=hedge, hedge_floor_s=0.1, max_attempts=20, timeout_s=2 * stall_s
             )
             store = open_store("s3://data", config)
-            for number in range(100):  # fair weather, in which latencies are learned
+            for number in range(100):  # no faults yet: latencies are learned
                 store.get_range("object", number * BLOCK, (number + 1) * BLOCK)
-            endpoint.set_faults(Faults(seed=4, stall_s=stall_s, **WEATHER))
+            endpoint.set_faults(Faults(seed=4, stall_s=stall_s, **FAULTS))
 
             def read(number: int) -> float:
                 begun_s = time.perf_counter()
