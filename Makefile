@@ -15,7 +15,7 @@ FUZZ_TARGETS ?=
 .PHONY: help setup system demo test lint format type native native-test sanitized-test fuzz-smoke bench-smoke stress check clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 system: ## Install the system packages that are missing (needs root or sudo)
 	@PYTHON='$(PYTHON)' bash tools/install-system-packages.sh

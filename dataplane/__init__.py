@@ -80,7 +80,7 @@ __all__ = [
     "whole",
 ]
 
-_ROOMS = {
+_MODULES = {
     "dataplane.cache": ("CacheConfig", "CacheWarning"),
     "dataplane.datasets": ("Dataset", "collate", "permutation", "whole"),
     "dataplane.errors": (
@@ -112,7 +112,7 @@ _ROOMS = {
     "dataplane.prometheus": ("serve_metrics",),
     "dataplane.stores": ("StoreConfig",),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -120,8 +120,8 @@ def __getattr__(name: str) -> Any:
         from dataplane.distribution import version
 
         value = version()
-    elif name in _ROOM_OF:
-        value = getattr(importlib.import_module(_ROOM_OF[name]), name)
+    elif name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

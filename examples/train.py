@@ -69,13 +69,19 @@ def step(
 ) -> float:
     """Fit the pressure at every point of every mesh of the batch.
 
-    Meshes differ in size, so they come one after another: mesh `b` is rows `offsets[b]` to
-    `offsets[b + 1]`. A pointwise model needs no more than that.
+    Meshes that differ in size come one after another: mesh `b` is rows `offsets[b]` to
+    `offsets[b + 1]`. Where all meshes of a dataset have one size they come stacked, without
+    offsets. A pointwise model needs no more than that.
     """
-    points, pressure, offsets = (
-        batch[name].to(device, non_blocking=True)
-        for name in ("points", "point_data/pressure", "points.offsets")
+    points, pressure = (
+        batch[name].to(device, non_blocking=True) for name in ("points", "point_data/pressure")
     )
+    if "points.offsets" in batch:
+        offsets = batch["points.offsets"].to(device, non_blocking=True)
+    else:
+        meshes, size, _ = points.shape
+        offsets = torch.arange(0, (meshes + 1) * size, size, device=device)
+        points, pressure = points.flatten(0, 1), pressure.flatten()
     meshes = torch.arange(len(offsets) - 1, device=device)
     mesh_of_point = torch.repeat_interleave(meshes, offsets.diff())
     scale = pressure.std() + 1e-6

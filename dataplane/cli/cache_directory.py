@@ -52,7 +52,7 @@ def attached(config: CacheConfig, *, create: bool = False) -> Iterator[Session]:
     Raises:
         CacheError: it is not there (unless `create`), or cannot be used.
     """
-    if not create and not config.dir.is_dir():
+    if not create and not config.dir.exists():
         raise CacheError(
             f"there is no cache at {config.dir}",
             hint="it is made at the first read; name another with --cache-dir",

@@ -24,6 +24,6 @@ class CommandGroup(click.Group):
         is_option = name.startswith("-")
         if not (ctx.resilient_parsing or is_option) and self.get_command(ctx, name) is None:
             close = difflib.get_close_matches(name, self.list_commands(ctx), n=3)
-            guess = f" Did you mean {' or '.join(close)}?" if close else ""
+            guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             raise click.UsageError(f"No such command {name!r}.{guess}", ctx)
         return super().resolve_command(ctx, args)

@@ -112,8 +112,11 @@ def main() -> None:
     """Run the command line; the entry point of the `dataplane` script."""
     try:
         cli.main(standalone_mode=False)
-    except click.ClickException as err:
+    except click.exceptions.NoArgsIsHelpError as err:
         err.show()
+        sys.exit(err.exit_code)
+    except click.ClickException as err:
+        click.echo(f"dataplane: {_usage_line(err)}", err=True)
         sys.exit(err.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("dataplane: interrupted", err=True)
@@ -130,6 +133,13 @@ def main() -> None:
             traceback.print_exception(err)
         click.echo(f"dataplane: {told}", err=True)
         sys.exit(told.exit_code)
+
+
+def _usage_line(err: click.ClickException) -> str:
+    """Return in one line what is wrong with a command line, and where it says what is right."""
+    context = err.ctx if isinstance(err, click.UsageError) else None
+    hint = f" (see {context.command_path} --help)" if context is not None else ""
+    return " ".join(err.format_message().split()).removesuffix(".") + hint
 
 
 def _told(err: BaseException) -> DataplaneError | None:

@@ -114,7 +114,8 @@ def print_fitted(
         if form is not None or not droppable:
             break
         shown.remove(min(droppable, key=lambda column: column.drop or 0))
-    gap, is_broken = form or _FORMS[-1]
+    # A pipe has no width: what does not fit into ours is whole nevertheless.
+    gap, is_broken = form or _FORMS[-1 if console.is_terminal else 0]
     if title is not None:
         console.print(Text(title, style="bold"), soft_wrap=True)
     widths = [column.width(is_broken=is_broken) for column in shown]

@@ -205,7 +205,10 @@ class StoreConfig:
         32, env="DATAPLANE_STORE_MAX_CONCURRENCY", parse=int, doc="requests under way at once"
     )
     hedge: bool = setting(
-        True, env="DATAPLANE_STORE_HEDGE", parse=parse_flag, doc="send late reads a second time"
+        True,
+        env="DATAPLANE_STORE_HEDGE",
+        parse=parse_flag,
+        doc="send late reads a second time; where all are quick, once one was late",
     )
     hedge_floor_s: float = setting(
         0.2, env="DATAPLANE_STORE_HEDGE_FLOOR_S", parse=float, doc="no read is late before that"

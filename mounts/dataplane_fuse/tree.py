@@ -87,7 +87,7 @@ class Tree:
         self._lock = Lock()
         self._probed: dict[str, int] = {}
         self._views: OrderedDict[tuple[str, str], DatasetView | None] = OrderedDict()
-        self._view_flights: SingleFlight[tuple[str, str], DatasetView | None] = SingleFlight()
+        self._views_in_flight: SingleFlight[tuple[str, str], DatasetView | None] = SingleFlight()
 
     def resolve(self, path: str) -> Node | None:
         """Return what is at `path`, or None when nothing is."""
@@ -203,7 +203,7 @@ class Tree:
             if ident in self._views:
                 self._views.move_to_end(ident)
                 return self._views[ident]
-        return self._view_flights.run(ident, lambda: self._load_view(path, ident, samples))
+        return self._views_in_flight.run(ident, lambda: self._load_view(path, ident, samples))
 
     def _load_view(
         self, path: str, ident: tuple[str, str], samples: DatasetFormat

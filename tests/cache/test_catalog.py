@@ -246,18 +246,18 @@ def test_a_count_that_stays_wrong_is_corrected_and_one_that_does_not_is_left(
     with Cache(config) as cache:
         read_all(cache.open(store, store.put("a", os.urandom(200 * BLOCK))))
     right = session.usage.used
-    keeper = BackgroundMaintenance(session, under_way_bytes=0)
+    background = BackgroundMaintenance(session, under_way_bytes=0)
     try:
         session.usage.add_used(error * BLOCK)
-        keeper.refresh()
+        background.refresh()
         assert session.usage.used == right + error * BLOCK  # it may be under way
         session.usage.used = right
-        keeper.refresh()
+        background.refresh()
         assert session.usage.used == right
         session.usage.add_used(error * BLOCK)
-        keeper.refresh()
-        keeper.refresh()
+        background.refresh()
+        background.refresh()
         assert session.usage.used == right
     finally:
-        keeper.close()
-        keeper.close()
+        background.close()
+        background.close()

@@ -21,44 +21,44 @@ def clock(monkeypatch):
     return now
 
 
-def fail_and_wait(suspension, clock):
+def fail_and_wait(breaker, clock):
     """Fail, wait until the directory may be tried again, let it return; how long that took."""
     began = clock[0]
-    suspension.begin()
-    while not suspension.is_due():
+    breaker.begin()
+    while not breaker.is_due():
         clock[0] += 1
-    suspension.end()
+    breaker.end()
     return clock[0] - began
 
 
 def test_a_disk_that_fails_again_soon_is_left_alone_for_longer_each_time(clock):
-    suspension = CircuitBreaker()
+    breaker = CircuitBreaker()
     pauses = []
     for _ in range(6):
-        pauses.append(fail_and_wait(suspension, clock))
+        pauses.append(fail_and_wait(breaker, clock))
         clock[0] += 2
     assert pauses == [5, 10, 20, 40, 60, 60]
 
 
 def test_a_disk_that_has_held_for_a_minute_fails_for_the_first_time_again(clock):
-    suspension = CircuitBreaker()
-    assert [fail_and_wait(suspension, clock) for _ in range(3)] == [5, 10, 20]
+    breaker = CircuitBreaker()
+    assert [fail_and_wait(breaker, clock) for _ in range(3)] == [5, 10, 20]
     clock[0] += 60
-    assert fail_and_wait(suspension, clock) == 5
+    assert fail_and_wait(breaker, clock) == 5
 
 
 def test_many_failures_at_once_are_one(clock):
-    suspension = CircuitBreaker()
+    breaker = CircuitBreaker()
     for _ in range(10):
-        suspension.begin()
-    assert suspension.is_on()
-    assert not suspension.is_due()
+        breaker.begin()
+    assert breaker.is_on()
+    assert not breaker.is_due()
     clock[0] += 5
-    assert suspension.is_due()
-    assert suspension.is_on()
-    suspension.end()
-    suspension.end()
-    assert not suspension.is_on()
+    assert breaker.is_due()
+    assert breaker.is_on()
+    breaker.end()
+    breaker.end()
+    assert not breaker.is_on()
 
 
 def mounted_tmpfs(folder):

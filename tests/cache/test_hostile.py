@@ -174,15 +174,15 @@ def test_names_that_are_no_entries_are_passed_over_and_left(config, store):
     with Cache(config) as cache:
         read_all(cache.open(store, store.put("a", b"x")))
     [real] = map_files(config.dir)
-    strangers = [
+    foreign = [
         real.parent / "notes.map",
         real.parent / ("z" * 39 + ".map"),
         real.parent / ("f" * 300)[:200],
         config.dir / "entries" / "zz",
         config.dir / "entries" / "file",
     ]
-    strangers[3].mkdir()
-    for path in (*strangers[:3], strangers[4], strangers[3] / f"{'zz' * 20}.map"):
+    foreign[3].mkdir()
+    for path in (*foreign[:3], foreign[4], foreign[3] / f"{'zz' * 20}.map"):
         path.write_text("mine")
     session = Session(config.dir)
     assert [row.name for row in walk(session)] == [real.stem]
@@ -190,7 +190,7 @@ def test_names_that_are_no_entries_are_passed_over_and_left(config, store):
     Catalog(session.directory).refresh(session)
     assert clear(session).entries == 1
     session.close()
-    assert all(path.exists() for path in strangers)
+    assert all(path.exists() for path in foreign)
 
 
 def test_an_entry_of_another_name_does_not_pass_for_this_one(config, store):

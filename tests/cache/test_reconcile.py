@@ -243,7 +243,7 @@ def test_collecting_counts_first(config, infos, large):
     session.close()
 
 
-def test_a_full_rotation_takes_nothing_to_give_it_back(config, infos):
+def test_a_full_working_set_takes_nothing_to_give_it_back(config, infos):
     session = Session(config.dir)
     budget = Budget(session, session.usage.used, Counters())
     working_set = WorkingSet()
@@ -275,23 +275,23 @@ def test_counts_that_say_too_little_are_begun_ever_less_often(config, infos, mon
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(background_module.BackgroundMaintenance, "_keep", lambda keeper: None)
+        patch.setattr(background_module.BackgroundMaintenance, "_keep", lambda background: None)
         patch.setattr(Session, "reconcile", vague)
         patch.setattr(background_module, "time", Clock)
         session = Session(config.dir)
-        keeper = background_module.BackgroundMaintenance(session, under_way_bytes=0)
+        background = background_module.BackgroundMaintenance(session, under_way_bytes=0)
         try:
             session.usage.uncounted = True
             for _ in range(8 * 60):
-                keeper.reconcile()
+                background.reconcile()
                 now_s[0] += 60
             pauses = [after - before for before, after in itertools.pairwise(counts)]
             assert pauses == [60, 120, 240, 480, 960, 1920] + [3600] * 6
             patch.undo()
             now_s[0] += 3600
             patch.setattr(background_module, "time", Clock)
-            keeper.reconcile()
+            background.reconcile()
             assert not session.usage.uncounted
         finally:
-            keeper.close()
+            background.close()
             session.close()

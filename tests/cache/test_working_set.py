@@ -104,7 +104,7 @@ def test_what_was_not_used_for_several_passes_may_go():
     assert not working_set.keeps("unknown", 1000)
 
 
-def test_a_full_rotation_looks_for_room_again_after_a_while(monkeypatch):
+def test_a_full_working_set_looks_for_room_again_after_a_while(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("dataplane.cache.eviction.working_set.time.monotonic", lambda: now[0])
     working_set = WorkingSet()

@@ -73,19 +73,30 @@ def test_help_lists_every_command_with_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("arguments", "guess"),
     [
-        (["inof"], "Did you mean info?"),
-        (["unmount"], "Did you mean umount or mount?"),
-        (["cache", "infos"], "Did you mean info?"),
-        (["bench", "decod"], "Did you mean decode?"),
-        (["entirely-else"], "No such command 'entirely-else'."),
+        (["inof"], "Did you mean 'info'?"),
+        (["unmount"], "Did you mean 'umount' or 'mount'?"),
+        (["cache", "infos"], "Did you mean 'info'?"),
+        (["bench", "decod"], "Did you mean 'decode'?"),
+        (["entirely-else"], "No such command 'entirely-else'"),
     ],
 )
 def test_an_unknown_command_is_answered_with_the_closest_ones(
     arguments: list[str], guess: str
 ) -> None:
-    done = dataplane(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.rstrip().endswith(guess)
+    one_line(dataplane(*arguments), 2, guess, "--help)")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["info"], ["Missing argument 'URL'", "dataplane info --help)"]),
+        (["info", "--nope", "x"], ["No such option '--nope'", "dataplane info --help)"]),
+        (["cache", "info", "--cache-dir", __file__], ["--cache-dir", "is a file"]),
+        (["cache", "gc", "--cache-size", "12XB"], ["--cache-size", "12XB"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_too(arguments: list[str], words: list[str]) -> None:
+    one_line(dataplane(*arguments), 2, *words)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

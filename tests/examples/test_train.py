@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from dataplane.shards import DatasetWriter, WriteOptions
+from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
 from dataplane_testing.generate import generate_samples
 
@@ -85,6 +86,22 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
     assert f"stopped after {half} batches" in output
     assert f"resumed in epoch 0, batch {half}" in output
     assert "GB/s" in output
+
+
+def test_meshes_of_one_size_come_stacked(train: ModuleType, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/meshes"
+    with DatasetWriter(open_store(url), WriteOptions()) as writer:
+        for number in range(4):
+            points = np.random.default_rng(number).random((50, 3)).astype(np.float32)
+            arrays = {
+                "points": SourceArray(points),
+                "point_data/pressure": SourceArray(points[:, 0]),
+            }
+            writer.add(SourceSample(f"mesh{number}", arrays))
+    given = [url, "--checkpoint", str(tmp_path / "c.pt"), "--epochs", "1", "--batch-size", "2"]
+    losses = [loss for *_, loss in train.train(train.parse(given))]
+    assert len(losses) == 2
+    assert all(np.isfinite(losses))
 
 
 def test_two_processes_share_every_epoch_and_one_checkpoint(tmp_path: Path) -> None:

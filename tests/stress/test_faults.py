@@ -1,4 +1,4 @@
-"""How long blocks take from a store while faults are injected, with late reads sent again and without."""
+"""How long blocks take from a store while faults are injected, with hedging and without."""
 
 from __future__ import annotations
 

@@ -44,6 +44,5 @@ def test_kill_9_at_random_moments_of_a_cold_fill(
             assert read_all(cache.open(store, info)) == contents[info.key]
         assert cache.counters["cache_passthrough_reads"] == 0
         assert_counted(config.dir, cache.usage_bytes())
-    report(
-        f"{kills + PROCESSES} kills of {PROCESSES} processes: every byte right, accounting consistent"
-    )
+    count = kills + PROCESSES
+    report(f"{count} kills of {PROCESSES} processes: every byte right, accounting consistent")

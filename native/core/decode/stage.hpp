@@ -7,8 +7,8 @@
 // staged whole: what a row wants of its chunk is up to the receiver that inflates it. A row of fill
 // value has no stream.
 //
-// `plan_stage` finds the streams, checks every checksum that a row has, and says where each stream
-// goes and how much room all of them need; `run_stage` copies. Both use several threads; neither
+// `Stager::plan` finds the streams, checks every checksum that a row has, and says where each stream
+// goes and how much room all of them need; `run` copies. Both use several threads; neither
 // decompresses.
 #pragma once
 
