@@ -1,4 +1,4 @@
-r"""Keys of samples and names of arrays, made from what files call themselves.
+r"""Keys of samples and names of arrays, made from names in files.
 
 Simulation files call arrays anything: "Volume Fraction for Body, Nose", "p/q", "", "..". A packed
 dataset holds them as Zarr v3 node names, that is as path segments of a zip and of a mount. Most
