@@ -1,4 +1,4 @@
-"""Saying on stderr what a command waits for when nothing has come for a while.
+"""Messages on stderr that name the thing a command waits for, when it has waited for a while.
 
 A store that does not answer is asked again for as long as its settings allow, which may be a
 minute; a person should not have to guess. One daemon thread per wait, ended with it.
