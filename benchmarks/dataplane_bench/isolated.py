@@ -1,6 +1,6 @@
 """Isolated systems: each in a process of its own, so that they share no memory, threads or GIL.
 
-The child is spawned once, builds its system, and answers `run` requests until it is closed; its
+The child is spawned once, builds its system, and serves `run` requests until it is closed; its
 cost is measured inside it, so that start-up and imports do not count. It ignores Ctrl-C, which is
 the parent's to handle: `close` ends it.
 """

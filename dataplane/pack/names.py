@@ -80,7 +80,7 @@ def decode_segment(segment: str) -> str:
 def sample_key(parts: Iterable[str]) -> str:
     """Make the key of a sample from the folders below its source and the stem of its file.
 
-    Whatever is not a letter, a digit, `_` or `-` becomes one `_` (WebDataset cuts keys at dots).
+    Characters that are no letter, digit, `_` or `-` become one `_` (WebDataset cuts keys at dots).
 
     Example:
         >>> sample_key(["run 1", "case.v2"])

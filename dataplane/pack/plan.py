@@ -81,7 +81,7 @@ def plan_archive(folder: Path, label: str, name: str) -> list[Planned]:
 
 
 class _Planner:
-    """Groups found files into datasets. Used once."""
+    """A planner that groups found files into datasets. Used once."""
 
     def __init__(self, found: Iterable[Found], root: Path | None) -> None:
         self._found = sorted(found, key=lambda item: item.label)

@@ -91,7 +91,7 @@ class Store(Protocol):
         ...
 
     def full_key(self, key: str) -> str:
-        """The key below `identity` (the URL's prefix joined with `key`)."""
+        """Key below `identity` (the URL's prefix joined with `key`)."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:

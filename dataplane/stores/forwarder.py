@@ -19,7 +19,7 @@ class StoreForwarder:
 
     @property
     def _inner(self) -> Store:
-        """The store that gets the call."""
+        """Store that gets the call."""
         raise NotImplementedError
 
     @property

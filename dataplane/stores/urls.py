@@ -59,7 +59,7 @@ class Location:
 
 
 def parse_url(url: str | os.PathLike[str]) -> Location:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
         ConfigError: it is empty, names no bucket, or holds credentials, a query or a fragment.

@@ -59,7 +59,7 @@ def list_page(versions: Sequence[ObjectVersion], request: PageRequest) -> Page:
     last = ""
     while position < len(versions) and versions[position].key.startswith(prefix):
         if len(objects) + len(prefixes) >= request.max_keys:
-            # A page of no entries at all is, oddly, not truncated (as S3 answers).
+            # A page of no entries at all is, oddly, not truncated (as S3 responds).
             return Page(tuple(objects), tuple(prefixes), last or None)
         version = versions[position]
         shown = _common_prefix(version.key, prefix, delimiter) if delimiter else None

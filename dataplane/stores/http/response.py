@@ -56,7 +56,7 @@ class HttpResponse:
         self.status, self.headers, self._is_last = parse_head(head)
         length = self.headers.get("content-length", "")
         if "transfer-encoding" in self.headers or not _is_number(length):
-            if self.status >= 500 or self.status == 429:  # whatever it says besides
+            if self.status >= 500 or self.status == 429:  # with any headers
                 raise HttpFailure(Reply(self.status, "", ""), self.headers)
             raise UnsupportedResponse("a response without a length")
         self.length = int(length)

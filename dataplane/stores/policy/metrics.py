@@ -8,7 +8,7 @@
 | `store_head_requests`, `store_list_requests`, `store_delete_requests` | calls of that kind |
 | `store_put_requests`, `store_put_bytes`, `store_put_s` | writes, bytes written, time in them |
 | `store_errors_<kind>` | attempts that failed, by the `kind` of `dataplane.errors` |
-| `store_not_found` | attempts answered with "no such key", which is no failure: readers probe |
+| `store_not_found` | attempts with the response "no such key", which is no failure: readers probe |
 | `store_retries` | attempts after the first (added by `retry.py`) |
 | `store_hedges`, `store_hedges_won` | late reads sent again; of them, second responses taken |
 | `store_wait_s` | time spent waiting for a slot (added by `limit.py`) |
