@@ -1,4 +1,4 @@
-"""Connection pool of one server: made, kept while they are idle, and replaced when they break.
+"""Connection pool of one server: connections are made, kept while idle, replaced when they break.
 
 A connection is kept as soon as the last byte of its response has been received, not when the
 response is closed: that may be the garbage collector's doing, which closes the connection, too. One
@@ -129,8 +129,8 @@ class HttpConnections:
         try:
             sock.settimeout(left_s)
             sock.connect(address)
-            # A request is sent as a whole, and its last packet must not wait for the response
-            # to the handshake's.
+            # A request is sent as a whole, and its last packet must not wait for the
+            # acknowledgement of the handshake's.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._server.scheme == "http":
                 return PlainChannel(sock, self._timeout_s)
