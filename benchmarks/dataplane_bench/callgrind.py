@@ -6,7 +6,7 @@ cache misses does not show.
 
 A child that is nothing but Python and the native module decodes a table once, and another one
 twice; the difference is one decode, without start-up. Valgrind presents a processor without
-AVX-512, so what is counted is the AVX2 path.
+AVX-512, so the AVX2 path is counted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`dataplane bench decode|store|loader|cache`: run a case and show its rows."""
+"""`dataplane bench decode|store|loader|cache`: the commands that run a case and show its rows."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ OptionsT = TypeVar("OptionsT")
 def _options(
     cls: type[OptionsT], small: dict[str, Any], given: dict[str, Any], shared: dict[str, Any]
 ) -> OptionsT:
-    """Merge the case's defaults, the smoke sizes and what was typed."""
+    """Merge the case's defaults, the smoke sizes and the options given."""
     typed = {name: value for name, value in given.items() if value not in (None, ())}
     typed |= {name: shared[name] for name in ("rounds", "seed") if shared[name] is not None}
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]

@@ -3,8 +3,8 @@
 Two datasets are generated, packed and stored (volumes of one shape, meshes of many), streamed twice
 through the DataLoader (cold, then warm from the SSD cache), and one sample is read through a real
 mount and compared byte for byte. All of it lives in a temporary folder and an embedded S3 endpoint,
-unless `--store` names a bucket. What a killed demo leaves in temporary folders, the next one
-removes. The steps are in `demo_steps`.
+unless `--store` names a bucket. Leftovers of a killed demo in temporary folders are removed by the
+next one. The steps are in `demo_steps`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The steps of `dataplane demo`: place, pack, stream, mount. No option parsing, no tables.
 
-Each step takes the `Demo` that says what to do and where; figures come back as dictionaries, ready
-for a table or `--json`. The mount is served by the command that a user would type, in a process of
-its own, because a process that serves a mount must not read it.
+Each step takes the `Demo` with its settings; figures come back as dictionaries, ready for a table
+or `--json`. The mount is served by the command that a user would type, in a process of its own,
+because a process that serves a mount must not read it.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ main()
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo does and where.
+    """Settings of the demo.
 
     Attributes:
-        console: where progress goes.
-        folder: for everything local.
-        store: how to reach the store.
-        codec: of the packed datasets.
+        console: console of progress messages.
+        folder: folder of everything local.
+        store: configuration of the store.
+        codec: codec of the packed datasets.
         batch_size: samples per batch.
-        seed: of the data and the order.
+        seed: seed of the data and the order.
     """
 
     console: Console
@@ -99,10 +99,10 @@ def place(console: Console, folder: Path, store_url: str | None) -> Iterator[str
 
 
 def check_place(url: str, config: StoreConfig) -> None:
-    """Check that the store can be listed, so that what is wrong shows before data is generated.
+    """Check that the store can be listed, so that faults show before data is generated.
 
     Raises:
-        StoreError: no such bucket, refused credentials, no answer.
+        StoreError: no such bucket, refused credentials, no response.
     """
     with closing(open_store(url, config)) as store:
         try:
@@ -120,7 +120,7 @@ def removed_at_end(demo: Demo, base_url: str) -> Iterator[None]:
         yield
     finally:
         store = open_store(base_url, demo.store)
-        with suppress(DataplaneError):  # what failed before is what the user must read
+        with suppress(DataplaneError):  # the user must read the error before this one
             for info in list(store.list()):
                 store.delete(info.key)
         store.close()
@@ -178,7 +178,7 @@ def stream(demo: Demo, url: str) -> list[dict[str, Any]]:
             "dataset": name,
             "state": state,
             "bytes_from_store": int(fetched),
-            # What was fetched ahead of its reader is no hit: it came from the store in this epoch.
+            # A block fetched ahead of its reader is no hit: it came from the store in this epoch.
             "hit_rate": max(0.0, 1 - fetched / read) if read else None,
             "ceiling": ceiling,
             "ratio_to_ceiling": ceiling_s / row["elapsed_s"],
@@ -188,7 +188,7 @@ def stream(demo: Demo, url: str) -> list[dict[str, Any]]:
 
 
 def check_mount(demo: Demo, url: str) -> str:
-    """Read one sample through a mount and compare it with the store's bytes; say what came out.
+    """Read one sample through a mount and compare it with the store's bytes; print the result.
 
     Raises:
         MountError: the bytes differ.

@@ -19,9 +19,9 @@ def start_endpoint(
     """Start an endpoint in a process of its own, and lead this process to it.
 
     Args:
-        stack: ends it.
-        bucket: to make.
-        tls: speak TLS, with a certificate of an authority made for it.
+        stack: owner of the endpoint, which ends it.
+        bucket: bucket to make.
+        tls: whether to speak TLS, with a certificate of an authority made for it.
 
     Returns:
         The endpoint, and the variables that lead other processes to it.

@@ -1,7 +1,7 @@
-"""Shows figures: one table per quantity, a line per subject, a column per value of the parameter.
+"""Tables of figures: one per quantity, a line per subject, a column per value of the parameter.
 
-Where the values are times and the parameter a size, one more column says how the time grows: the
-last column over the one before it.
+Where the values are times and the parameter a size, one more column shows the growth of the time:
+the last column over the one before it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def print_figures(console: Console, figures: Sequence[Figure]) -> None:
 
 
 def figure_table(one: Figure) -> tuple[str, str, str, str]:
-    """Return what the figures of one table or panel have in common."""
+    """Return the common fields of the figures of one table or panel."""
     return (one.case, one.dataset, one.quantity, one.parameter)
 
 
@@ -57,7 +57,7 @@ def figure_title(one: Figure) -> str:
 
 
 def subject_name(subject: str) -> str:
-    """Return what a line is called."""
+    """Return the name of a line."""
     return subject.replace(CEILING_PREFIX, "ceiling: ")
 
 

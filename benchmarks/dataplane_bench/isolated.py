@@ -1,8 +1,8 @@
-"""Runs a system in a process of its own, so that contenders do not share memory, threads or GIL.
+"""Isolated systems: each in a process of its own, so that they share no memory, threads or GIL.
 
-The child is spawned once, builds its system, and answers `run` requests until it is closed; its
-cost is measured inside it, so that start-up and imports count for nobody. It ignores Ctrl-C, which
-is the parent's to handle: `close` ends it.
+The child is spawned once, builds its system, and serves `run` requests until it is closed; its
+cost is measured inside it, so that start-up and imports do not count. It ignores Ctrl-C, which is
+the parent's to handle: `close` ends it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LEAVE_TIMEOUT_S = 2.0
 
 
 class RivalFailed(DataplaneError):
-    """A contender could not be started or did not finish a run."""
+    """Failure of a contender to start or to finish a run."""
 
     kind = "rival_failed"
 
@@ -40,7 +40,7 @@ class Isolated:
     Args:
         name: as in `System`.
         threads: as in `System`.
-        build: makes the system inside the child; must be importable (picklable).
+        build: function that makes the system inside the child; must be importable (picklable).
     """
 
     def __init__(self, name: str, threads: int, build: Callable[[], System]) -> None:
@@ -61,12 +61,12 @@ class Isolated:
 
     @property
     def name(self) -> str:
-        """The contender's name."""
+        """Name of the contender."""
         return self._name
 
     @property
     def threads(self) -> int:
-        """Threads or workers it was given."""
+        """Number of threads or workers it was given."""
         return self._threads
 
     def run(self) -> Cost:

@@ -1,4 +1,4 @@
-"""What a figure depends on: processor, memory, kernel, versions, commit, build. No measurement."""
+"""The environment of a figure: processor, memory, kernel, versions, commit, build."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package is imported from, `+` when it has changes."""
+    """Commit of the checkout that this package is imported from, `+` when it has changes."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:

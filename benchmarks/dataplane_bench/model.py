@@ -1,9 +1,9 @@
-"""What a benchmark measures and reports: systems, rounds, rows, figures. Pure values and protocols.
+"""Values of a benchmark: systems, rounds, rows, figures. Pure values and protocols.
 
 A *case* (decode, store, loader, cache) compares *systems* on the same input. Each system runs once
-per *round* and says what that run cost. Rows are what a reader sees of throughput; figures are
-values of another kind (a hit rate, the time of one operation) over a parameter. The field names of
-both are the interface of `--json` and do not change without a changelog entry.
+per *round* and returns the cost of that run. Rows report throughput; figures are values of another
+kind (a hit rate, the time of one operation) over a parameter. The field names of both are the
+interface of `--json` and do not change without a changelog entry.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Unit = Literal["s", "share"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """What one run of one system took.
+    """Cost of one run of one system.
 
     Attributes:
         elapsed_s: wall time.
@@ -58,12 +58,12 @@ class System(Protocol):
 
     @property
     def name(self) -> str:
-        """`dataplane`, a rival's name, or `ceiling:<what>`."""
+        """Name: `dataplane`, a rival's, or `ceiling:<what>`."""
         ...
 
     @property
     def threads(self) -> int:
-        """Threads or worker processes it was given."""
+        """Number of threads or worker processes it was given."""
         ...
 
     def run(self) -> Cost:
@@ -71,13 +71,13 @@ class System(Protocol):
         ...
 
     def close(self) -> None:
-        """Release what `run` left open. Idempotent."""
+        """Release the resources of `run`. Idempotent."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """What all systems of one comparison have in common; see `Row` for the fields."""
+    """Common fields of all systems of one comparison; see `Row` for them."""
 
     case: str
     dataset: str
@@ -123,10 +123,10 @@ def summarise(
     """Turn the costs of every round into one row per system.
 
     Args:
-        case: what the systems have in common.
-        systems: the contenders, in the order of the report.
-        costs: per system, the costs of its counted rounds.
-        ceiling: the name of the system that ratios refer to.
+        case: common fields of the systems.
+        systems: contenders, in the order of the report.
+        costs: costs of the counted rounds, per system.
+        ceiling: name of the system that ratios refer to.
     """
     # Every system of a case delivers the same samples, so that samples over time is the rate that
     # compares a system that moves compressed bytes (a raw GET) with one that delivers decoded ones.
@@ -164,17 +164,17 @@ class Figure:
     """One value at one setting of a parameter: the median over rounds, and the spread.
 
     Attributes:
-        case: the benchmark.
-        dataset: what it was measured on.
-        quantity: what is measured; figures of one quantity are one table.
-        subject: a system, or an operation: a line of that table.
-        parameter: what is varied: the columns, after this word.
-        at: the parameter's value.
-        unit: of the value: seconds, or a share of one.
-        value: the median.
-        value_min: of the rounds.
-        value_max: of the rounds.
-        rounds: how many values there were.
+        case: name of the benchmark.
+        dataset: data that it was measured on.
+        quantity: measured quantity; figures of one quantity are one table.
+        subject: system, or operation: a line of that table.
+        parameter: name of the varied parameter, above the columns.
+        at: value of the parameter.
+        unit: unit of the value: seconds, or a share of one.
+        value: median of the rounds.
+        value_min: minimum of the rounds.
+        value_max: maximum of the rounds.
+        rounds: number of values.
     """
 
     case: str
@@ -197,10 +197,10 @@ def figure(
 
     Args:
         table: case, dataset, quantity and parameter, which the figures of a table have in common.
-        subject: the line.
-        at: the column.
-        unit: of the values.
-        values: one per round.
+        subject: line of the table.
+        at: column of the table.
+        unit: unit of the values.
+        values: values, one per round.
     """
     case, dataset, quantity, parameter = table
     value = statistics.median(values)

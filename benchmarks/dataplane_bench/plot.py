@@ -1,8 +1,8 @@
-"""Draws rows as bars and figures as lines, one panel per table of the report.
+"""Charts: rows as bars and figures as lines, one panel per table of the report.
 
-A ceiling of memory is often fifty times what any system reaches, and on its scale the systems would
+A ceiling of memory is often fifty times the rate of any system, and on its scale the systems would
 be slivers. So the axis ends a little above the fastest system, and a ceiling beyond it is drawn to
-the edge with a break, and says its value. Titles are wrapped to the panel.
+the edge with a break, and shows its value. Titles are wrapped to the panel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LINES = (
     *("#4a6fa5", "#c2703d", "#8a5fb0", "#a8992b", "#4a4e57", "#c25b7c", "#3f9fb5", "#7d6650"),
     *("#6b8e23", "#b03a2e"),
 )
-_MARKERS = "osD^vP"  # more lines than colours, and not everybody sees colours alike
+_MARKERS = "osD^vP"  # more lines than colours, and for colour-blind readers
 _WIDTH_IN = 9.0
 _PANELS_PER_COLUMN = 16
 _TITLE_CHARS = 84  # of 10 points, across a panel
@@ -71,11 +71,11 @@ def save_plot(
     """Draw everything that was measured to a file.
 
     Args:
-        path: where; see `check_plot`.
-        machine: that the figures are of.
-        rows: of all comparisons.
-        figures: of all quantities.
-        smoke: say in the chart that the input was tiny.
+        path: path of the file; see `check_plot`.
+        machine: machine that the figures are of.
+        rows: rows of all comparisons.
+        figures: figures of all quantities.
+        smoke: whether to note in the chart that the input was tiny.
 
     Raises:
         ConfigError: the file cannot be drawn or written.
@@ -228,7 +228,7 @@ def _draw_lines(axes: Any, figures: Sequence[Figure]) -> None:
 
 
 def _distinct_names(rows: Sequence[Row]) -> list[str]:
-    """Name the bars; a system that runs more than once in a panel says with how many of what."""
+    """Name the bars; a system that runs more than once in a panel gets its number of threads."""
     names = [row_name(row) for row in rows]
     return [
         name if names.count(name) == 1 else f"{name}, {_threads(row)}"
@@ -237,7 +237,7 @@ def _distinct_names(rows: Sequence[Row]) -> list[str]:
 
 
 def _threads(row: Row) -> str:
-    # Rivals of the loader get worker processes of torch's DataLoader, everybody else threads.
+    # Rivals of the loader get worker processes of torch's DataLoader, all others threads.
     word = "worker" if row.case == "loader" and row.system != OUR_SYSTEM else "thread"
     return f"{row.threads} {word}{'' if row.threads == 1 else 's'}"
 

@@ -22,7 +22,7 @@ _HEAD_BYTES = 4096
 
 
 def ceiling_name(environment: Mapping[str, str]) -> str:
-    """Return what this ceiling is called where the endpoint of an environment is the server."""
+    """Return the name of this ceiling where the endpoint of an environment is the server."""
     is_tls = environment["AWS_ENDPOINT_URL"].startswith("https://")
     return CEILING_PREFIX + ("openssl" if is_tls else "socket")
 
@@ -31,10 +31,10 @@ class RawConnections:
     """Ranged GETs of one object of the embedded endpoint.
 
     Args:
-        environment: the endpoint's variables.
-        bucket: the object's.
-        key: the object's.
-        largest_bytes: of the ranges.
+        environment: variables of the endpoint.
+        bucket: bucket of the object.
+        key: key of the object.
+        largest_bytes: length of the largest range.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Shows rows and figures: tables for a terminal, JSON for programs. `plot` draws them."""
+"""Reports of rows and figures: tables for a terminal, JSON for programs. `plot` draws them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def print_report(
 
 
 def comparison(row: Row) -> tuple[object, ...]:
-    """Return what the rows of one table or panel have in common."""
+    """Return the common fields of the rows of one table or panel."""
     return (row.case, row.dataset, row.codec, row.chunk_bytes, row.selection, row.state)
 
 

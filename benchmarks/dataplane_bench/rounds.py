@@ -1,4 +1,4 @@
-"""Runs systems in interleaved rounds, so that drift of a shared machine hits all of them alike.
+"""Interleaved rounds of systems, so that drift of a shared machine hits all of them alike.
 
 Each round runs every system once in an order drawn anew from the seed; the first rounds warm up
 and are not counted. A system that fails is reported and left out; the others go on.
@@ -98,7 +98,7 @@ def run_rounds(
     """Run every system `warmup + rounds` times, interleaved.
 
     Returns:
-        The systems that survived, and per system the costs of its counted rounds.
+        The systems that did not fail, and per system the costs of its counted rounds.
 
     Raises:
         DataplaneError: our own system or a ceiling failed; a rival's failure is only logged.

@@ -13,9 +13,9 @@ def presigned_url(environment: Mapping[str, str], bucket: str, key: str) -> str:
     """Make a URL that reads one object for a day without credentials.
 
     Args:
-        environment: the endpoint's variables, as `S3Endpoint.environment()` returns them.
-        bucket: the object's bucket.
-        key: its key.
+        environment: variables of the endpoint, as `S3Endpoint.environment()` returns them.
+        bucket: bucket of the object.
+        key: key of the object.
     """
     from botocore.config import Config
     from botocore.session import Session

@@ -1,7 +1,8 @@
-"""Measured ceilings: what the machine could do at best, for the ratios beside our own figures.
+"""Measured ceilings: the best that the machine could do, for the ratios beside our own figures.
 
-A ceiling runs on the same machine in the same minute as what it is compared with, and does strictly
-less: it fetches bytes and drops them, or copies memory. Used by the demo and the benchmarks.
+A ceiling runs on the same machine in the same minute as the system that it is compared with, and
+does strictly less: it fetches bytes and drops them, or copies memory. Used by the demo and the
+benchmarks.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def fetch_everything(store: Store, *, suffix: str = ".tar") -> int:
     """Read all objects that end in `suffix` as ranged GETs by the same client, and drop the bytes.
 
     Returns:
-        The bytes that came.
+        The number of bytes that came.
 
     Raises:
         StoreError: a range could not be read.

@@ -1,4 +1,4 @@
-"""Certificates of an authority of one's own, for servers on loopback: of tests and benchmarks.
+"""Certificates of a private authority, for servers on loopback, in tests and benchmarks.
 
 Files are made in the folder that the caller names; nothing is kept or trusted anywhere else. Not
 for servers that others reach: keys are written without a passphrase.
@@ -17,14 +17,14 @@ __all__ = ["Authority"]
 
 
 class Authority:
-    """A certificate authority of one's own, for servers on loopback.
+    """A private certificate authority, for servers on loopback.
 
     Args:
-        folder: for the files it makes.
-        name: its own.
+        folder: folder of the files it makes.
+        name: name of the authority.
 
     Attributes:
-        file: its certificate, as PEM.
+        file: certificate of the authority, as PEM.
 
     Raises:
         MissingPackage: cryptography is not installed.
@@ -51,10 +51,10 @@ class Authority:
         """Make a certificate of a server; return the file that holds it and its key.
 
         Args:
-            name: of the file, and the certificate's subject.
-            host: the server's name or address; None for a certificate that names none.
-            first_day: of its validity, from today.
-            last_day: of its validity, from today.
+            name: name of the file, and the certificate's subject.
+            host: name or address of the server; None for a certificate that names none.
+            first_day: first day of its validity, from today.
+            last_day: last day of its validity, from today.
         """
         from cryptography.hazmat.primitives.asymmetric import ec
 

@@ -1,13 +1,14 @@
-"""What every store must do, as tests: inherit `StoreConformance` and give it a `store` fixture.
+"""Conformance suite of stores: inherit `StoreConformance` and give it a `store` fixture.
 
     class TestMyStore(StoreConformance):
         @pytest.fixture
         def store(self) -> Store:
             return open_store("my://bucket/an-empty-prefix")
 
-The class attributes say what differs between stores. Each test checks one sentence of the contract
-in `dataplane.stores.base`. The suite ships with the package, so that stores of other projects can
-be held to it too. It needs pytest; importing `dataplane_testing` does not import this module.
+The class attributes state the differences between stores. Each test checks one sentence of the
+contract in `dataplane.stores.base`. The suite ships with the package, so that stores of other
+projects can be held to it too. It needs pytest; importing `dataplane_testing` does not import this
+module.
 """
 
 from __future__ import annotations
@@ -70,14 +71,14 @@ class StoreConformance(StreamConformance):
     """The contract of `dataplane.stores.Store`, one behaviour per test."""
 
     config: ClassVar[StoreConfig | None] = None
-    """With what `open_store` reaches the store again, where the environment does not say it all."""
+    """Configuration to open the store again, where the environment is not enough."""
     is_shared_between_processes: ClassVar[bool] = True
     many_keys: ClassVar[int] = 0
-    """How many keys to list in one go; more than 1000 makes S3 answer in pages. 0 leaves it out."""
+    """Number of keys to list in one go; more than 1000 makes S3 use pages. 0 leaves it out."""
 
     @pytest.fixture
     def store(self) -> Store:
-        """An empty store; the subclass supplies it."""
+        """Empty store; the subclass supplies it."""
         raise NotImplementedError("a subclass of StoreConformance supplies the fixture `store`")
 
     def reopen(self, store: Store, suffix: str = "") -> Store:

@@ -1,4 +1,4 @@
-"""What every store must do with streams of bytes, as tests: a part of `conformance.py`."""
+"""Conformance suite of streams of bytes: a part of `conformance.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StreamConformance:
     """The contract of `Store.stream_range`; `StoreConformance` inherits it, and has the fixture."""
 
     large_bytes: ClassVar[int] = 9 << 20
-    """The size of an object that goes up in parts (parts are of 8 MiB)."""
+    """Size of an object that goes up in parts (parts are of 8 MiB)."""
 
     @pytest.mark.parametrize(
         ("start", "stop"),

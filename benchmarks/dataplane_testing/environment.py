@@ -16,8 +16,8 @@ def exported(variables: Mapping[str, str], *, without: tuple[str, ...] = ()) -> 
     Not for threads that read the environment meanwhile.
 
     Args:
-        variables: to set.
-        without: beginnings of the names of variables to remove, where `variables` has them not.
+        variables: variables to set.
+        without: prefixes of the names of variables to remove, where `variables` has them not.
     """
     removed = [name for name in os.environ if name.startswith(without)] if without else []
     before = {name: os.environ.get(name) for name in {*variables, *removed}}

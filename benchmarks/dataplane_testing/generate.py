@@ -1,7 +1,7 @@
 """Seeded synthetic simulation results: turbulent volumes and surface meshes, as samples to pack.
 
-What they are for: demos, benchmarks and tests that need gigabytes nobody has to download, whose
-bytes behave like real ones. What they are not: a solution of any flow.
+They are for demos, benchmarks and tests that need gigabytes without a download, whose bytes behave
+like real ones. They are not a solution of any flow.
 
 The algorithm. White noise is filtered in Fourier space so that its energy spectrum falls as
 `k^slope` (Kolmogorov's -5/3); a vector field is also projected to be free of divergence. Such a
@@ -69,7 +69,7 @@ def turbulence(
 
     Args:
         shape: elements along z, y, x; any number of dimensions from 1 to 3 works.
-        seed: equal seeds give equal fields.
+        seed: seed; equal seeds give equal fields.
         slope: exponent of the energy spectrum.
 
     Returns:
@@ -131,7 +131,7 @@ def surface_mesh(n_points: int, *, seed: int | Sequence[int]) -> SurfaceMesh:
 
     Args:
         n_points: exact number of points, at least MIN_MESH_POINTS.
-        seed: equal seeds give equal meshes.
+        seed: seed; equal seeds give equal meshes.
 
     Raises:
         ConfigError: too few points.
@@ -187,9 +187,9 @@ def generate_samples(
 
     Args:
         total_bytes: decoded size to reach.
-        seed: equal arguments give equal samples, whatever was generated before.
-        kinds: which kinds to make, in turn.
-        sample_bytes: about how large one sample is; by default a sixteenth of the total, within
+        seed: seed; equal arguments give equal samples, independent of earlier calls.
+        kinds: kinds to make, in turn.
+        sample_bytes: approximate size of a sample; by default a sixteenth of the total, within
             64 KiB and 32 MiB.
 
     Raises:
@@ -228,7 +228,7 @@ def _samples(
 
 
 class _Volumes:
-    """Makes volume samples and keeps the pair of fields that the current few are mixed from."""
+    """A maker of volume samples, with the pair of fields that the current few are mixed from."""
 
     def __init__(self, seed: int, sample_bytes: int) -> None:
         side = round((sample_bytes / (4 * _VOLUME_CHANNELS)) ** (1 / 3))

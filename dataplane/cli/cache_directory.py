@@ -1,7 +1,7 @@
-"""What the commands that work on a cache directory share: options, attaching, parts of stores.
+"""Shared parts of the commands on a cache directory: options, attaching, parts of stores.
 
-A part of a store is named by a URL and the options that say how to reach it, or as `dataplane cache
-ls` prints it: the store's identity, a slash, the key. Where both differ (`s3+http://host/bucket/key`
+A part of a store is named by a URL and the options of its store, or as `dataplane cache ls` prints
+it: the store's identity, a slash, the key. Where both differ (`s3+http://host/bucket/key`
 for an S3 server other than AWS), the second needs no options, since it names the server.
 """
 
@@ -34,7 +34,7 @@ __all__ = [
     "totals_of",
 ]
 
-# What no URL begins with, or (az) what a URL never means: its second part is the account.
+# Schemes that begin no URL, or (az) that a URL never means: its second part is the account.
 _IDENTITY_ONLY = re.compile(r"[A-Za-z][A-Za-z0-9.-]*\+|az://")
 
 DIR_OPTION = click.option(
@@ -66,9 +66,9 @@ def attached(config: CacheConfig, *, create: bool = False) -> Iterator[Session]:
 
 
 def say_nothing_there(config: CacheConfig, url: str | None) -> None:
-    """Say on stderr that the cache holds nothing of a URL, which may be a typing error.
+    """Write to stderr that the cache holds nothing of a URL, which may be a typing error.
 
-    It is no failure: a script that empties or checks what is not there has what it wants.
+    It is no failure: a script that empties or checks an absent object has its result.
     """
     what = "nothing" if url is None else f"nothing of {printable(url)}"
     click.echo(f"dataplane: {what} is in the cache {config.dir}", err=True)
@@ -83,12 +83,12 @@ def scope_of(url: str, config: StoreConfig, prefix: str | None = None) -> Scope:
 
 
 def scope_in(session: Session, url: str, config: StoreConfig, prefix: str | None = None) -> Scope:
-    """Return the part of a store that a URL names, or what `dataplane cache ls` prints of one."""
+    """Return the part of a store that a URL names, or a name printed by `dataplane cache ls`."""
     if _IDENTITY_ONLY.match(url):
         stores = {*totals_of(session).stores, *(pin.scope.store for pin in session.pins.load())}
         found = [it for it in stores if url.rstrip("/") == it or url.startswith(f"{it}/")]
         if found or "+http" in url.partition("://")[0]:
-            # What is not in the cache is a store of that name, of which nothing is there.
+            # A name that is not in the cache is a store of that name, of which nothing is there.
             store = max(found, key=len, default=url)
             key = url[len(store) :].strip("/")
             if prefix is not None:
@@ -98,7 +98,7 @@ def scope_in(session: Session, url: str, config: StoreConfig, prefix: str | None
 
 
 def totals_of(session: Session) -> Totals:
-    """Add up what is in the cache."""
+    """Return the totals of the cache."""
     catalog = refreshed(session)
     if catalog is not None:
         with suppress(sqlite3.Error, OSError):

@@ -1,4 +1,4 @@
-"""`dataplane cache info`, `ls`, `pin` and `unpin`: look into the cache, and say what must stay."""
+"""`dataplane cache info`, `ls`, `pin` and `unpin`: inspect the cache, and pin objects in it."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _full_url(url: str, prefix: str | None) -> str:
 
 
 def _url_of(pin: Pin) -> str:
-    """Return what was pinned, whole; earlier releases kept an ellipsis behind a prefix."""
+    """Return the URL of a pin, whole; earlier releases kept an ellipsis behind a prefix."""
     is_marked = pin.scope.is_prefix and not pin.scope.key.endswith("…")
     return pin.url.removesuffix("…") if is_marked else pin.url
 

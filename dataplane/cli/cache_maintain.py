@@ -1,4 +1,4 @@
-"""`dataplane cache verify`, `gc` and `clear`: check the cache, and make it smaller."""
+"""`dataplane cache verify`, `gc` and `clear`: maintain the cache: check it, and make it smaller."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _clear_other_version(path: Path, *, force: bool, as_json: bool) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Kept:
-    """How many objects stayed for one reason, and what would let them go."""
+    """Objects that stayed for one reason: their number, and the way to release them."""
 
     count: int
     why: str

@@ -1,4 +1,4 @@
-"""`dataplane config`: every setting, its value here, and where that value came from.
+"""`dataplane config`: every setting, its value here, and the origin of that value.
 
 The table in docs/configuration.md is made by `markdown` below, and a test compares the two.
 """
@@ -52,12 +52,12 @@ class Setting:
 
     Attributes:
         name: `table.key` of the configuration file.
-        value: a number, yes or no, text, or None where nothing is set; sizes are in bytes, times in
-            seconds. What may hold secrets is None.
-        is_hidden: it may hold secrets, and is set.
+        value: number, yes or no, text, or None where nothing is set; sizes are in bytes, times in
+            seconds. A value that may hold secrets is None.
+        is_hidden: whether it may hold secrets, and is set.
         origin: `default`, the file, or an environment variable.
-        variable: the environment variable that sets it, or empty.
-        doc: what it is.
+        variable: environment variable that sets it, or empty.
+        doc: description.
     """
 
     name: str
@@ -171,7 +171,7 @@ def _fields(cls: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def _public(name: str, value: object) -> object:
-    """Return a value without the credentials that someone may have written into a URL."""
+    """Return a value without credentials that may have been written into a URL."""
     return without_credentials(value) if name.endswith("_url") and isinstance(value, str) else value
 
 

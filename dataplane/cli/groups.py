@@ -1,4 +1,4 @@
-"""Groups of commands that know what was meant by a misspelt one."""
+"""Groups of commands that suggest the closest ones for a misspelt one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["CommandGroup"]
 
 
 class CommandGroup(click.Group):
-    """A click group that answers an unknown command with the closest ones."""
+    """A click group that suggests the closest commands for an unknown one."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -1,4 +1,4 @@
-"""`dataplane info URL`: what a packed dataset holds, from its index alone."""
+"""`dataplane info URL`: content of a packed dataset, from its index alone."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _lossy(arrays: Sequence[ArraySummary]) -> Iterator[str]:
 
 
 def _recorded(index: DatasetIndex, arrays: Sequence[ArraySummary]) -> Iterator[str]:
-    """Yield what only the attributes say: narrowing, and all that the first release recorded."""
+    """Yield facts that only attributes have: narrowing, and all the first release recorded."""
     record = index[0].attributes.get("dataplane") if len(index) else None
     if not isinstance(record, dict):
         return

@@ -1,4 +1,4 @@
-"""The `dataplane` command: finds its subcommands, and turns errors into one line and an exit code.
+"""The `dataplane` command: its subcommands, and errors as one line and an exit code.
 
 A subcommand is a click command in a file of its own. Those of this package are listed in
 `_BUILT_IN`; those of packages above it (mount, benchmark) come from the entry points group
@@ -122,7 +122,7 @@ def main() -> None:
         click.echo("dataplane: interrupted", err=True)
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output went away (`dataplane … | head`); say nothing more to it.
+        # The reader of our output went away (`dataplane … | head`); write nothing more to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except BaseException as err:
@@ -143,10 +143,10 @@ def _usage_line(err: click.ClickException) -> str:
 
 
 def _told(err: BaseException) -> DataplaneError | None:
-    """Return what to tell a person about an error; None for what is a bug and keeps its traceback.
+    """Return the message of an error; None for a bug, which keeps its traceback.
 
-    What the system refuses (OSError) and what a library in Rust dies of (pyo3's PanicException,
-    which is no Exception) may come from anywhere, and a traceback helps nobody who sees it.
+    An OSError of the system and a panic of a library in Rust (pyo3's PanicException, which is no
+    Exception) may come from anywhere, and their traceback helps no user.
     """
     if isinstance(err, DataplaneError):
         return err

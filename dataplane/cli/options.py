@@ -67,11 +67,11 @@ class _Rounding(click.ParamType[tuple[str, int | None]]):
 
 
 ROUNDING = _Rounding()
-"""click type of what `--round` takes."""
+"""click type of the values of `--round`."""
 
 
 def store_options(command: CommandT) -> CommandT:
-    """Add the options that say how to reach a store."""
+    """Add the options of a store."""
     for decorate in (
         click.option("--anonymous", is_flag=True, default=None, help="Send no credentials."),
         click.option("--region", metavar="NAME", help="S3 region."),
@@ -86,7 +86,7 @@ def store_options(command: CommandT) -> CommandT:
 
 
 def _encrypt(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    """Hand it on in the environment, where daemons and workers find it too."""
+    """Hand the option on in the environment, where daemons and workers find it too."""
     del ctx, param
     if value:
         os.environ["DATAPLANE_CACHE_ENCRYPT"] = "1"
@@ -104,7 +104,7 @@ def encrypt_option(command: CommandT) -> CommandT:
 
 
 def cache_options(command: CommandT) -> CommandT:
-    """Add the options that say where the cache is and how large it may grow."""
+    """Add the options of the cache: its directory and budget."""
     for decorate in (
         click.option(
             "--cache-size",
@@ -122,10 +122,10 @@ def cache_options(command: CommandT) -> CommandT:
 
 
 def metrics_options(port_help: str) -> Callable[[CommandT], CommandT]:
-    """Return what adds the options that say where Prometheus is answered.
+    """Return a decorator that adds the options of the Prometheus endpoint.
 
     Args:
-        port_help: what is served at the port.
+        port_help: help text of the port.
     """
 
     def decorate(command: CommandT) -> CommandT:

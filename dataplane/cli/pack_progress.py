@@ -1,7 +1,7 @@
-"""What `dataplane pack` shows on stderr while it works: how far it is, and what it leaves out.
+"""Progress of `dataplane pack` on stderr: the work done, and the data left out.
 
 On a terminal there is a bar with the bytes done, the time left and the file that is worked on; else
-a line of the same now and then, for logs. What is left out is said in both cases. A file counts
+a line of the same now and then, for logs. Data left out is named in both cases. A file counts
 half when it is read and half when it is written.
 """
 
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 __all__ = ["shown_progress"]
 
 _MAX_LINES = 20
-"""Of each kind: skipped, left out, notes."""
+"""Most lines of each kind: skipped, left out, notes."""
 _BAR_AFTER_S = 0.5
 """A pack that is done sooner has no bar."""
 _LINE_S = 15.0
-"""How often a line is written where there is no terminal."""
+"""Time between lines where there is no terminal."""
 _LEAST_FRACTION = 0.02
-"""Of less than this no time can be told that is left."""
+"""Least fraction from which the time left can be estimated."""
 _WIDE_COLUMNS = 110
 _BAR_COLUMNS = 12
 
 
 @contextmanager
 def shown_progress(*, is_quiet: bool) -> Iterator[Callable[[PackProgress], None]]:
-    """Show progress unless it is quiet, and in any case what is left out.
+    """Show progress unless it is quiet, and in any case the data left out.
 
     Sources that should have been packed get a line each, up to a limit, while they are met, as do
     samples that lack something of their source; files of other formats are counted, and told at the
@@ -74,7 +74,7 @@ def shown_progress(*, is_quiet: bool) -> Iterator[Callable[[PackProgress], None]
 
 
 class _Shown:
-    """What was shown of one pack so far. For one thread, except `say`."""
+    """State of the display of one pack. For one thread, except `say`."""
 
     def __init__(self, console: Console, *, is_quiet: bool) -> None:
         self._console = console
@@ -98,7 +98,7 @@ class _Shown:
         print_pieces(self._console, [text])
 
     def report(self, progress: PackProgress) -> None:
-        """Show how far the pack is, and say what was left out since the last report."""
+        """Show the pack's progress, and the data left out since the last report."""
         self._tell_new(progress)
         now_s = time.monotonic()
         if self._has_lines and now_s - self._said_s >= _LINE_S:
@@ -121,7 +121,7 @@ class _Shown:
             self._bar.stop()
 
     def tell_rest(self) -> None:
-        """Say what has no line of its own: sources by their kind, and what is beyond the limits."""
+        """Report the rest: sources counted by kind, and the number of lines beyond the limits."""
         from dataplane.pack.skipped import counted_lines
 
         more = self._skipped_lines - _MAX_LINES
@@ -175,7 +175,7 @@ def _warnings_through(say: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Noted(logging.Handler):
-    """Says warnings, up to a limit."""
+    """A log handler that shows warnings, up to a limit."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -191,7 +191,7 @@ class _Noted(logging.Handler):
 
 
 def _bar(console: Console) -> Progress:
-    """Make a bar that leaves the name of the file what room there is."""
+    """Make a bar that leaves the rest of the width to the name of the file."""
     speed = (TransferSpeedColumn(),) if console.width >= _WIDE_COLUMNS else ()
     rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     return Progress(
@@ -219,7 +219,7 @@ def _current(progress: PackProgress) -> str:
 
 
 def _line(progress: PackProgress, elapsed_s: float) -> str:
-    """How far the pack is, in one line."""
+    """Progress of the pack, in one line."""
     done, whole = format_bytes(_bytes_done(progress)), format_bytes(progress.source_bytes)
     parts = [
         f"{format_count(progress.sources_done)} of {format_count(progress.sources)} sources",

@@ -1,4 +1,4 @@
-"""`dataplane stats`: what the processes that use the cache are doing, live.
+"""`dataplane stats`: live metrics of the processes that use the cache.
 
 On a terminal the view is drawn again and again, until Ctrl-C, which is the way to end it and so no
 failure. Anything else that reads the output gets one look, or with `--interval` one after the
@@ -95,7 +95,7 @@ def stats(
         _serve(metrics_port, metrics_host, cache_config(cache_dir))
         return
     console = output()
-    # Not what rich takes for a terminal: FORCE_COLOR, which CI systems set, must not go on forever.
+    # Not rich's idea of a terminal: FORCE_COLOR, which CI systems set, must not go on forever.
     on_terminal = sys.stdout.isatty()
     with attached(cache_config(cache_dir)) as session:
         if once or not (on_terminal or interval):
@@ -127,7 +127,7 @@ def _lines(session: Session, console: Console, interval_s: float, *, as_json: bo
     before: list[ProcessFigures] = []
     while True:
         before = _print(session, console, before, as_json=as_json)
-        sys.stdout.flush()  # whoever reads the pipe wants it now
+        sys.stdout.flush()  # the reader of the pipe needs it now
         time.sleep(interval_s)
 
 
@@ -266,7 +266,7 @@ def _cells(
     upper = (
         format_rate(read / span_s),
         format_rate(fetched / span_s),
-        # What was fetched ahead of its reader did not come from the cache's disk.
+        # Bytes fetched ahead of their reader did not come from the cache's disk.
         f"{max(0.0, 1 - fetched / read):.0%}" if read else "",
         f"{grown('cache_wait_s') / span_s:.2f} s/s",
         format_bytes(gauges.get("cache_plan_bytes", 0)),

@@ -1,8 +1,8 @@
-"""How commands write to a terminal or a pipe: consoles, tables, names from outside, ages.
+"""Output of commands to a terminal or a pipe: consoles, tables, names from outside, ages.
 
 A table must not lose figures in a narrow terminal. `print_fitted` therefore never cuts a cell: it
 breaks headings, moves columns closer, then leaves out whole columns in the order that they allow,
-and says which.
+and names them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 PIPED_WIDTH = 160
-"""A pipe has no width; rows that stay whole are easier for grep than folded ones."""
+"""Width for a pipe, which has none; rows that stay whole are easier for grep than folded ones."""
 
 _DAY_S = 86_400
 _BREAK = re.compile(r" (?!(?:[kKMGT]i?)?B\b)")
@@ -70,10 +70,10 @@ class Column:
     """A column of a table that fits its terminal.
 
     Attributes:
-        heading: above it.
-        cells: one text per row.
-        is_text: aligned to the left; numbers are to the right.
-        drop: which columns are left out first where room is short: those with the lowest number;
+        heading: text above it.
+        cells: texts, one per row.
+        is_text: whether to align to the left; numbers are to the right.
+        drop: order in which columns are left out where space is short, the lowest number first;
             None keeps it always.
     """
 
@@ -87,7 +87,7 @@ class Column:
         return self.heading.split(" ") if is_broken else [self.heading]
 
     def width(self, *, is_broken: bool) -> int:
-        """Return how many places of a terminal it needs."""
+        """Return the number of terminal cells that it needs."""
         texts = [*self.heading_lines(is_broken=is_broken), *map(printable, self.cells)]
         return max(map(cell_len, texts))
 
@@ -99,13 +99,13 @@ def print_fitted(
     title: str | None = None,
     styles: Sequence[str] = (),
 ) -> None:
-    """Print a table with every cell whole, and say which columns the console has no room for.
+    """Print a table with every cell whole, and name the columns that the console has no space for.
 
     Args:
-        console: where.
-        columns: all of one length.
-        title: above the table.
-        styles: of the rows.
+        console: console to print to.
+        columns: columns, all of one length.
+        title: title above the table.
+        styles: styles of the rows.
     """
     shown = list(columns)
     while True:
@@ -124,7 +124,7 @@ def print_fitted(
         console.print(Text(_row(shown, cells, widths, gap), "dim"), soft_wrap=True)
     for number, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
         # Text, not str: names may come from outside, and rich would read markup in them. A terminal
-        # narrower than what must be shown wraps its lines, which loses nothing.
+        # narrower than the columns that stay wraps its lines, which loses nothing.
         style = styles[number] if styles else ""
         console.print(Text(_row(shown, cells, widths, gap), style), soft_wrap=True)
     missing = [column.heading for column in columns if column not in shown]
@@ -152,7 +152,7 @@ def print_pieces(console: Console, pieces: Sequence[str], *, indent: int = 0) ->
     """
     width = console.width if console.is_terminal else None
     for line in piece_lines(pieces, width, indent=indent):
-        # A single word that is wider than all the room is left to the terminal.
+        # A single word that is wider than the terminal is left to the terminal.
         console.print(Text(line), soft_wrap=True)
 
 
@@ -217,7 +217,7 @@ def plural(noun: str, count: int) -> str:
 
 
 def ago(when_s: float | None) -> str:
-    """Write how long ago a moment was."""
+    """Write the time since a moment."""
     if when_s is None:
         return "never"
     seconds = max(0.0, time.time() - when_s)

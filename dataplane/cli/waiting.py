@@ -1,6 +1,6 @@
-"""Saying on stderr what a command waits for when nothing has come for a while.
+"""Messages on stderr that name the thing a command waits for, when it has waited for a while.
 
-A store that does not answer is asked again for as long as its settings allow, which may be a
+A store that does not respond is asked again for as long as its settings allow, which may be a
 minute; a person should not have to guess. One daemon thread per wait, ended with it.
 """
 
@@ -21,7 +21,7 @@ _LATE_S = 5.0
 
 @contextmanager
 def said_when_late(what: str) -> Iterator[None]:
-    """Say that `what` has not answered, unless the block ends before that."""
+    """Write that `what` has not responded, unless the block ends before that."""
     line = f"dataplane: {printable(what)} has not answered yet; still trying (Ctrl-C ends it)"
     timer = threading.Timer(_LATE_S, click.echo, (line,), {"err": True})
     timer.daemon = True

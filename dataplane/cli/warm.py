@@ -1,4 +1,4 @@
-"""`dataplane warm`: bring objects into the cache ahead of their readers, or say what is missing."""
+"""`dataplane warm`: bring objects into the cache ahead of their readers, or report missing ones."""
 
 from __future__ import annotations
 

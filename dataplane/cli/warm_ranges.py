@@ -1,4 +1,4 @@
-"""Which bytes a URL, prefixes or a plan stand for: what `dataplane warm` brings into the cache.
+"""Ranges to warm: the bytes that a URL, prefixes or a plan name for `dataplane warm`.
 
 A packed dataset is its index and the shards that the index names; any other URL is all that lies
 below it, or the one object that it names. A plan is a file with one read per line, as text (`KEY
@@ -27,7 +27,7 @@ _INDEX_KEY = "index.parquet"
 _MAX_LINE_CHARS = 16_384
 _MAX_OFFSET = 1 << 62
 _PART_OF_RANGE = re.compile(r"[\[(]?\d+(?:[-:,.]+\d*)?[\])]?")
-"""`100`, and how else ranges are written: `0-100`, `0:100`, `[0,100)`."""
+"""`100`, and other forms of ranges: `0-100`, `0:100`, `[0,100)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class PlanLine:
 def wanted(
     url: str, config: StoreConfig, prefixes: Sequence[str] = (), plan: IO[str] | None = None
 ) -> Iterator[tuple[Store, list[ObjectRange]]]:
-    """Open the store and describe what is wanted of it, in the order in which it is wanted.
+    """Open the store and describe the ranges to warm, in the order in which they were given.
 
     Raises:
         ConfigError: the URL cannot be used.
-        NotFound: there is nothing of what is wanted.
+        NotFound: no such object.
         FormatError: a line of the plan, or the index of a dataset, cannot be used.
         StoreError: the store failed.
     """
@@ -166,7 +166,7 @@ def _planned_object(store: Store, line: PlanLine, where: str) -> ObjectInfo:
 
 
 def _below(store: Store, prefixes: Sequence[str]) -> tuple[list[ObjectInfo], StoreError | None]:
-    """Describe a packed dataset's objects, or all objects below; also why nothing was found."""
+    """Describe a packed dataset's objects, or all objects below; also the reason for none."""
     try:
         index = store.head(_INDEX_KEY)
     except BucketNotFound:

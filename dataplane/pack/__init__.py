@@ -4,7 +4,7 @@
 The formats, names and keys are described in docs/packing.md. How the modules fit together:
 
     plan (found, formats, collections -> blocks, references; names) -> SourceFile
-    convert (apart -> vtk_*, plot3d, numpy_files, archives) -> SourceSample
+    convert (vtk.subprocess_reader, plot3d, numpy_files, archives) -> SourceSample
     read_ahead (threads, meter) -> engine -> dataplane.shards.DatasetWriter
 """
 

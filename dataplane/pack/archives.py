@@ -1,4 +1,4 @@
-"""Unpack a zip archive that someone else made, into a folder of our own. Knows no formats.
+"""Unpacking of untrusted zip archives into a folder of our own. Knows no formats.
 
 Names that climb, absolute names, links, encrypted members and archives that would unpack to more
 than they can hold or than fits on the disk are refused before anything is written; while writing,
@@ -34,7 +34,7 @@ UNSOUND_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, NotImplementedError, OverflowError, RuntimeError, ValueError),
 )
-"""What zipfile raises over damaged archives; ValueError for names that are not UTF-8, too."""
+"""Errors of zipfile over damaged archives; ValueError for names that are not UTF-8, too."""
 
 
 def unpack(archive: Path, folder: Path, label: str) -> None:
@@ -42,7 +42,7 @@ def unpack(archive: Path, folder: Path, label: str) -> None:
 
     Raises:
         FormatError: the archive is damaged or hostile.
-        NoSpace: there is no room for it.
+        NoSpace: there is no space for it.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -72,7 +72,7 @@ def check_directory(opened: zipfile.ZipFile, label: str) -> None:
     tail = opened.fp.read()
     at = tail.rfind(b"PK\x05\x06")
     stated = int.from_bytes(tail[at + 10 : at + 12], "little")
-    # Archives of more members state their number elsewhere, or what is left of it.
+    # Archives of more members state their number elsewhere, or the rest of it.
     if at >= 0 and stated != _MANY_MEMBERS and stated != len(members) & _MANY_MEMBERS:
         raise FormatError(f"{label}: its directory lists {len(members)} of {stated} members")
     for member in members:

@@ -48,10 +48,10 @@ class Block:
     """A dataset in a tree of blocks.
 
     Attributes:
-        path: its file.
+        path: file of the dataset.
         names: names of the blocks that it is in, and its own; empty for a bare partition.
         group: names that the file's assembly has for its place, where there is one.
-        partition: which piece of its block it is; None for the only one.
+        partition: number of the piece in its block; None for the only one.
     """
 
     path: Path
@@ -73,7 +73,7 @@ def read_blocks(path: Path, label: str, root: Path | None = None) -> Blocks:
 
     Args:
         path: the file.
-        label: how messages call it.
+        label: name in messages.
         root: folder that references may not leave; None allows any.
 
     Raises:

@@ -37,11 +37,11 @@ class Member:
     """A dataset that a collection lists.
 
     Attributes:
-        found: its file; the label keeps members in order when labels are sorted.
+        found: file of the dataset; the label keeps members in order when labels are sorted.
         key: key of its sample.
-        attributes: what the collections say of it.
-        format: its format; empty if it is unreadable.
-        unreadable: why it cannot be packed.
+        attributes: attributes that the collections give it.
+        format: format of the file; empty if it is unreadable.
+        unreadable: reason that it cannot be packed.
     """
 
     found: Found
@@ -65,7 +65,7 @@ def open_collection(item: Found, kind: str, root: Path | None) -> Collection:
 
     Args:
         item: the file.
-        kind: its format, one of SERIES or COMPOSITE.
+        kind: format of the file, one of SERIES or COMPOSITE.
         root: folder that references may not leave; None allows any.
 
     Raises:
@@ -81,10 +81,10 @@ def open_collection(item: Found, kind: str, root: Path | None) -> Collection:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A file that a collection lists: what is known of it from all that it is in.
+    """A file that a collection lists, with the names from all collections that it is in.
 
     Attributes:
-        names: of the blocks that it is in, and its own.
+        names: names of the blocks that it is in, and its own.
         within: resolved paths of the trees of blocks that it is in.
     """
 
@@ -166,7 +166,7 @@ class _Opening:
         return members
 
     def _open(self, place: _Place, role: str) -> list[Member]:
-        """Return the dataset at a place, those of the collection there, or why there is none."""
+        """Return the dataset at a place, those of the collection there, or the reason for none."""
         found = place.found
         self._members += 1
         if self._members > MAX_REFERENCES:
@@ -190,10 +190,10 @@ class _Opening:
 
 
 def _has_parts(steps: Sequence[SeriesStep]) -> bool:
-    """Say whether the steps of a series consist of parts.
+    """Whether the steps of a series consist of parts.
 
     They do where a step has parts that are told apart, or where each has several files. Otherwise
-    a second file at some of the times is a restart that overlaps with what was there before.
+    a second file at some of the times is a restart that overlaps with the files before.
     """
     parts: dict[int, set[tuple[int, str]]] = defaultdict(set)
     for step in steps:

@@ -1,10 +1,10 @@
 """Samples from sources: finds a format's converter, unpacks archives, goes on after errors.
 
-`convert` never raises for a source that cannot be read: it yields an `Unreadable` in its place,
-whatever the converter raised over it, so that one bad member of an archive does not hide the good
-ones. `open_source` is the same for one path, and raises. Both read as they are iterated; archives
-live in a temporary folder until the iterator is finished or closed. Thread-safe: iterators are
-independent, each for one thread.
+`convert` never raises for a source that cannot be read: it yields an `Unreadable` in its place for
+any error of the converter, so that one bad member of an archive does not hide the good ones.
+`open_source` is the same for one path, and raises. Both read as they are iterated; archives live in
+a temporary folder until the iterator is finished or closed. Thread-safe: iterators are independent,
+each for one thread.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _CONVERTERS: dict[str, Converter] = {
     "npz": convert_npz,
     "plot3d": convert_plot3d,
 }
-"""Recipe for another format: a converter here, its recognition in formats.py."""
+"""Converters by format. Another format needs a converter here and recognition in formats.py."""
 _MOST_TOGETHER = 32
-"""By then what is done once for all of them is a small part of the whole."""
+"""Most files read in one go: by then the work done once for all is a small part of the whole."""
 
 
 def open_source(path: str | Path) -> Iterator[SourceSample]:
     """Read the samples of one file or folder.
 
-    A file that belongs to others brings them along: either half of a PLOT3D pair gives the pair, a
+    A file that belongs to others includes them: either half of a PLOT3D pair gives the pair, a
     `.pvd` one sample per time step, a `.zip` everything in it. Files of other formats in a folder
     or an archive are passed over.
 
@@ -92,9 +92,9 @@ def convert(
     """Read the samples of one dataset, or of all in an archive.
 
     Args:
-        source: what to read.
-        meter: is told how far the read is, where that is known before it ends.
-        read: its samples, where it was read already.
+        source: dataset or archive to read.
+        meter: meter of the read's progress, where that is known before it ends.
+        read: samples of the source, where it was read already.
 
     Raises:
         ConfigError: the package that reads its format is not installed.
@@ -113,16 +113,16 @@ def convert(
             yield sample
     except (ConfigError, NoSpace):
         raise  # not the file's fault
-    except Exception as err:  # whatever a library makes of a damaged file; see from_exception
+    except Exception as err:  # any error of a library over a damaged file; see from_exception
         yield Unreadable.from_exception(source.label, err)
 
 
 def together(planned: Iterable[Planned], most_bytes: int) -> list[SourceFile]:
-    """Choose the first ones that are worth reading in one go; none, or two and more.
+    """Choose the first sources that are worth reading in one go; none, or two and more.
 
     Args:
-        planned: what is to be read.
-        most_bytes: all of them together stay below this.
+        planned: sources to be read.
+        most_bytes: limit of all of them together.
     """
     chosen: list[SourceFile] = []
     left_bytes = min(most_bytes, SHARED_BYTES)
@@ -139,9 +139,9 @@ def together(planned: Iterable[Planned], most_bytes: int) -> list[SourceFile]:
 def convert_several(
     sources: Sequence[SourceFile],
 ) -> Iterator[Generator[Outcome, None, None]]:
-    """Read what `together` has chosen, and give for each source what `convert` would.
+    """Read the sources that `together` has chosen, with the results that `convert` would give.
 
-    When anything is the matter with one of them, they are read one by one.
+    When one of them has any problem, they are read one by one.
     """
     read = convert_together(sources)
     for number, source in enumerate(sources):

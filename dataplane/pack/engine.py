@@ -1,8 +1,8 @@
-"""Pack sources into a dataset: convert ahead in threads, write in order, report what was left out.
+"""Packing of sources to a dataset: conversion ahead in threads, writing in order, a report.
 
-The order of samples is that of the plan, whatever the number of threads (`read_ahead`). VTK reads
-in processes apart and NumPy without the GIL, so threads are enough; encoding has threads of its
-own, in the writer.
+The order of samples is that of the plan with any number of threads (`read_ahead`). VTK reads in
+subprocesses and NumPy without the GIL, so threads are enough; encoding has threads of its own, in
+the writer.
 
 The dataset exists once its index does, and the writer puts that last. An error or an interruption
 stops the readers, waits for the file that each is in, and removes temporary files.
@@ -36,14 +36,14 @@ OnError: TypeAlias = Literal["skip", "fail"]
 Stage: TypeAlias = Literal["reading", "writing", "storing"]
 MAX_READERS = 8
 NOTHING_PACKED = "nothing was packed"
-"""How the message begins over a pack that wrote no sample."""
+"""Beginning of the message over a pack that wrote no sample."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _LISTED_REASONS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class PackProgress:
-    """How far a pack is.
+    """Progress of a pack.
 
     Attributes:
         sources: datasets to read, and `sources_done` of them read or skipped.
@@ -51,12 +51,12 @@ class PackProgress:
         samples: samples written.
         array_bytes: decoded size of their arrays.
         skipped: sources left out.
-        left_out: what samples lack of their sources: source, names, reason.
+        left_out: parts of sources that samples lack: source, names, reason.
         notes: sources of which nothing is lost.
-        current: the source that is worked on, or was last.
-        stage: what is done with it, `reading` or `writing`; `storing` when all were read.
-        bytes_under_way: how far the sources are that are not done: half of what was read of their
-            bytes, and half of what was written of theirs.
+        current: source that is worked on, or was last.
+        stage: step that it is in, `reading` or `writing`; `storing` when all were read.
+        bytes_under_way: progress of the sources that are not done: half of their bytes that were
+            read, and half of those that were written.
     """
 
     sources: int = 0
@@ -74,7 +74,7 @@ class PackProgress:
 
     @property
     def fraction(self) -> float:
-        """How much of the work is done, by the sizes of files."""
+        """Fraction of the work that is done, by the sizes of files."""
         return min(1.0, (self.source_bytes_done + self.bytes_under_way) / max(1, self.source_bytes))
 
 
@@ -94,22 +94,22 @@ def pack(
 
     Args:
         sources: files and folders, or one of them; see docs/packing.md for the formats.
-        dest_url: where the dataset goes (`file:///…`, `s3://bucket/prefix`, …).
-        options: how it is written.
-        progress: called after each sample and each source, and a few times a second while a large
-            one is read or written, in this thread.
-        on_error: `skip` leaves out what cannot be read and lists it in the summary; `fail` stops
-            at the first, and no dataset is left. Files of formats that pack does not know, found
-            in a folder, never stop it.
-        store: how to reach the store.
+        dest_url: URL of the dataset (`file:///…`, `s3://bucket/prefix`, …).
+        options: options of the writer.
+        progress: function called after each sample and each source, and a few times a second while
+            a large one is read or written, in this thread.
+        on_error: `skip` leaves sources out that cannot be read and lists them in the summary;
+            `fail` stops at the first, and no dataset is left. Files of formats that pack does not
+            know, found in a folder, never stop it.
+        store: configuration of the store.
 
     Returns:
-        What was written, what was skipped, and what samples lack of their sources.
+        A summary: samples written, sources skipped, and parts of sources that samples lack.
 
     Raises:
         ConfigError: no sources, one that is not there, a dataset at `dest_url` already, or a
             package is missing.
-        NoSpace: there is no room for what an archive unpacks to.
+        NoSpace: there is no space for the content of an archive.
         FormatError: nothing could be packed, or something could not with `on_error="fail"`.
         StoreError: the store failed.
 
@@ -138,7 +138,7 @@ def pack(
 
 
 class _Pack:
-    """One run: what was seen so far."""
+    """State of one run."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class _Pack:
     def _reporter(
         self, planned: Planned, sample: SourceSample, ahead: ReadAhead
     ) -> Callable[[int], None]:
-        """Make what the writer tells how many decoded bytes of a sample are written."""
+        """Return the writer's callback for the decoded bytes of a sample that are written."""
         total_bytes = max(1, _array_bytes(sample))
         next_s = time.monotonic() + TICK_S
 
@@ -261,7 +261,7 @@ class _Pack:
 
 
 def _paths(sources: Sequence[str | Path] | str | Path) -> list[Path]:
-    """Check that what the user named is there, before any work is done."""
+    """Check that the sources that the user named are there, before any work is done."""
     named = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     for source in named:
         if isinstance(source, str) and _URL.match(source):

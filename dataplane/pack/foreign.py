@@ -2,7 +2,7 @@
 
 Such files lie in datasets under the names of simulation files: a checkout without its large files,
 a download that failed, a file that was compressed afterwards. A reader that finds no mark of its
-own format asks here, and says what the file is and what to do. Pure functions, no state.
+own format asks here, and reports the kind of the file and a hint. Pure functions, no state.
 Source: the magic numbers are those of file(1); the pointer is that of the Git LFS specification.
 """
 
@@ -52,15 +52,15 @@ _STORE_ERROR = re.compile(rb"\s*(?:<\?xml[^>]{0,100}\?>\s*)?<Error>\s*<Code>([\w
 
 
 def foreign_content(head: bytes) -> tuple[str, str] | None:
-    """Return what a file is that is no simulation file, and what to do; None when it is not known.
+    """Return the kind of a file that is no simulation file, and a hint; None when it is not known.
 
     Call it for a file that does not begin as its format does: a `.npz` is a zip archive, too.
 
     Args:
-        head: the first `HEAD_BYTES` bytes of the file, or all of it.
+        head: first `HEAD_BYTES` bytes of the file, or all of it.
 
     Returns:
-        What it is, to follow "it is", and a hint.
+        The kind, to follow "it is", and a hint.
 
     Example:
         >>> foreign_content(bytes.fromhex("1f8b0800"))[0]

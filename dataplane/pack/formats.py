@@ -1,7 +1,7 @@
-"""Which format a file has, by its suffix and its first bytes. Converts nothing.
+"""Formats of files, by suffix and first bytes. Converts nothing.
 
 Content decides where a format can be told by it; a suffix alone is not believed for those, so a
-`.vtu` that holds image data is read as what it is, and one that holds an error page is refused.
+`.vtu` that holds image data is read as image data, and one that holds an error page is refused.
 PLOT3D has no mark of its own: its files are known by their names, and by their sizes when read.
 Thread-safe: no state.
 """
@@ -70,7 +70,7 @@ _UNKNOWN = OtherFormat(UNKNOWN, f"not a simulation format that pack knows: {', '
 
 
 def has_known_suffix(path: Path) -> bool:
-    """Say whether a file's name promises something that pack reads."""
+    """Whether a file's name promises a format that pack reads."""
     return path.suffix.lower().removeprefix(".") in _BY_SUFFIX or pair_name(path) is not None
 
 
@@ -88,7 +88,7 @@ def dataset_stem(name: str) -> str:
 
 
 def recognise(path: Path) -> str | OtherFormat:
-    """Return the format of a file, or what is known of one that pack does not read.
+    """Return the format of a file, or the description of one that pack does not read.
 
     Formats are called after their suffix (`vtu`, `pvtu`, `pvd`, `vtm`, `vtk`, `npz`, `zip`, …) and
     `plot3d`.

@@ -1,4 +1,4 @@
-"""Files in the folders that the user named, before they are recognised. Opens none of them.
+"""Found files: those in the folders that the user named, before recognition. Opens none of them.
 
 Hidden files are left out; links to folders are named and not followed. Thread-safe: no state.
 """
@@ -23,12 +23,12 @@ class Found:
     """A file before it is recognised.
 
     Attributes:
-        path: the file.
-        label: how messages call it.
+        path: path of the file.
+        label: name in messages.
         parts: its folders below the source, and its name.
-        prefix: what attributes put before the parts.
+        prefix: prefix that attributes put before the parts.
         asked_for: whether the user named it, or its name promises a format that pack reads.
-        known_place: where it lies without links, if that is known already.
+        known_place: path without links, if that is known already.
     """
 
     path: Path
@@ -40,12 +40,12 @@ class Found:
 
     @property
     def resolved(self) -> Path:
-        """Where it lies without links: one path for one file, however it was reached."""
+        """Path without links: one path for one file, by any way to it."""
         return self.known_place or self.path.resolve()
 
     @property
     def name(self) -> str:
-        """How attributes call it."""
+        """Name in attributes."""
         return self.prefix + "/".join(self.parts)
 
     def key(self, stem: str | None = None) -> str:
@@ -54,7 +54,7 @@ class Found:
 
 
 def walk(folder: Path, *, label: str, prefix: str) -> Iterator[Found | Unreadable]:
-    """List the files of a folder in the order of their names, and what cannot be looked into."""
+    """List the files of a folder in the order of their names, and folders that cannot be read."""
     denied: list[OSError] = []
     for directory, folders, files in os.walk(folder, onerror=denied.append):
         folders[:] = sorted(name for name in folders if not _is_hidden(name))

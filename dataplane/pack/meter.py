@@ -1,8 +1,8 @@
-"""How far the read of one file is: said by the process that reads, asked by the one that waits.
+"""Progress of the read of one file, set by the process that reads, polled by the one that waits.
 
-The number crosses in a memory file of eight bytes that both have open, so saying and asking cost a
-system call each and neither waits for the other. A `Meter` is what stands for it in the engine: it
-has no progress to tell until a converter gives it some. Thread-safe.
+The number lies in a memory file of eight bytes that both have open, so setting and polling cost a
+system call each and neither waits for the other. A `Meter` stands for it in the engine: its
+progress is 0 until a converter sets `measure`. Thread-safe.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _FRACTION = struct.Struct("<d")
 
 
 class Meter:
-    """How much of one source was read.
+    """Progress of the read of one source.
 
     Attributes:
-        measure: gives the fraction, 0 to 1, of the step that is under way.
+        measure: function for the fraction, 0 to 1, of the step that is under way.
     """
 
     __slots__ = ("_most", "measure")
@@ -35,7 +35,7 @@ class Meter:
         return self._most
 
     def finish(self) -> None:
-        """Say that all of it was read."""
+        """Set the fraction to 1: all of it was read."""
         self.measure = lambda: 1.0
 
 
@@ -45,7 +45,7 @@ def say_fraction(handle: int, fraction: float) -> None:
 
 
 def read_fraction(handle: int) -> float:
-    """Return what was said last; anything else than a fraction, which damage may write, is 0."""
+    """Return the fraction written last; any other value, which damage may write, is 0."""
     content = os.pread(handle, _FRACTION.size, 0)
     fraction = _FRACTION.unpack(content)[0] if len(content) == _FRACTION.size else 0.0
     return float(fraction) if 0.0 <= fraction <= 1.0 else 0.0

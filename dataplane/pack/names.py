@@ -1,4 +1,4 @@
-r"""Keys of samples and names of arrays, made from what files call themselves.
+r"""Keys of samples and names of arrays, made from names in files.
 
 Simulation files call arrays anything: "Volume Fraction for Body, Nose", "p/q", "", "..". A packed
 dataset holds them as Zarr v3 node names, that is as path segments of a zip and of a mount. Most
@@ -80,7 +80,7 @@ def decode_segment(segment: str) -> str:
 def sample_key(parts: Iterable[str]) -> str:
     """Make the key of a sample from the folders below its source and the stem of its file.
 
-    Whatever is not a letter, a digit, `_` or `-` becomes one `_` (WebDataset cuts keys at dots).
+    Characters that are no letter, digit, `_` or `-` become one `_` (WebDataset cuts keys at dots).
 
     Example:
         >>> sample_key(["run 1", "case.v2"])

@@ -41,7 +41,7 @@ _DRAIN_BYTES = 1 << 20
 _PICKLED = "it holds pickled objects, which are not read"
 _UNPICKLE = "save its arrays by name: `np.savez(path, **arrays)`"
 _UNSOUND_NPY = (ValueError, TypeError, EOFError, SyntaxError, RecursionError, tokenize.TokenError)
-"""What NumPy raises over damaged headers, which it parses as Python literals."""
+"""Errors of NumPy over damaged headers, which it parses as Python literals."""
 
 
 def convert_npy(source: SourceFile) -> Iterator[SourceSample]:
@@ -121,7 +121,7 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path, label: str) -> No
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """What stands before the values of an array."""
+    """The header before the values of an array."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -131,7 +131,7 @@ class _Header:
 def _add_member(
     converted: Converted, stream: BinaryIO, member: zipfile.ZipInfo, label: str
 ) -> str | None:
-    """Add a member of an `.npz`, or return why it is left out."""
+    """Add a member of an `.npz`, or return the reason that it is left out."""
     where = f"{label}: member {member.filename!r}"
     beginning = stream.read(len(_MAGIC))
     if not member.filename.endswith(".npy") and not beginning.startswith(_MAGIC):
@@ -159,7 +159,7 @@ def _read_header(stream: BinaryIO, where: str) -> _Header:
 def _read_values(
     stream: BinaryIO, header: _Header, size_bytes: int, where: str
 ) -> npt.NDArray[Any]:
-    """Read the values; the header must declare what the file or member holds."""
+    """Read the values; the header must declare the size that the file or member has."""
     shape, dtype = header.shape, header.dtype
     count = 1
     for n in shape:

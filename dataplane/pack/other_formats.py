@@ -1,4 +1,4 @@
-"""Formats of this field that pack does not read: what they are called, and how to convert them.
+"""Formats of this field that pack does not read: names, and hints to convert them.
 
 Told by suffix and, where a suffix alone is not believed, by the first bytes. Thread-safe: no state.
 """
@@ -19,10 +19,10 @@ class OtherFormat:
     """A format that pack does not read.
 
     Attributes:
-        group: what a file of it is called in the singular, under which files are counted;
-            UNKNOWN where nothing is known.
-        reason: why a file of it is left out.
-        hint: what to do, where there is something.
+        group: name of a file of it in the singular, under which files are counted; UNKNOWN where
+            nothing is known.
+        reason: reason that a file of it is left out.
+        hint: advice, where there is some.
     """
 
     group: str
@@ -73,8 +73,8 @@ def other_format(path: Path, head: bytes) -> OtherFormat | None:
     """Name the format of a file that pack does not read, or return None where it has no name here.
 
     Args:
-        path: the file, by whose name it is told.
-        head: its first bytes, at least 64 unless it is shorter.
+        path: path of the file, by whose name it is told.
+        head: first bytes of the file, at least 64 unless it is shorter.
     """
     suffix = path.suffix.lower().removeprefix(".")
     name, hint, beginnings = _BY_SUFFIX.get(suffix, ("", "", ()))

@@ -1,15 +1,15 @@
-"""From what the user names to the list of datasets to convert. Opens files only to recognise them.
+"""Plan of a pack: from the paths that were given to the list of datasets. Converts nothing.
 
 1. Folders are walked, files are taken as they are, each once; then everything is sorted by name, so
    that the order is the same on every machine.
 2. Files that another one refers to are packed through it: the steps of a `.pvd`, the blocks of a
-   `.vtm`, the pieces of a `.pvtu`, the solutions of a PLOT3D grid. What several collections list
-   is packed through the one that lists most.
+   `.vtm`, the pieces of a `.pvtu`, the solutions of a PLOT3D grid. A file that several collections
+   list is packed through the one that lists most.
 3. Every dataset gets a key: the folders below the one that was named, and the file's stem. Keys are
-   told apart here, before anything is read, and what turns out to be damaged keeps its own: so no
-   key depends on the health of another file.
+   told apart here, before anything is read, and a damaged file keeps its own: so no key depends on
+   the health of another file. Files are opened only to recognise them.
 
-What cannot be packed stands in the list too, with its reason, at its place in the order.
+Sources that cannot be packed stand in the list too, with their reason, at their place in the order.
 Thread-safe: no state.
 """
 
@@ -70,9 +70,9 @@ def plan_archive(folder: Path, label: str, name: str) -> list[Planned]:
     """List the datasets in the folder that an archive was unpacked to.
 
     Args:
-        folder: the folder; no reference may lead out of it.
-        label: how messages call the archive.
-        name: how attributes call it.
+        folder: folder that no reference may lead out of.
+        label: name of the archive in messages.
+        name: name of the archive in attributes.
     """
     walked = [*walk(folder, label=label, prefix=f"{name}/")]
     left_out = [item for item in walked if isinstance(item, Unreadable)]
@@ -81,7 +81,7 @@ def plan_archive(folder: Path, label: str, name: str) -> list[Planned]:
 
 
 class _Planner:
-    """Groups found files into datasets. Used once."""
+    """A planner that groups found files into datasets. Used once."""
 
     def __init__(self, found: Iterable[Found], root: Path | None) -> None:
         self._found = sorted(found, key=lambda item: item.label)
@@ -111,7 +111,7 @@ class _Planner:
             else:
                 recognised.append((item, kind))
         self._plot3d_found = {item.resolved for item, kind in recognised if kind == PLOT3D}
-        # What refers to others goes first, and series before the files that they list.
+        # Files that refer to others go first, and series before the files that they list.
         for formats in (SERIES, COMPOSITE):
             self._claim([*self._opened(recognised, formats)])
         for formats in (PARALLEL, frozenset({PLOT3D})):
@@ -176,7 +176,7 @@ class _Planner:
     def _parallel(self, member: Member) -> SourceFile:
         item = member.found
         pieces = tuple(read_pieces(item.path, item.label, self._root))
-        # Before any is missed: a piece is no dataset of its own, whatever becomes of the others.
+        # Before any is missed: a piece is no dataset of its own, also where the others fail.
         self._taken |= {piece.resolve(): item.label for piece in pieces}
         for piece in pieces:
             if not piece.is_file():
@@ -208,7 +208,7 @@ class _Planner:
         return self._pairs[path.parent]
 
     def _solution(self, item: Found, pair: Pair) -> SourceFile:
-        # It is called after its grid, whichever of the two was found.
+        # It is named after its grid, also where the solution was found.
         parts = (*item.parts[:-1], pair.grid.name)
         label = item.label[: len(item.label) - len(item.path.name)] + pair.grid.name
         grid = Found(pair.grid, label, parts, item.prefix, item.asked_for)

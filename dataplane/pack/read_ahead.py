@@ -1,11 +1,11 @@
-"""Read sources ahead in threads, and hand out what each gives in the order of the plan.
+"""Read-ahead: sources read in threads, their outcomes handed out in the order of the plan.
 
 A few sources are being read at a time, each into a queue of its own that holds one sample. Sources
 are started only while the files under way are below a limit, so memory holds at most two samples
 per thread, and a very large file is read alone. Small files that follow each other are read in one
 go, where that is faster, and count as one source.
 
-For one thread, which takes; `close` stops the others and waits for the file that each is in.
+For one consumer thread; `close` stops the others and waits for the file that each is in.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from dataplane.pack.source import SourceFile, Unreadable
 __all__ = ["MAX_READ_AHEAD_BYTES", "MAX_WAITING", "TICK", "ReadAhead", "Tick"]
 
 MAX_READ_AHEAD_BYTES = 1 << 30
-"""Files under way at once, except that one may always be. Decoded they take a few times that."""
+"""Bytes of files under way, except that one may always be. Decoded they take a few times that."""
 MAX_WAITING = 64
 """Sources that are read, or known to be unreadable, before it is their turn."""
 TICK_S = 0.25
-"""How often a taker that waits for a long read is told that it still waits."""
+"""Time between ticks to a consumer that waits for a long read."""
 _POLL_S = 0.1
 
 
 class Tick:
-    """Stands for nothing new: the source is still being read."""
+    """A tick: nothing new, the source is still being read."""
 
 
 TICK = Tick()
 
 
 class _Feed:
-    """The outcomes of one source, made in a reader thread and taken by another.
+    """The outcomes of one source, made in a reader thread and taken by the consumer.
 
     Args:
-        source: the source.
+        source: source to read.
         read: number of the read that it is part of; small files share one.
     """
 
@@ -61,8 +61,8 @@ class _Feed:
         """Read the source; every end, an error included, is put into the queue.
 
         Args:
-            stop: says that nobody takes any more.
-            read: what it gives, where it was read already.
+            stop: event that is set when the consumer has gone.
+            read: samples of the source, where it was read already.
         """
         end: BaseException | None = None
         try:
@@ -70,17 +70,17 @@ class _Feed:
                 for outcome in outcomes:
                     if not self._put(outcome, stop):
                         return
-        except BaseException as err:  # handed to the thread that takes
+        except BaseException as err:  # handed to the consumer
             end = err
         self.fail(stop, end)
 
     def fail(self, stop: threading.Event, end: BaseException | None) -> None:
-        """Put the end of the source, and what ended it, into the queue."""
+        """Put the end of the source, and the error that ended it, into the queue."""
         self.meter.finish()
         self._put(end, stop)
 
     def take(self) -> Iterator[Outcome | Tick]:
-        """Yield the outcomes, and ticks while there are none; raise what ended the reading."""
+        """Yield the outcomes, and ticks while there are none; raise the error that ended them."""
         while True:
             try:
                 item = self._queue.get(timeout=TICK_S)
@@ -117,7 +117,7 @@ def _fill_together(feeds: Sequence[_Feed], stop: threading.Event) -> None:
 
 
 class ReadAhead:
-    """Reads up to `readers` sources at once."""
+    """A reader of up to `readers` sources at once."""
 
     def __init__(self, planned: Sequence[Planned], readers: int) -> None:
         self._readers = readers
@@ -129,7 +129,7 @@ class ReadAhead:
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="dp-pack")
 
     def outcomes(self) -> Iterator[tuple[Planned, Outcome | Tick | None]]:
-        """Yield what each source gives, in order, and None after each."""
+        """Yield the outcomes of each source, in order, and None after each."""
         while self._upcoming or self._waiting:
             self._start()
             first = self._waiting.popleft()
@@ -144,7 +144,7 @@ class ReadAhead:
             yield first.source, None
 
     def read_bytes(self) -> int:
-        """Return how many bytes were read of the sources that are not done."""
+        """Return the bytes that were read of the sources that are not done."""
         feeds = [feed for feed in (self._taken, *self._waiting) if isinstance(feed, _Feed)]
         return sum(int(feed.size_bytes * feed.meter.fraction()) for feed in feeds)
 

@@ -33,7 +33,7 @@ MAX_DOCUMENT_BYTES = 64 << 20
 MAX_REFERENCES = 1_000_000
 _MAX_NAME_CHARS = 500
 _ATTRIBUTES = frozenset({"file", "group", "name", "part"})
-"""What an entry of a `.pvd` may have besides its time."""
+"""Attributes that an entry of a `.pvd` may have besides its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class SeriesStep:
     """One entry of a series.
 
     Attributes:
-        path: the dataset.
-        number: which step of the series it belongs to.
+        path: path of the dataset.
+        number: number of the step that it belongs to.
         time: time of that step, where the file gives one.
-        part: which of the step's datasets it is.
-        part_name: what that part is called, if anything.
-        group: what its group is called, if anything.
+        part: number of the dataset in the step.
+        part_name: name of that part, if it has one.
+        group: name of its group, if it has one.
     """
 
     path: Path
@@ -65,7 +65,7 @@ def read_series(path: Path, label: str, kind: str, root: Path | None = None) -> 
 
     Args:
         path: the file.
-        label: how messages call it.
+        label: name in messages.
         kind: `pvd`, or `series` for ParaView's JSON.
         root: folder that references may not leave; None allows any.
 
@@ -146,7 +146,7 @@ def check_name(name: str, label: str) -> str:
 
 
 def check_element(element: ElementTree.Element, known: Collection[str], label: str) -> None:
-    """Refuse an element that is not known where it stands: what it lists would be lost.
+    """Refuse an element that is not known where it stands: the files it lists would be lost.
 
     Raises:
         FormatError: it is none of those.

@@ -1,4 +1,4 @@
-"""What was left out, in words: one line per kind for what is not ours, with counts and an example.
+"""Report of skipped files: one line per kind of foreign files, with counts and an example.
 
 A folder of simulations holds much that pack does not read: a whole OpenFOAM case, logs, scripts.
 Those files are counted; only sources that should have been packed get a line each. Pure functions.
@@ -17,10 +17,10 @@ from dataplane.shards import SourceSample
 __all__ = ["LEFT_OUT_LOGGER", "counted_lines", "is_counted", "left_out_of"]
 
 LEFT_OUT_LOGGER = "dataplane.pack.left_out"
-"""Is told what samples lack, for those who read no summary."""
+"""Logger of the parts that samples lack, for users without the summary."""
 
 MAX_LINE_CHARS = 92
-"""With `skipped` before it a line fits into 100 columns."""
+"""Longest line: with `skipped` before it, it fits into 100 columns."""
 _MIN_EXAMPLE_CHARS = 10
 _IN_SOME_PIECES = "only some pieces have it, and the header does not list it"
 _LONG_TEXT = "it is longer than the text that attributes hold"
@@ -28,7 +28,7 @@ _MAX_SUFFIX_CHARS = 12
 
 
 def is_counted(item: Unreadable) -> bool:
-    """Say whether a source gets no line of its own but is counted with others of its kind."""
+    """Whether a source gets no line of its own but is counted with others of its kind."""
     return item.group is not None or not item.asked_for
 
 
@@ -49,11 +49,11 @@ def counted_lines(items: Sequence[Unreadable]) -> list[str]:
 def left_out_of(
     sample: SourceSample, planned: SourceFile | Unreadable
 ) -> list[tuple[str, str, str]]:
-    """Return what a sample lacks of its source: the source, the names per reason, the reason.
+    """Return the parts of its source that a sample lacks: source, names per reason, reason.
 
     Args:
-        sample: what a converter gave; its attributes say what it left out.
-        planned: the source, or the archive that it lies in.
+        sample: sample of a converter; its attributes say which parts it left out.
+        planned: source, or the archive that it lies in.
     """
     reasons: dict[str, list[str]] = defaultdict(list)
     for name, reason in sample.attributes.get("members_left_out", {}).items():
@@ -95,7 +95,7 @@ def _by_suffix(alike: Sequence[Unreadable]) -> str:
     for suffix, files in sorted(suffixes.items(), key=lambda each: (-len(each[1]), each[0])):
         counted = f"{', ' if rest < len(alike) else ''}{len(files)} {suffix}"
         rest -= len(files)
-        # With room for the count of what comes after this one.
+        # With space for the count of those after this one.
         room = MAX_LINE_CHARS - len(line) - (len(f", {rest} others") if rest else 0)
         example = f"{'' if len(files) == 1 else 'e.g. '}{PurePath(files[0].label).name}"
         with_example = f"{counted} ({example})"
@@ -114,7 +114,7 @@ def _suffix(label: str) -> str:
 
 
 def _example(alike: Sequence[Unreadable], room: int) -> str:
-    """Return the first label, as much of its end as there is room for."""
+    """Return the first label, as much of its end as there is space for."""
     shown = alike[0].label
     leading = "" if len(alike) == 1 else "e.g. "
     room = max(room - len(leading), _MIN_EXAMPLE_CHARS)

@@ -1,4 +1,4 @@
-"""What the modules of pack hand to each other: files to convert, and those that cannot be. Values.
+"""Sources: files to convert, and those that cannot be, passed between pack's modules. Values.
 
 A `SourceFile` is one dataset on disk before it is read: one file, or several that belong together.
 A converter is a function from a `SourceFile` to samples; it reads when it is iterated.
@@ -31,9 +31,9 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 COPY_AGAIN = "copy it again from where it was written"
-"""What to do about a file that was cut."""
+"""Hint for a file that was cut."""
 MAX_TEXT_CHARS = 64 << 10
-"""Text of one sample that its attributes hold; they travel in every index row of the sample."""
+"""Most text in the attributes of a sample; they travel in every index row of the sample."""
 _MAX_REASON_CHARS = 500
 
 
@@ -42,13 +42,13 @@ class SourceFile:
     """One dataset on disk.
 
     Attributes:
-        path: the file to read, or the first of several.
-        label: how messages call it: the path as given, or `archive.zip/member`.
-        name: how attributes call it: the same without the folders of this machine.
+        path: file to read, or the first of several.
+        label: name in messages: the path as given, or `archive.zip/member`.
+        name: name in attributes: the same without the folders of this machine.
         key: key of its sample.
-        stem_key: what keys of its samples begin with where it holds several: `key` before it was
-            told apart from others.
-        format: what it was recognised as: `vtu`, `plot3d`, `npz`, …
+        stem_key: prefix of its samples' keys where it holds several: `key` before it was told apart
+            from others.
+        format: format of the file: `vtu`, `plot3d`, `npz`, …
         companions: further files of the same dataset.
         attributes: attributes that its samples get besides their own (time of a series, …).
     """
@@ -77,14 +77,14 @@ class Unreadable:
     """A source that cannot be packed.
 
     Attributes:
-        label: how the source is called.
-        reason: why, without the label.
+        label: name of the source.
+        reason: reason, without the label.
         asked_for: whether the user named it, or its name promises a format that pack reads; False
             for a file that merely lies in a folder that the user named.
-        hint: what to do, where there is something.
+        hint: advice, where there is some.
         key: key that its sample would have had, and that no other sample gets; empty if unknown.
         is_note: whether nothing is lost, since all of it is packed through another source.
-        group: for a format that pack does not read, what files of it are counted under (see
+        group: for a format that pack does not read, the group that files of it are counted in (see
             `other_formats.OtherFormat`); None for everything else.
     """
 
@@ -103,9 +103,9 @@ class Unreadable:
 
     @classmethod
     def from_exception(cls, label: str, error: Exception) -> Unreadable:
-        """Make one from whatever a converter raised.
+        """Make one from any error of a converter.
 
-        Libraries raise more kinds of errors over damaged files than anyone can list. What was not
+        Libraries raise more kinds of errors over damaged files than can be listed. One that was not
         foreseen is named by its type, and its traceback goes to the log (`--debug`).
         """
         if isinstance(error, FormatError):
@@ -123,7 +123,7 @@ class Unreadable:
         return cls(label, other.reason, asked_for, other.hint, group=other.group)
 
     def error(self) -> FormatError:
-        """The error to raise for it."""
+        """Error to raise for it."""
         return FormatError(f"{self.label}: {self.reason}", hint=self.hint)
 
 
@@ -147,7 +147,7 @@ class Converted:
 
 
 Converter: TypeAlias = Callable[[SourceFile], Iterator[SourceSample]]
-"""Reads a source; raises FormatError naming the label when it cannot be read."""
+"""Function that reads a source; raises FormatError naming the label when it cannot."""
 
 
 def one_line(text: str) -> str:
@@ -163,7 +163,7 @@ def sha256_of(path: Path) -> str:
 
 
 def describe_source(source: SourceFile) -> dict[str, Any]:
-    """Return the attributes that say where a sample came from, digests included."""
+    """Return the attributes of a sample's origin, digests included."""
     files = [
         {"name": path.name, "size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for path in source.files

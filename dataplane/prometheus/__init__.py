@@ -1,6 +1,6 @@
 """The Prometheus endpoint.
 
-figures    the figures of this process, or of all that use a cache directory, as it takes them
+figures    collectors of the metrics of this process, or of all that use a cache directory
 server     HTTP
 """
 

@@ -1,7 +1,7 @@
-"""Figures as Prometheus takes them: those of this process, or of all that use a cache directory.
+"""Collectors for Prometheus: metrics of this process, or of all that use a cache directory.
 
-A collector gives the figures of the moment at which it is asked, and holds nothing in between.
-Needs the extra `metrics`, which is imported at the first scrape.
+A collector gives the values at the time of the scrape, and holds nothing in between. Needs the
+extra `metrics`, which is imported at the first scrape.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _PROCESS_LABELS = ("pid", "program")
 
 
 class ProcessFigures:
-    """The figures of this process."""
+    """A collector of the metrics of this process."""
 
     def collect(self) -> Iterator[Metric]:
-        """Give them as they are now."""
+        """Return the metrics as they are now."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         yield _build_info()
@@ -39,26 +39,26 @@ class ProcessFigures:
         yield from _families([((), gauges())], GaugeMetricFamily)
 
     def describe(self) -> Iterable[Metric]:
-        """Name none, so that nothing is collected at registration."""
+        """Return no metrics, so that nothing is collected at registration."""
         return ()
 
 
 class HostFigures:
-    """The figures of every process of a host that uses a cache directory, by process.
+    """A collector of the metrics of all processes of a host that use a cache directory, by process.
 
-    The directory is attached to for each look, so that a look neither keeps others from finding
+    The directory is attached to for each scrape, so that a scrape neither keeps others from finding
     out that they are alone, nor stays with a directory that was removed.
 
     Args:
-        config: says which directory. While it is not there or empty, no process uses it; it is
-            not made a cache by a look.
+        config: configuration that names the directory. While it is not there or empty, no process
+            uses it; a scrape does not make it a cache.
     """
 
     def __init__(self, config: CacheConfig) -> None:
         self._config = config
 
     def collect(self) -> Iterator[Metric]:
-        """Give them as they are now.
+        """Return the metrics as they are now.
 
         Raises:
             CacheError: the directory cannot be used.
@@ -85,7 +85,7 @@ class HostFigures:
         yield from _families(standing, GaugeMetricFamily, _PROCESS_LABELS)
 
     def describe(self) -> Iterable[Metric]:
-        """Name none, so that nothing is collected at registration."""
+        """Return no metrics, so that nothing is collected at registration."""
         return ()
 
 

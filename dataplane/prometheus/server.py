@@ -1,9 +1,10 @@
 """The Prometheus endpoint: `/metrics`, an index at `/`, `/healthz`, and 404 for anything else.
 
-It is on the loopback interface unless told otherwise: the figures name no object and hold no
+It is on the loopback interface unless told otherwise: the metrics name no object and hold no
 secret, but there is no access control either. The server has a thread of its own, dp-metrics, and
-one for each connection, of which there is a limit: who connects and says nothing is let go after
-_REQUEST_TIMEOUT_S, and is no failure of ours. Nothing is printed; what fails goes to the logger.
+one for each connection, of which there is a limit: a client that connects and sends nothing is
+dropped after _REQUEST_TIMEOUT_S, and is no failure of ours. Nothing is printed; failures go to the
+logger.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 def serve_metrics(port: int, *, host: str = "127.0.0.1") -> MetricsServer:
-    """Answer Prometheus at `http://host:port/metrics` until the server is closed or we end.
+    """Serve Prometheus at `http://host:port/metrics` until the server is closed or we end.
 
-    Needs the extra `metrics`. The figures are those of this process. Each rank of a job needs a
+    Needs the extra `metrics`. The metrics are those of this process. Each rank of a job needs a
     port of its own, such as `9400 + local_rank`; `dataplane stats --metrics-port 9400` serves the
-    figures of all processes of the host at one.
+    metrics of all processes of the host at one.
 
     Args:
-        port: to listen at; 0 takes a free one, which `MetricsServer.port` tells.
-        host: the address to listen at. Whoever reaches it may read the figures.
+        port: port to listen at; 0 takes a free one, which `MetricsServer.port` tells.
+        host: address to listen at. Any client that reaches it may read the metrics.
 
     Raises:
-        ConfigError: nobody can listen there, or prometheus_client is missing.
+        ConfigError: the address cannot be listened at, or prometheus_client is missing.
 
     Example:
         >>> import dataplane as dp
@@ -59,12 +60,12 @@ def serve_metrics(port: int, *, host: str = "127.0.0.1") -> MetricsServer:
 
 
 def serve_host_metrics(port: int, config: CacheConfig, *, host: str = "127.0.0.1") -> MetricsServer:
-    """Answer Prometheus with the figures of all processes that use a cache directory.
+    """Serve the metrics of all processes that use a cache directory to Prometheus.
 
     Args:
-        port: to listen at; 0 takes a free one.
-        config: says which directory.
-        host: the address to listen at.
+        port: port to listen at; 0 takes a free one.
+        config: configuration that names the directory.
+        host: address to listen at.
 
     Raises:
         ConfigError: as `serve_metrics`.
@@ -101,7 +102,7 @@ def _hint(err: Exception) -> str:
 
 
 def _application(metrics: _Application) -> _Application:
-    """Answer the paths of the endpoint."""
+    """Respond to the paths of the endpoint."""
 
     def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path, method = environ.get("PATH_INFO", "/"), environ["REQUEST_METHOD"]
@@ -112,7 +113,7 @@ def _application(metrics: _Application) -> _Application:
                 logger.warning("no figures for Prometheus: %s", err)
                 start_response("503 Service Unavailable", [_TEXT])
                 return [f"{err}\n".encode()]
-            except Exception:  # of one answer; wsgiref would say 500 as well, and log nothing here
+            except Exception:  # of one response; wsgiref would send 500 too, and log nothing here
                 logger.exception("the figures for Prometheus cannot be made")
                 start_response("500 Internal Server Error", [_TEXT])
                 return [b"the figures cannot be made; the log of this process says why\n"]
@@ -133,7 +134,7 @@ class _Handler(WSGIRequestHandler):
     timeout = _REQUEST_TIMEOUT_S
 
     def handle(self) -> None:
-        """Answer one request; wsgiref prints what stops an answer on its way, here it is logged."""
+        """Respond to one request; wsgiref prints an error on its way, here it is logged."""
         self._errors = io.StringIO()
         try:
             super().handle()
@@ -142,7 +143,7 @@ class _Handler(WSGIRequestHandler):
                 logger.debug("an answer of the metrics server was not delivered: %s", said)
 
     def get_stderr(self) -> Any:
-        """Return where wsgiref prints."""
+        """Return the stream that wsgiref prints to."""
         return self._errors
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
@@ -179,14 +180,14 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as there
-        """Log what ended a connection, where socketserver would print it."""
-        if isinstance(sys.exception(), OSError):  # a port probe, or who went away
+        """Log the error that ended a connection, where socketserver would print it."""
+        if isinstance(sys.exception(), OSError):  # a port probe, or a client that went away
             logger.debug("a connection to the metrics server ended", exc_info=True)
         else:
             logger.error("a connection to the metrics server failed", exc_info=True)
 
     def server_bind(self) -> None:
-        """Bind without asking the name service who we are, which may take seconds."""
+        """Bind without asking the name service for our host name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
         self.setup_environ()
@@ -204,11 +205,11 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens at."""
+        """Port that it listens at."""
         return self._port
 
     def close(self) -> None:
-        """Stop answering. Idempotent; in a forked child it is the parent who goes on answering."""
+        """Stop serving. Idempotent; in a forked child the parent goes on serving."""
         server, self._server = self._server, None
         if server is None:
             return

@@ -1,10 +1,10 @@
-"""Why there is no dataset at a URL: nothing is there, or something else.
+"""Errors of a URL without a dataset: nothing is there, or something else.
 
 The two are different errors with different exit codes: `NotFound` (a typing error in the URL, or
 data that was not copied yet) and `FormatError` (files that are to be packed first, or a part of a
 dataset in the place of the whole). One listing tells them apart, and where it finds nothing, a look
-for an object that is called so; where a server cannot list, all that is known is that the index is
-not there.
+for an object of that name; where a server cannot list, all that is known is that the index is not
+there.
 
 Makes requests, holds no state; thread-safe.
 """
@@ -57,7 +57,7 @@ def _is_empty(store: Store) -> bool:
 
 
 def _what_object(store: Store) -> FormatError | None:
-    """Say what the object is whose URL was taken for a dataset's; None when there is none."""
+    """Describe the object whose URL was taken for a dataset's; None when there is none."""
     if not isinstance(store, OpenedStore):
         return None
     try:

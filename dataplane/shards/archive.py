@@ -1,4 +1,4 @@
-"""Write one sample as a zip of Zarr v3 arrays, `KEY.zarr.zip`, and say where every chunk went.
+"""Archives: one sample as a zip of Zarr v3 arrays, `KEY.zarr.zip`, with the place of every chunk.
 
 The archive holds, in this order: `zarr.json` of the root group, of every folder and of every array,
 then one Zarr shard per array (`NAME/c/0/0 …`). Inner chunks are stored in C order. Those of at
@@ -51,17 +51,17 @@ PAGE_BYTES = 4096
 ALIGN_FROM_BYTES = 16 << 10
 """Below this a page boundary per chunk would waste more than an eighth of the space on average."""
 _CHUNKS_IN_FLIGHT = 4
-"""Encoded or being encoded and not yet written, per worker."""
+"""Chunks encoded or being encoded and not yet written, per worker."""
 _RECORD_KEY = "dataplane"
 """Sample attribute that records how the stored values differ from the source's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What was written.
+    """An archive that was written.
 
     Attributes:
-        attributes: the sample's attributes as stored.
+        attributes: attributes of the sample as stored.
         arrays: entries whose offsets are relative to the archive, and whose shard is empty.
         size_bytes: size of the archive.
         source_bytes: size of the arrays as they came.
@@ -84,14 +84,14 @@ def write_archive(
     """Write a checked sample to an empty seekable stream.
 
     Args:
-        sample: what is written.
-        stream: where to.
-        options: how.
-        pool: encodes the chunks.
-        progress: called with the decoded bytes that were written, after each chunk.
+        sample: sample to write.
+        stream: stream to write to.
+        options: options of the writer.
+        pool: thread pool that encodes the chunks.
+        progress: function called with the decoded bytes that were written, after each chunk.
 
     Raises:
-        FormatError: an attribute has no JSON form, or a value does not fit what is asked for, or is
+        FormatError: an attribute has no JSON form, or a value does not fit the options, or is
             not finite and that is refused.
     """
     stored, record = plan_arrays(sample, options)
@@ -149,7 +149,7 @@ _Chunks: TypeAlias = Generator[tuple[bytes | None, ArrayStats], None, None]
 
 
 class _Written:
-    """Counts the decoded bytes of chunks as they are taken."""
+    """A counter of the decoded bytes of chunks as they are taken."""
 
     def __init__(self, progress: Callable[[int], None] | None) -> None:
         self._progress = progress
@@ -252,7 +252,7 @@ def _encode_one(
 
 
 def _components(meta: ArrayMeta) -> int:
-    """Return how many components have statistics of their own; point numbers have none."""
+    """Return the number of components with statistics of their own; point numbers have none."""
     if meta.dtype.kind != "f" or not meta.shape or meta.chunk_shape[-1] != meta.shape[-1]:
         return 0
     return component_count(meta.shape, meta.dimension_names)

@@ -1,4 +1,4 @@
-"""Choose the shape of an array's inner chunks. A pure function of shape, item size and names.
+"""Shape of an array's inner chunks: a pure function of shape, item size and names.
 
 A chunk should hold about `chunk_bytes` decoded bytes: large enough that its request and its header
 cost little, small enough that a crop or a run of points fetches little that it does not need.
@@ -30,7 +30,7 @@ _MAX_WHOLE_ROW_BYTES = 4096
 def component_count(
     shape: Sequence[int], dimension_names: Sequence[str | None] | None = None
 ) -> int:
-    """Return how many components (of vectors, tensors) the last dimension has; 0 for scalars.
+    """Return the number of components (of vectors, tensors) in the last dimension; 0 for scalars.
 
     Example:
         >>> component_count((1000, 3)), component_count((64, 64, 3), ("x", "y", "z"))
@@ -55,7 +55,7 @@ def inner_chunk_shape(
     Args:
         shape: elements per dimension.
         itemsize: bytes per element.
-        chunk_bytes: decoded bytes that a chunk aims at.
+        chunk_bytes: target of a chunk's decoded bytes.
         dimension_names: a name per dimension, or None.
 
     Returns:
@@ -74,7 +74,7 @@ def inner_chunk_shape(
     limit = chunk_bytes * math.sqrt(2)
     _group_steps(chunk, names, itemsize, chunk_bytes)
     splittable = _splittable(chunk, names, itemsize)
-    # Each stage may split more: first what readers select by, then time again, then components.
+    # Each stage may split more: first the dimensions that readers select by, then time, components.
     for stage in (splittable, set(range(len(chunk)))):
         parts = [1] * len(chunk)
         whole = list(chunk)

@@ -1,4 +1,4 @@
-"""Read `index.parquet`: which samples there are, and where every chunk of every array lies.
+"""The dataset index, `index.parquet`: the samples, and the place of every chunk of every array.
 
 `DatasetIndex.load` reads the file once and keeps it as Arrow columns; an entry is made when it is
 asked for, from NumPy views of those columns, so that a dataset of 10^5 samples costs no Python
@@ -7,7 +7,7 @@ object per array up front, and chunk tables are never copied.
 The index is not trusted. At load: format name and version, columns and types, declared sizes,
 consecutive samples, distinct keys, shard names that stay below the dataset's URL, ranges that nest
 (sample in shard, array in sample). Per entry: element type, shapes, codec chain, as many chunks as
-the grid has, every chunk inside its array. What fails is a `FormatError` that names the place.
+the grid has, every chunk inside its array. A failed check is a `FormatError` that names the place.
 
 Immutable after load, so thread-safe; pickles as its columns.
 """
@@ -90,11 +90,11 @@ class DatasetIndex:
         """Read the index of the dataset at a store's URL.
 
         Args:
-            store: where the dataset is.
-            read: reads the whole of an object of the store; by default straight from it.
+            store: store of the dataset.
+            read: function that reads a whole object of the store; by default straight from it.
 
         Raises:
-            FormatError: there is no index among what is there, or it is damaged, of another format
+            FormatError: there is no index among the objects, or it is damaged, of another format
                 or of a newer version.
             NotFound: there is nothing: no such bucket or folder, or none that holds anything.
             StoreError: the store failed.
@@ -146,7 +146,7 @@ class DatasetIndex:
 
         Raises:
             IndexError: no such sample.
-            FormatError: what the index says about it cannot be.
+            FormatError: its rows in the index are not valid.
         """
         count = len(self)
         if not -count <= i < count:
@@ -172,12 +172,12 @@ class DatasetIndex:
 
     @property
     def keys(self) -> Sequence[str]:
-        """The samples' keys, in order."""
+        """Keys of the samples, in order."""
         return self._keys
 
     @property
     def array_names(self) -> Sequence[str]:
-        """The names of arrays that at least one sample has, in order of appearance."""
+        """Names of arrays that at least one sample has, in order of appearance."""
         text = self._text["array"]
         codes, first = np.unique(text.codes, return_index=True)
         return [text.values[codes[k]] for k in np.argsort(first)]
@@ -189,7 +189,7 @@ class DatasetIndex:
 
     @property
     def table(self) -> pa.Table:
-        """The columns themselves, for statistics over the whole dataset."""
+        """Columns themselves, for statistics over the whole dataset."""
         return self._table
 
     def find(self, key: str) -> int:

@@ -1,7 +1,7 @@
 """The columns of `index.parquet` that came after the first release: each may be absent.
 
-`AddedColumns` reads them per row, and gives what stands for "not known" where a column or a value
-is missing. Immutable, so thread-safe.
+`AddedColumns` reads them per row, and gives the value for "not known" where a column or a value is
+missing. Immutable, so thread-safe.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class AddedColumns:
     Attributes:
         nonfinite_count: uint64[rows], and `has_nonfinite_count` where it is known.
         round_bits: uint8[rows], 0 where nothing was rounded.
-        max_error: float64[rows], and `has_max_error` where something that loses was asked for.
-        component_bounds: int64[rows + 1], where each row's components are.
+        max_error: float64[rows], and `has_max_error` where a lossy option was given.
+        component_bounds: int64[rows + 1], bounds of each row's components.
         component_figures: float64[4, n], min, max, mean and std of all components.
-        component_nans: uint64[n], how many values of a component are NaN.
+        component_nans: uint64[n], number of NaNs of a component.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -51,7 +51,7 @@ class AddedColumns:
             self.component_nans = _filled(fields["nan_count"], 0)
 
     def measured(self, row: int) -> Measured:
-        """Return what is known of a row."""
+        """Return the measured values of a row, as far as they are known."""
         start, stop = int(self.component_bounds[row]), int(self.component_bounds[row + 1])
         return Measured(
             int(self.nonfinite_count[row]) if self.has_nonfinite_count[row] else None,
@@ -66,7 +66,7 @@ class AddedColumns:
 
 
 def _column(table: pa.Table, name: str, rows: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return a column of numbers with 0 for what is missing, and where it is not."""
+    """Return a column of numbers with 0 for missing ones, and a mask of the others."""
     if name not in table.column_names:
         return np.zeros(rows, ADDED.field(name).type.to_pandas_dtype()), np.zeros(rows, bool)
     valid = one_chunk(table, name).is_valid().to_numpy(zero_copy_only=False)

@@ -67,7 +67,7 @@ class ListColumn:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """How many numbers each row has."""
+        """Number of numbers in each row."""
         result: npt.NDArray[np.int64] = np.diff(self._bounds.astype(np.int64))
         return result
 
@@ -108,7 +108,7 @@ class Keys(Sequence[str]):
         return f"<{len(self):,} keys: {shown}{more}>"
 
     def position(self, key: str) -> int | None:
-        """Return which sample has a key, or None."""
+        """Return the position of the sample with a key, or None."""
         if self._positions is None:
             # Two threads may both make it; they make the same.
             self._positions = {self._values[code]: i for i, code in enumerate(self._codes)}

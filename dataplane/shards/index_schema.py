@@ -1,4 +1,4 @@
-"""The columns of `index.parquet`, and the builder that fills them. What is read is in index.py.
+"""The columns of `index.parquet`, and the builder that fills them. Reading is in index.py.
 
 One row per (sample, array), samples in order, the rows of a sample together. Only plain Parquet
 types, so that DuckDB, pandas and Polars can query it. Text that repeats is dictionary-encoded by
@@ -92,7 +92,7 @@ _WRITTEN = pa.schema([*_FIELDS, *_ADDED_FIELDS])
 
 
 class IndexBuilder:
-    """Collects the rows of samples and writes them as one Parquet file."""
+    """A builder that collects the rows of samples and writes them as one Parquet file."""
 
     def __init__(self) -> None:
         self._columns = _empty_columns()

@@ -1,7 +1,7 @@
-"""The vocabulary of a packed dataset: samples, arrays, chunk tables. Pure values, no I/O.
+"""The values of a packed dataset: samples, arrays, chunk tables. Pure, no I/O.
 
-A dataset's index yields `SampleEntry` objects; each names its arrays and, per array, where every
-inner chunk lies in the shard object. Readers need nothing else to turn a sample into ranged reads.
+A dataset's index yields `SampleEntry` objects; each names its arrays and, per array, the place of
+every inner chunk in the shard object. Readers need nothing else to turn a sample into ranged reads.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Stats:
         maximum: largest value.
         mean: arithmetic mean, accumulated in float64.
         std: population standard deviation.
-        nan_count: how many elements are NaN.
+        nan_count: number of elements that are NaN.
     """
 
     minimum: float
@@ -53,14 +53,14 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a writer saw of an array's values besides `Stats`; None where that is not known.
+    """Further measurements of an array's values besides `Stats`; None where they are not known.
 
     Attributes:
         nonfinite_count: elements that are NaN or infinite, in either part of a complex number.
         components: statistics of each component (vectors, tensors); empty where there are none.
         round_bits: mantissa bits that rounding kept; None where nothing was rounded.
         max_error: largest absolute difference between a value of the source and the stored one, in
-            the array's units; None where nothing that loses anything was asked for.
+            the array's units; None where no lossy option was given.
     """
 
     nonfinite_count: int | None = None
@@ -71,7 +71,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class ArrayMeta:
-    """What an array is, apart from where it is.
+    """Metadata of an array, without its place.
 
     Attributes:
         dtype: element type, little endian.
@@ -107,18 +107,18 @@ class ArrayMeta:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayEntry:
-    """An array of a sample and where its inner chunks lie.
+    """An array of a sample and the places of its inner chunks.
 
     Attributes:
-        name: `points`, `point_data/pressure`, …
-        meta: what the array is.
+        name: name of the array: `points`, `point_data/pressure`, …
+        meta: metadata of the array.
         shard: key of the object that holds it.
         start: first byte of the array's Zarr shard within that object.
         stop: one past its last byte (shard index included).
         chunk_offsets: uint64[n_chunks], absolute in the object, C order over `meta.grid_shape`.
         chunk_nbytes: uint64[n_chunks]; both are MISSING_CHUNK for a chunk that is not stored.
         stats: statistics, or None for arrays that have none (empty, complex).
-        measured: what else the writer saw of the values; unknown in datasets of older releases.
+        measured: further measurements of the writer; unknown in datasets of older releases.
     """
 
     name: str
@@ -134,12 +134,12 @@ class ArrayEntry:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleEntry:
-    """One sample: a key, attributes, arrays by name, and where its archive lies.
+    """One sample: a key, attributes, arrays by name, and the place of its archive.
 
     Attributes:
-        key: its name, unique in the dataset, without dots.
+        key: name of the sample, unique in the dataset, without dots.
         attributes: JSON attributes of the sample.
-        arrays: its arrays by name.
+        arrays: arrays by name.
         shard: key of the object that holds it.
         zip_start: first byte of `KEY.zarr.zip` in that object.
         zip_stop: one past its last byte.

@@ -1,4 +1,4 @@
-"""Which names may appear in a packed dataset: sample keys, array names, archive members, objects.
+"""Checks of names in a packed dataset: sample keys, array names, archive members, objects.
 
 Every name that comes from a caller or from a file passes one of these checks before it becomes a
 path, a tar member or an object key, so that nothing can point outside the dataset or read as
@@ -20,14 +20,14 @@ __all__ = ["check_array_name", "check_key", "check_member_name", "why_not_a_path
 
 MAX_KEY_BYTES = 1024
 MAX_SEGMENT_BYTES = 240
-"""So that `<segment>.zarr.zip` is a legal file name (255 bytes) wherever a dataset is unpacked."""
+"""Limit by which `<segment>.zarr.zip` is a legal file name (255 bytes) for an unpacked dataset."""
 _MAX_MEMBER_BYTES = 4096
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _RESERVED_SEGMENTS = frozenset({"zarr.json"})
 
 
 def why_not_a_path(name: str, max_segment_bytes: int = 255) -> str | None:
-    """Say why `name` is not a plain relative path, or return None when it is one."""
+    """Return the reason that `name` is not a plain relative path, or None when it is one."""
     if not name:
         return "it is empty"
     try:
@@ -51,7 +51,7 @@ def why_not_a_path(name: str, max_segment_bytes: int = 255) -> str | None:
 
 
 def check_key(key: str) -> None:
-    """Accept a sample key or say what is wrong with it.
+    """Check a sample key.
 
     Raises:
         ConfigError: the key is empty, too long, or holds a dot, a backslash, a control character,
@@ -67,11 +67,11 @@ def check_key(key: str) -> None:
 
 
 def check_array_name(name: str, where: str) -> None:
-    """Accept the name of an array or say what is wrong with it.
+    """Check the name of an array.
 
     Args:
-        name: the array's path within its sample.
-        where: what to name in the message (`sample 'case1'`).
+        name: path of the array within its sample.
+        where: place to name in the message (`sample 'case1'`).
 
     Raises:
         FormatError: the name is not a Zarr v3 node path.
@@ -85,7 +85,7 @@ def check_array_name(name: str, where: str) -> None:
 
 
 def check_member_name(name: str, where: str) -> None:
-    """Accept the name of an archive member or of an object that an index refers to.
+    """Check the name of an archive member or of an object that an index refers to.
 
     Raises:
         FormatError: the name is absolute, climbs with `..`, or holds control characters.

@@ -1,6 +1,6 @@
-"""Values that are NaN or infinite, as a diverged run leaves them: counts, and words for them.
+"""Non-finite values, NaN or infinite, as a diverged run leaves them: counts, and their text.
 
-`NonFiniteTally` adds up what a writer sees, per array name. Not thread-safe; its owner serialises.
+`NonFiniteTally` adds up a writer's counts, per array name. Not thread-safe; its owner serialises.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class NonFinite:
     """The values of an array name that are NaN or infinite, over the samples that hold one.
 
     Attributes:
-        array: the array's name.
+        array: name of the array.
         nan_count: values that are NaN; None for complex numbers, where the two are not told apart.
         nonfinite_count: values that are NaN or infinite.
-        samples: how many samples hold one.
+        samples: number of samples that hold one.
         first_sample: key of the first of them.
     """
 
@@ -32,7 +32,7 @@ class NonFinite:
     first_sample: str
 
     def counts(self) -> str:
-        """Write the counts.
+        """Return the counts as text.
 
         Example:
             >>> NonFinite("p", 1200, 1203, 1, "run7").counts()
@@ -84,7 +84,7 @@ class NonFiniteTally:
         self._found[array.name] = one
 
     def found(self) -> tuple[NonFinite, ...]:
-        """Return what was counted."""
+        """Return the sums."""
         return tuple(self._found.values())
 
 

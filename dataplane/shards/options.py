@@ -1,4 +1,4 @@
-"""What a pack is asked for, and what it reports. Pure values, checked when made."""
+"""Options and summary of a pack. Pure values, checked when made."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _MIN_SHARD_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How a dataset is written.
+    """Options of the writer of a dataset.
 
     Attributes:
-        codec: `lz4` (fastest to decode, the GPU can), `zstd` (smaller), or `none`.
-        level: effort, 1 to 9; the codec's default when None.
-        chunk_bytes: decoded size that inner chunks aim at.
-        shard_bytes: a shard is closed before it would grow beyond this; one sample is never split.
-        permute_seed: reorder points and cells pseudo-randomly, so that any contiguous run is a
-            uniform sample; None keeps the order.
-        float32: store 64-bit floats with 32 bits.
-        round_bits: keep this many explicit mantissa bits of the floats of every array that
-            `round_arrays` does not name; None keeps all.
+        codec: codec: `lz4` (fastest to decode, the GPU can), `zstd` (smaller), or `none`.
+        level: effort of the codec, 1 to 9; its default when None.
+        chunk_bytes: target of an inner chunk's decoded size.
+        shard_bytes: most bytes of a shard, which is closed before; one sample is never split.
+        permute_seed: seed to reorder points and cells by, so that any contiguous run is a uniform
+            sample; None keeps the order.
+        float32: whether to store 64-bit floats with 32 bits.
+        round_bits: explicit mantissa bits to keep of the floats of every array that `round_arrays`
+            does not name; None keeps all.
         round_arrays: pairs of a pattern of array names (`*` and `?` as in a shell, `*` also over
             `/`) and the mantissa bits to keep, None for all; the last that matches holds. Arrays
             of one element, those below `global_data/` and integers are never rounded.
-        fail_on_nan: refuse samples with values that are NaN or infinite.
-        workers: threads that encode.
-        overwrite: replace a dataset that is already there.
-        temp_dir: where shards are built before their upload; the system's default when None.
+        fail_on_nan: whether to refuse samples with values that are NaN or infinite.
+        workers: number of threads that encode.
+        overwrite: whether to replace a dataset that is already there.
+        temp_dir: folder of shards before their upload; the system's default when None.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -82,7 +82,7 @@ class WriteOptions:
 
     @property
     def effective_level(self) -> int:
-        """The level asked for, or the codec's default."""
+        """Level asked for, or the codec's default."""
         return DEFAULT_LEVELS[self.codec] if self.level is None else self.level
 
     def rounding_of(self, name: str) -> tuple[str | None, int | None]:
@@ -106,7 +106,7 @@ class WriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class PackSummary:
-    """What a pack wrote.
+    """Summary of a pack.
 
     Attributes:
         samples: samples written.
@@ -116,9 +116,9 @@ class PackSummary:
         stored_bytes: size of the shards, without the index.
         shards: shard objects written.
         skipped: sources that could not be read, with the reason.
-        left_out: what samples that were written lack of their sources: the source, the names of
-            what was left out, and the reason.
-        notes: sources of which nothing is lost, with what became of them.
+        left_out: parts of sources that the written samples lack: the source, the names of the
+            parts, and the reason.
+        notes: sources of which nothing is lost, with their outcome.
         nonfinite: arrays with values that are NaN or infinite.
         unused_patterns: patterns of `round_arrays` that held for no array.
     """
@@ -137,5 +137,5 @@ class PackSummary:
 
     @property
     def ratio(self) -> float:
-        """How many decoded bytes one stored byte stands for."""
+        """Compression ratio: decoded bytes per stored byte."""
         return self.decoded_bytes / self.stored_bytes if self.stored_bytes else 0.0

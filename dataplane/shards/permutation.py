@@ -1,4 +1,4 @@
-"""Reorder the points and cells of a sample, so that any contiguous run is a uniform sample.
+"""Permutation of a sample's points and cells, so that any contiguous run is a uniform sample.
 
 One permutation for the dimension named `point`, one for `cell`, each a pure function of
 `(seed, sample key, dimension, length)`:
@@ -7,7 +7,7 @@ One permutation for the dimension named `point`, one for `cell`, each a pure fun
     order = stable argsort of length raw 64-bit outputs;   new[i] = old[order[i]]
 
 NumPy keeps `SeedSequence` and the raw stream of `PCG64` stable, so the original order can be had
-back in any later version. What changes with the order:
+back in any later version. Changes with the order:
 
 - every array with a dimension named `point` or `cell` is gathered along it;
 - arrays of point numbers (named `connectivity` or `face_connectivity`, or with the attribute
@@ -49,7 +49,7 @@ _FACE_ARRAYS = frozenset(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gather:
-    """How one array is reordered: along which dimension, and which numbers its values become."""
+    """Reordering of one array: the dimension, and the new numbers of its values."""
 
     axis: int | None = None
     order: Order | None = None
@@ -58,12 +58,12 @@ class Gather:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Permutation:
-    """What happens to a sample.
+    """The reordering of a sample.
 
     Attributes:
-        gathers: per array name, for the arrays that change chunk by chunk.
-        replaced: per array name, new values of ragged connectivity and offsets.
-        dimensions: which of `point` and `cell` were reordered.
+        gathers: gathers per array name, for the arrays that change chunk by chunk.
+        replaced: new values of ragged connectivity and offsets, per array name.
+        dimensions: those of `point` and `cell` that were reordered.
     """
 
     gathers: Mapping[str, Gather]
@@ -80,7 +80,7 @@ def permutation_order(seed: int, key: str, dimension: Dimension, length: int) ->
 
 
 def plan_permutation(sample: SourceSample, seed: int) -> Permutation:
-    """Decide how a sample is reordered.
+    """Plan the reordering of a sample.
 
     Raises:
         FormatError: arrays disagree on the number of points or cells, or hold point numbers that
@@ -146,7 +146,7 @@ def _holds_points(name: str, array: SourceArray) -> bool:
 
 
 def _length(sample: SourceSample, dimension: Dimension) -> int | None:
-    """Return how long a dimension is, or None when no array has it."""
+    """Return the length of a dimension, or None when no array has it."""
     found: dict[int, str] = {}
     for name, array in sample.arrays.items():
         names = array.dimension_names or ()

@@ -1,4 +1,4 @@
-"""Round the mantissas of floats, so that what is noise compresses away. Pure functions.
+"""Rounding of the mantissas of floats, so that noise compresses away. Pure functions.
 
 `round_mantissa` keeps the first `bits` explicit mantissa bits and rounds to nearest, ties to even.
 The native module does it, without the GIL, by integer arithmetic on the bit patterns. NaNs and
@@ -24,7 +24,7 @@ def round_mantissa(values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
     """Round floats to `bits` explicit mantissa bits.
 
     Args:
-        values: float or complex, C-contiguous; not changed.
+        values: float or complex values, C-contiguous; not changed.
         bits: mantissa bits to keep, at least 1; nothing happens when the type has no more.
 
     Returns:

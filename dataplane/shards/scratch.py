@@ -1,9 +1,9 @@
-"""A temporary folder that does not outlive its process, not even one that is killed.
+"""Scratch folders: temporary folders that do not outlive their process, even if it is killed.
 
 `tempfile` removes its folders when the interpreter ends in order; a killed process leaves gigabytes
 of half-made shards, unpacked archives or a demo's data. So each folder is locked (flock on the
-folder itself) by the process that made it, and the kernel releases the lock when that process dies,
-however it dies. Who makes a folder first removes those of the same user whose lock is free.
+folder itself) by the process that made it, and the kernel releases the lock when that process dies
+in any way. A process that makes a folder first removes those of the same user whose lock is free.
 
 A folder may be found in the moment between its making and its locking; its maker notices and makes
 another. Where locks do not work (some network file systems), leftovers stay. Thread-safe.
@@ -29,7 +29,7 @@ class ScratchFolder:
     """A temporary folder, made at once.
 
     Args:
-        parent: where it is made; the system's default when None.
+        parent: folder that it is made in; the system's default when None.
 
     Raises:
         OSError: it cannot be made.
@@ -48,7 +48,7 @@ class ScratchFolder:
         raise OSError(f"{base}: every new folder is removed by another process")
 
     def close(self) -> None:
-        """Remove the folder and what is in it. Idempotent."""
+        """Remove the folder and its content. Idempotent."""
         lock, self._lock = self._lock, None
         if lock is not None:
             shutil.rmtree(self.path, ignore_errors=True)
@@ -60,7 +60,7 @@ def _remove_abandoned(base: Path) -> None:
     try:
         found = [path for path in base.iterdir() if path.name.startswith(_PREFIX)]
     except OSError:
-        return  # Making a folder in it will say what is wrong.
+        return  # Making a folder in it will raise the error.
     for path in found:
         lock = _lock(path)
         if lock is not None:

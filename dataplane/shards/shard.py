@@ -48,16 +48,16 @@ class ShardFile:
         self._tar = TarWriter(self._stream)
 
     def size_with(self, key: str, archive: Archive) -> int:
-        """Return how large the shard would be if a sample were added and it were closed."""
+        """Return the size of the shard if a sample were added and it were closed."""
         return self._place(key, _attributes_json(archive.attributes), archive).end + 2 * BLOCK_BYTES
 
     def append(self, key: str, archive: Archive, content: BinaryIO) -> SampleEntry:
         """Append a sample; the shard is as before when that fails.
 
         Args:
-            key: the sample's key.
-            archive: what `content` holds.
-            content: the archive, read from its start.
+            key: key of the sample.
+            archive: description of the archive in `content`.
+            content: stream of the archive, read from its start.
 
         Returns:
             The sample with offsets that are absolute in the shard.

@@ -1,4 +1,4 @@
-"""The index at the end of a Zarr shard: where each inner chunk lies. Pure functions.
+"""The index at the end of a Zarr shard: the place of each inner chunk. Pure functions.
 
 Per inner chunk in C order a little-endian u64 offset and a u64 length, both 2^64-1 for a chunk that
 is not stored; then the CRC-32C of all that. Offsets are relative to the shard.
@@ -21,7 +21,7 @@ __all__ = ["pack_shard_index", "parse_shard_index", "shard_index_bytes"]
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
 MAX_CHUNKS = 1 << 32
-"""Inner chunks per array that a reader accepts; 64 GiB of shard index is nobody's array."""
+"""Most inner chunks per array that a reader accepts; no real array has 64 GiB of shard index."""
 
 
 def shard_index_bytes(chunks: int) -> int:
@@ -43,10 +43,10 @@ def parse_shard_index(
     """Read the index at the end of a shard.
 
     Args:
-        data: the last `shard_index_bytes(chunks)` bytes of the shard.
-        chunks: how many inner chunks the metadata declares.
+        data: last `shard_index_bytes(chunks)` bytes of the shard.
+        chunks: number of inner chunks that the metadata declares.
         shard_bytes: size of the whole shard.
-        where: what to name in messages.
+        where: place to name in messages.
 
     Returns:
         Offsets and lengths, both uint64[chunks], relative to the shard.

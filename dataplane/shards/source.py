@@ -1,4 +1,4 @@
-"""What a converter hands to the writer: samples with their arrays in memory. Pure values.
+"""Source samples, from a converter to the writer, with their arrays in memory. Pure values.
 
 `SourceSample` is the seam between `dataplane.pack` and this module. Names follow VTK for meshes
 (`points`, `cells/connectivity`, `point_data/…`) and xarray for grids (`fields/<name>`); nothing
@@ -37,8 +37,8 @@ class SourceArray:
     """An array to be packed.
 
     Attributes:
-        values: the elements; any byte order and strides, a memory map included. Not changed, and
-            read once, chunk by chunk.
+        values: elements; any byte order and strides, a memory map included. Not changed, and read
+            once, chunk by chunk.
         dimension_names: a name per dimension, or None.
         units: physical unit (UCUM or free text), or None.
         attributes: further JSON attributes.
@@ -64,7 +64,7 @@ class SourceSample:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Refuse what cannot be written, before anything is.
+        """Refuse a sample that cannot be written, before any of it is.
 
         Raises:
             ConfigError: the key cannot be used.

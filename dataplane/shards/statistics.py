@@ -84,8 +84,8 @@ class ArrayStats:
     """Statistics of part of an array, of all its values and of each component.
 
     Attributes:
-        whole: of all values.
-        components: of each component; empty where the array has none.
+        whole: statistics of all values.
+        components: statistics of each component; empty where the array has none.
         max_error: largest absolute difference between a value of the source and the stored one.
     """
 
@@ -111,7 +111,7 @@ def array_stats(
     """Measure one chunk.
 
     Args:
-        values: the chunk's elements inside the array.
+        values: elements of the chunk inside the array.
         components: length of the last dimension where it holds components, 0 elsewhere.
         max_error: as in `ArrayStats`.
     """

@@ -1,4 +1,4 @@
-"""What a dataset holds, per array name, gathered from the index's columns without making entries.
+"""Summary of a dataset's arrays, per name, from the index's columns without making entries.
 
 Works on whole columns, so that datasets of a million rows are described in a moment. The index has
 been checked for structure when this runs; shapes are still what the file claims, so sizes are
@@ -43,8 +43,8 @@ class ArraySummary:
     """One array name over all samples that have it.
 
     Attributes:
-        name: the array's name.
-        samples: how many samples have it.
+        name: name of the array.
+        samples: number of samples that have it.
         dtypes: element types in use.
         shapes: smallest and largest length per dimension, one such list per number of dimensions.
         units: units in use.
@@ -158,8 +158,8 @@ def _moments(figures: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) 
     """Combine min, max, mean and std (float64[4, parts]) of parts.
 
     Args:
-        figures: NaN where a part has no such values.
-        counts: finite values of each part, NaN where that is not known.
+        figures: statistics of the parts, NaN where a part has no such values.
+        counts: number of finite values of each part, NaN where that is not known.
     """
     low, high = (row[~np.isnan(row)] for row in figures[:2])
     if not len(low):
@@ -188,7 +188,7 @@ def _components(
     places = added.component_bounds[rows][:, None] + np.arange(int(lengths[0]))
     nans = added.component_nans[places].astype(np.float64)
     figures = added.component_figures[:, places]
-    # How many values of a row are infinite is known, of its components only where no more than one
+    # The number of infinite values of a row is known, of its components only where at most one
     # of them has any: their extremes tell.
     has_infinite = np.isinf(figures[:2]).any(axis=0)
     infinite = np.where(has_infinite, np.nan, 0.0)
@@ -223,7 +223,7 @@ def _distinct(column: TextColumn, rows: npt.NDArray[Any]) -> tuple[str, ...]:
 
 
 def _codec_names(text: str) -> str:
-    """Shorten a codec chain to what tells chains apart: `lz4 shuffle`."""
+    """Shorten a codec chain to the names that tell chains apart: `lz4 shuffle`."""
     try:
         chain = json.loads(text)
         names = []

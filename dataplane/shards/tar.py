@@ -1,8 +1,8 @@
 """Tar archives: a writer of plain members, and a reader of the member table by ranged reads.
 
 `TarWriter` writes USTAR members with integer times, and a PAX header only where USTAR cannot say
-it: a name that is long or not ASCII, a size of 8 GiB or more. Nothing else, since every extra
-header is something that some reader of WebDataset shards trips over.
+it: a name that is long or not ASCII, a size of 8 GiB or more. Nothing else, since some reader of
+WebDataset shards fails at every extra header.
 
 `read_tar_members` lists an archive that may be hostile without reading its data: USTAR, GNU long
 names and base-256 sizes, PAX `path` and `size`. Header checksums and lengths are checked; the
@@ -44,7 +44,7 @@ class TarMember:
     """One regular file of an archive.
 
     Attributes:
-        name: its path within the archive.
+        name: path within the archive.
         start: first byte of its data in the archive.
         stop: one past the last byte.
         mtime_s: modification time, seconds since the epoch.
@@ -60,12 +60,12 @@ class TarMember:
 
 
 def member_overhead_bytes(name: str, size_bytes: int) -> int:
-    """How many bytes of headers come before the data of a member."""
+    """Bytes of headers before the data of a member."""
     return len(_headers(name, size_bytes))
 
 
 class TarWriter:
-    """Appends members to a stream; `position` is where the next header goes.
+    """A writer that appends members to a stream; `position` is that of the next header.
 
     Example:
         >>> import io
@@ -85,7 +85,7 @@ class TarWriter:
         """Write a member from memory.
 
         Returns:
-            Where its data starts.
+            The start of its data.
         """
         start = self.begin(name, len(data))
         self._stream.write(data)
@@ -96,7 +96,7 @@ class TarWriter:
         """Write the headers of a member whose data the caller writes to the stream next.
 
         Returns:
-            Where its data starts.
+            The start of its data.
         """
         check_member_name(name, "tar archive")
         headers = _headers(name, size_bytes)
@@ -186,9 +186,9 @@ def read_tar_members(
     """Yield the regular files of an archive.
 
     Args:
-        read: returns bytes `[start, stop)` of the archive.
+        read: function that returns bytes `[start, stop)` of the archive.
         size_bytes: size of the archive.
-        where: what to name in messages.
+        where: place to name in messages.
 
     Raises:
         FormatError: cut short, damaged, with sparse members, or with names that climb out.
@@ -230,7 +230,7 @@ def read_tar_members(
 
 
 class _Window:
-    """Reads small pieces through one window of read-ahead, so that near headers cost one read."""
+    """A reader of small pieces through one read-ahead window, so near headers cost one read."""
 
     def __init__(self, read: Callable[[int, int], Buffer], size: int, where: str) -> None:
         self._read = read

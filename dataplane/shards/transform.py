@@ -1,4 +1,4 @@
-"""Turn source arrays into what is stored, one chunk at a time, so that no array is copied whole.
+"""Stored arrays: source arrays transformed one chunk at a time, so that none is copied whole.
 
 A `StoredArray` is a source array together with what the options ask for: a gather along points or
 cells, renumbered connectivity, float64 to float32, rounded mantissas, little-endian order.
@@ -26,7 +26,7 @@ __all__ = ["StoredArray", "plan_arrays"]
 _NARROWED = {np.dtype("f8"): np.dtype("<f4"), np.dtype("c16"): np.dtype("<c8")}
 _PLAIN = Gather()
 _LABELS = "global_data/"
-"""Numbers about a sample as a whole, which are targets of training more often than not."""
+"""Prefix of numbers about a sample as a whole, mostly targets of training."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,12 @@ class StoredArray:
     """A source array as it will be stored.
 
     Attributes:
-        name: its name within the sample.
-        where: what to name in messages.
-        source: what the converter gave.
-        values: its values, or the regrouped ones.
+        name: name within the sample.
+        where: place to name in messages.
+        source: array of the converter.
+        values: values of the source, or the regrouped ones.
         dtype: element type stored, little endian.
-        gather: how it is reordered.
+        gather: reordering of the values.
         round_bits: mantissa bits to keep of its floats, or None.
     """
 
@@ -100,11 +100,11 @@ def _max_error(source: npt.NDArray[Any], stored: npt.NDArray[Any]) -> float:
 def plan_arrays(
     sample: SourceSample, options: WriteOptions
 ) -> tuple[list[StoredArray], Mapping[str, Any]]:
-    """Decide how the arrays of a sample are stored.
+    """Plan the stored arrays of a sample.
 
     Returns:
-        The arrays in the sample's order, and what to record among its attributes (empty when
-        everything is stored as it came).
+        The arrays in the sample's order, and the record for its attributes (empty when everything
+        is stored as it came).
 
     Raises:
         FormatError: a permutation is asked for that the sample's arrays do not allow.

@@ -1,17 +1,17 @@
-"""Write a packed dataset: samples into shards, shards to the store as they fill, the index last.
+"""Writer of a packed dataset: samples into shards, shards to the store as they fill, index last.
 
 `DatasetWriter.add` encodes a sample into an archive of its own (in memory where it is small, or
 else in a nameless temporary file), then appends it to the shard under construction, a local tar
 file. A shard that the next sample would make too large is closed and uploaded by a background
 thread while the next one fills; at most one upload is under way, so local disk use stays below two
 shards and one sample per adding thread. `finish` uploads the rest, then the index: until then
-nothing at the destination is a dataset, so a writer that is killed leaves none. What such a writer
-left behind at the destination is overwritten or removed by the next one that finishes; what it left
-on the local disk, by the next one that starts.
+nothing at the destination is a dataset, so a writer that is killed leaves none. Its leftovers at
+the destination are overwritten or removed by the next writer that finishes; those on the local
+disk, by the next one that starts.
 
 Thread-safe: several threads may `add`; samples are numbered as their encoding completes. One lock
-guards the shard under construction and is held while a sample is appended, since that is what it
-serialises. Encoding happens outside it.
+guards the shard under construction and is held while a sample is appended, which it serialises.
+Encoding happens outside it.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ _MEMORY_SPOOL_BYTES = 1 << 20
 
 
 class DatasetWriter:
-    """Writes one dataset to the URL of a store; a context manager.
+    """A writer of one dataset to the URL of a store; a context manager.
 
     Leaving the `with` block normally finishes the dataset; leaving it by an exception abandons it.
 
     Args:
-        store: where the dataset goes; its URL is the dataset's.
-        options: how it is written.
+        store: store of the dataset; its URL is the dataset's.
+        options: options of the writer.
 
     Raises:
         ConfigError: a dataset is there already and `options.overwrite` is not set.
@@ -105,9 +105,9 @@ class DatasetWriter:
         A sample that is refused leaves the dataset as it was, and others can follow.
 
         Args:
-            sample: what to add.
-            progress: called in this thread while a sample of many chunks is encoded, with the
-                decoded bytes that were.
+            sample: sample to add.
+            progress: function called in this thread while a sample of many chunks is encoded, with
+                the decoded bytes that were.
 
         Raises:
             ConfigError: the key cannot be used or is there already, or the writer is closed.
@@ -132,7 +132,7 @@ class DatasetWriter:
             raise
 
     def finish(self) -> PackSummary:
-        """Upload what is left, then the index. Calling it again returns the same summary.
+        """Upload the rest, then the index. Calling it again returns the same summary.
 
         Raises:
             ConfigError: there are no samples, or the writer was abandoned.
@@ -166,7 +166,7 @@ class DatasetWriter:
         return self._summary
 
     def abort(self) -> None:
-        """Give up what is not finished and remove temporary files. Idempotent.
+        """Give up an unfinished dataset and remove temporary files. Idempotent.
 
         Shards of an unfinished dataset are removed from the store where it lets us.
         """

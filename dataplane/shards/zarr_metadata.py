@@ -1,4 +1,4 @@
-"""Zarr v3 metadata of packed arrays, both ways.
+"""Zarr v3 metadata of packed arrays, written and read.
 
 An array is stored as one `sharding_indexed` shard that covers its padded grid of inner chunks, so
 that a sample's archive has one entry per array. Inner codecs are `bytes`, `blosc` (unless stored
@@ -53,7 +53,7 @@ _MAX_METADATA_BYTES = 64 << 20
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-@functools.lru_cache(maxsize=64)  # one per element type and option; a pack asks for each array
+@functools.lru_cache(maxsize=64)  # one per element type and option; a pack calls it for each array
 def inner_codecs(
     dtype: np.dtype[Any], codec: CodecName, level: int
 ) -> tuple[Mapping[str, Any], ...]:
@@ -124,7 +124,7 @@ def _dump(document: Mapping[str, Any]) -> bytes:
 
 
 def _indented(value: Any, line: str) -> str:
-    """Write what `json.dumps(indent=1)` does, whose indenting encoder is many times slower."""
+    """Write JSON as `json.dumps(indent=1)`, whose indenting encoder is many times slower."""
     kind = type(value)
     if kind is str:
         return encode_basestring(value)
@@ -156,7 +156,7 @@ def _indented_once(text: str, line: str) -> str:
 
 
 compact_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-"""Write JSON without spaces; made once, since `json.dumps` makes an encoder for each call."""
+"""JSON encoder without spaces; made once, since `json.dumps` makes one for each call."""
 
 
 def json_attributes(attributes: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -258,8 +258,8 @@ def parse_array(document: Buffer | Mapping[str, Any], where: str) -> ArrayMeta:
     """Read the `zarr.json` of a sharded array.
 
     Args:
-        document: the file's bytes, or the parsed JSON.
-        where: what to name in messages.
+        document: bytes of the file, or the parsed JSON.
+        where: place to name in messages.
 
     Raises:
         FormatError: not JSON, not a Zarr v3 array, or one that this project does not read.
@@ -341,7 +341,7 @@ def parse_shape(value: Any, where: str, what: str, *, minimum: int) -> tuple[int
 
 
 def parse_codecs(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
-    """Check that a codec chain is a list of named configurations; what they mean is codecs' room.
+    """Check that a codec chain is a list of named configurations; `codecs` knows their meaning.
 
     Raises:
         FormatError: it is not.

@@ -1,4 +1,4 @@
-"""Write uncompressed zip archives with aligned data.
+"""Writer of uncompressed zip archives with aligned data.
 
 `ZipWriter` writes STORED entries one after another into a seekable file: no data descriptors, no
 duplicate names, lengths and CRC-32 patched into the local header once the data is there. Data can
@@ -92,7 +92,7 @@ class ZipEntryWriter:
 
 
 class ZipWriter:
-    """Writes one archive into a seekable stream, from its current position 0.
+    """A writer of one archive into a seekable stream, from its current position 0.
 
     Example:
         >>> import io
@@ -137,10 +137,10 @@ class ZipWriter:
         """Write an entry piece by piece.
 
         Args:
-            name: its path.
-            alignment: its data starts at a multiple of this, relative to the archive.
-            max_size_bytes: an upper bound of its size; when it may pass 4 GiB, room for zip64
-                lengths is kept.
+            name: path of the entry.
+            alignment: alignment of its data, relative to the archive.
+            max_size_bytes: upper bound of its size; when it may pass 4 GiB, space for zip64 lengths
+                is kept.
 
         Raises:
             FormatError: the name is not a plain path, or is taken.

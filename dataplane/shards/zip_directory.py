@@ -1,4 +1,4 @@
-"""Read the directory of an uncompressed zip archive by ranged reads.
+"""Reader of the directory of an uncompressed zip archive, by ranged reads.
 
 `read_zip_directory` reads an archive that may be hostile through a `read(start, stop)` callable:
 end record, zip64 end record, central directory, then every LOCAL header, since a local extra field
@@ -46,7 +46,7 @@ class ZipMember:
     """One file of an archive.
 
     Attributes:
-        name: its path within the archive.
+        name: path within the archive.
         start: first byte of its data, relative to the archive.
         stop: one past the last byte.
         crc32: CRC-32 of its data as the directory declares it.
@@ -61,12 +61,12 @@ class ZipMember:
 def read_zip_directory(
     read: Callable[[int, int], Buffer], size_bytes: int, where: str = "zip archive"
 ) -> list[ZipMember]:
-    """List the files of an uncompressed archive and where their data lies.
+    """List the files of an uncompressed archive and the places of their data.
 
     Args:
-        read: returns bytes `[start, stop)` of the archive.
+        read: function that returns bytes `[start, stop)` of the archive.
         size_bytes: size of the archive.
-        where: what to name in messages.
+        where: place to name in messages.
 
     Returns:
         The files in directory order; folder entries are left out.
@@ -108,7 +108,7 @@ def _read_directory(
     """Find the end record and read the central directory.
 
     Returns:
-        The number of entries, where the directory starts, and its bytes.
+        The number of entries, the start of the directory, and its bytes.
     """
     tail_start = max(0, size - END.size - MAX_COMMENT_BYTES - LOCATOR64.size)
     tail = _exactly(read, max(tail_start, size - 4096), size, where)
@@ -229,7 +229,7 @@ def _extra_field(extra: bytes, wanted: int, shown: str) -> bytes | None:
 def _locate(
     read: Callable[[int, int], Buffer], entry: _Central, directory_start: int, where: str
 ) -> ZipMember:
-    """Read an entry's local header and return where its data lies."""
+    """Read an entry's local header and return the place of its data."""
     shown = f"{where}: {entry.name[:80]!r}"
     fixed = LOCAL.size + len(entry.name)
     if entry.header > directory_start or fixed > directory_start - entry.header:

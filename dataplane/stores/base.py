@@ -1,14 +1,14 @@
-"""The contract between everything above and an object store.
+"""`Store`: the contract of object stores.
 
 A store is a flat namespace of objects below one URL. Its comments are the contract; the conformance
 suite in `dataplane_testing` checks each sentence against every store.
 
 - Keys are relative to the store's URL, use `/`, never start with one, and are opaque otherwise.
-- `get_range` returns exactly `stop - start` bytes or raises; a short answer is an error, never a
+- `get_range` returns exactly `stop - start` bytes or raises; a short response is an error, never a
   short buffer; `stream_range` likewise, in pieces. With `if_match` they raise `ObjectChanged` when
-  the object's etag differs, also when it is replaced between a broken answer and its resumption.
+  the object's etag differs, also when it is replaced between a broken response and its resumption.
 - `put` is atomic: readers see the old object or the new one. It may be repeated.
-- A store raises only errors of `dataplane.errors`. It does no retries, metering or limiting of its
+- A store raises only errors of `dataplane.errors`. It does no retries, counting or limiting of its
   own beyond what its client cannot switch off; those are wrappers with the same interface.
 - Stores are thread-safe, picklable while unused, and are not used across fork: clients inside are
   created at first use in the process that uses them.
@@ -47,8 +47,8 @@ class ObjectInfo:
     """One object version.
 
     Attributes:
-        key: its name below the store's URL.
-        size_bytes: its length.
+        key: name of the object below the store's URL.
+        size_bytes: length of the object.
         etag: the store's version tag, opaque; for stores without one, a tag made of size and
             modification time. Equal tags mean equal bytes.
         modified_s: seconds since the epoch, or None where the store does not say.
@@ -67,8 +67,8 @@ class Listing:
     Attributes:
         objects: the objects directly at this level, in key order.
         prefixes: full prefixes of the levels below, each ending in `/`, in order.
-        hidden: what of this level is left out, keys and prefixes as the store has them, because
-            this interface cannot address it.
+        hidden: keys and prefixes of this level that are left out, as the store has them, because
+            this interface cannot address them.
     """
 
     objects: tuple[ObjectInfo, ...]
@@ -82,16 +82,16 @@ class Store(Protocol):
 
     @property
     def url(self) -> str:
-        """The URL as a person would write it; holds no credentials."""
+        """URL as a person would write it; holds no credentials."""
         ...
 
     @property
     def identity(self) -> str:
-        """What makes two stores the same place: scheme, endpoint, bucket; no prefix, no secrets."""
+        """Scheme, endpoint and bucket, which make two stores the same; no prefix, no secrets."""
         ...
 
     def full_key(self, key: str) -> str:
-        """The key below `identity` (the URL's prefix joined with `key`)."""
+        """Key below `identity` (the URL's prefix joined with `key`)."""
         ...
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
@@ -164,7 +164,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """How to reach an object store. Credentials come from the standard chains, not from here.
+    """Settings of an object store. Credentials come from the standard chains, not from here.
 
     Raises:
         ConfigError: a value is out of its range, or `anonymous` comes with keys in

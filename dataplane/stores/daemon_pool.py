@@ -1,4 +1,4 @@
-"""Daemon threads that run a request each, so that its caller can turn to a second one.
+"""Daemon thread pool: each thread runs a request, so that its caller can turn to a second one.
 
 Named dp-get-N, made when no idle one is left, up to a limit. A stalled connection does not keep a
 program from ending. Thread-safe; a forked child starts without threads.
@@ -21,7 +21,7 @@ _MAX_THREADS = 128
 
 
 class DaemonPool:
-    """Threads that run one call at a time each."""
+    """A pool of daemon threads that run one call at a time each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class DaemonPool:
                 self._is_idle()
                 future.set_exception(err)
             else:
-                # Before those who wait go on: their next call is for this thread.
+                # Before the waiting callers go on: their next call is for this thread.
                 self._is_idle()
                 future.set_result(result)
                 del result
@@ -72,7 +72,7 @@ class DaemonPool:
             self._idle += 1
 
     def forget(self) -> None:
-        """Begin anew after a fork: the child has none of the threads."""
+        """Start empty after a fork: the child has none of the threads."""
         self.__init__()  # type: ignore[misc]
 
 
@@ -81,5 +81,5 @@ os.register_at_fork(after_in_child=_runners.forget)
 
 
 def shared_runners() -> DaemonPool:
-    """Return the process's threads."""
+    """Return the process's daemon pool."""
     return _runners

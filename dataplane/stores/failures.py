@@ -1,4 +1,4 @@
-"""What went wrong at a store, in the words of `dataplane.errors`. Pure functions.
+"""Failures of stores, translated to errors of `dataplane.errors`. Pure functions.
 
 Clients report failures as text (obstore), as builtin exceptions (fsspec), or as responses hidden in
 the chain of causes (botocore, aiohttp). Here each becomes one error with one clear line that names
@@ -12,7 +12,7 @@ without URL queries, since those may hold signatures.
 | 412 | `ObjectChanged` | no |
 | 416, or a whole object where a range was asked for | `StoreError` | no |
 | 429, 503, a slow-down code | `Throttled` | yes |
-| 408, 504, no answer in time | `Timeout` | yes |
+| 408, 504, no response in time | `Timeout` | yes |
 | 500, 502, a broken or refused connection | `Unavailable` | yes |
 | nothing: its certificate is refused, or its TLS is too old (`tls.py`) | `StoreError` | no |
 | a full disk | `NoSpace` | no |
@@ -54,14 +54,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is known of an unsuccessful answer.
+    """An unsuccessful response, as far as it is known.
 
     Attributes:
-        status: the HTTP status, or None where there was no answer.
-        code: the store's own code (`SignatureDoesNotMatch`), or empty.
+        status: HTTP status, or None where there was no response.
+        code: code of the store (`SignatureDoesNotMatch`), or empty.
         text: one line for a person, without secrets; used when nothing better is known. Of a
-            certificate, why it was refused (`tls.py`).
-        connection: what broke below HTTP (`timeout`, `connect`, `broken`, `certificate`), or empty.
+            certificate, the reason of its refusal (`tls.py`).
+        connection: failure below HTTP (`timeout`, `connect`, `broken`, `certificate`), or empty.
     """
 
     status: int | None
@@ -127,12 +127,12 @@ def from_obstore(
     """Translate an exception of obstore.
 
     Args:
-        err: the exception; raise the result from it.
-        where: the URL of the object.
-        bucket: the URL of the bucket, for stores that say it is missing.
-        action: what was tried: `read`, `write`, `list`, `describe` or `delete`.
-        server: the address of the server, where the user chose one.
-        config: of the store, for the certificates that it trusts.
+        err: exception; raise the result from it.
+        where: URL of the object.
+        bucket: URL of the bucket, for stores that say it is missing.
+        action: `read`, `write`, `list`, `describe` or `delete`.
+        server: address of the server, where the user chose one.
+        config: configuration of the store, for the certificates that it trusts.
     """
     text = str(err)
     headline = text.partition("\n\nDebug source")[0]
@@ -177,14 +177,14 @@ def is_foreign_key(err: Exception) -> bool:
 
 
 def is_foreign_header(err: Exception) -> bool:
-    """Whether obstore refused an answer for a header that is not ASCII, such as its ETag."""
+    """Whether obstore refused a response for a header that is not ASCII, such as its ETag."""
     return "header containing non-ASCII data" in str(err).partition("\n\nDebug source")[0]
 
 
 def from_python(
     err: BaseException, where: str, *, bucket: str, action: str, config: StoreConfig = _DEFAULTS
 ) -> DataplaneError:
-    """Translate what an fsspec file system raised; arguments as for `from_obstore`."""
+    """Translate an exception of an fsspec file system; arguments as for `from_obstore`."""
     response = _response(err)
     if response is not None:
         return from_reply(response, where, bucket=bucket, action=action, config=config)
@@ -204,7 +204,7 @@ def from_python(
 
 
 def error_code(text: str) -> str:
-    """Return the store's own code in the text of an answer, or an empty string."""
+    """Return the store's own code in the text of a response, or an empty string."""
     code = _CODE.search(text)
     return next(filter(None, code.groups()), "") if code else ""
 
@@ -218,7 +218,7 @@ def from_reply(
     server: str = "",
     config: StoreConfig = _DEFAULTS,
 ) -> DataplaneError:
-    """Translate an answer of the store, or the lack of one."""
+    """Translate a response of the store, or the lack of one."""
     status, code = reply.status, reply.code
     if reply.connection == "certificate":
         return certificate_failure(reply.text, where, action=action, server=server, config=config)
@@ -266,7 +266,7 @@ def _no_ranges(where: str, action: str) -> StoreError:
 
 
 def _late_hint(where: str, server: str) -> str | None:
-    """Say what else may be behind silence: TLS spoken to a port that has none."""
+    """Return another possible cause of silence: TLS spoken to a port that has none."""
     if (server or where).startswith("https://"):
         option = " in --endpoint-url" if server else ""
         return f"if the server speaks plain HTTP, write http://{option}"
@@ -274,7 +274,7 @@ def _late_hint(where: str, server: str) -> str | None:
 
 
 def retry_after_s(err: BaseException) -> float | None:
-    """Return the store's own wish for a pause, where the error's causes carry the answer's headers.
+    """Return the pause that the store asked for, where the error's causes carry its headers.
 
     Only pauses given in seconds count; obstore drops headers, the others keep them.
     """
@@ -313,7 +313,7 @@ def _metadata(err: BaseException) -> Mapping[str, object]:
 
 
 def _response(err: BaseException) -> Reply | None:
-    """Find an HTTP answer among the causes: botocore's response, aiohttp's status."""
+    """Find an HTTP response among the causes: botocore's response, aiohttp's status."""
     for cause in _causes(err):
         status = _metadata(cause).get("HTTPStatusCode", getattr(cause, "status", None))
         if isinstance(status, int) and status >= 300:

@@ -1,7 +1,7 @@
 """Forwarder: a store that hands every call on to another.
 
 The base of policies (which add one thing to some calls), of views (which rename keys) and of stores
-whose client is made late. A subclass says whom it hands on to, and overrides what it changes.
+whose client is made late. A subclass names the store to hand on to, and overrides what it changes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["StoreForwarder", "StoreWrapper"]
 
 
 class StoreForwarder:
-    """Hands every call on unchanged, to `_inner`."""
+    """A store that hands every call on unchanged, to `_inner`."""
 
     @property
     def _inner(self) -> Store:
-        """The store that gets the call."""
+        """Store that gets the call."""
         raise NotImplementedError
 
     @property

@@ -1,4 +1,4 @@
-"""What may be a key, a range or a source, and how keys become listings. No state.
+"""Keys, ranges and sources: checks of them, and listings made of keys. No state.
 
 Stores agree on one rule, the strictest of their members: a key is a relative path of non-empty
 segments, none of them `.` or `..`, without NUL. So a key can neither leave a local folder nor mean
@@ -42,7 +42,7 @@ def _usable(key: str) -> bool:
 
 
 def why_unusable(key: str) -> str | None:
-    """Say why no store takes a key that one of them holds, or return None when all do.
+    """Return the reason that no store takes a key that one of them holds, or None when all do.
 
     Example:
         >>> why_unusable("a/b"), why_unusable("a//b")
@@ -59,7 +59,7 @@ def why_unusable(key: str) -> str | None:
 
 
 def why_foreign(key: str) -> str | None:
-    r"""Say why the clients of remote stores cannot address a key, or return None when they can.
+    r"""Return the reason that clients of remote stores cannot address a key, or None.
 
     Example:
         >>> why_foreign("two\nlines")
@@ -82,7 +82,7 @@ def _is_unicode(key: str) -> bool:
 
 
 class LeftOut:
-    """Warns, once per store, that a listing leaves out what cannot be addressed. Thread-safe.
+    """A warning, once per store, that a listing leaves out unusable keys. Thread-safe.
 
     Args:
         where: the store's URL.
@@ -93,7 +93,7 @@ class LeftOut:
         self._told = False
 
     def tell(self, key: str, reason: str) -> None:
-        """Say that a key was left out."""
+        """Warn that a key was left out."""
         if not self._told:
             self._told = True
             logger.warning(
@@ -159,7 +159,7 @@ def check_range(key: str, start: int, stop: int) -> None:
 
 
 def check_source(data: Buffer | os.PathLike[str]) -> Path | memoryview:
-    """Return what is to be written as a path of a file or a view of bytes.
+    """Return the source of a write as a path of a file or a view of bytes.
 
     Raises:
         ConfigError: there is no such file.

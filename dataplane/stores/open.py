@@ -1,7 +1,7 @@
-"""From a URL to a store with its policy around it.
+"""`open_store`: from a URL to a store with its policies around it.
 
-Remote stores are `Retry(Limit(Hedge(Meter(store))))`; local folders and memory are metered only,
-since they neither throttle nor break off. What is opened pickles as its URL and configuration: it
+Remote stores are `Retry(Limit(Hedge(Metrics(store))))`; local folders and memory have metrics only,
+since they neither throttle nor break off. An opened store pickles as its URL and configuration: it
 counts into counters of its own in another process. Thread-safe; no request is made, no client
 created.
 """
@@ -29,7 +29,7 @@ __all__ = ["OpenedStore", "open_store"]
 
 
 class OpenedStore(StoreWrapper):
-    """What `open_store` returns: a store, the counters it adds to, and how to open it again."""
+    """A store from `open_store`, with the counters it adds to, and the means to open it again."""
 
     def __init__(self, inner: Store, url: str, config: StoreConfig, counters: Counters) -> None:
         super().__init__(inner)
@@ -38,7 +38,7 @@ class OpenedStore(StoreWrapper):
         self.counters = counters
 
     def around(self) -> tuple[Store, str]:
-        """Return the store one level up, reached alike, and what this URL is called there.
+        """Return the store one level up, with the same settings, and this URL's name in it.
 
         Raises:
             ConfigError: the URL names a whole bucket or host.
@@ -66,8 +66,8 @@ def open_store(
 
     Args:
         url: a URL such as `s3://bucket/prefix`, or a path.
-        config: how to reach it; by default from the user's file and the environment.
-        counters: where to count (see `meter.py`); by default the store has its own.
+        config: settings; by default from the user's file and the environment.
+        counters: counters to add to (see `metrics.py`); by default the store has its own.
 
     Raises:
         ConfigError: the URL cannot be used; the message says why.

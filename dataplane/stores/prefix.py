@@ -21,8 +21,8 @@ class PrefixStore(StoreWrapper):
     """A view of a store.
 
     Args:
-        store: the store; it stays the caller's, so closing the view does nothing.
-        prefix: ends in `/`.
+        store: store below the view; it stays the caller's, so closing the view does nothing.
+        prefix: prefix that ends in `/`.
     """
 
     def __init__(self, store: Store, prefix: str) -> None:
@@ -80,7 +80,7 @@ class PrefixStore(StoreWrapper):
         raise Denied(f"cannot delete {self.url}/{key}: it is a view that is read only")
 
     def close(self) -> None:
-        """Do nothing: the store belongs to another."""
+        """Do nothing: the store belongs to the caller."""
 
     def _seen(self, info: ObjectInfo) -> ObjectInfo:
         return replace(info, key=info.key[len(self._prefix) :])

@@ -1,7 +1,7 @@
-"""Which certificates are trusted, and what is said of one that is not, or of a TLS too old.
+"""Certificates that are trusted, and the errors of one that is not, or of a TLS too old.
 
-What is trusted: the system's authorities, and those in the file or folder that `store.ca_bundle`
-names, or one of the variables that other tools have for it (`CA_VARIABLES`). They are added to the
+Trusted are the system's authorities, and those in the file or folder that `store.ca_bundle` names,
+or one of the variables that other tools have for it (`CA_VARIABLES`). They are added to the
 system's, so that public stores stay within reach. A certificate that is refused will be refused
 again, so the error is one that is not tried again. Pure functions; files are read at the call.
 """
@@ -71,7 +71,7 @@ _WORDS = {
 def named_bundle(
     config: StoreConfig, environ: Mapping[str, str] | None = None
 ) -> tuple[Path, str] | None:
-    """Return the file or folder of certificates to trust, and who names it; None for none.
+    """Return the file or folder of certificates to trust, and the setting; None for none.
 
     Raises:
         ConfigError: it begins with `~` and there is no such user.
@@ -94,7 +94,7 @@ def root_certificates(
     """Return the certificates to trust besides the system's, as PEM; None for none.
 
     Raises:
-        ConfigError: what is named cannot be read, holds none, or a damaged one.
+        ConfigError: the file or folder cannot be read, holds none, or a damaged one.
     """
     named = named_bundle(config, environ)
     if named is None:
@@ -125,7 +125,7 @@ def root_certificates(
 
 
 def tls_context(config: StoreConfig) -> ssl.SSLContext:
-    """Return what our own requests check certificates with.
+    """Return the TLS context of our own requests.
 
     Raises:
         ConfigError: as `root_certificates`.
@@ -138,8 +138,8 @@ def tls_context(config: StoreConfig) -> ssl.SSLContext:
 
 
 def refusal_of(err: BaseException) -> str:
-    """Return why the certificate of a server was refused, as OpenSSL says it; or an empty text."""
-    code = getattr(err, "verify_code", None)  # what aiohttp makes of such an error has none
+    """Return the reason of a certificate's refusal, as OpenSSL says it; or an empty text."""
+    code = getattr(err, "verify_code", None)  # aiohttp's error made of such a one has none
     if not isinstance(err, ssl.SSLCertVerificationError) or code is None:
         return ""
     kind = _UNKNOWN if code in _OPENSSL_UNKNOWN else _OF_OPENSSL.get(code)
@@ -147,7 +147,7 @@ def refusal_of(err: BaseException) -> str:
 
 
 def refusal_in_text(text: str) -> str:
-    """Return why the certificate of a server was refused, in the text of an error of rustls."""
+    """Return the reason of a certificate's refusal, in the text of an error of rustls."""
     found = _RUSTLS.search(text)
     if found is None:
         return ""
@@ -159,13 +159,13 @@ def refusal_in_text(text: str) -> str:
 
 
 def no_common_version(text: str, where: str, *, action: str, server: str) -> StoreError | None:
-    """Say that a server speaks no TLS that is used here, where the text of an error of rustls does.
+    """Return the error of a server that speaks no TLS used here, if a text of rustls says so.
 
     Args:
-        text: the error's.
-        where: the URL of the object.
-        action: what was tried.
-        server: its address, where the user chose one.
+        text: text of the error.
+        where: URL of the object.
+        action: `read`, `write`, `list`, `describe` or `delete`.
+        server: address of the server, where the user chose one.
     """
     if not _RUSTLS_VERSIONS.search(text):
         return None
@@ -179,14 +179,14 @@ def no_common_version(text: str, where: str, *, action: str, server: str) -> Sto
 def certificate_failure(
     refusal: str, where: str, *, action: str, server: str, config: StoreConfig
 ) -> StoreError:
-    """Say that a server's certificate was refused.
+    """Return the error of a server whose certificate was refused.
 
     Args:
-        refusal: why, from `refusal_of` or `refusal_in_text`.
-        where: the URL of the object.
-        action: what was tried.
-        server: its address, where the user chose one.
-        config: of the store; what is trusted besides the system's is named.
+        refusal: reason from `refusal_of` or `refusal_in_text`.
+        where: URL of the object.
+        action: `read`, `write`, `list`, `describe` or `delete`.
+        server: address of the server, where the user chose one.
+        config: configuration of the store; the certificates besides the system's are named.
     """
     kind, _, names = refusal.partition(":")
     words, hint = _WORDS.get(kind, (f"was refused: {kind}", _TRUST))

@@ -1,4 +1,4 @@
-"""What a URL names: which client serves it, the bucket, the prefix. Pure functions.
+"""Locations that URLs name: the scheme, which chooses the client, bucket and prefix. Pure.
 
 A plain path and `file://` name a local folder. `file://` and `http(s)://` paths are
 percent-decoded, as their standards say; the others (`s3://bucket/a%20b`) are taken literally, as
@@ -46,9 +46,9 @@ class Location:
     """A URL in parts.
 
     Attributes:
-        scheme: lower case, aliases resolved (`s3a` is `s3`).
+        scheme: scheme in lower case, aliases resolved (`s3a` is `s3`).
         bucket: bucket, container (`container@account…` for abfs), or host; empty for local folders.
-        prefix: what comes after, without slashes at its ends; for a local folder its whole path.
+        prefix: rest of the path, without slashes at its ends; for a local folder its whole path.
         url: the URL as given, without slashes at its end.
     """
 
@@ -59,7 +59,7 @@ class Location:
 
 
 def parse_url(url: str | os.PathLike[str]) -> Location:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
         ConfigError: it is empty, names no bucket, or holds credentials, a query or a fragment.
@@ -115,7 +115,7 @@ def split_url(url: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def without_credentials(url: str) -> str:
-    """Return what may be shown of text that is meant for a URL, and may hold a user and a password.
+    """Return text that is meant for a URL, with its user and password, if any, masked.
 
     Example:
         >>> without_credentials("http://user:secret@host:9000")
@@ -144,7 +144,7 @@ def azure_parts(location: Location) -> tuple[str, str]:
 
 
 def identity_of(location: Location, config: StoreConfig) -> str:
-    """Return what makes two locations the same place: scheme, endpoint or account, bucket."""
+    """Return the identity of a location's store: scheme, endpoint or account, bucket."""
     scheme, bucket = location.scheme, location.bucket
     if scheme == "s3" and (endpoint := s3_endpoint(config)):
         return f"s3+{endpoint}/{bucket}"

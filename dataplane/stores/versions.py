@@ -1,12 +1,12 @@
 """Tags for objects whose store names no version: neither an etag nor a time of change.
 
 Equal tags must mean equal bytes, and of such an object nothing is known but its size. So each look
-at it gets a tag of its own: what is cached under it is never taken for a later look's. Within one
+at it gets a tag of its own: bytes cached under it are never taken for a later look's. Within one
 look only the size can be compared, which the user is told once. Thread-safe.
 
 An etag outside ASCII is in bytes of the server's choice, of which a listing shows only what XML
 can hold. So a listed tag that is not ASCII is none to read by: `as_answered` asks for the one that
-answers carry.
+responses carry.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def header_text(value: str) -> str:
 
 
 def as_answered(store: Store, listed: ObjectInfo) -> ObjectInfo:
-    """Return a listing's description of an object with the tag that answers to reads carry.
+    """Return a listing's description of an object with the tag that responses to reads carry.
 
-    Makes a request where the listed tag is not ASCII, and none otherwise. What was replaced since
+    Makes a request where the listed tag is not ASCII, and none otherwise. An object replaced since
     the listing is described as it is now.
 
     Raises:
@@ -63,12 +63,12 @@ def as_answered(store: Store, listed: ObjectInfo) -> ObjectInfo:
 
 
 def tag_of(etag: str | None, modified_s: float | None, size_bytes: int, where: str) -> str:
-    """Return what tells an object's version: its etag, else a tag made of what else is known.
+    """Return the version tag of an object: its etag, else one of its time and size.
 
     Args:
-        etag: what the store says, if it does.
-        modified_s: when it was written, in seconds since the epoch.
-        size_bytes: its length.
+        etag: etag of the store, if there is one.
+        modified_s: time of its last write in seconds since the epoch.
+        size_bytes: length of the object.
         where: the store's URL.
     """
     if etag:

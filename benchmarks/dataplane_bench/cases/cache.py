@@ -1,8 +1,8 @@
-"""What the cache costs and what it keeps: the parts of `dataplane bench cache`.
+"""The cache case: the parts of `dataplane bench cache`, for its costs and its hit rates.
 
 `reads`: warm reads beside plain `preadv` calls (`cache_reads.py`). `fill`: a cold fill beside raw
-ranged GETs and writes to the disk (`cache_fill.py`). `hit-rate`: what shuffled epochs find when the
-dataset does not fit (`cache_hit_rate.py`). `entries`: what many entries cost (`cache_entries.py`).
+ranged GETs and writes to the disk (`cache_fill.py`). `hit-rate`: hits of shuffled epochs when the
+dataset does not fit (`cache_hit_rate.py`). `entries`: costs of many entries (`cache_entries.py`).
 """
 
 from __future__ import annotations
@@ -53,24 +53,24 @@ _CLOUD_NAME = "emulated cloud: 20 ms to the first byte, 80 MB/s a connection"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CacheOptions:
-    """What to measure, on what, and how often.
+    """Options of the cache case: parts, data, and rounds.
 
     Attributes:
-        parts: of the benchmark, of `PARTS`.
-        cache_dir: where cache directories are made; the system's temporary folder when None.
+        parts: parts of the benchmark, of `PARTS`.
+        cache_dir: folder of cache directories; the system's temporary folder when None.
         object_bytes: size of the object.
         range_bytes: lengths of warm reads, one comparison each.
         reads: warm reads of 4 MiB per run; shorter ones are as many more, at most 64 times.
         batch_range_bytes: length of the ranges of a batch.
-        batch_ranges: how many of them one call reads.
+        batch_ranges: number of ranges that one call reads.
         fetch_threads: downloads under way at once.
         tls: whether the endpoint of the fill speaks TLS.
         encrypt: whether the cache is encrypted, for reads and the fill.
-        shares: of the dataset that have room, for hit rates.
+        shares: fractions of the dataset that the cache has space for, for hit rates.
         rate_blocks: blocks of that dataset.
         entries: numbers of entries.
         rounds: counted rounds, and epochs; one more warms up.
-        seed: of the content, the offsets and the order of systems.
+        seed: seed of the content, the offsets and the order of systems.
     """
 
     parts: tuple[str, ...] = PARTS
@@ -91,7 +91,7 @@ class CacheOptions:
 
 
 def run(options: CacheOptions, progress: Callable[[str], None]) -> tuple[list[Row], list[Figure]]:
-    """CoalescedRequest every part that is asked for; remove everything."""
+    """Run every part that is asked for; remove everything."""
     rows: list[Row] = []
     figures: list[Figure] = []
     prefix = "dataplane-bench-"

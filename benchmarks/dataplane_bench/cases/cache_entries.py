@@ -1,11 +1,11 @@
-"""What a cache with many entries costs: attach, open, evict, list, and how that grows.
+"""Costs of a cache with many entries: attach, open, evict, list, and their growth.
 
 One directory is filled with entries of one small block each, and measured at every size on the way.
-What looks at all entries is measured without the catalog, which is how it was before there was one
-and how it is after it was thrown away, and with it. Times are those of the calls themselves, in a
-process that has everything imported; directory entries and inodes are in memory.
+Operations that look at all entries are measured without the catalog, as before there was one and
+after it was thrown away, and with it. Times are those of the calls themselves, in a process that
+has everything imported; directory entries and inodes are in memory.
 
-Fresh files get times of an hour ago: the catalog looks again into what was written just now.
+Fresh files get times of an hour ago: the catalog looks again into files written just now.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _QUANTITY = "time of an operation"
 _AGE_S = 3600
 _OPENED = 200  # entries opened one after the other, per round
 _EVICTED = 20  # blocks, likewise
-_MOST_LOOKS = 2  # rounds of what opens every entry: seconds each
+_MOST_LOOKS = 2  # rounds of operations that open every entry: seconds each
 _Times = dict[str, list[float]]
 
 
@@ -51,11 +51,11 @@ def entry_costs(
     """Measure a directory at each number of entries.
 
     Args:
-        folder: where it is made.
+        folder: folder to make it in.
         counts: numbers of entries.
-        rounds: how often each operation is measured; what opens every entry at most twice.
-        seed: of the choice of entries to open, among those that nothing was evicted from yet.
-        progress: is told what is going on.
+        rounds: measurements of each operation; of one that opens every entry at most two.
+        seed: seed of the choice of entries to open, among those that nothing was evicted from yet.
+        progress: function that is called with messages of progress.
     """
     table = ("cache", "entries of one block of 4 KiB", _QUANTITY, "entries")
     figures: list[Figure] = []

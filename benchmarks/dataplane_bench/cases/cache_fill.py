@@ -1,4 +1,4 @@
-"""What a cold fill is compared with: the systems of that part of `dataplane bench cache`.
+"""Cold fill: the systems of that part of `dataplane bench cache`.
 
 A cold fill plans one object front to back in an empty cache directory, takes each block as it comes
 and waits until the disk has all of them. Three ceilings ask for the same bytes with as many
@@ -77,7 +77,7 @@ class ColdFill:
 
     @staticmethod
     def threads_for(given: CacheInput) -> int:
-        """Threads that download."""
+        """Number of threads that download."""
         return given.fetch_threads
 
     def run(self) -> Cost:
@@ -110,7 +110,7 @@ class ColdFill:
 
 
 class RawGets:
-    """The ceiling: the same blocks asked for by as many threads and dropped."""
+    """The ceiling: the same blocks, fetched by as many threads and dropped."""
 
     name = _RAW_GET
     get_bytes = CacheConfig().block_bytes
@@ -124,7 +124,7 @@ class RawGets:
 
     @staticmethod
     def threads_for(given: CacheInput) -> int:
-        """Threads that download."""
+        """Number of threads that download."""
         return given.fetch_threads
 
     def run(self) -> Cost:
@@ -155,7 +155,7 @@ class RawRequests(RawGets):
 
 
 class RawStreams(RawRequests):
-    """A ceiling: the same requests made and received as the cold fill does it, and dropped."""
+    """A ceiling: the same requests, made and received as by the cold fill, and dropped."""
 
     name = _RAW_STREAM
 
@@ -200,7 +200,7 @@ class DiskWrites:
 
     @staticmethod
     def threads_for(given: CacheInput) -> int:
-        """Threads that write."""
+        """Number of threads that write."""
         return given.fetch_threads
 
     def run(self) -> Cost:

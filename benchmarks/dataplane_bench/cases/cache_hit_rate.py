@@ -1,12 +1,12 @@
-"""How much of a shuffled epoch the cache answers when it has room for a fraction c of the dataset.
+"""Hit rates of a shuffled epoch when the cache has space for a fraction c of the dataset.
 
-Each epoch reads every block once in a new order. With a plan the cache should answer c of it, which
+Each epoch reads every block once in a new order. With a plan the cache should serve c of it, which
 is the optimum: of a random order nothing better can be kept. Without a plan it evicts the least
 recently used blocks, which come last in the next epoch too seldom: the share of an ideal LRU cache,
 counted by a model that keeps the same orders in an ordered dictionary, is shown beside it.
 
 The first epoch fills the cache and is not counted. Blocks are small, so that an epoch is quick; the
-rates do not depend on their size. The store is a folder, and what it was asked for is what counts.
+rates do not depend on their size. The store is a folder, and the requests to it are counted.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def hit_rates(
     """Measure each share with a plan and without, beside an ideal LRU cache and the optimum.
 
     Args:
-        folder: where the dataset and the cache directories are made.
-        shares: of the dataset, each the budget of one comparison.
-        blocks: of the dataset.
-        epochs: counted ones.
-        seed: of the orders.
-        progress: is told what is being measured.
+        folder: folder of the dataset and the cache directories.
+        shares: fractions of the dataset, each the budget of one comparison.
+        blocks: number of blocks of the dataset.
+        epochs: number of counted epochs.
+        seed: seed of the orders.
+        progress: function that is called with the measurement under way.
     """
     each = max(1, blocks // _OBJECTS)
     table = ("cache", f"{_OBJECTS * each} blocks", _QUANTITY, "room for")

@@ -26,7 +26,7 @@ _PREAD = f"{CEILING_PREFIX}pread"
 
 
 class OneThread:
-    """Reads all ranges, or batches of them, into the same memory."""
+    """A system that reads all ranges, or batches of them, into the same memory."""
 
     name = "reads"
     threads = 1
@@ -39,7 +39,7 @@ class OneThread:
 
     @staticmethod
     def threads_for(given: CacheInput) -> int:
-        """Threads that it reads with."""
+        """Number of threads that it reads with."""
         del given
         return 1
 

@@ -1,4 +1,4 @@
-"""How fast Zarr v3 arrays decode, beside other readers of the same files and measured ceilings.
+"""The decode case: throughput of Zarr v3 arrays, beside rivals on the same files and ceilings.
 
 `decode_data` generates and stores the arrays. Every system finds the files in the page cache: ours,
 blosc2 and numcodecs map them, the others read them through their own stores. Destinations that are
@@ -44,17 +44,17 @@ CHUNK_BYTES = (16 << 10, 64 << 10, 256 << 10, 512 << 10, 2 << 20)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """What to decode and how often.
+    """Options of the decode case.
 
     Attributes:
         data: arrays that are read whole, of `WHOLE_ARRAYS`.
-        selections: of `SELECTIONS`; crops and runs have data of their own.
+        selections: selections, of `SELECTIONS`; crops and runs have data of their own.
         codecs: names from `CODECS`.
         chunk_bytes: decoded sizes of inner chunks.
         threads: thread counts, one comparison each.
         rounds: counted rounds; one more warms up.
-        seed: of the data, the selections and the order of systems.
-        sizes: of data and selections.
+        seed: seed of the data, the selections and the order of systems.
+        sizes: sizes of data and selections.
         count_instructions: whether to run our decoder and the codec alone under callgrind, too.
     """
 
@@ -80,7 +80,7 @@ class DecodeOptions:
 
 
 def run(options: DecodeOptions, progress: Callable[[str], None]) -> list[Row]:
-    """CoalescedRequest every comparison and return its rows.
+    """Run every comparison and return its rows.
 
     Raises:
         ConfigError: instructions are to be counted and valgrind is not installed.
@@ -130,7 +130,7 @@ def _title(name: str, array: npt.NDArray[Any]) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Comparison:
-    """One stored array and what is read of it."""
+    """One stored array and the boxes that are read of it."""
 
     case: Case
     path: Path

@@ -1,12 +1,12 @@
-"""What the decode benchmark reads: generated arrays, the files that hold them, and selections.
+"""Data of the decode benchmark: generated arrays, the files that hold them, and selections.
 
 Every array is one Zarr shard that zarr-python writes, so that all readers read the same bytes.
-What is generated: four turbulent float32 fields; a surface mesh with its connectivity, pressure and
-wall shear stress; one larger field to cut crops from; and the points of a larger mesh in random
-order, to cut runs from, as a packed dataset with permuted points holds them.
+Generated are four turbulent float32 fields; a surface mesh with its connectivity, pressure and wall
+shear stress; one larger field to cut crops from; and the points of a larger mesh in random order,
+to cut runs from, as a packed dataset with permuted points holds them.
 
-`needed_fraction` says which part of an array a selection cannot do without: the Blosc blocks that
-it touches, or whole chunks where the codec knows no blocks.
+`needed_fraction` is the part of an array that a selection needs: the Blosc blocks that it touches,
+or whole chunks where the codec knows no blocks.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ _ZSTD_LEVEL: Final = 1
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large the generated arrays and selections are.
+    """Sizes of the generated arrays and selections.
 
     Attributes:
-        edge: of the four turbulent fields, in elements.
-        mesh_points: of the surface mesh.
-        volume_edge: of the field that crops are cut from.
-        crop_edge: of a crop.
-        points: of the array that runs are cut from.
+        edge: edge of the four turbulent fields, in elements.
+        mesh_points: points of the surface mesh.
+        volume_edge: edge of the field that crops are cut from.
+        crop_edge: edge of a crop.
+        points: points of the array that runs are cut from.
         run: points of a run.
-        count: crops or runs that are read together, like the samples of a batch.
+        count: number of crops or runs that are read together, like the samples of a batch.
     """
 
     edge: int = 128

@@ -19,12 +19,12 @@ __all__ = ["CodecAlone", "Memcpy", "NeededBytes", "OurDecoder", "StoredArray"]
 
 
 class StoredArray:
-    """One stored array and what is wanted of it, ready for our decoder.
+    """One stored array and the boxes wanted of it, ready for our decoder.
 
     Attributes:
-        encoded: the mapped shard.
-        table: the chunks of all boxes.
-        outs: one destination per box.
+        encoded: mapped shard.
+        table: chunks of all boxes.
+        outs: destinations, one per box.
         nbytes: decoded bytes that are wanted.
         array_bytes: decoded bytes of the whole array.
     """
@@ -101,8 +101,8 @@ class CodecAlone:
 class Memcpy:
     """The ceiling of ceilings: the decoded array copied to memory that is allocated once.
 
-    With several threads each copies a part of its own. Memory is what they share, so that this says
-    how much of a second thread is left to whoever writes that much.
+    With several threads each copies a part of its own. They share the memory, so that this shows
+    the gain of a second thread for any system that writes that much.
     """
 
     name = f"{CEILING_PREFIX}memcpy"
@@ -139,7 +139,7 @@ class Memcpy:
 
 
 class NeededBytes:
-    """The ceiling of crops and runs: what the blocks that they touch cost in a whole-array decode.
+    """The ceiling of crops and runs: the cost of the blocks they touch in a whole-array decode.
 
     The whole array is decoded, and the cost scaled to the part of it that the selection needs.
 

@@ -1,14 +1,14 @@
-"""How fast an epoch streams: our DataLoader beside zarr-python and webdataset, cold and warm.
+"""The loader case: an epoch through our DataLoader, zarr-python and webdataset, cold and warm.
 
 The dataset is generated once and stored three times in an embedded S3 endpoint that runs in a
 process of its own: packed (ours), as plain Zarr groups, and as WebDataset tars of `.npy` members.
 
 - *cold*: nothing local. Ceiling: the encoded bytes of the packed dataset as raw ranged GETs by the
-  same client, decoded by nobody.
+  same client, not decoded.
 - *warm*: ours from the filled SSD cache, the rivals from full local copies. Ceiling: one memcpy of
   every decoded byte.
 
-Ratios compare samples per second. "From store" counts what the endpoint sent during the run.
+Ratios compare samples per second. "From store" counts bytes that the endpoint sent during the run.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ def _cores() -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoaderOptions:
-    """What to stream and how often.
+    """Options of the loader case.
 
     Attributes:
         total_bytes: decoded size of the dataset.
-        sample_bytes: about how large one sample is.
-        codec: lz4 or zstd.
+        sample_bytes: approximate size of a sample.
+        codec: codec: lz4 or zstd.
         batch_size: samples per batch.
-        threads: our decode threads.
-        workers: worker processes of the rivals; every count is a row of its own.
+        threads: number of our decode threads.
+        workers: numbers of worker processes of the rivals; every one is a row of its own.
         rounds: counted rounds per state; one more warms up.
-        seed: of the data and of the order of systems.
+        seed: seed of the data and of the order of systems.
     """
 
     total_bytes: int = 1 << 30
@@ -106,7 +106,7 @@ def run(options: LoaderOptions, progress: Callable[[str], None]) -> list[Row]:
 
 
 def case_of(options: LoaderOptions, samples: int, state: str) -> Case:
-    """Say what all systems have in common in one state of the cache."""
+    """Return the common fields of all systems in one state of the cache."""
     return Case(
         "loader",
         f"{samples} turbulent volumes float32",
@@ -257,7 +257,7 @@ class MemcpySamples:
 
 
 class _Metered:
-    """Adds what the endpoint sent during a run to the run's cost."""
+    """A system that adds the bytes that the endpoint sent during a run to the run's cost."""
 
     def __init__(self, system: System, endpoint: S3Endpoint) -> None:
         self._system = system

@@ -1,4 +1,4 @@
-"""How fast ranges of one object arrive: our store, its client alone, s3fs, and a raw socket.
+"""The store case: ranges of one object by our store, its client alone, s3fs, and a raw socket.
 
 Our store is asked for whole ranges and for streams, which it receives past its client. Against the
 embedded endpoint (a process of its own, sendfile) the ceiling is a raw socket that receives into
@@ -43,17 +43,17 @@ _CLIENT = f"{CEILING_PREFIX}obstore"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """What to read and how often.
+    """Options of the store case.
 
     Attributes:
         store_url: prefix to write one object to; None starts the embedded endpoint.
-        tls: the embedded endpoint speaks TLS.
-        object_bytes: its size.
+        tls: whether the embedded endpoint speaks TLS.
+        object_bytes: size of the object.
         range_bytes: sizes of the ranges, one comparison each.
         connections: requests under way at once, one comparison each.
-        requests: of large ranges per run; small ranges get eight times as many.
+        requests: requests of large ranges per run; small ranges get eight times as many.
         rounds: counted rounds; one more warms up.
-        seed: of the offsets and of the order of systems.
+        seed: seed of the offsets and of the order of systems.
     """
 
     store_url: str | None = None
@@ -145,7 +145,7 @@ def _compare(
 
 
 class _Threaded:
-    """Reads all ranges from a pool of threads."""
+    """A system that reads all ranges from a pool of threads."""
 
     name = "threaded"
 
@@ -172,7 +172,7 @@ class _Threaded:
 
 
 class OurStore(_Threaded):
-    """`open_store(url).get_range`, with retry, limit and metering."""
+    """`open_store(url).get_range`, with retry, limit, hedge and metrics."""
 
     name = OUR_SYSTEM
 

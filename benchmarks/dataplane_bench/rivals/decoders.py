@@ -85,7 +85,7 @@ class ZarrPython:
     def __init__(self, folder: Path, threads: int, boxes: _Boxes = None) -> None:
         import zarr
 
-        # That other implementations may not know numcodecs' shuffle: this process only measures.
+        # A warning that other implementations may not know numcodecs' shuffle: this only measures.
         warnings.simplefilter("ignore", UserWarning)
         self.threads = threads
         self._slices = _slices(boxes)
@@ -201,7 +201,7 @@ class _ChunkWise:
         self._decode = self.decoder(codec, stored.dtype.itemsize)
 
     def run(self) -> Cost:
-        """Decode every chunk and copy what is wanted of it to its place."""
+        """Decode every chunk and copy the wanted part of it to its place."""
 
         def work() -> int:
             for start, stop, wanted, place in self._parts:
@@ -212,7 +212,7 @@ class _ChunkWise:
         return timed(work, samples=1)
 
     def decoder(self, codec: str, itemsize: int) -> Callable[[memoryview], Any]:
-        """Return what decodes one chunk to bytes."""
+        """Return the function that decodes one chunk to bytes."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -263,16 +263,16 @@ class Numcodecs(_ChunkWise):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardIndex:
-    """Where the inner chunks of a one-shard array are.
+    """Places of the inner chunks of a one-shard array.
 
     Attributes:
-        shard: the file.
-        shape: of the array.
-        chunk_shape: of an inner chunk.
-        dtype: of the elements.
-        codecs: the inner codec chain of the metadata.
+        shard: path of the file.
+        shape: shape of the array.
+        chunk_shape: shape of an inner chunk.
+        dtype: type of the elements.
+        codecs: inner codec chain of the metadata.
         offsets: uint64[n], in C order over the chunks that hold elements of the array.
-        nbytes: uint64[n].
+        nbytes: uint64[n], stored lengths in the same order.
     """
 
     shard: Path
@@ -314,7 +314,7 @@ def read_shard_index(folder: Path) -> ShardIndex:
 def _parts(
     stored: ShardIndex, box: Box, out: npt.NDArray[Any]
 ) -> Iterator[tuple[int, int, tuple[slice, ...], npt.NDArray[Any]]]:
-    """Say for every chunk that a box touches where it lies, what is wanted and where that goes."""
+    """Yield for every chunk that a box touches its place, the wanted part and its destination."""
     grid = tuple(-(-n // c) for n, c in zip(stored.shape, stored.chunk_shape, strict=True))
     trailer = 4 if any(codec["name"] == "crc32c" for codec in stored.codecs) else 0
     touched = [

@@ -34,15 +34,15 @@ class LoaderInput:
     """One dataset in every form that the contenders need.
 
     Attributes:
-        dataset_url: our packed dataset.
+        dataset_url: URL of our packed dataset.
         zarr_url: prefix of the Zarr groups; a local folder when warm.
-        shard_urls: the WebDataset shards, presigned; local files when warm.
+        shard_urls: URLs of the WebDataset shards, presigned; local files when warm.
         keys: sample keys.
         arrays: array names, all of one shape across samples.
-        decoded_bytes: of all samples.
+        decoded_bytes: decoded size of all samples.
         batch_size: samples per batch.
         environment: variables that hold endpoint and credentials.
-        cache_dir: our cache.
+        cache_dir: folder of our cache.
         cold: whether every run starts without local data.
     """
 
@@ -194,5 +194,5 @@ class WebDatasetLoader:
 
 
 def member_name(array: str) -> str:
-    """The tar member's name of an array: WebDataset knows no folders inside a sample."""
+    """Name of an array's tar member: WebDataset knows no folders inside a sample."""
     return array.replace("/", "_")

@@ -1,12 +1,13 @@
 """Our own S3 server on loopback, for the demo, the benchmarks and fault tests.
 
-Enough of S3 for obstore, boto3 and s3fs; fast enough (files and `sendfile`) not to be what a
-benchmark measures; and able to behave as badly as a real cloud, in a way that can be repeated.
-It is not a store for data that matters: nothing is synced, and it listens on loopback only.
+Enough of S3 for obstore, boto3 and s3fs; fast enough (files and `sendfile`) not to be the
+bottleneck of a benchmark; and with fault injection like the failures of a real cloud, in a way that
+can be repeated. It is not a store for data that matters: nothing is synced, and it listens on
+loopback only.
 
 The modules, downward: `endpoint` (the Python face), `control` (the same in another process),
 `engine` (all parts together), `server` and `connection` (sockets and threads), `faults` and
-`delivery` (what goes wrong, and how answers go out), `*_operations` over `exchange` (S3 itself),
+`delivery` (faults, and responses on the wire), `*_operations` over `exchange` (S3 itself),
 `objects`, `uploads`, `replacements` (state), `sigv4`, `bodies`, `http`, `documents`, `listing`,
 `conditions` (protocol), `model` (words).
 

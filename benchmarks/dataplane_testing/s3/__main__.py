@@ -1,4 +1,4 @@
-"""Serve S3 from a folder: for a person at a terminal, or for `S3Endpoint` in another process."""
+"""The endpoint's program: S3 from a folder, for a terminal, or for `S3Endpoint` in a process."""
 
 from __future__ import annotations
 

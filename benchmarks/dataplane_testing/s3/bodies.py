@@ -1,8 +1,8 @@
-"""Request bodies: read them whole or not at all, and check every digest that the client declared.
+"""Request bodies: read whole or not at all, with a check of every digest the client declared.
 
 Three framings arrive at S3: plain, aws-chunked with a signature per chunk, and aws-chunked with
 trailing headers (what current SDKs send when the checksum is computed on the way). All are decoded
-here, hashed once (MD5 for the ETag, plus what was declared) and handed to a sink piece by piece.
+here, hashed once (MD5 for the ETag, plus declared digests) and handed to a sink piece by piece.
 
 A body is good only when `receive_body` returns; until then the sink's bytes mean nothing. Runs on
 the connection's thread and keeps no state.
@@ -39,12 +39,12 @@ _NOT_CHECKSUMS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ReceivedBody:
-    """A body that arrived whole and matches all that was declared about it.
+    """A body that arrived whole and matches its declared digests and lengths.
 
     Attributes:
-        size_bytes: its decoded length.
+        size_bytes: decoded length of the body.
         md5: hex MD5 of it: the ETag of a simple object.
-        checksum: the header name and base64 value of the checksum it was sent with, if any.
+        checksum: header name and base64 value of the checksum it was sent with, if any.
     """
 
     size_bytes: int
@@ -82,7 +82,7 @@ _UNCHECKED = frozenset({"x-amz-checksum-crc64nvme"})
 
 
 class _Meter:
-    """Passes bytes to the sink, hashing them on the way."""
+    """A filter that passes bytes to the sink, hashing them on the way."""
 
     def __init__(self, sink: Callable[[memoryview], object], limit_bytes: int) -> None:
         self._sink = sink
@@ -128,7 +128,7 @@ def receive_body(
     """Read the request's body into `sink`, checking length, signature and checksums.
 
     Raises:
-        S3Error: it is too large, malformed, or does not match what was declared.
+        S3Error: it is too large, malformed, or does not match its declaration.
         OSError: the client left, or the sink failed.
     """
     payload = _payload_kind(head, signing)
@@ -175,7 +175,7 @@ def receive_body(
 
 
 def _payload_kind(head: RequestHead, signing: Signing | None) -> str:
-    """Return what the body must be: a hex SHA-256, unsigned, or one of the streaming framings."""
+    """Return the required kind of the body: a hex SHA-256, unsigned, or a streaming framing."""
     if signing is not None:
         payload = signing.payload
     else:

@@ -1,4 +1,4 @@
-"""Operations on buckets: make, look, list, remove."""
+"""Operations on buckets: create, head, list, delete."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def create_bucket(service: Service, request: Request) -> Response:
 
 
 def head_bucket(service: Service, request: Request) -> Response:
-    """Tell whether a bucket exists."""
+    """Respond whether a bucket exists."""
     service.files.require_bucket(request.bucket)
     return Response(200, "x-amz-bucket-region: us-east-1\r\n")
 
@@ -59,13 +59,13 @@ def delete_bucket(service: Service, request: Request) -> Response:
 
 
 def get_bucket_location(service: Service, request: Request) -> Response:
-    """Tell a bucket's region: empty stands for us-east-1."""
+    """Respond with a bucket's region: empty stands for us-east-1."""
     service.files.require_bucket(request.bucket)
     return Response.xml(document("LocationConstraint"))
 
 
 def get_bucket_versioning(service: Service, request: Request) -> Response:
-    """Tell that versioning was never switched on."""
+    """Respond that versioning was never switched on."""
     service.files.require_bucket(request.bucket)
     return Response.xml(document("VersioningConfiguration"))
 

@@ -1,4 +1,4 @@
-"""Conditions and ranges of a request, as pure functions: If-Match and its kin, Range.
+"""Conditions and ranges of a request: If-Match and its kin, Range. Pure functions.
 
 Source: RFC 9110, sections 13 and 14, as S3 applies them: one range at most, and a Range header
 that cannot be understood is ignored.
@@ -45,7 +45,7 @@ def parse_range(text: str, size_bytes: int) -> tuple[int, int] | None:
 
 
 def is_unmodified(headers: Mapping[str, str], version: ObjectVersion) -> bool:
-    """Check a read's conditions; True where the answer is 304 Not Modified.
+    """Check a read's conditions; True where the response is 304 Not Modified.
 
     Raises:
         S3Error: 412, a condition does not hold.
@@ -66,7 +66,7 @@ def is_unmodified(headers: Mapping[str, str], version: ObjectVersion) -> bool:
 
 
 def write_precondition(headers: Mapping[str, str]) -> Precondition:
-    """Return what a write demands of the object that it replaces.
+    """Return the precondition of a write on the object that it replaces.
 
     Raises:
         S3Error: If-None-Match with anything but `*`, which S3 does not implement either.

@@ -1,9 +1,9 @@
-"""One connection, from its first request to its end: read, check, decide, answer, record.
+"""One connection, from its first request to its end: read, check, decide, respond, record.
 
-Every request goes through the same steps: head, path, signature, fault plan, operation, answer,
-record. An error at any step becomes an XML answer. The connection goes on where its framing is
-certain, and is closed where it is not; before closing, what the client still sends is read for a
-moment, because closing over unread bytes would reset the connection and lose the answer.
+Every request goes through the same steps: head, path, signature, fault plan, operation, response,
+record. An error at any step becomes an XML response. The connection goes on where its framing is
+certain, and is closed where it is not; before closing, bytes that the client still sends are read
+for a moment, because closing over unread bytes would reset the connection and lose the response.
 
 Runs on a thread of its own; shares only thread-safe parts with others.
 """
@@ -40,7 +40,7 @@ _LINGER_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all connections of an endpoint share."""
+    """Parts that all connections of an endpoint share."""
 
     service: Service
     operations: Mapping[str, Operation]
@@ -51,13 +51,13 @@ class Shared:
 
 
 class Connection:
-    """Serves one accepted socket.
+    """A connection over one accepted socket.
 
     Args:
-        sock: the socket; closed in the end.
-        number: of the connection, for the log.
-        shared: what connections share.
-        tls: to speak TLS with; None speaks none.
+        sock: socket; closed in the end.
+        number: number of the connection, for the log.
+        shared: parts that connections share.
+        tls: TLS context; None speaks none.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Connection:
         self._delivery = Delivery(sock, shared.stopping)
 
     def serve(self) -> None:
-        """Answer requests until the connection ends. Raises nothing."""
+        """Serve requests until the connection ends. Raises nothing."""
         try:
             if isinstance(self._sock, ssl.SSLSocket):
                 self._sock.do_handshake()
@@ -163,7 +163,7 @@ class Connection:
             head.content_length() or 0,
             expects_continue=head.headers.get("expect", "").lower() == "100-continue",
         )
-        # From here on a refusal is an answer to this request: known to the log, HEADs bodiless.
+        # From here on a refusal is a response to this request: known to the log, HEADs bodiless.
         request = exchange.request = Request(head, self._reader)
         request.bucket, request.key = split_path(head.path)
         request.parameters = split_query(head.query)
@@ -172,7 +172,7 @@ class Connection:
         return request
 
     def _refuse(self, err: S3Error) -> None:
-        """Answer a request whose head could not be read."""
+        """Respond to a request whose head could not be read."""
         index = self._shared.log.begin()
         exchange = _Exchange(time.monotonic(), status=err.status, code=err.code)
         try:
@@ -184,7 +184,7 @@ class Connection:
             self._shared.log.end(exchange.record(index, self._number, self._delivery.bytes_sent))
 
     def _linger(self) -> None:
-        """Close our side, then read for a moment what the client had under way."""
+        """Close our side, then read for a moment the bytes that the client had under way."""
         self._sock.shutdown(socket.SHUT_WR)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval(_LINGER_S))
         deadline_s = time.monotonic() + _LINGER_S
@@ -198,7 +198,7 @@ class Connection:
 
 @dataclass(slots=True)
 class _Exchange:
-    """What the log will say about the request being served."""
+    """The log's data of the request being served."""
 
     started_s: float
     request: Request | None = None

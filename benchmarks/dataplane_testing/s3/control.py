@@ -1,15 +1,15 @@
 """An engine in a process of its own, driven over a private socket pair.
 
 The client's interpreter then shares no lock with the server's, which is what a benchmark needs.
-Messages are lines of JSON, one answer to each request; the first carries the settings, so that the
-secret appears in no argument list. The socket pair is inherited, not named: nobody else can reach
-it. Bodies do not pass through it, they are files in the staging folder.
+Messages are lines of JSON, one response to each request; the first carries the settings, so that
+the secret appears in no argument list. The socket pair is inherited, not named: no other process
+can reach it. Bodies do not pass through it, they are files in the staging folder.
 
 The child ends when its side of the pair reports that the parent's is closed, or when its parent
 has changed (a forked sibling may hold the pair open): no endpoint outlives its owner. Ctrl-C
 reaches the whole terminal group; the child ignores it and leaves it to the parent to stop.
 
-`RemoteEngine` is thread-safe: one lock around a request and its answer.
+`RemoteEngine` is thread-safe: one lock around a request and its response.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAX_REQUEST_BYTES = 1 << 20
 
 
 class RemoteEngine:
-    """The calls of `Engine`, answered by a child process.
+    """An engine with the calls of `Engine`, served by a child process.
 
     Raises:
         ConfigError: as `Engine`.
@@ -132,7 +132,7 @@ class RemoteEngine:
                 sock.sendall(request)
                 line = _receive_line(sock)
             except OSError as err:
-                # A late answer would be taken for that of the next request.
+                # A late response would be taken for that of the next request.
                 self._sock = None
                 sock.close()
                 self._process.kill()

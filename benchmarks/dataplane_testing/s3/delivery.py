@@ -1,4 +1,4 @@
-"""Answers on the wire: heads and bodies, as fast as the kernel can, or as badly as a plan asks.
+"""Delivery of responses: heads and bodies, as fast as the kernel can, or with a plan's fault.
 
 A body from a file goes out with `sendfile`: no byte of it passes through Python (over TLS it is
 read into memory, and encrypted from there). Small ones are read and sent together with their head,
@@ -35,25 +35,25 @@ _DRAIN_S = 2.0
 
 
 class ConnectionBroken(Exception):
-    """The connection ended on purpose: a planned fault, or the endpoint stops."""
+    """Deliberate end of the connection: a planned fault, or the endpoint stops."""
 
 
 class Delivery:
-    """Sends answers on one connection.
+    """A sender of responses on one connection.
 
     Args:
-        sock: a blocking socket with a send timeout of the kernel.
-        stopping: set when the endpoint stops.
+        sock: blocking socket with a send timeout of the kernel.
+        stopping: event that is set when the endpoint stops.
     """
 
     def __init__(self, sock: socket.socket, stopping: threading.Event) -> None:
         self._sock = sock
         self._is_tls = isinstance(sock, ssl.SSLSocket)
-        self._memory = bytearray(0)  # what is encrypted from
+        self._memory = bytearray(0)  # buffer to encrypt from
         self._stopping = stopping
         self._free_s = 0.0  # when the emulated line is free for the next byte
         self.bytes_sent = 0
-        """Bytes of the current answer's body handed to the kernel."""
+        """Bytes of the current response's body handed to the kernel."""
 
     def wait(self, seconds: float) -> None:
         """Pause.
@@ -65,7 +65,7 @@ class Delivery:
             raise ConnectionBroken
 
     def reset(self) -> None:
-        """End the connection with a reset, after the client has got what was sent.
+        """End the connection with a reset, after the client has got the bytes sent.
 
         Raises:
             ConnectionBroken: always.
@@ -77,7 +77,7 @@ class Delivery:
     def send(
         self, response: Response, plan: Plan, request_id: str, *, head_only: bool, close: bool
     ) -> None:
-        """Send an answer.
+        """Send a response.
 
         Raises:
             ConnectionBroken: the plan, or the endpoint's stop, ended the connection.
@@ -135,7 +135,7 @@ class Delivery:
                 self.wait(self._free_s - time.monotonic())
 
     def _send_file(self, fd: int, start: int, count: int) -> int:
-        """Send the beginning of a range of a file; return how much of it."""
+        """Send the beginning of a range of a file; return its length."""
         if not self._is_tls:
             return os.sendfile(self._sock.fileno(), fd, start, count)
         if not self._memory:
@@ -145,11 +145,11 @@ class Delivery:
         return len(piece)
 
     def _push(self) -> None:
-        """Send what the kernel holds back for a fuller packet."""
+        """Send the bytes that the kernel holds back for a fuller packet."""
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _drain(self) -> None:
-        """Wait until the client's kernel has what was sent: a reset would throw it away."""
+        """Wait until the client's kernel has the bytes sent: a reset would throw them away."""
         self._push()
         deadline_s = time.monotonic() + _DRAIN_S
         while time.monotonic() < deadline_s:

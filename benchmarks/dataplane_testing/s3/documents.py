@@ -1,4 +1,4 @@
-"""S3's XML, both ways: answers are written as text, requests are read with expat.
+"""S3's XML documents: responses are written as text, requests are read with expat.
 
 Requests are untrusted: a document type (the door of entity bombs and external entities) is
 refused, depth and number of elements are limited. Pure functions.
@@ -30,8 +30,8 @@ _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 _MAX_DEPTH = 8
 _MAX_ELEMENTS = 100_000
 # A carriage return or another control character would not survive a parser as it is. XML 1.0 has
-# no place for most of them even as a reference, but S3 writes it so; `encoding-type=url` is what
-# clients ask for to be safe.
+# no place for most of them even as a reference, but S3 writes it so; clients ask for
+# `encoding-type=url` to be safe.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -115,7 +115,7 @@ def read_document(
     """Read a document of repeated items, such as the parts of an upload.
 
     Args:
-        text: the document.
+        text: text of the document.
         root: name of its root element.
         item: name of the repeated element below it.
 
@@ -140,7 +140,7 @@ def _malformed(reason: str) -> S3Error:
 
 
 class _Reader:
-    """Collects the texts of ROOT/ITEM/NAME and ROOT/NAME, ignoring namespaces."""
+    """A reader of the texts of ROOT/ITEM/NAME and ROOT/NAME, ignoring namespaces."""
 
     def __init__(self, item: str) -> None:
         self._item = item

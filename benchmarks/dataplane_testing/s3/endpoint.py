@@ -26,23 +26,23 @@ _LOOPBACK = "127.0.0.1"
 
 
 class S3Endpoint:
-    """An S3 server on loopback, with a log and, on request, the troubles of a real cloud.
+    """An S3 server on loopback, with a log and, on request, fault injection.
 
     It serves from its start until `close`, or the end of its `with` block. By default it runs in
-    a process of its own, which ends with this one whatever happens to it; in this process it runs
-    in threads, which suits small tests. Thread-safe; not to be used across fork.
+    a process of its own, which ends with this one in any case; in this process it runs in
+    threads, which suits small tests. Thread-safe; not to be used across fork.
 
     Args:
         root: folder for the objects, empty or made by an earlier endpoint, which is then served
             again; None keeps them in a temporary folder until `close`.
         buckets: buckets to make.
-        access_key: the key id to accept.
-        secret_key: its secret; None makes a random one.
-        anonymous: let requests without a signature in.
-        faults: what goes wrong; nothing by default.
-        in_process: threads of this process instead of a process of its own.
+        access_key: key id to accept.
+        secret_key: secret of the key; None makes a random one.
+        anonymous: whether to let requests without a signature in.
+        faults: faults to inject; none by default.
+        in_process: whether to use threads of this process instead of a process of its own.
         port: port on loopback; 0 takes a free one.
-        limits: what one client may take.
+        limits: limits of one client.
         certificate: file with a certificate of 127.0.0.1 and its key, to speak TLS with.
 
     Raises:
@@ -91,17 +91,17 @@ class S3Endpoint:
 
     @property
     def url(self) -> str:
-        """The endpoint's URL, such as `http://127.0.0.1:40123`."""
+        """URL of the endpoint, such as `http://127.0.0.1:40123`."""
         return f"{self._scheme}://127.0.0.1:{self.port}"
 
     @property
     def port(self) -> int:
-        """The port on loopback."""
+        """Port on loopback."""
         return self._engine.port
 
     @property
     def root(self) -> Path:
-        """The folder that holds the objects."""
+        """Folder that holds the objects."""
         return self._engine.root
 
     def environment(self) -> dict[str, str]:
@@ -126,7 +126,7 @@ class S3Endpoint:
 
     @contextmanager
     def exported(self) -> Iterator[None]:
-        """Lead this process and its children here, whatever else the user has set up.
+        """Lead this process and its children here, past all other settings of the user.
 
         For the length of the block the environment is that of `environment()`, without any other
         variable that could lead to another server, to other credentials or to none, and without
@@ -152,8 +152,8 @@ class S3Endpoint:
     ) -> str:
         """Replace an object between two GETs of it; returns the ETag that it will have.
 
-        The next `after_gets` GETs are answered from the version of now; whatever arrives after
-        the last of these answers has begun sees the new one.
+        The next `after_gets` GETs get the current version; every request that arrives after the
+        last of these responses has begun sees the new one.
 
         Raises:
             ConfigError: no such bucket or object, or `after_gets` is not positive.
@@ -173,7 +173,7 @@ class S3Endpoint:
     def requests(self) -> list[RequestRecord]:
         """Return the requests so far, in order of arrival.
 
-        Requests that are being answered are waited for, at most two seconds.
+        Requests under way are waited for, at most two seconds.
         """
         return self._engine.requests()
 
@@ -186,7 +186,7 @@ class S3Endpoint:
         self._engine.set_faults(faults or Faults())
 
     def fault_counts(self) -> dict[str, int]:
-        """Return how often each kind of fault has happened since the start."""
+        """Return the number of faults of each kind since the start."""
         return self._engine.fault_counts()
 
     def close(self) -> None:

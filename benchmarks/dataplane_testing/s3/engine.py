@@ -1,7 +1,7 @@
 """A whole endpoint in this process: server, objects, faults and log behind one set of calls.
 
-`Settings` is what it is made of; `Engine` is the running thing. `S3Endpoint` drives one directly,
-or one in another process through `control`. Thread-safe.
+`Settings` configures it; `Engine` is the running endpoint. `S3Endpoint` drives one directly, or one
+in another process through `control`. Thread-safe.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an endpoint is made of. `secret_key` is not shown when this is printed."""
+    """Settings of an endpoint. `secret_key` is not shown when this is printed."""
 
     root: Path | None
     buckets: tuple[str, ...]
@@ -83,17 +83,17 @@ class Engine:
 
     @property
     def port(self) -> int:
-        """The port on loopback."""
+        """Port on loopback."""
         return self._server.port
 
     @property
     def root(self) -> Path:
-        """The folder that holds the objects."""
+        """Folder that holds the objects."""
         return self._files.root
 
     @property
     def staging(self) -> Path:
-        """Where files for `adopt` are put: the same file system as the objects."""
+        """Folder of files for `adopt`, on the same file system as the objects."""
         return self._files.root / "staging"
 
     def adopt(self, bucket: str, key: str, path: Path, after_gets: int = 0) -> str:
@@ -132,7 +132,7 @@ class Engine:
         self._faults.set(faults)
 
     def fault_counts(self) -> dict[str, int]:
-        """Return how often each fault has happened, replacements included."""
+        """Return the number of faults of each kind, replacements included."""
         counts = self._faults.counts()
         if self._replacements.done:
             counts["replace"] = self._replacements.done

@@ -1,4 +1,4 @@
-"""One request and its answer, as the operations see them: read, named, and not yet answered.
+"""Requests and responses as the operations see them: read, named, and not yet sent.
 
 Also the rules by which a method, a path and a query become one of S3's operations. Pure data and
 functions; a request belongs to the thread of its connection.
@@ -50,7 +50,7 @@ _NOT_HERE = frozenset(
 
 
 class Request:
-    """One request: its head, what it is about, and the body still to be read."""
+    """One request: its head, its bucket, key and operation, and the body still to be read."""
 
     __slots__ = ("bucket", "head", "key", "operation", "parameters", "reader", "signing")
 
@@ -65,14 +65,14 @@ class Request:
 
 
 class Response:
-    """An answer: a status, header lines that each end in CRLF, and a body from memory or a file.
+    """A response: a status, header lines that each end in CRLF, and a body from memory or a file.
 
     Attributes:
-        fd: an open file that holds the body, or -1. Whoever delivers the answer closes it.
-        start: where in the file the body begins.
-        length: the body's length; also what a HEAD declares without sending it.
+        fd: open file that holds the body, or -1. The sender of the response closes it.
+        start: start of the body in the file.
+        length: length of the body; also the one that a HEAD declares without sending it.
         range: `[start, stop)` of a 206, for the log.
-        bodiless: neither a body nor a Content-Length goes with it (204, 304).
+        bodiless: whether neither a body nor a Content-Length goes with it (204, 304).
     """
 
     __slots__ = ("bodiless", "body", "fd", "headers", "length", "range", "start", "status")
@@ -89,7 +89,7 @@ class Response:
 
     @classmethod
     def xml(cls, body: bytes, status: int = 200) -> Response:
-        """Make an answer of a document."""
+        """Make a response of a document."""
         return cls(status, "Content-Type: application/xml\r\n", body)
 
 
@@ -111,10 +111,10 @@ def split_path(path: str) -> tuple[str, str]:
 
 
 def name_operation(request: Request) -> str:
-    """Return S3's name of what a request asks for.
+    """Return S3's name of the operation that a request asks for.
 
     Raises:
-        S3Error: nothing that this endpoint does.
+        S3Error: an operation that this endpoint does not have.
     """
     method, parameters = request.head.method, request.parameters
     if parameters and not _NOT_HERE.isdisjoint(parameters):

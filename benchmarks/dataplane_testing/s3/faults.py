@@ -1,10 +1,10 @@
-"""The emulated cloud: what goes wrong, how often, and for which request.
+"""Fault injection: the kinds of faults, their rates, and the requests that meet them.
 
-`Faults` is what a test or benchmark asks for; `FaultInjector` turns it into one `Plan` per request.
-A plan depends only on the seed, the operation, the object and how many times that operation has
-met that object before, so a run can be repeated whatever its threads do. Each request meets at
-most one of: slow_down, reset, truncate, stall. Latency and bandwidth come on top, and the
-request-rate limit, which alone depends on the clock.
+`Faults` are the settings of a test or benchmark; `FaultInjector` turns them into one `Plan` per
+request. A plan depends only on the seed, the operation, the object and the number of times that the
+operation has met that object before, so a run can be repeated with any order of its threads. Each
+request meets at most one of: slow_down, reset, truncate, stall. Latency and bandwidth come on top,
+and the request-rate limit, which alone depends on the clock.
 
 Thread-safe: one lock around the counters, held for a few dictionary operations.
 """
@@ -32,31 +32,31 @@ _NORMAL = NormalDist()
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What the endpoint does to its clients. The default is nothing.
+    """Faults that the endpoint injects. The default is none.
 
     Attributes:
-        seed: two runs with the same seed and requests meet the same faults.
-        first_byte_s: mean time before an answer begins; it varies by request.
-        tail_rate: the share of requests that wait `tail_s` instead.
-        tail_s: time before the answer of a request in the tail.
-        bandwidth_bytes_per_s: how fast one connection gets its bodies; None is unlimited.
-        requests_per_s: how many requests per second all clients together may make; those above
-            it get 503 SlowDown; None is unlimited.
-        burst: how many requests may come at once before that limit is felt.
-        retry_after_s: what 503 answers say in `Retry-After`.
-        slow_down_rate: the share of requests answered 503 SlowDown.
-        reset_rate: the share of requests whose connection is reset before any answer.
-        reset_body_rate: the share of GETs that are reset in the middle of the body.
-        truncate_rate: the share of GETs whose body ends early, the connection closed in good
-            order, although its whole length was declared.
-        stall_rate: the share of GETs whose body pauses for `stall_s`, then goes on.
-        stall_s: how long a stall lasts.
-        cut_bytes: where in the body a reset, truncation or stall happens; None draws a place.
+        seed: seed; two runs with the same seed and requests meet the same faults.
+        first_byte_s: mean time before a response begins; it varies by request.
+        tail_rate: share of requests that wait `tail_s` instead.
+        tail_s: time before the response to a request in the tail.
+        bandwidth_bytes_per_s: bandwidth of a connection for bodies; None is unlimited.
+        requests_per_s: limit of requests per second of all clients together; those above it get
+            503 SlowDown; None is unlimited.
+        burst: number of requests that may come at once before that limit applies.
+        retry_after_s: value of `Retry-After` in 503 responses.
+        slow_down_rate: share of requests that get 503 SlowDown.
+        reset_rate: share of requests whose connection is reset before any response.
+        reset_body_rate: share of GETs that are reset in the middle of the body.
+        truncate_rate: share of GETs whose body ends early, the connection closed in good order,
+            although its whole length was declared.
+        stall_rate: share of GETs whose body pauses for `stall_s`, then goes on.
+        stall_s: length of a stall.
+        cut_bytes: place in the body of a reset, truncation or stall; None draws one.
         script: fault kinds for the first requests of each operation on each object, in order,
             before the rates apply; `""` is a request without fault. `("slow_down", "reset")` makes
             every first and second try fail, every third succeed.
-        operations: the operations concerned, such as `("GetObject",)`; empty means all.
-        keys: the objects concerned, as a shell pattern over `bucket/key`.
+        operations: operations concerned, such as `("GetObject",)`; empty means all.
+        keys: objects concerned, as a shell pattern over `bucket/key`.
 
     Raises:
         ConfigError: a rate is not in 0 … 1, a time or size is negative, a kind is unknown.
@@ -121,16 +121,16 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens to one request.
+    """The fault plan of one request.
 
     Attributes:
-        kind: one of `FAULT_KINDS`, `rate_limit`, or None.
-        wait_s: time before the answer begins.
-        cut: where in the body it happens: a fraction of its length.
+        kind: kind of the fault: one of `FAULT_KINDS`, `rate_limit`, or None.
+        wait_s: time before the response begins.
+        cut: place of the fault in the body: a fraction of its length.
         cut_bytes: the same in bytes, where the test fixed it.
-        stall_s: how long a stall lasts.
-        bandwidth_bytes_per_s: how fast the body is sent.
-        retry_after_s: for 503 answers.
+        stall_s: length of a stall.
+        bandwidth_bytes_per_s: bandwidth of the body.
+        retry_after_s: pause named by 503 responses.
     """
 
     kind: str | None = None
@@ -142,7 +142,7 @@ class Plan:
     retry_after_s: int = 0
 
     def cut_at(self, length: int) -> int:
-        """Return how many bytes of a body of `length` are sent before it happens."""
+        """Return the bytes of a body of `length` that are sent before it happens."""
         if self.cut_bytes is not None:
             return min(self.cut_bytes, length)
         return int(self.cut * length)
@@ -153,7 +153,7 @@ _BODY_FAULTS = frozenset({"reset_body", "truncate", "stall"})
 
 
 class FaultInjector:
-    """Decides the plan of each request and counts what happened."""
+    """A fault injector: makes the plan of each request and counts the faults."""
 
     def __init__(self, faults: Faults) -> None:
         self._lock = threading.Lock()
@@ -170,7 +170,7 @@ class FaultInjector:
             self._refilled_s = time.monotonic()
 
     def plan(self, operation: str, bucket: str, key: str) -> Plan:
-        """Decide what happens to the next request of this kind."""
+        """Return the plan of the next request of this kind."""
         if not self._active:
             return _NO_FAULT
         with self._lock:
@@ -196,7 +196,7 @@ class FaultInjector:
             self._counts[kind] = self._counts.get(kind, 0) + 1
 
     def counts(self) -> dict[str, int]:
-        """Return how often each kind has happened since the endpoint's start."""
+        """Return the number of faults of each kind since the endpoint's start."""
         with self._lock:
             return dict(sorted(self._counts.items()))
 

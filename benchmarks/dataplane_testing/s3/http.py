@@ -1,7 +1,7 @@
 """Just enough HTTP/1.1 on a blocking socket: read a request's head, read its body, write a head.
 
-This is not a web framework. It is lean because the endpoint must not be the bottleneck of what it
-measures: one `recv` for a small request, one regular expression over its headers. It is strict
+This is not a web framework. It is lean because the endpoint must not be the bottleneck of a
+benchmark: one `recv` for a small request, one regular expression over its headers. It is strict
 because it also meets hostile input: every length is limited, and a request whose framing is in
 doubt (two lengths, bare line feeds, folded headers) is refused and its connection closed.
 
@@ -37,11 +37,11 @@ class RequestHead:
     """A request line and its headers.
 
     Attributes:
-        method: upper case.
-        path: the target's path, still percent-encoded.
-        query: the target's query, still percent-encoded, without `?`.
-        headers: lower-case names; repeated headers are joined by commas. Values are Latin-1.
-        keep_alive: the client wants to use the connection again.
+        method: method in upper case.
+        path: path of the target, still percent-encoded.
+        query: query of the target, still percent-encoded, without `?`.
+        headers: headers by name in lower case; repeated ones joined by commas. Values are Latin-1.
+        keep_alive: whether the client wants to use the connection again.
     """
 
     __slots__ = ("headers", "keep_alive", "method", "path", "query")
@@ -129,11 +129,11 @@ def response_head(
     """Write a status line and headers.
 
     Args:
-        status: the HTTP status.
-        headers: lines that each end in CRLF.
-        content_bytes: the declared length; None for answers that have none (204, 304).
-        request_id: told to the client and found in XML errors.
-        close: whether the connection ends after this answer.
+        status: HTTP status.
+        headers: header lines that each end in CRLF.
+        content_bytes: declared length; None for responses that have none (204, 304).
+        request_id: id that is sent to the client and found in XML errors.
+        close: whether the connection ends after this response.
     """
     length = "" if content_bytes is None else f"Content-Length: {content_bytes}\r\n"
     ending = "Connection: close\r\n" if close else ""
@@ -270,7 +270,7 @@ class ConnectionReader:
         return line
 
     def drain(self, limit_bytes: int) -> bool:
-        """Throw away what is left of the body; False where that is more than `limit_bytes`."""
+        """Throw the rest of the body away; False where that is more than `limit_bytes`."""
         if self._continue_due or self.body_left > limit_bytes:
             return False
         while self.body_left:

@@ -1,9 +1,9 @@
-"""Pages of a listing: which keys and common prefixes come next. Pure functions over sorted keys.
+"""Pages of a listing: the next keys and common prefixes. Pure functions over sorted keys.
 
 The order is that of UTF-8 bytes, which is also Python's order of strings. A page holds at most
-`max_keys` entries, keys and common prefixes together; where it ends, a token says where the next
-begins. A common prefix is found once and skipped with a binary search, so a page costs
-O(entries · log keys) however many keys a prefix hides.
+`max_keys` entries, keys and common prefixes together; a token gives the start of the next page. A
+common prefix is found once and skipped with a binary search, so a page costs O(entries · log keys)
+for any number of keys behind a prefix.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEY = attrgetter("key")
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """What a client wants listed: after `after`, which is a key or a common prefix."""
+    """A client's request of a page: after `after`, which is a key or a common prefix."""
 
     prefix: str = ""
     delimiter: str = ""
@@ -36,7 +36,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page. `next_after` is where the next one goes on; None on the last."""
+    """One page. `next_after` is the start of the next one; None on the last."""
 
     objects: tuple[ObjectVersion, ...]
     prefixes: tuple[str, ...]
@@ -59,7 +59,7 @@ def list_page(versions: Sequence[ObjectVersion], request: PageRequest) -> Page:
     last = ""
     while position < len(versions) and versions[position].key.startswith(prefix):
         if len(objects) + len(prefixes) >= request.max_keys:
-            # A page of no entries at all is, oddly, not truncated (as S3 answers).
+            # A page of no entries at all is, oddly, not truncated (as S3 responds).
             return Page(tuple(objects), tuple(prefixes), last or None)
         version = versions[position]
         shown = _common_prefix(version.key, prefix, delimiter) if delimiter else None

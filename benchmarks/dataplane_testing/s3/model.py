@@ -1,7 +1,7 @@
-"""Words that all modules of the endpoint share: limits, records of requests, S3's errors.
+"""Values that all modules of the endpoint share: limits, records of requests, S3's errors.
 
 `S3Error` is the protocol's error, made to be rendered as XML for the client; it never leaves this
-package. What a caller in Python did wrong is a `dataplane.errors` class, as everywhere.
+package. A wrong call in Python raises a `dataplane.errors` class, as everywhere.
 
 Pure data, no state.
 """
@@ -17,21 +17,21 @@ __all__ = ["Limits", "RequestRecord", "S3Error"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may take from the endpoint, and for how long.
+    """Limits of one client: sizes, counts and times.
 
     Attributes:
-        head_bytes: request line and headers together; more is 431.
-        header_count: header lines; more is 431.
-        target_bytes: the request target; more is 414.
-        connections: open at once; one more is told 503 and closed.
-        object_bytes: one PUT or one part; more is 400 EntityTooLarge.
-        document_bytes: an XML request body; more is 400 EntityTooLarge.
+        head_bytes: bytes of request line and headers together; more is 431.
+        header_count: number of header lines; more is 431.
+        target_bytes: bytes of the request target; more is 414.
+        connections: connections open at once; one more gets 503 and is closed.
+        object_bytes: bytes of one PUT or one part; more is 400 EntityTooLarge.
+        document_bytes: bytes of an XML request body; more is 400 EntityTooLarge.
         uploads: multipart uploads under way at once.
         log_records: requests remembered; the oldest go first.
-        idle_s: a kept-alive connection without a request is closed after this.
-        head_s: a request's headers must arrive whole within this; else 408.
-        body_s: the longest silence in a request's body; else 400 RequestTimeout.
-        send_s: the longest time that a client may not read; then the connection is reset.
+        idle_s: time after which a kept-alive connection without a request is closed.
+        head_s: time in which a request's headers must arrive whole; else 408.
+        body_s: longest silence in a request's body; else 400 RequestTimeout.
+        send_s: longest time that a client may not read; then the connection is reset.
     """
 
     head_bytes: int = 32 << 10
@@ -58,18 +58,18 @@ class RequestRecord:
     """One request as the endpoint saw it, in order of arrival.
 
     Attributes:
-        index: its place in the order of arrival, counted from the endpoint's start.
-        started_s: when its headers had arrived, by the endpoint's monotonic clock.
-        duration_s: from then until the last byte was handed to the kernel.
-        method: `GET`, `PUT`, …; empty where the request could not be read.
+        index: place in the order of arrival, counted from the endpoint's start.
+        started_s: time at which its headers had arrived, by the endpoint's monotonic clock.
+        duration_s: time from then until the last byte was handed to the kernel.
+        method: method: `GET`, `PUT`, …; empty where the request could not be read.
         operation: S3's name of it, such as `GetObject` or `ListObjectsV2`.
-        bucket: from the path; empty for the list of buckets.
-        key: from the path, decoded; empty for requests about a bucket.
-        range: the bytes `[start, stop)` that a ranged GET asked for, cut to the object; or None.
-        status: the HTTP status sent; 0 where the connection was reset before any.
+        bucket: bucket of the path; empty for the list of buckets.
+        key: key of the path, decoded; empty for requests about a bucket.
+        range: bytes `[start, stop)` that a ranged GET asked for, cut to the object; or None.
+        status: HTTP status sent; 0 where the connection was reset before any.
         code: S3's error code, such as `NoSuchKey`; empty where there was no error.
         bytes_sent: bytes of the response's body handed to the kernel.
-        fault: the emulated fault that it met, such as `slow_down`; or None.
+        fault: injected fault that it met, such as `slow_down`; or None.
         connection: number of the connection it came on.
     """
 
@@ -89,10 +89,10 @@ class RequestRecord:
 
 
 class S3Error(Exception):
-    """An answer that is an error: HTTP status, S3's code, a sentence.
+    """An error response: HTTP status, S3's code, a sentence.
 
     Attributes:
-        close: the connection cannot be used after this (its framing is lost).
+        close: whether the connection cannot be used after this (its framing is lost).
         headers: extra header lines, each ending in CRLF.
     """
 

@@ -36,7 +36,7 @@ _USER_PREFIX = "x-amz-meta-"
 
 
 def get_object(service: Service, request: Request) -> Response:
-    """Answer with an object or a range of it, from a file that stays open until it is sent."""
+    """Respond with an object or a range of it, from a file that stays open until it is sent."""
     version, fd = service.files.open(request.bucket, request.key)
     try:
         response = _describe(version, request.head.headers)
@@ -183,7 +183,7 @@ def receive_document(service: Service, request: Request) -> bytes:
 
 
 def read_attributes(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what a write says that later answers repeat.
+    """Return the attributes of a write that later responses repeat.
 
     Raises:
         S3Error: more user metadata than S3 allows.

@@ -1,4 +1,4 @@
-"""Objects as files: what the endpoint serves, in a folder that it owns.
+"""Objects of the endpoint as files, in a folder that it owns.
 
     ROOT/dataplane-s3-root            marks the folder as ours; no other folder is touched
     ROOT/staging/                     bodies that are still arriving
@@ -11,7 +11,7 @@ dots, dashes) and are checked before they become folders. The index is in memory
 from the JSON files at start.
 
 A version's data file never changes after it got its name. Replacing an object writes a new file
-and unlinks the old one, so an answer under way goes on from the version that it opened.
+and unlinks the old one, so a response under way goes on from the version that it opened.
 
 Thread-safe. One lock guards the index; under it are only the two renames that must happen in the
 same order on disk as in memory. Nothing is synced: this is no place for data that matters.
@@ -58,7 +58,7 @@ _OPEN_ATTEMPTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a client says about an object and gets back with it.
+    """Attributes that a client gives an object and gets back with it.
 
     Attributes:
         headers: response headers such as `Content-Type` and `x-amz-meta-…`, with their values.
@@ -82,7 +82,7 @@ class ObjectVersion:
     modified_s: float
     attributes: Attributes
     head: str
-    """The response headers that describe it, ready to send."""
+    """Response headers that describe it, ready to send."""
 
 
 @dataclass(slots=True)
@@ -112,7 +112,7 @@ class Staged:
             self.fd = -1
 
     def close(self) -> None:
-        """Close the file, and remove it if nobody adopted it. Idempotent."""
+        """Close the file, and remove it unless it was adopted. Idempotent."""
         self.seal()
         self.path.unlink(missing_ok=True)
 
@@ -125,7 +125,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """What must hold of the object that a write replaces."""
+    """A precondition of a write on the object that it replaces."""
 
     must_be_absent: bool = False
     etag: str | None = None
@@ -157,7 +157,7 @@ class ObjectFiles:
     """Buckets and objects below one folder.
 
     Args:
-        root: the folder, made when absent; None makes a temporary one that `close` removes.
+        root: folder, made when absent; None makes a temporary one that `close` removes.
 
     Raises:
         ConfigError: the folder holds other things.

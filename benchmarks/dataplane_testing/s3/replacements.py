@@ -1,8 +1,8 @@
-"""Objects that are replaced while a client reads them: after the n-th GET, other bytes.
+"""Replacements of objects while a client reads them: after the n-th GET, other bytes.
 
-The n-th GET is answered with the old version, and every request that arrives once that answer has
-begun sees the new one. So a client that reads an object in ranges meets the change between two
-fixed ranges, whatever the threads do.
+The n-th GET gets the old version, and every request that arrives once that response has begun sees
+the new one. So a client that reads an object in ranges meets the change between two fixed ranges,
+with any order of the threads.
 
 Thread-safe: one lock around the table; commits happen outside it.
 """
@@ -32,7 +32,7 @@ class Replacements:
         self._lock = threading.Lock()
         self._pending: dict[tuple[str, str], _Pending] = {}
         self.done = 0
-        """How many have happened."""
+        """Number of replacements that have happened."""
 
     def schedule(self, bucket: str, key: str, staged: Staged, etag: str, after_gets: int) -> None:
         """Replace an object once it has been opened `after_gets` more times.
@@ -63,7 +63,7 @@ class Replacements:
         return True
 
     def close(self) -> None:
-        """Drop those that wait. Idempotent."""
+        """Drop the waiting replacements. Idempotent."""
         with self._lock:
             pending, self._pending = list(self._pending.values()), {}
         for one in pending:

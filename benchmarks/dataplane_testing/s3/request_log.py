@@ -1,8 +1,8 @@
-"""What was asked of the endpoint, in order of arrival, for tests to assert on.
+"""The request log of the endpoint, in order of arrival, for tests to assert on.
 
-A client has its answer before the server's thread has finished its bookkeeping, so reading the log
-first waits for the requests that are open at that moment. The log is bounded: the oldest records
-go first, and are counted.
+A client has its response before the server's thread has finished its bookkeeping, so reading the
+log first waits for the requests that are open at that moment. The log is bounded: the oldest
+records go first, and are counted.
 
 Thread-safe; one lock, held for a few operations. Readers wait on its condition.
 """
@@ -39,7 +39,7 @@ class RequestLog:
             return index
 
     def end(self, record: RequestRecord) -> None:
-        """Close a record with what happened."""
+        """Close a record with the outcome."""
         with self._condition:
             self._open.discard(record.index)
             self._records.append(record)
@@ -50,7 +50,7 @@ class RequestLog:
         """Return the records in order of arrival.
 
         Requests open at the call are waited for, at most `settle_s`; one that takes longer (a
-        stall, say) is in a later call's answer.
+        stall, say) is in a later call's result.
         """
         deadline_s = time.monotonic() + settle_s
         with self._condition:

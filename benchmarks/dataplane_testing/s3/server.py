@@ -2,8 +2,8 @@
 
 Blocking sockets and threads, not an event loop: a GET is one `recv`, some arithmetic and one
 `sendfile` during which the interpreter is free. Over TLS each thread does its own handshake and
-encrypts what it sends. Always on loopback. `close` ends every connection,
-waits for every thread, and may be called from any thread but theirs.
+encrypts its bytes. Always on loopback. `close` ends every connection, waits for every thread, and
+may be called from any thread but theirs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _BUSY = (
 
 
 class Server:
-    """Accepts connections and serves each on its own thread.
+    """A server that accepts connections and serves each on its own thread.
 
     Args:
-        shared: what the connections share.
-        port: the port on loopback; 0 takes a free one.
+        shared: parts that the connections share.
+        port: port on loopback; 0 takes a free one.
         certificate: file with a certificate and its key, to speak TLS with; None speaks none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the operations work on."""
+"""The service: state that the operations work on."""
 
 from __future__ import annotations
 

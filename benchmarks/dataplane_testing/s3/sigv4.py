@@ -1,8 +1,8 @@
-"""AWS Signature Version 4, the server's side: is this request signed with the secret we know?
+"""AWS Signature Version 4, the server's side: verification of a request's signature.
 
 Header signatures, presigned URLs, and the chain of chunk signatures of `STREAMING-*` bodies.
-Anonymous requests pass only where that is allowed. This module does not read bodies; it tells what
-the body must be (`Signing.payload`), and signs chunks for the module that reads them.
+Anonymous requests pass only where that is allowed. This module does not read bodies; it returns the
+required kind of the body (`Signing.payload`), and signs chunks for the module that reads them.
 
 Source: AWS "Signature Version 4 for API requests", and "Signature calculations for the
 Authorization header: transferring payload in multiple chunks" of the S3 reference.
@@ -43,7 +43,7 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9\-._~/]*")
 
 
 class Signing:
-    """What a verified signature says about the body, and how to sign its chunks.
+    """A verified signature: the required kind of the body, and the signing of its chunks.
 
     Attributes:
         payload: hex SHA-256 of the body, `UNSIGNED-PAYLOAD` or `STREAMING-…`.
@@ -83,12 +83,12 @@ class Signing:
 
 
 class Verifier:
-    """Checks requests against a set of keys.
+    """A verifier of requests against a set of keys.
 
     Args:
-        secrets: access key id -> secret.
+        secrets: secrets by access key id.
         anonymous: whether requests without any signature are let in.
-        now: the clock, for tests.
+        now: clock, for tests.
     """
 
     def __init__(

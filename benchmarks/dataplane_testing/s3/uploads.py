@@ -119,9 +119,9 @@ class Uploads:
         """Join parts into an object.
 
         Args:
-            upload: what `find` returned.
+            upload: upload from `find`.
             wanted: number and ETag (bare or quoted) of each part, as the client lists them.
-            precondition: what must hold of the object that it replaces.
+            precondition: precondition on the object that it replaces.
 
         Raises:
             S3Error: a part is missing, out of order, too small or not the one meant.

@@ -1,10 +1,9 @@
 """PLOT3D grids and solutions: a pair of files without names, types or a magic number.
 
 A grid file holds the size of each block and its x, y(, z); a solution file holds, per block, four
-flow conditions and density, the components of momentum, and stagnation energy. Which of the many
-layouts a file has is found out by `detect`, or the file is refused; which grid a solution
-belongs to is for `pairs`. Binary files of whole blocks are read, 2D and 3D; text and
-function files are not.
+flow conditions and density, the components of momentum, and stagnation energy. `detect` finds the
+one layout of a file among many, or refuses it; `pairs` finds the grid of a solution. Binary files
+of whole blocks are read, 2D and 3D; text and function files are not.
 
 A file is read piece by piece, and nothing is allocated before the sizes fit. Thread-safe: no
 state.

@@ -1,4 +1,4 @@
-"""Detection of the one layout that a PLOT3D file has, by what fits and by its values.
+"""Detection of the one layout that a PLOT3D file has, by the layouts that fit and by its values.
 
 Record lengths prove a layout, with coordinates that are finite and `iblank` that are small. Without
 record lengths coordinates have to be below 1e15 and not denormal (as integers read as floats are).
@@ -37,7 +37,7 @@ __all__ = ["detect_grid", "detect_solution", "sizes_text"]
 
 _LARGEST_FLOAT = 1e15
 _LARGEST_IBLANK = 1_000_000
-"""Wall marks and numbers of neighbouring blocks are far below, the bits of a float far above."""
+"""Wall marks and numbers of neighbouring blocks are far below, bits of a float far above."""
 _LARGEST_SIZE = 1 << 16
 """Largest number that is taken for a block size where the first coordinate belongs."""
 _CHUNK_VALUES = 1 << 20
@@ -117,7 +117,7 @@ def sizes_text(shapes: tuple[Shape, ...]) -> str:
 
 
 def _grid_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -> str | None:
-    """Return what speaks against the values of a grid, or None."""
+    """Return the reason to doubt the values of a grid, or None."""
     start = at = layout.header_bytes(len(shapes))
     first = int(content[at : at + 4].view(layout.integers)[0])
     if not layout.record_lengths and 1 <= first <= _LARGEST_SIZE:
@@ -149,7 +149,7 @@ def _grid_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -
 
 
 def _solution_doubt(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -> str | None:
-    """Return what speaks against a solution without record lengths; results may be infinite."""
+    """Return the reason to doubt a solution without record lengths; results may be infinite."""
     start = at = layout.header_bytes(len(shapes))
     for shape in shapes:
         stop = at + 4 * layout.float_bytes
@@ -170,7 +170,7 @@ def _chunks(
 
 
 def _suspicious(values: npt.NDArray[Any], limit: float) -> npt.NDArray[Any]:
-    """Which values are no number, not below a limit, or denormal."""
+    """Mask of values that are no number, not below a limit, or denormal."""
     with np.errstate(invalid="ignore"):  # bits that are no number
         size = np.abs(values)
         denormal = (size > 0) & (size < np.finfo(values.dtype).tiny)
@@ -179,7 +179,7 @@ def _suspicious(values: npt.NDArray[Any], limit: float) -> npt.NDArray[Any]:
 
 
 def _halves_doubt(content: FileBytes, start: int, layout: Layout) -> str | None:
-    """Say whether 32-bit floats look like the halves of 64-bit ones, two words by two."""
+    """Return the doubt that 32-bit floats are the halves of 64-bit ones, two words by two."""
     if layout.float_bytes != 4:
         return None
     unlike = pairs = 0
@@ -197,7 +197,7 @@ def _halves_doubt(content: FileBytes, start: int, layout: Layout) -> str | None:
 
 
 def _nearest_grid(content: FileBytes) -> str:
-    """What a grid with this header would take, when one layout or more can mean the header."""
+    """Size of a grid with this header, when one layout or more can mean the header."""
     for layout in layouts(blanking=True):
         shapes = block_sizes(content, layout) if layout.record_lengths else None
         if shapes is None:

@@ -1,4 +1,4 @@
-"""Layouts of PLOT3D files, and which of them fit a file by its sizes and record lengths.
+"""Layouts of PLOT3D files, and those that fit a file by its sizes and record lengths.
 
 A PLOT3D file names neither its byte order nor its word size, nor whether it is 2D or 3D, whether a
 block count comes first, whether Fortran's record lengths stand around each record, or whether the
@@ -78,7 +78,7 @@ class FileBytes:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a PLOT3D file does not say about itself."""
+    """The properties of a PLOT3D file that the file does not state."""
 
     byte_order: str
     float_bytes: int
@@ -132,7 +132,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class SolutionFit:
-    """A layout that fits a solution, how many values a point has, and how many zeros follow."""
+    """A layout that fits a solution, with the numbers of values per point and of zeros behind."""
 
     layout: Layout
     variables: int
@@ -262,7 +262,7 @@ def _unframed(content: FileBytes, layout: Layout, shapes: tuple[Shape, ...]) -> 
 
 
 def _padding(content: FileBytes, stop: int) -> int | None:
-    """Return how many zeros fill the last disk block, or None where something else follows."""
+    """Return the number of zeros that fill the last disk block, or None if others follow."""
     tail = len(content) - stop
     if tail == 0:
         return 0

@@ -1,4 +1,4 @@
-"""Which PLOT3D grid a solution belongs to, in one folder. Converts nothing.
+"""Pairs of PLOT3D grids and solutions in one folder. Converts nothing.
 
 1. The grid of the same name: `case.xyz` and `case.q`, `finxyz.bin` and `finq.bin`.
 2. The grid whose name is the solution's without its number: `case.xyz` with `case.0001.q`,
@@ -35,10 +35,10 @@ class Pair:
     """A grid and one of its solutions.
 
     Attributes:
-        grid: the grid's file.
-        solution: the solution's file.
-        stem: what the sample, or the series, is called.
-        step: its place in a series, from 0; None when it is in none.
+        grid: file of the grid.
+        solution: file of the solution.
+        stem: name of the sample, or of the series.
+        step: place in a series, from 0; None when it is in none.
     """
 
     grid: Path
@@ -48,7 +48,7 @@ class Pair:
 
 
 def pair_name(path: Path) -> tuple[str, str] | None:
-    """Say which pair a file belongs to by its name, and whether it is its `grid` or `solution`.
+    """Return the pair that a file belongs to by its name, and its part: `grid` or `solution`.
 
     Example:
         >>> pair_name(Path("bluntfinxyz.bin")), pair_name(Path("case1.q"))
@@ -74,7 +74,7 @@ def pair_folder(folder: Path) -> tuple[list[Pair], dict[Path, str]]:
     """Find the grid of each solution in a folder.
 
     Returns:
-        The pairs in the order of their samples, and why the other solutions have no grid.
+        The pairs in the order of their samples, and the reasons of solutions without a grid.
     """
     stems: dict[str, dict[Path, str]] = {"grid": {}, "solution": {}}
     for path in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""What a text file under a name of PLOT3D is: a molecule, a point cloud, a PLOT3D grid in text.
+"""Text files under names of PLOT3D: a molecule, a point cloud, a PLOT3D grid in text.
 
 Other programs use the same suffixes (`.xyz`, `.g`, `.x`) for text. Binary files are not looked at:
 their block sizes hold zero bytes. Pure function, no state.
@@ -23,10 +23,10 @@ _POINTS = re.compile(
 
 
 def text_content(head: bytes) -> tuple[str, str] | None:
-    r"""Return what a text file is, and what to do; None for binary content.
+    r"""Return the kind of a text file, and a hint; None for binary content.
 
     Args:
-        head: the first bytes of the file, some lines at least.
+        head: first bytes of the file, some lines at least.
 
     Example:
         >>> text_content(b"3\nwater\nO 0 0 0.12\nH 0 0.76 -0.47\n")[0]

@@ -1,1 +1,1 @@
-"""VTK files: checked, read in a process apart, and confirmed."""
+"""VTK files: checked, read in a subprocess, and confirmed."""

@@ -1,7 +1,7 @@
-"""What the pieces of a VTK XML dataset have in common: arrays, and the place of image data.
+"""Agreement of the pieces of a VTK XML dataset: arrays, and the place of image data.
 
-Every piece that has points has the same arrays with the same types, since VTK fills what one of
-them lacks with zeros, or drops it. What a parallel file and its pieces say about one thing must be
+Every piece that has points has the same arrays with the same types, since VTK fills an array that
+one of them lacks with zeros, or drops it. A parallel file and its pieces must state the same about
 one thing. Pure functions, no state.
 """
 
@@ -31,7 +31,7 @@ def without_empty(kind: str, pieces: list[CheckedPiece]) -> list[CheckedPiece]:
 def agreed_arrays(
     pieces: Iterable[CheckedPiece], label: str, optional: Mapping[str, set[str]] | None = None
 ) -> dict[str, dict[str, ArrayType]]:
-    """The arrays that all pieces have, by group; those in `optional` may be lacking in some.
+    """Arrays that all pieces have, by group; those in `optional` may be lacking in some.
 
     Raises:
         FormatError: one of them is lacking somewhere, or of another type.
@@ -94,7 +94,7 @@ def check_listed(
 
 
 def agreed_geometry(documents: Iterable[Document], label: str) -> Geometry:
-    """Place of image data by what a parallel file and its pieces state of it.
+    """Place of image data, as a parallel file and its pieces state it.
 
     VTK's writers give the axes to the pieces only, and other programs all of it.
 

@@ -24,11 +24,11 @@ __all__ = ["ArrayGroup", "add_arrays", "values_of"]
 
 @dataclass(frozen=True, slots=True)
 class ArrayGroup:
-    """Where the arrays of one attribute set go, and what shape they get.
+    """Prefix and shape of the arrays of one attribute set.
 
     Attributes:
-        prefix: `point_data`, `fields`, …
-        tuples: how many tuples each array must have, or None for any number.
+        prefix: prefix of their names: `point_data`, `fields`, …
+        tuples: number of tuples that each array must have, or None for any.
         shape: shape of one component; None to keep the tuples as one dimension.
         dimension_names: a name per dimension of `shape`.
         attributes: attributes of each array.
@@ -124,7 +124,7 @@ def _units(array: Any) -> str | None:
 
 
 def _roles(collection: Any) -> Iterator[tuple[int, str]]:
-    """Which arrays are the dataset's scalars, vectors, normals, … by number."""
+    """Roles of arrays (scalars, vectors, normals, …) by number."""
     if not collection.IsA("vtkDataSetAttributes"):
         return
     for number in range(collection.GetNumberOfArrays()):

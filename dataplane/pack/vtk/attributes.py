@@ -1,9 +1,9 @@
-"""Attributes of VTK XML tags, understood as VTK understands them. Pure functions.
+"""Attributes of VTK XML tags, parsed as VTK parses them. Pure functions.
 
 VTK reads a number as far as it goes and does without one that it cannot read, so writers that put
-`2.0` or nothing where a number belongs are not told. What it takes for the same number is read;
-what it would read in part (`2.7`, `4x`) or make up is refused. A place in the appended data goes
-before the name of the format, and a format that is not exactly `binary` means text.
+`2.0` or nothing where a number belongs are not told. Text that it takes for the same number is
+read; text that it would read in part (`2.7`, `4x`) or make up is refused. A place in the appended
+data goes before the name of the format, and a format that is not exactly `binary` means text.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def parse_components(attributes: Mapping[str, str]) -> int | None:
 
 
 def parse_offset(attributes: Mapping[str, str]) -> int | None:
-    """Where the values of an array lie in the appended data; None if they are in the element.
+    """Place of an array's values in the appended data; None if they are in the element.
 
     Raises:
         ValueError: the place is no number.

@@ -1,4 +1,4 @@
-"""Lengths of binary values in VTK XML files: how many bytes they decode to, without decoding.
+"""Lengths of binary values in VTK XML files: decoded bytes, without decoding.
 
 Binary values are a run of bytes behind a header of one or more words (UInt32 or UInt64, in the byte
 order of the file), either as they are (appended, raw) or as base64 (appended or inline):
@@ -32,12 +32,12 @@ __all__ = ["BinaryFormat", "Run", "decoded_bytes", "encoded", "stored_bytes"]
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _STEP_CHARS = 16 << 20
 _BLOCK_BYTES = 32768
-"""Of blocks that are written here; the size that VTK's writers use."""
+"""Size of blocks that are written here; VTK's writers use the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class BinaryFormat:
-    """How binary values of one file are written: words of the header, and the compressor."""
+    """Format of a file's binary values: words of the header, and the compressor."""
 
     word: np.dtype[Any]
     byte_order: str
@@ -45,7 +45,7 @@ class BinaryFormat:
 
     @classmethod
     def of(cls, document: Document, label: str) -> BinaryFormat:
-        """Take it from the attributes of `<VTKFile>`.
+        """Return the format by the attributes of `<VTKFile>`.
 
         Raises:
             FormatError: they say nothing that is known.
@@ -124,10 +124,10 @@ def _decoded(text: bytes) -> bytes:
 
 
 def stored_bytes(run: Run, form: BinaryFormat) -> int:
-    """Return how many bytes the values in a run decode to, by its header, which is checked.
+    """Return the decoded bytes of the values in a run, by its header, which is checked.
 
     Raises:
-        ValueError: the run is not what its header says; the message is the reason.
+        ValueError: the run contradicts its header; the message is the reason.
     """
     total, stop = (_plain if form.compressor is None else _compressed)(run, form)
     if run.exact and stop != run.stop:
@@ -147,7 +147,7 @@ def _plain(run: Run, form: BinaryFormat) -> tuple[int, int]:
 
 
 def _plain_header(run: Run, form: BinaryFormat) -> tuple[int, int]:
-    """Return the length that the header gives, and where the values begin.
+    """Return the length that the header gives, and the place of the values.
 
     That is the start of the run where header and values are one stretch of base64.
     """
@@ -175,7 +175,7 @@ def _compressed(run: Run, form: BinaryFormat) -> tuple[int, int]:
 
 
 def _block_table(run: Run, form: BinaryFormat) -> tuple[int, list[int], list[int], int]:
-    """Return decoded bytes, those of each block, stored bytes of each, and where they begin."""
+    """Return decoded bytes, those of each block, stored bytes of each, and their place."""
     word = form.word.itemsize
     blocks, block_bytes, last_bytes = _words(run.read(run.start, 3 * word), form)
     available = run.stop - run.start
@@ -198,7 +198,7 @@ def _words(data: bytes, form: BinaryFormat) -> list[int]:
 
 
 def decoded_bytes(run: Run, form: BinaryFormat) -> bytes:
-    """Decode the values of a run that `stored_bytes` found sound.
+    """Decode the values of a run that `stored_bytes` found valid.
 
     Raises:
         ValueError: they cannot be decompressed.

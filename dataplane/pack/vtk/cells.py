@@ -6,7 +6,7 @@ lines, polygons and strips; they follow each other in this order, which is that 
 and get the types that VTK would name. Polyhedra add their faces under the names of VTKHDF.
 
 Integers keep the width that VTK gives them. Everything that a file declares is checked here, since
-VTK itself does not: a point number outside the mesh would crash whoever uses it later.
+VTK itself does not: a point number outside the mesh would crash a later user of it.
 Thread-safe: no state. Source: VTK's vtkCellType.h; the VTKHDF file format, UnstructuredGrid.
 """
 

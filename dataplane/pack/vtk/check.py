@@ -3,7 +3,7 @@
 Per array, the number of values that the piece needs (its points or cells times components) is
 compared with what the file holds: the length words and block tables of binary values, the tokens of
 ASCII values. Values are not decoded for that, and appended raw data is only looked at where its
-length words are. What VTK is known to read wrongly although the file is right is edited:
+length words are. Parts that VTK is known to read wrongly although the file is right are edited:
 
 - base64 broken into lines is joined; NaN and infinities in ASCII become base64;
 - arrays without a name, and further arrays of one name, get names of their own until they are read,
@@ -65,9 +65,9 @@ _COMMENT = re.compile(rb"<!--.*?-->", re.DOTALL)
 CONVERTED = frozenset({"vtkGhostLevels"})
 """Names of old files by which VTK renames arrays and folds their values (to `vtkGhostType`)."""
 _Body: TypeAlias = tuple[str, bytes]
-"""What values are put in the place of others, after the name of their format."""
+"""Values that are put in the place of others, after the name of their format."""
 _ANY = None
-"""For arrays whose number of values nothing but other arrays says; compared after the read."""
+"""For arrays whose number of values only other arrays give; compared after the read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ class CheckedFile:
     """A file that holds what it declares.
 
     Attributes:
-        field_types: arrays of its field data.
-        edits: what must be changed before VTK reads it.
+        field_types: types of the arrays of its field data.
+        edits: changes to be made before VTK reads it.
         names: per group, the name that an array has while VTK reads it to its own name.
     """
 
@@ -128,7 +128,7 @@ def decoded_values(document: Document, array: ArrayElement, label: str) -> npt.N
 
 
 class _Check:
-    """One check: the file's format and what was found so far."""
+    """State of one check: the file's format and the findings so far."""
 
     def __init__(self, document: Document, label: str) -> None:
         self._document = document
@@ -266,7 +266,7 @@ class _Check:
         return count
 
     def _says_no_more(self, array: ArrayElement, expected: int, count: int) -> bool:
-        """Say whether an array of cells that is too long says no more than its beginning.
+        """Whether an array of cells that is too long says no more than its beginning.
 
         pyevtk writes as many types as there are points, all of them equal; and the offsets of no
         cells may begin with 0 as those of VTK's memory do.
@@ -293,7 +293,7 @@ class _Check:
         return np.frombuffer(values, stored)
 
     def _count(self, array: ArrayElement, expected: int | None) -> tuple[_Body | None, int]:
-        """Return the number of values, and what to put in the place of theirs or None."""
+        """Return the number of values, and the values to replace them with or None."""
         kind = array.attributes.get("type", "")
         offset = parse_offset(array.attributes)
         if offset is not None:
@@ -317,7 +317,7 @@ class _Check:
         return values
 
     def _text(self, array: ArrayElement) -> tuple[Content, int, int]:
-        """Where the text of an array lies; comments in it are taken out of a copy."""
+        """Place of the text of an array; comments in it are taken out of a copy."""
         start, stop = array.body_start, array.body_stop
         if self._content.find(b"<!--", start, stop) < 0:
             return self._content, start, stop
@@ -333,7 +333,7 @@ class _Check:
         return run, ("binary", joined) if is_edited else None
 
     def _appended_run(self, offset: int, expected: int | None) -> Run:
-        """The place of appended values; an empty one where an empty array has none."""
+        """Place of appended values; an empty one where an empty array has none."""
         if self._appended is None:
             self._appended = appended_range(self._document)
         start, stop = self._appended

@@ -1,8 +1,8 @@
-"""Comparison of what VTK read with what the check of the file found. Reads no file.
+"""Comparison of VTK's output with the findings of the check of the file. Reads no file.
 
-What only other arrays tell is compared here: VTK takes the length of a connectivity from the last
-offset of its piece, so the numbers of its output between two pieces must be as long as the
-connectivity that the file holds, and refer to points of that piece. And whatever the file has must
+Lengths that only other arrays give are compared here: VTK takes the length of a connectivity from
+the last offset of its piece, so the numbers of its output between two pieces must be as long as the
+connectivity that the file holds, and refer to points of that piece. And all arrays of the file must
 be there: VTK drops arrays without an error.
 
 Names that arrays had only for VTK become their own again.

@@ -1,4 +1,4 @@
-"""Samples from VTK datasets: which array goes where, for each kind of dataset.
+"""Samples from VTK datasets: the place of each array, for each kind of dataset.
 
 - Unstructured grids and surfaces: `points` [N,3], `cells/…`, `point_data/…`, `cell_data/…`.
 - Regular grids (image data, rectilinear): `fields/…` [z,y,x(,c)] at points, `cell_fields/…` at
@@ -54,7 +54,7 @@ VTK_CONVERTERS: dict[str, Converter] = {
         for parallel in ("", "p")
     },
 }
-"""By format. VTK can crash over a damaged file, so these run in a process apart (`apart`)."""
+"""Converters by format. VTK can crash over a damaged file, so they run in subprocesses."""
 
 
 def _sample(source: SourceFile, dataset: Any, notes: dict[str, Any]) -> SourceSample:

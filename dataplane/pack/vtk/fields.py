@@ -41,7 +41,7 @@ _TAIL = (
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """An array of field data: values in little-endian order, and whose they are."""
+    """An array of field data: values in little-endian order, and their owner."""
 
     kind: ArrayType
     tuples: int
@@ -52,7 +52,7 @@ class _Field:
 def write_fields(
     files: Sequence[tuple[CheckedFile, str]], label: str, stack: ExitStack
 ) -> tuple[dict[str, ArrayType], Path | None]:
-    """Write the field data of checked files, each given with what messages call it.
+    """Write the field data of checked files, each given with its name in messages.
 
     Returns:
         The arrays, and a file that lives as long as the stack; None where there are no arrays.

@@ -3,9 +3,9 @@
 VTK's reader of legacy files does not notice when a file ends early: the arrays keep what happened
 to be in memory. Nor does it compare what a header asks for with the file before allocating. So the
 file is walked first, section by section: keyword, counts, type, and over the data by its size or,
-in text files, value by value. What is not known here is refused, since data of unknown length
-cannot be stepped over. The walk remembers what VTK's output must have (`legacy_confirm`), and
-where the names of arrays stand. The file is mapped, not loaded. Thread-safe: no state.
+in text files, value by value. Unknown sections are refused, since data of unknown length cannot be
+stepped over. The walk remembers the arrays that VTK's output must have (`legacy_confirm`), and the
+places of their names. The file is mapped, not loaded. Thread-safe: no state.
 
 Source: VTK File Formats, "Simple Legacy Formats", and the sections that VTK's writer adds to them
 (versions 4.2 and 5.1: METADATA, OFFSETS, CONNECTIVITY, long strings).
@@ -41,7 +41,7 @@ _KINDS = {
     b"unstructured_grid": (b"points",),
     b"polydata": (b"points",),
 }
-"""What each kind of dataset must have. Other kinds are no meshes or grids."""
+"""Sections that each kind of dataset must have. Other kinds are no meshes or grids."""
 _ONCE = frozenset(
     {b"dataset", b"points", b"cell_types", b"dimensions"}
     | {b"origin", b"spacing", b"aspect_ratio"}
@@ -72,7 +72,7 @@ class LegacyArray:
 
 @dataclass(frozen=True, slots=True)
 class CellList:
-    """One list of cells: how many there are, and of how many point numbers together."""
+    """One list of cells: the number of cells, and of their point numbers together."""
 
     cells: int
     corners: int
@@ -80,7 +80,7 @@ class CellList:
 
 @dataclass(slots=True)
 class LegacyFile:
-    """What a file announces."""
+    """The announced content of a file."""
 
     version: tuple[int, int] = (0, 0)
     kind: bytes = b""
@@ -91,11 +91,11 @@ class LegacyFile:
     cell_types: int | None = None
     arrays: list[LegacyArray] = field(default_factory=list)
     edits: Edits = field(default_factory=Edits)
-    """What VTK has to be given otherwise than the file has it."""
+    """Changes to the file that VTK is given."""
 
 
 def check_legacy(path: Path, label: str) -> LegacyFile:
-    """Check that a legacy VTK file holds what it announces, and return what that is.
+    """Check that a legacy VTK file holds its announced content, and return that.
 
     Raises:
         FormatError: it ends early, or has a section that is not known.

@@ -1,4 +1,4 @@
-"""Names of arrays that VTK would mix up, and comparison of its output with the walk of the file.
+"""Legacy files: names of arrays that VTK would mix up, and comparison of its output with the walk.
 
 VTK keeps one array of a name: a second one takes its place. Names are percent-encoded in the file,
 and of an escape that is none VTK makes something else. Such arrays are given to VTK under names of
@@ -37,7 +37,7 @@ _LISTS = {
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """The name that an array has itself, and whether the tuple that VTK was given is not its."""
+    """An array's own name, and whether the tuple that VTK was given is not its own."""
 
     text: str
     emptied: bool
@@ -52,9 +52,9 @@ def rename_arrays(path: Path, file: LegacyFile, label: str, stack: ExitStack) ->
 
     Args:
         path: the file.
-        file: what the walk found.
-        label: how messages call it.
-        stack: what the copy lives in, where one is needed.
+        file: content that the walk found.
+        label: name in messages.
+        stack: owner of the copy, where one is needed.
 
     Raises:
         FormatError: a name cannot be one.
@@ -96,7 +96,7 @@ def confirm_legacy(output: Any, file: LegacyFile, names: Names, label: str) -> N
     """Check VTK's output, and give its arrays their own names.
 
     Raises:
-        FormatError: it is not what the file holds.
+        FormatError: it differs from the content of the file.
     """
     for place in ("PointData", "CellData", "FieldData"):
         collection = getattr(output, f"Get{place}")()

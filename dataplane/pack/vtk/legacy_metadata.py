@@ -1,9 +1,9 @@
 """The METADATA block that VTK's writer puts behind an array: component names and keys.
 
-An empty line ends it. VTK looks for that line alone: without it, it steps over whatever follows,
+An empty line ends it. VTK looks for that line alone: without it, it steps over all that follows,
 whole sections, and reports nothing. Here the block ends with its last line that belongs to one, and
-the file that VTK is given (`rewrite`) gets the empty line where it is missing, and the number
-of keys that there are. Thread-safe: no state.
+the file that VTK is given (`rewrite`) gets the empty line where it is missing, and the true number
+of keys. Thread-safe: no state.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def step_over_metadata(text: LegacyText, components: int, edits: Edits) -> None:
 
     Args:
         text: the file.
-        components: of the array before it; as many names follow COMPONENT_NAMES.
-        edits: what makes VTK end the block at the same place.
+        components: components of the array before it; as many names follow COMPONENT_NAMES.
+        edits: changes that make VTK end the block at the same place.
 
     Raises:
         FormatError: it holds fewer names than the array has components, or a key without value.
@@ -76,7 +76,7 @@ def _names(text: LegacyText, components: int) -> None:
 
 
 def _keys(text: LegacyText, announced: int) -> int:
-    """Step over keys and their values, and return how many there are."""
+    """Step over keys and their values, and return the number of keys."""
     found = 0
     while _go_behind_key(text, blank_lines=found < announced):
         found += 1

@@ -3,7 +3,7 @@
 Text files are a stream of words, and line ends mean nothing there: values may begin on the line of
 their header. In binary files values begin behind the line of their header, of which nothing may be
 left then. Every value of a text file is checked to be one number that its type can hold, since VTK
-folds what is too large and takes Fortran's `1.0-101` for two numbers. Not thread-safe.
+folds one that is too large and takes Fortran's `1.0-101` for two numbers. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LegacyText:
 
     @property
     def position(self) -> int:
-        """The byte that is read next."""
+        """Position of the byte that is read next."""
         return self._at
 
     def error(self, what: str) -> FormatError:
@@ -134,9 +134,9 @@ class LegacyText:
         """Step over values.
 
         Args:
-            count: how many.
-            type_name: as the header has it.
-            limits: the smallest and the largest that is allowed, of types of their own range.
+            count: number of values.
+            type_name: type as the header has it.
+            limits: smallest and largest value that is allowed, of types of their own range.
         """
         name = type_name.decode("latin-1").lower()
         if name in _TEXT_TYPES:
@@ -189,7 +189,7 @@ class LegacyText:
         return long is not None and long.search(self._content, start, self._at) is not None
 
     def _stop_of(self, count: int) -> int | None:
-        """Where the next words end; in a frame of its own, as matches keep the file mapped."""
+        """End of the next words; in a frame of its own, as matches keep the file mapped."""
         if 2 * count > len(self._content) + 1:  # with the space before it a word takes two bytes
             return None
         tokens = _TOKEN.finditer(self._content, self._at)
@@ -246,7 +246,7 @@ class LegacyText:
         first = self._content[self._at : self._at + 1]
         if not first:
             raise self.cut("ends within text")
-        # The two highest bits say how many bytes the length has.
+        # The two highest bits give the number of bytes of the length.
         length_bytes = {3: 1, 2: 2, 1: 4, 0: 8}[first[0] >> 6]
         length = int.from_bytes(self._content[self._at : self._at + length_bytes], "big")
         length &= (1 << (8 * length_bytes - 2)) - 1

@@ -1,4 +1,4 @@
-"""VTK XML files as they are opened, checked and given to VTK, one at a time.
+"""Opened VTK XML files: checked and given to VTK, one at a time.
 
 Large files are mapped while they are checked; VTK reads them by itself, and their pages are given
 back before it does. Thread-safe: no state.
@@ -50,20 +50,20 @@ def open_document(path: Path, label: str, stack: ExitStack) -> Document:
 
 
 def _is_closed(content: Content, appended: int) -> bool:
-    """Say whether the closing tags follow the appended data, which is no XML."""
+    """Whether the closing tags follow the appended data, which is no XML."""
     stop = content.rfind(b"</AppendedData", appended)
     return stop >= 0 and content.find(b"</VTKFile>", stop) >= 0
 
 
 def drop_pieces(checked: CheckedFile, kept: Sequence[CheckedPiece]) -> None:
-    """Take the pieces that are not kept out of what VTK reads."""
+    """Remove the pieces that are not kept from the file that VTK reads."""
     for piece in checked.pieces:
         if not any(piece is other for other in kept):
             checked.edits.replace(piece.start, piece.stop, b"")
 
 
 def edited(checked: CheckedFile, path: Path, stack: ExitStack) -> Path:
-    """What VTK reads: the file, or where it needs edits the edited one, as long as the stack."""
+    """File that VTK reads: the file itself, or an edited one that lives as long as the stack."""
     if not checked.edits.ranges:
         return path
     return checked.edits.apply(checked.document.content, stack)
@@ -73,7 +73,7 @@ def checked_file(document: Document, label: str) -> CheckedFile:
     """Check a file, and that all its arrays lie where they have a meaning.
 
     Raises:
-        FormatError: it does not hold what it declares.
+        FormatError: its content is not as declared.
     """
     _check_groups(document, label)
     checked = check_file(document, label)
@@ -100,6 +100,6 @@ def _check_groups(document: Document, label: str) -> None:
 
 
 def let_go(document: Document) -> None:
-    """Give back the memory of a mapped file; what is asked for again is read again."""
+    """Give back the memory of a mapped file; pages that are used again are read again."""
     if isinstance(document.content, mmap.mmap):
         document.content.madvise(mmap.MADV_DONTNEED)

@@ -1,7 +1,8 @@
-"""What the pieces of a VTK XML file must hold: points and cells of each, and values of each array.
+"""Pieces of a VTK XML file: points and cells of each, and the values that its arrays must hold.
 
 A piece of a mesh gives its numbers of points and cells; a piece of a grid gives an extent, and the
-pieces of a grid must cover the whole extent, since VTK allocates the whole and fills what it gets.
+pieces of a grid must cover the whole extent, since VTK allocates the whole and fills only the parts
+it gets.
 Pure functions, no state.
 """
 
@@ -148,7 +149,7 @@ def parse_geometry(attributes: Mapping[str, str], label: str) -> Geometry:
 
 
 def geometry_of(stated: Mapping[str, tuple[float, ...]]) -> Geometry:
-    """The place of image data by what is stated of it; the rest is as VTK has it."""
+    """Place of image data, as far as it is stated; the rest is as VTK has it."""
     return Geometry(
         *(
             stated.get(name, tuple(map(float, default.split())))
@@ -158,7 +159,7 @@ def geometry_of(stated: Mapping[str, tuple[float, ...]]) -> Geometry:
 
 
 def clipped(extent: Extent, to: Extent) -> Extent:
-    """The part of an extent that lies in another."""
+    """Part of an extent that lies in another."""
     x, y, z = (
         (max(low, first), min(high, last))
         for (low, high), (first, last) in zip(_bounds(extent), _bounds(to), strict=True)
@@ -167,7 +168,7 @@ def clipped(extent: Extent, to: Extent) -> Extent:
 
 
 def is_empty(extent: Extent) -> bool:
-    """Say whether there is no point in an extent."""
+    """Whether there is no point in an extent."""
     return any(low > high for low, high in _bounds(extent))
 
 

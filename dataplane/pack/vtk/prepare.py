@@ -1,12 +1,13 @@
-"""What VTK is given to read for one VTK XML file, after the check of it and of its pieces.
+"""Prepared files: the input of VTK for one VTK XML file, after the check of it and its pieces.
 
 The pieces of a dataset must agree (`agreement`). A piece without points may lack arrays; where it
 does, VTK is given the others. Field data of several files is put together (`fields`).
 
 A parallel file (`.pvtu`, …) says once more which arrays its pieces have. VTK believes it and not
-the pieces: what it does not list is dropped, what it lists with fewer bits is rounded. So its lists
-are written anew from the pieces where they differ. An array that it does not list and some pieces
-lack is left out, with a note; one that it lists and a piece, or every piece, lacks is an error.
+the pieces: an array that it does not list is dropped, one listed with fewer bits is rounded. So its
+lists are written anew from the pieces where they differ. An array that it does not list and some
+pieces lack is left out, with a note; one that it lists and a piece, or every piece, lacks is an
+error.
 
 Thread-safe: no state.
 """
@@ -47,19 +48,19 @@ __all__ = ["Prepared", "prepare"]
 
 @dataclass(slots=True)
 class Prepared:
-    """A file for VTK, and what its output must hold.
+    """A file for VTK, and the content that its output must have.
 
     Attributes:
-        path: what VTK reads.
-        kind: of the dataset, without the P of parallel files.
-        pieces: in the order in which VTK puts them together.
-        types: arrays per group.
+        path: path of the file that VTK reads.
+        kind: kind of the dataset, without the P of parallel files.
+        pieces: pieces in the order in which VTK puts them together.
+        types: types of arrays per group.
         names: per group, names that only VTK sees to the true ones.
         left_out: names of arrays that are not read.
         parts: where VTK would put the pieces together wrongly, the place of each: a file, the
-            number of the piece in it, and how many pieces it has.
-        geometry: of image data; VTK reads that of a parallel file in part.
-        fields: a file of the field data, where VTK would not read all of it.
+            number of the piece in it, and the number of its pieces.
+        geometry: place of image data; VTK reads that of a parallel file in part.
+        fields: file of the field data, where VTK would not read all of it.
     """
 
     path: Path
@@ -74,16 +75,16 @@ class Prepared:
 
 
 def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) -> Prepared:
-    """Check a file and its pieces, and edit what VTK would read wrongly.
+    """Check a file and its pieces, and edit the parts that VTK would read wrongly.
 
     Args:
         path: the file.
-        label: how messages call it.
-        pieces: for a parallel file, the files that it refers to, in its order.
-        stack: keeps edited files until VTK has read them.
+        label: name in messages.
+        pieces: files that a parallel file refers to, in its order.
+        stack: owner of edited files until VTK has read them.
 
     Raises:
-        FormatError: a file does not hold what it declares.
+        FormatError: the content of a file is not as declared.
     """
     document = open_document(path, label, stack)
     if document.kind not in KINDS:
@@ -117,7 +118,7 @@ def prepare(path: Path, label: str, pieces: Sequence[Path], stack: ExitStack) ->
 def _parts(
     kind: str, files: Sequence[tuple[Path, Sequence[CheckedPiece]]]
 ) -> list[tuple[Path, int, int]]:
-    """The pieces of files, if they are to be read one by one and put together afterwards.
+    """Pieces of files, if they are to be read one by one and put together afterwards.
 
     VTK 9.7 keeps the point numbers of a piece as they are when no earlier piece of the file has
     cells of their list (or faces), and mixes up the cell data of surfaces in pieces.
@@ -179,7 +180,7 @@ def _left_out(
 
 
 class _Parallel:
-    """Prepares one parallel file. Used once."""
+    """Preparation of one parallel file. Used once."""
 
     def __init__(self, document: Document, path: Path, label: str, stack: ExitStack) -> None:
         self._document = document

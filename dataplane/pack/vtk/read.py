@@ -1,19 +1,19 @@
-"""Run VTK's readers so that every complaint of theirs becomes a FormatError. Not for converting.
+"""VTK's readers, run so that each of their complaints becomes a FormatError. Not for converting.
 
-VTK's readers do not raise. They print, set a code or do neither, and return what they have: often
-an empty or half-filled mesh. So a read counts as good only when
+VTK's readers do not raise. They print, set a code or do neither, and return an often empty or
+half-filled mesh. So a read counts as good only when
 
-1. the file holds what it declares (`check` and `prepare` for XML files, `legacy` for the
-   others), so that VTK neither makes values up nor allocates what a hostile header asks for;
+1. the file's content is as declared (`check` and `prepare` for XML files, `legacy` for the others),
+   so that VTK neither makes values up nor allocates the memory that a hostile header asks for;
 2. no object of VTK reported an error while it ran;
 3. the reader's error code is zero, and it gave a dataset;
-4. that dataset is what the file holds (`confirm`, `legacy_confirm`).
+4. that dataset is the content of the file (`confirm`, `legacy_confirm`).
 
 Messages are caught at VTK's output window, because parsers inside a reader report there and not at
 the reader. Warnings go to this module's logger.
 
-This runs in a process of its own, one read at a time (`apart`): VTK trusts what it reads, and over
-some damaged files it crashes. The window and VTK's log to stderr are taken over and not given back.
+This runs in a process of its own, one read at a time (`reader`): VTK trusts its files, and over
+some damaged ones it crashes. The window and VTK's log to stderr are taken over and not given back.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _LOCATION = re.compile(r"^(?:ERROR|Warning): In (\S+), line (\d+)\s*\n\S+ \(0x[0
 
 
 def on_progress(_fraction: float) -> None:
-    """Is told how far VTK is with a file, 0 to 1; the process that reads puts another here."""
+    """Receive VTK's progress with a file, 0 to 1; the process that reads replaces this function."""
 
 
 def import_vtk() -> None:
-    """Import what reading needs.
+    """Import the modules that reading needs.
 
     Raises:
         MissingPackage: it is not installed.
@@ -62,7 +62,7 @@ def import_vtk() -> None:
     try:
         import vtkmodules.util.numpy_support
         import vtkmodules.vtkIOLegacy
-        import vtkmodules.vtkIOXML  # noqa: F401  # imported for those who read
+        import vtkmodules.vtkIOXML  # noqa: F401  # imported for the readers
     except ImportError as err:
         raise MissingPackage(
             f"VTK files need the vtk package, which cannot be imported: {err}",
@@ -75,8 +75,8 @@ def read_xml(path: Path, label: str, pieces: Sequence[Path] = ()) -> tuple[Any, 
 
     Args:
         path: the file.
-        label: how messages call it.
-        pieces: for a parallel file, the files that it refers to; its reader merges them.
+        label: name in messages.
+        pieces: files that a parallel file refers to; its reader merges them.
 
     Returns:
         The dataset, and the names of arrays that were left out of it.

@@ -1,11 +1,11 @@
 """The reader: a fork of `worker` that converts VTK files into memory files, one by one.
 
-Each request is a pair of memory files, what to read and where to write the outcome, and is answered
-with one byte: `SOUND` when nothing was the matter and the reader can take another file, `LAST` when
-nothing was the matter but it should not, `COMPLAINT` when the outcome is an error or came with a
-warning of VTK. A request for several files ends at the first complaint, without an outcome. A
-reader that ends without an answer crashed over the file (a signal), or left a traceback on stderr
-(exit code 1).
+Each request is a pair of memory files, one to read and one for the outcome, and is answered with
+one byte: `SOUND` when there was no complaint and the reader can take another file, `LAST` when
+there was none but it should not, `COMPLAINT` when the outcome is an error or came with a warning
+of VTK. A request for several files ends at the first complaint, without an outcome. A reader that
+ends without an answer crashed over the file (a signal), or left a traceback on stderr (exit code
+1).
 
 A limit on its address space keeps each file from taking more memory than it could decode to.
 """
@@ -40,14 +40,14 @@ READS_PER_READER = 256
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _BASE_BYTES = 1 << 30
 _COPIES = 4
-"""How often a reader may hold the decoded data; merging pieces takes two."""
+"""Most copies of the decoded data that a reader may hold; merging pieces takes two."""
 _MAX_GROWTH_BYTES = 256 << 20
 _MAX_LOG_RECORDS = 100
 _MAX_LOG_CHARS = 10_000
 
 
 def serve(channel: socket.socket) -> NoReturn:
-    """Read what is asked for until the other end closes, and exit; never returns."""
+    """Serve requests until the other end closes, and exit; never returns."""
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _end_with_parent()
@@ -93,8 +93,8 @@ def _address_space_bytes() -> int:
 def _limit(source_bytes: int, most_bytes: int) -> None:
     """Let a file take no more memory than its bytes could decode to.
 
-    VTK allocates and fills what a header asks for: without a limit, one changed bit of a small file
-    is enough to fill the machine.
+    VTK allocates and fills the memory that a header asks for: without a limit, one changed bit of a
+    small file is enough to fill the machine.
     """
     limit = _address_space_bytes() + _BASE_BYTES + _COPIES * MAX_COMPRESSION * source_bytes
     if limit >= (most_bytes if most_bytes != resource.RLIM_INFINITY else sys.maxsize):
@@ -103,7 +103,7 @@ def _limit(source_bytes: int, most_bytes: int) -> None:
 
 
 def _convert(sources: Sequence[SourceFile], result: int, most_bytes: int) -> bool:
-    """Convert files; say whether there was nothing to complain about."""
+    """Convert files; return whether there was no complaint."""
     log = _Gathered()
     document: dict[str, Any] = {"log": log.records}
     root = logging.getLogger("dataplane")
@@ -136,7 +136,7 @@ def _each(
 
 
 class _Gathered(logging.Handler):
-    """Keeps what is logged for the process that asked, up to a limit."""
+    """A log handler that keeps records for the process that asked, up to a limit."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""Rewritten VTK XML files: what VTK reads wrongly is given to it in a form that it reads rightly.
+"""Rewritten VTK XML files: parts that VTK reads wrongly, in a form that it reads rightly.
 
 Edits replace byte ranges of a file. The result is a memory file (memfd), which VTK opens by its
 name below `/proc/self/fd` and which is gone when it is closed. Only files that need an edit are
@@ -57,6 +57,6 @@ class Edits:
 
 
 def _insertions_first(item: tuple[int, int, bytes]) -> tuple[int, bool, int]:
-    """By place; of those that begin in one place insertions, then the one that holds the others."""
+    """Sort key: by place; in one place insertions first, then the one that holds the others."""
     start, stop, _ = item
     return start, stop > start, -stop

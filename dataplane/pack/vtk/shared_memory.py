@@ -1,10 +1,10 @@
-"""How samples get from one process to another: their arrays and a description, in one memory file.
+"""Shared-memory transport of samples: their arrays and a description, in one memory file.
 
 The file (a memfd, which lives in no folder and goes with its last handle) holds the values of all
 arrays one after the other, each on a multiple of 64 bytes, then a JSON document, then the length of
 that document. The reader maps it and makes its arrays on it: no second copy, and nothing to remove.
 JSON and not pickle, because the writing process may have been taken over by the file that it read;
-so whatever the document says is checked against the memory that is there.
+so everything in the document is checked against the memory that is there.
 
 Pure functions over handles; thread-safe for different ones.
 """
@@ -37,7 +37,7 @@ __all__ = [
 
 ALONE, SHARED, TOGETHER = b"a", b"s", b"t"
 """Messages with a request: the file needs a reader of its own, or can have one that has read
-others; or it is several files, for one reader, and all of them sound or none."""
+others; or it is several files, for one reader, and all of them valid or none."""
 
 _ALIGNMENT = 64
 _LENGTH_BYTES = 8
@@ -45,14 +45,14 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Crossed:
-    """What arrived: samples by file, and whatever else the other side wrote into its document."""
+    """An outcome: samples by file, and the rest of the other side's document."""
 
     samples: tuple[tuple[SourceSample, ...], ...]
     document: Mapping[str, Any]
 
 
 def write_request(handle: int, sources: Sequence[SourceFile]) -> None:
-    """Write which datasets are to be read."""
+    """Write the datasets that are to be read."""
     document = [
         {
             "path": str(source.path.absolute()),  # the other process may be in another folder
@@ -81,13 +81,13 @@ def read_request(handle: int) -> list[SourceFile]:
 def write_outcome(
     handle: int, samples: Iterable[Iterable[SourceSample]], document: Mapping[str, Any]
 ) -> None:
-    """Write samples, and a document beside them, over whatever the memory file holds.
+    """Write samples, and a document beside them, over the content of the memory file.
 
     Each array is let go as soon as it is written, so that memory holds one of them twice at most.
 
     Args:
-        handle: the memory file.
-        samples: of each file; they are read as they are written.
+        handle: handle of the memory file.
+        samples: samples of each file; they are read as they are written.
         document: JSON values; it is written last, so it may be filled until then.
     """
     os.ftruncate(handle, 0)

@@ -1,4 +1,4 @@
-"""Convert apart: a file is read in a process of its own, so that reading it can harm nothing else.
+"""Subprocess reader: a file is read in a process of its own, so that it can harm nothing else.
 
 VTK is C++ that trusts its files. One changed byte in a compression header makes it write where it
 must not or ask for more memory than there is, and both end the process: SIGSEGV, or SIGABRT from
@@ -6,11 +6,11 @@ an uncaught `std::bad_alloc`. So no file is read by VTK in the user's process. I
 
     this process                 worker (`worker`)              reader (`reader`)
     request (memfd)  ──────────> hands it to a reader ──────────> VTK reads, arrays and description
-    arrays on it    <──────────  how it ended, result (memfd) <── into a memory file
+    arrays on it    <──────────  exit status, result (memfd) <─── into a memory file
 
-A worker has VTK imported and reads no file itself, so it stays sound whatever a file does. A reader
-is a fork of it: that costs milliseconds, and not the half second of a start of Python. What a
-reader leaks or overwrites ends with it. Each file above `SHARED_BYTES` has a reader of its own;
+A worker has VTK imported and reads no file itself, so no file can damage it. A reader is a fork of
+it: that costs milliseconds, and not the half second of a start of Python. Memory that a reader
+leaks or overwrites ends with it. Each file above `SHARED_BYTES` has a reader of its own;
 smaller ones share one for as long as every read is beyond complaint, and a file that fails in a
 reader that has read others is read again by a fresh one, so no file answers for another (see
 `worker`). Several small files can be asked for at once, since each wait for an answer ends with
@@ -18,7 +18,7 @@ one for the GIL, and these take longer than reading a few kilobytes. Readers are
 kernel kills when memory is short. As each worker is a process, sources are read in parallel.
 
 Workers are started when there is no idle one and kept for the next file; they end by themselves
-after a minute without work, and when this process ends, however it does: they notice that their
+after a minute without work, and when this process ends in any way: they notice that their
 socket has no other end, and the reader that is under way ends with them. They are no part of the
 terminal's foreground group, so Ctrl-C is this process's to handle. A worker that is gone is
 replaced; one whose reader takes unreasonably long is killed.
@@ -64,11 +64,11 @@ SHARED_BYTES = 1 << 20
 _WORKER_MODULE = "dataplane.pack.vtk.worker"
 _MIN_READ_S = 600.0
 _MIN_READ_BYTES_PER_S = 1 << 20
-"""A file may take ten minutes and a second per MiB; slower is a reader that runs in circles."""
+"""A file may take ten minutes and a second per MiB; a slower reader is in an endless loop."""
 _STATUS_BYTES = 4
 _SAID_BYTES = 2000
 _LAST_WORDS_S = 1.0
-"""A worker whose socket has closed may be writing why."""
+"""Time for the last message of a worker whose socket has closed."""
 _ERRORS = {cls.kind: cls for cls in (ConfigError, FormatError, MissingPackage)}
 
 
@@ -76,8 +76,8 @@ def convert_apart(source: SourceFile, meter: Meter | None = None) -> Iterator[So
     """Convert a VTK file (legacy, XML or parallel XML) in a process of its own.
 
     Args:
-        source: the file.
-        meter: is told how far the read is.
+        source: file to read.
+        meter: meter of the read's progress.
 
     Raises:
         FormatError: it cannot be read; that includes crashes of VTK.
@@ -96,11 +96,11 @@ def convert_together(sources: Sequence[SourceFile]) -> tuple[tuple[SourceSample,
     """Convert a few small VTK files in one go.
 
     Args:
-        sources: together below `SHARED_BYTES`.
+        sources: files, together below `SHARED_BYTES`.
 
     Returns:
-        The samples of each file; None when there was anything to complain about, so that
-        `convert_apart` shall read one by one and say what.
+        The samples of each file; None after any complaint, so that `convert_apart` shall read them
+        one by one and report it.
     """
     try:
         return _read(sources, Meter()).samples
@@ -115,7 +115,7 @@ def _read(sources: Sequence[SourceFile], meter: Meter) -> Crossed:
         try:
             status, result = worker.read(sources, meter)
         except ConnectionError:
-            # It ended while it was idle, or someone ended it: that says nothing about the file.
+            # It ended while it was idle, or was killed: that says nothing about the file.
             worker.close()
             worker = _Worker()
             status, result = worker.read(sources, meter)
@@ -208,7 +208,7 @@ class _Worker:
             )
 
     def read(self, sources: Sequence[SourceFile], meter: Meter) -> tuple[int, int]:
-        """Have files read; return the reader's wait status and a handle of what it wrote.
+        """Have files read; return the reader's wait status and a handle of its outcome.
 
         Raises:
             ConnectionError: the worker is gone.
@@ -236,7 +236,7 @@ class _Worker:
         return read_fraction(self._fraction)
 
     def said(self) -> str:
-        """What the worker and its readers last wrote to stderr; after `close` too."""
+        """Last text of the worker and its readers on stderr; after `close` too."""
         size = os.fstat(self._said).st_size
         text = os.pread(self._said, _SAID_BYTES, max(0, size - _SAID_BYTES))
         return text.decode(errors="replace").strip("\0\n ")
@@ -246,7 +246,7 @@ class _Worker:
         self._channel.close()
 
     def close(self) -> None:
-        """End the worker, and with it what it reads. Idempotent."""
+        """End the worker, and with it its reader. Idempotent."""
         self._channel.close()
         self.process.kill()
         self.process.wait()

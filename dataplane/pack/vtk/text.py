@@ -26,7 +26,7 @@ from dataplane.pack.vtk.xml import Content
 __all__ = ["count_numbers", "parse_numbers"]
 
 _STEP_BYTES = 256 << 10
-"""So that what is made of a part stays in a processor's cache."""
+"""Size of a part: its classes stay in a processor's cache."""
 _SPACE = b" \t\r\n\v\f"
 _NEXT_SPACE = re.compile(rb"[ \t\r\n\v\f]")
 _SPACE_OR_NOT = bytes(ord(" ") if byte in _SPACE else ord("x") for byte in range(256))
@@ -48,7 +48,7 @@ _SHOWN_BYTES = 40
 
 
 def _verdicts(pairs: str) -> bytes:
-    """A table of what each pair of classes means, for the pairs that a number may have."""
+    """A table of the meaning of each pair of classes, for the pairs that a number may have."""
     allowed = pairs.replace("_", " ").encode()
     table = bytearray([_BAD]) * 256
     for first, before in enumerate(_CLASSES):
@@ -104,7 +104,7 @@ def count_numbers(content: Content, start: int, stop: int, dtype: np.dtype[Any])
 
 
 def _check_points(text: bytes, classes: bytes, verdicts: bytes, dtype: np.dtype[Any]) -> None:
-    """Check what pairs do not show: points without digits, a second point or exponent."""
+    """Check for faults that pairs do not show: no digits at a point, a second point or exponent."""
     without_digits = classes.translate(None, b"\1")
     bare = _POINT in verdicts and any(point in classes for point in _BARE_POINTS)
     if bare or any(bad in without_digits for bad in _BAD_WITHOUT_DIGITS):

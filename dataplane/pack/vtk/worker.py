@@ -1,17 +1,17 @@
-"""The worker of `apart`: a process whose forks, the readers, read VTK files. Run as a module.
+"""The worker of `subprocess_reader`: a process whose forks, the readers, read VTK files.
 
-It imports VTK once, takes requests from the socket whose number is its argument, and hands each to
-a reader (`reader`), a fork of itself. The worker itself reads no file and makes no thread, so
-that every reader begins as the first one did. It ends when its socket closes or nothing was asked
-of it for a minute; a reader ends with its worker, however that ends.
+Run as a module, it imports VTK once, takes requests from the socket whose number is its argument,
+and hands each to a reader (`reader`), a fork of itself. The worker itself reads no file and makes
+no thread, so that every reader begins as the first one did. It ends when its socket closes or
+nothing was asked of it for a minute; a reader ends with its worker, in any case.
 
 Forking costs several times what reading a file of some kilobytes does, so a reader goes on with the
-next small file, or several at a time, for as long as every read is beyond complaint. What a file
-leaked or overwrote must not count against the next one:
+next small file, or several at a time, for as long as every read is beyond complaint. Memory that a
+file leaked or overwrote must not count against the next one:
 
 - A file that is not small has a reader of its own.
 - Several files that were asked for at once count only if none gave reason for complaint. If one
-  did, whoever asked has them read singly.
+  did, the caller has them read singly.
 - A read that ends with an error, a warning or a crash ends its reader.
 - Such an end is believed of a reader's first file only. At a later one the blame may lie with an
   earlier file, so the file is read once more by a fresh reader, whose answer is the answer.
@@ -46,8 +46,8 @@ def main(channel: socket.socket, fraction: int) -> None:
     """Serve requests until the other end closes, or is silent for `IDLE_S`.
 
     Args:
-        channel: where requests come from, with `ALONE`, `SHARED` or `TOGETHER` as the message.
-        fraction: a memory file for how far the read is (`meter`).
+        channel: socket of the requests, with `ALONE`, `SHARED` or `TOGETHER` as the message.
+        fraction: memory file of the read's progress (`meter`).
     """
     read.on_progress = functools.partial(say_fraction, fraction)
     with suppress(ConfigError):  # without VTK the first reader says so
@@ -64,7 +64,7 @@ def main(channel: socket.socket, fraction: int) -> None:
                 return
             result = os.memfd_create("dataplane-vtk-result")
             status = worker.read(handles[0], result, message)
-            with suppress(OSError):  # nobody waits any more; the next receive notices
+            with suppress(OSError):  # the caller is gone; the next receive notices
                 socket.send_fds(channel, [status.to_bytes(_STATUS_BYTES, "little")], [result])
             os.close(result)
             os.close(handles[0])
@@ -96,7 +96,7 @@ class _Worker:
             return 0 if answer else status or _NO_ANSWER
         if answer in {SOUND, LAST}:
             return 0
-        with suppress(OSError):  # what it said is not about this file alone
+        with suppress(OSError):  # its output is not about this file alone
             os.ftruncate(sys.stderr.fileno(), 0)
             os.lseek(sys.stderr.fileno(), 0, os.SEEK_SET)
         return self.read(request, result, how)
@@ -111,7 +111,7 @@ class _Reader:
     """A fork of this process that reads files.
 
     Args:
-        channel: where requests come from; when it closes, nobody waits for the reader any more.
+        channel: socket of the requests; when it closes, the caller is gone.
     """
 
     def __init__(self, channel: socket.socket) -> None:

@@ -1,9 +1,9 @@
-"""Structure of a VTK XML file: pieces, their arrays, and where the values of each lie. No values.
+"""Structure of a VTK XML file: pieces, their arrays, and the places of their values. No values.
 
 The file is parsed with expat up to its appended data, which is no XML. Only element tags are
 looked at; the text of a DataArray is passed over and described by its byte range, so a file of any
-size takes no memory here but what its tags take. Document types that declare entities or attributes
-are refused: byte ranges would not mean what the text says.
+size takes no memory here but for its tags. Document types that declare entities or attributes are
+refused: byte ranges would not have the meaning of the text.
 
 Thread-safe: no state. Source: the VTK XML file formats (VTK user's guide, section 19.3).
 """
@@ -96,18 +96,18 @@ class Piece:
 
 @dataclass(slots=True)
 class Document:
-    """What the tags of a file say.
+    """Content of the tags of a file.
 
     Attributes:
-        attributes: of `<VTKFile>`.
-        kind: `UnstructuredGrid`, `PImageData`, …
+        attributes: attributes of `<VTKFile>`.
+        kind: kind of the dataset: `UnstructuredGrid`, `PImageData`, …
         dataset: attributes of the element of that name, which begins at `dataset_start`.
         groups: groups outside pieces: `PPointData`, … of a parallel file; and `FieldData`, which
             some writers put beside the dataset or into a piece.
         surplus: byte ranges of groups without arrays, of which there is another in their place.
-        pieces: in the order of the file.
-        appended: where the tag `<AppendedData>` begins, or None.
-        encoding: of the appended data.
+        pieces: pieces in the order of the file.
+        appended: start of the tag `<AppendedData>`, or None.
+        encoding: encoding of the appended data.
     """
 
     content: Content
@@ -123,7 +123,7 @@ class Document:
 
 
 def xml_type(path: Path) -> str | None:
-    """Return what a VTK XML file says it is (`UnstructuredGrid`, `Collection`, …), or None."""
+    """Return the type that a VTK XML file states (`UnstructuredGrid`, `Collection`, …), or None."""
     with path.open("rb") as stream:
         head = stream.read(_FIRST_BYTES)
         found = _root(head)
@@ -169,7 +169,7 @@ def scan(content: Content, label: str) -> Document:
 
 
 def appended_range(document: Document) -> tuple[int, int]:
-    """Where appended data begins and ends.
+    """Begin and end of the appended data.
 
     Raises:
         ValueError: there is none, or it has no beginning or no end.
@@ -188,7 +188,7 @@ def appended_range(document: Document) -> tuple[int, int]:
 
 
 def tag_end(content: Content, start: int) -> int:
-    """The position behind the tag that begins at `start`, whatever its attributes hold.
+    """Position behind the tag that begins at `start`, with any text in its attributes.
 
     Raises:
         ValueError: it is no tag.
@@ -204,7 +204,7 @@ class _AppendedData(Exception):  # no error: it ends the parsing where XML ends
 
 
 class _Scanner:
-    """Builds a Document from the events of the parser. Used once."""
+    """Builder of a Document from the events of the parser. Used once."""
 
     def __init__(self, parser: expat.XMLParserType, content: Content, label: str) -> None:
         self._parser = parser
@@ -302,7 +302,7 @@ class _Scanner:
             raise FormatError(f"{self._label}: {err}") from None
 
     def _behind_end(self, start: int) -> int:
-        """The position behind the element that ends now and began at `start`."""
+        """Position behind the element that ends now and began at `start`."""
         # The parser is behind the tag of an element without content, else before the end tag.
         at = self._parser.CurrentByteIndex
         if self._content[at - 2 : at] == b"/>" and self._behind(start) == at:

@@ -1,1 +1,1 @@
-"""Clients: how each kind of store is reached. All of them keep the contract of `stores.base`."""
+"""Clients for each kind of store. All of them keep the contract of `stores.base`."""

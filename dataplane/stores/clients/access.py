@@ -1,9 +1,9 @@
-"""Which region and which kind of credentials the standard chain gives for S3; never a secret.
+"""Region and kind of credentials that the standard chain gives for S3; never a secret.
 
-For showing to a person, and made the way `credentials.py` makes the client's options: the
-environment first, then the files of `~/.aws` where botocore can read them. Nothing here makes a
-request or starts a program: the role of an instance or container, a `credential_process` and what
-a role is assumed with are only asked when a client needs them. No state.
+For messages, and found as `credentials.py` finds the client's options: the environment first, then
+the files of `~/.aws` where botocore can read them. Nothing here makes a request or starts a
+program: the role of an instance or container, a `credential_process` and the credentials that a
+role is assumed with are only asked for when a client needs them. No state.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ once for the credentials to assume it with."""
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How S3 would be reached.
+    """Access to S3: region, credentials and their origins.
 
     Attributes:
-        region: that requests are signed for, or None where none is set.
-        region_origin: what sets it.
-        credentials: the kind of credentials, or why there are none.
-        credentials_origin: where they come from: a variable, or a profile.
-        endpoint_error: why the endpoint cannot be used, or None.
+        region: region that requests are signed for, or None where none is set.
+        region_origin: setting that names the region.
+        credentials: kind of credentials, or the reason that there are none.
+        credentials_origin: origin of the credentials: a variable, or a profile.
+        endpoint_error: reason that the endpoint cannot be used, or None.
     """
 
     region: str | None
@@ -62,11 +62,11 @@ class Access:
 def s3_access(
     config: StoreConfig, region_origin: str, environ: Mapping[str, str] | None = None
 ) -> Access:
-    """Find out.
+    """Return the access to S3 that the settings and the environment give.
 
     Args:
-        config: of the store.
-        region_origin: where `config.region` comes from.
+        config: configuration of the store.
+        region_origin: origin of `config.region`.
         environ: the environment.
     """
     environ = os.environ if environ is None else environ
@@ -121,7 +121,7 @@ def _credentials(config: StoreConfig, environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _kind(session: Any) -> str | None:
-    """Say what kind of credentials botocore finds without asking anybody."""
+    """Return the kind of credentials that botocore finds without a request."""
     profile = session.get_scoped_config()
     # As botocore tells the two kinds of roles apart.
     if "role_arn" in profile and "web_identity_token_file" not in profile:

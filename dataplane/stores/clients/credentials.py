@@ -1,4 +1,4 @@
-"""Which client options reach an S3 bucket with the credentials of the standard chain.
+"""Client options of an S3 bucket, with the credentials of the standard chain.
 
 obstore itself reads the environment (`AWS_ACCESS_KEY_ID` …), web identity, container and instance
 credentials. It does not read `~/.aws/credentials` and `~/.aws/config`; where those decide
@@ -41,7 +41,7 @@ def s3_options(
     """Return the keyword arguments of obstore's `S3Store`, but for bucket and client options.
 
     Args:
-        url: what is opened, for messages.
+        url: URL of the store, for messages.
         config: endpoint, region, anonymity.
         environ: the environment.
 

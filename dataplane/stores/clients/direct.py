@@ -1,14 +1,14 @@
-"""Ranged reads that go past the client library, over HTTP and HTTPS, straight into our memory.
+"""Direct reads: ranged GETs past the client library, over HTTP and HTTPS, into our own memory.
 
 A store on a fast network sends as fast as a processor can copy and decrypt, and there each copy
 counts. Requests are signed by the client library as URLs (SigV4 in the query), so that keys and
-tokens come from the same chains; `http/connections.py` sends them. Proxies and what the library
-alone knows (requester pays, keys of the customer) stay with it, and so does everything from then on
-where it gets bytes and we only a response, or a certificate, that we do not understand.
+tokens come from the same chains; `http/connections.py` sends them. Proxies and features of the
+library alone (requester pays, keys of the customer) stay with it, and so does everything from then
+on where it gets bytes and we only a response, or a certificate, that we do not understand.
 
-A signed URL works for whoever has it until it expires, so it is made for one request and neither
-kept nor shown. Some servers take none; so until the first one was good, a refusal may be meant for
-the way of asking, and the library asks again.
+A signed URL works for any bearer until it expires, so it is made for one request and neither kept
+nor shown. Some servers take none; so until the first one was good, a refusal may be meant for the
+signed URL, and the library asks again.
 
 Thread-safe, as its parts are.
 """
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["DirectReads"]
 
 _EXPIRES = timedelta(minutes=15)
-"""As far as the clocks of client and server may be apart when a request itself is signed."""
+"""Largest difference of the client's and the server's clock that S3 allows a signed request."""
 _CLIENT_ALONE = (
     "AWS_PROXY_URL",
     "AWS_REQUEST_PAYER",
@@ -58,8 +58,8 @@ class DirectReads:
     """Ranged GETs of one bucket or HTTP host.
 
     Args:
-        server: where it is, and whom to trust.
-        target_of: makes path and query of a full key.
+        server: address of the server, and the certificates to trust.
+        target_of: function from a full key to path and query.
         config: time limits, connections.
         is_signed: whether a refusal may be one of signed URLs.
     """
@@ -83,7 +83,7 @@ class DirectReads:
 
     @classmethod
     def of(cls, location: Location, config: StoreConfig, client: object) -> DirectReads | None:
-        """Return what reads a location directly, or None where only the client may do it."""
+        """Return the direct reads of a location, or None where only the client may read it."""
         if not config.direct:
             return None
         endpoint = s3_endpoint(config) if location.scheme == "s3" else location.url
@@ -106,12 +106,12 @@ class DirectReads:
         """Ask for bytes `[wanted[0], wanted[1])` of the object with this full key.
 
         Args:
-            key: whole.
-            wanted: the range.
+            key: full key.
+            wanted: range of bytes.
             if_match: a tag of printable ASCII, or None.
 
         Returns:
-            Their beginning, or None where only the client can ask.
+            The beginning of the response, or None where only the client can ask.
 
         Raises:
             HttpFailure: no response, or one that says no.

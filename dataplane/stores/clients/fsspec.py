@@ -1,4 +1,4 @@
-"""Every other protocol through fsspec: hf, sftp, smb, webdav, … and anything with options.
+"""`FsspecStore`: every other protocol through fsspec (hf, sftp, smb, webdav …), or with options.
 
 fsspec's file systems know no `If-Match`. Where a version is asked for, the object is described
 again *after* each read, past all caches, and the read counts only when the version is still the
@@ -8,7 +8,7 @@ per read, the price of never mixing bytes; it is why obstore serves the schemes 
 A version tag is the file system's own etag or checksum where it has one, else size and time.
 
 Thread-safe where the file system is (all of fsspec's asynchronous ones are). Not used across fork:
-`perprocess.py` sees to that.
+`per_process.py` sees to that.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _TEMP_PREFIX = ".dataplane-put-"
 
 
 def check_protocol(location: Location) -> None:
-    """Make sure that fsspec can serve a location.
+    """Refuse a location that fsspec cannot serve.
 
     Raises:
         ConfigError: it does not know the protocol.
@@ -82,7 +82,7 @@ def check_protocol(location: Location) -> None:
             hint = f"write s3://{location.prefix} with --endpoint-url {endpoint}"
         raise ConfigError(f"unknown scheme {protocol}:// in {location.url!r}", hint=hint) from err
     except ImportError as err:
-        # What could not be imported is said by the error behind fsspec's own.
+        # The error behind fsspec's own names the package that could not be imported.
         module = getattr(err.__cause__, "name", None) or err.name or ""
         if module and (extra := extra_of(module)) != "all":
             raise missing_package(f"{protocol}://", module, extra=extra) from err
@@ -244,7 +244,7 @@ class FsspecStore(PiecewiseStore):
         return join_key(self._root, quote(check_key(key)) if is_http else check_key(key))
 
     def _in_time(self, call: Callable[[], ResultT]) -> ResultT:
-        """Give a request its time; what hangs goes on in a thread that nobody waits for.
+        """Run a request within a time limit; one that hangs goes on in a thread without a caller.
 
         Listings have no such limit: one call fetches all of their pages.
         """
@@ -279,7 +279,7 @@ class FsspecStore(PiecewiseStore):
                 raise BucketNotFound(f"no such bucket: {self._location.scheme}://{bucket}")
 
     def _key_of(self, path: str, *, is_file: bool = False) -> str:
-        path = path if is_file else path.rstrip("/")  # of a folder, or of what marks one
+        path = path if is_file else path.rstrip("/")  # of a folder, or of a marker of one
         return path.removeprefix(self._root).removeprefix("/")
 
     def _described(self, key: str, info: Mapping[str, Any]) -> ObjectInfo:

@@ -1,4 +1,4 @@
-"""Objects in a local folder: `file:///path` and plain paths.
+"""`LocalStore`: objects in a local folder, `file:///path` and plain paths.
 
 Written on the system calls and not on obstore's local store: a read there makes two trips through
 its runtime, which costs small reads a few times what they cost here; it checks the etag only before
@@ -164,7 +164,7 @@ class LocalStore(PiecewiseStore):
             return
         except OSError as err:
             raise self._failure(err, key, writing=True) from err
-        # Object stores have no empty folders: take away those that this left behind.
+        # Object stores have no empty folders: remove those that this left behind.
         _remove_empty(os.path.dirname(path), self._root)
 
     def close(self) -> None:

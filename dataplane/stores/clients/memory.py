@@ -1,9 +1,9 @@
-"""Objects in this process's memory: `memory://name/prefix`, for tests and examples.
+"""`MemoryStore`: objects in this process's memory, `memory://name/prefix`, for tests and examples.
 
-All stores opened on one name see the same objects, whoever opened them; the names last as long as
-the process. A child made by fork starts from a copy. Reads return views of the stored bytes, which
-never change: a replaced object is a new one. Etags are unique across processes, so that a cache on
-disk can never take one process's objects for another's.
+All stores opened on one name see the same objects; the names last as long as the process. A child
+made by fork starts from a copy. Reads return views of the stored bytes, which never change: a
+replaced object is a new one. Etags are unique across processes, so that a cache on disk can never
+take one process's objects for another's.
 
 Thread-safe: one lock per name, never held during a copy.
 """

@@ -1,6 +1,6 @@
-"""What the client of a remote store, or a request of our own, raised, as an error of ours.
+"""Failures of a remote store's client, or of our own requests, as errors of ours.
 
-Pure: it knows where a store is, and nothing else of it.
+Pure: it knows the location of a store, and nothing else of it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["RemoteFailures"]
 
 @dataclass(frozen=True, slots=True)
 class RemoteFailures:
-    """Translates failures of one store.
+    """Translator of the failures of one store.
 
     Attributes:
-        location: what its URL names.
-        server: the address of the server, where the user chose one.
-        config: how it is reached.
+        location: location that the store's URL names.
+        server: address of the server, where the user chose one.
+        config: configuration of the store.
     """
 
     location: Location
@@ -34,9 +34,9 @@ class RemoteFailures:
         """Translate a failure; raise the result from it.
 
         Args:
-            err: what was raised.
-            key: the object's, below the store's URL; or the prefix that was listed.
-            action: what was tried: `read`, `write`, `list`, `describe` or `delete`.
+            err: exception of the client or of a request of our own.
+            key: key of the object, below the store's URL; or the prefix that was listed.
+            action: `read`, `write`, `list`, `describe` or `delete`.
         """
         location = self.location
         where, bucket = (

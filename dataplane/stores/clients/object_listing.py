@@ -6,9 +6,9 @@ the first such page on, S3 is listed with requests of our own (`own_requests.py`
 left out: none of the library's calls could address it. For Google and Azure the refusal stands.
 
 A zero-length object `name/`, as S3 consoles make them for folders, is left out of listings where
-keys below it follow, and listed as `name` where none do, whoever lists.
+keys below it follow, and listed as `name` where none do, in both cases.
 
-Thread-safe: the one thing that is remembered is who lists.
+Thread-safe: its one state is whether the library still lists.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 __all__ = ["CLIENT_ERRORS", "RemoteListing", "described"]
 
 CLIENT_ERRORS = (BaseError, OSError, ValueError)
-"""What obstore raises: its own errors, FileNotFoundError, and ValueError for paths."""
+"""Errors of obstore: its own, FileNotFoundError, and ValueError for paths."""
 _PAGE_KEYS = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def described(meta: ObjectMeta, where: str) -> ObjectInfo:
-    """Return what the client says of an object; its key is the whole one."""
+    """Return the client's description of an object, with its full key."""
     modified = meta["last_modified"]
     modified_s = modified.timestamp() if modified > _EPOCH else None
     tag = tag_of(meta["e_tag"], modified_s, meta["size"], where)
@@ -52,11 +52,11 @@ def described(meta: ObjectMeta, where: str) -> ObjectInfo:
 
 
 class RemoteListing:
-    """Lists one bucket or container; keys are whole, and so are prefixes.
+    """Listings of one bucket or container; keys and prefixes are full ones.
 
     Args:
-        failures: translates what the client or a request of our own raised.
-        client: the library's.
+        failures: translator of failures.
+        client: the library's client.
         own: requests of our own, if they can be made.
     """
 
@@ -151,7 +151,7 @@ class RemoteListing:
     def _own_pages(
         self, prefix: str, refused: Exception | None, *, delimiter: str = "", start_after: str = ""
     ) -> Iterator[ListedPage]:
-        """Yield pages that we ask for, because the client refused them, now or before."""
+        """Yield pages of requests of our own, because the client refused them, now or before."""
         own = self._own
         assert own is not None, "the client's refusal stands where we cannot ask"
         try:
@@ -165,7 +165,7 @@ class RemoteListing:
         except (HttpFailure, *CLIENT_ERRORS) as err:
             failure = self._failure(err, prefix)
             if refused is not None and not failure.retryable:
-                # Not every server takes a signed URL of a listing; then this is what there is.
+                # Not every server takes a signed URL of a listing; then the refusal stands.
                 raise self._failure(refused, prefix) from err
             raise failure from err
 
@@ -174,7 +174,7 @@ class RemoteListing:
         return self._failures.of(err, below, "list")
 
     def _refused(self, err: Exception, prefix: str) -> Exception:
-        """Return the client's refusal of a key; raise what else it is."""
+        """Return the client's refusal of a key; raise any other error."""
         if self._own is None or not is_foreign_key(err):
             raise self._failure(err, prefix) from err
         return err

@@ -1,10 +1,10 @@
-"""Remote object stores through obstore: `s3 gs az abfs http https`.
+"""`RemoteStore`: remote object stores through obstore, `s3 gs az abfs http https`.
 
 obstore's own retries are switched off for single requests. They would be uncounted, blind to our
 deadline and to the store's wish for a pause, and their one advantage, resuming a broken body, saves
-at most one block. So one call here is one request on the wire, and `retry.py` decides what comes
-next. Uploads in parts are the exception: repeating a whole object for one refused part would be
-worse, so they go through a second client whose retries are on.
+at most one block. So one call here is one request on the wire, and `retry.py` decides on the next.
+Uploads in parts are the exception: repeating a whole object for one refused part would be worse,
+so they go through a second client whose retries are on.
 
 Every ranged read carries `If-Match` (not for weak etags, which never match by RFC 9110 §13.1.1, nor
 for those outside ASCII, which servers spell in bytes of their choice) and also compares the
@@ -12,16 +12,16 @@ response's own etag, for servers that ignore the header. Servers without etags (
 made of modification time and size, compared the same way.
 
 The client cannot address keys with empty, `.` or `..` segments or with control characters; listings
-leave them out (`remote_listing.py`). Nor does it take a response whose ETag is not ASCII: from the
+leave them out (`object_listing.py`). Nor does it take a response whose ETag is not ASCII: from the
 first one on that object is asked for with requests of our own (`own_requests.py`). Which objects
 these are is remembered up to a limit, and then learned anew.
 
 A stream comes in pooled, page-aligned memory, which a cache can write to the disk as it is:
-straight from the socket (`direct.py`), or copied from the client's own (`client_body.py`).
+straight from the socket (`direct.py`), or copied from the client's own (`obstore_body.py`).
 
 Describing an object has a time limit of its own, so it goes through a client of its own.
 
-Thread-safe, as the client is. Not used across fork: `perprocess.py` sees to that.
+Thread-safe, as the client is. Not used across fork: `per_process.py` sees to that.
 """
 
 from __future__ import annotations
@@ -360,7 +360,7 @@ class RemoteStore:
         ) from cause
 
     def _refuse_certificate(self, key: str) -> None:
-        """Ask once: the client that uploads in parts tries again what cannot succeed, too."""
+        """Ask once: the client that uploads in parts also repeats requests that cannot succeed."""
         if self._is_trusted:
             return
         try:
@@ -381,8 +381,7 @@ class RemoteStore:
 def _strong(tag: str | None) -> str | None:
     """Return a tag that may be sent as `If-Match`: no weak one, none of ours, and no odd one.
 
-    Tags come from listings, which others have written: one that is no plain text goes into no
-    header.
+    Tags come from listings, which are others' data: one that is no plain text goes into no header.
     """
     if tag is None or not (tag.startswith('"') and tag.isascii() and tag.isprintable()):
         return None

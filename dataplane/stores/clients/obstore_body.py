@@ -1,7 +1,7 @@
-"""The body of an answer of the client library, copied into memory of the caller's choice.
+"""The body of a response of the client library, copied into memory of the caller's choice.
 
-The client gets its own memory back at once, to receive into what it has used before. One instance
-per answer, used by one thread.
+The client gets its own memory back at once, and receives into it again. One instance per response,
+used by one thread.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["ClientBody"]
 
 _CHUNK_BYTES = 256 << 10
-"""What the client hands out at least. It receives up to 400 KiB at a time; asked for more, it would
-put them together and copy once more."""
+"""Least bytes that the client hands out. It receives up to 400 KiB at a time; asked for more, it
+would put them together and copy once more."""
 
 
 class ClientBody:
-    """Reads an answer of obstore from its beginning to its end."""
+    """Reader of a response of obstore, from its beginning to its end."""
 
     def __init__(self, result: GetResult) -> None:
         self._chunks: Iterator[Buffer] = iter(result.stream(min_chunk_size=_CHUNK_BYTES))
         self._left: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def read_into(self, memory: memoryview) -> int:
-        """Fill `memory` with what comes next; return how many bytes came before the end.
+        """Fill `memory` with the next bytes; return how many came before the end.
 
         Raises:
             BaseError: the client's, when the connection breaks.
@@ -52,6 +52,6 @@ class ClientBody:
         return filled
 
     def close(self) -> None:
-        """Give up what is left."""
+        """Give up the rest."""
         self._chunks = iter(())
         self._left = np.empty(0, np.uint8)

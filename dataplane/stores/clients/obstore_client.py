@@ -1,4 +1,4 @@
-"""One obstore client for one location: what each scheme needs to be told.
+"""One obstore client for one location, with the options of its scheme.
 
 Credentials come from the standard chains: for S3 see `credentials.py`; Google and Azure clients
 read their environment variables and files themselves. No state; called at a store's first use.
@@ -29,7 +29,7 @@ _STREAM_TIMEOUT_S = 86_400.0  # a stream may take as long as it will, while byte
 
 
 def scheme_options(location: Location, config: StoreConfig) -> Mapping[str, Any]:
-    """Return what the clients of a location have in common: endpoint, credentials, certificates.
+    """Return the options of all clients of a location: endpoint, credentials, certificates.
 
     Raises:
         ConfigError: a setting cannot be used, or the certificates to trust cannot be read.
@@ -58,11 +58,11 @@ def make_client(
     """Make the client for a location's bucket; no request is made.
 
     Args:
-        location: what the URL names; its prefix is not used.
-        config: timeouts.
-        options: what `scheme_options` returned.
-        retries: let the client repeat requests by itself (for uploads in parts).
-        streams: let a request take longer than its time as long as it does not pause for that.
+        location: location that the URL names; its prefix is not used.
+        config: time limits.
+        options: options from `scheme_options`.
+        retries: whether the client repeats requests by itself (for uploads in parts).
+        streams: whether a request may take longer than its time while no pause is that long.
         timeout_s: time for a request; by default `config.timeout_s`.
 
     Raises:

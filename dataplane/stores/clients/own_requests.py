@@ -1,4 +1,4 @@
-"""Requests that the client library cannot make, or whose responses it does not take.
+"""Own requests: those that the client library cannot make, or whose responses it does not take.
 
 It refuses a page of a listing for one key that it has no path for, and a response whose ETag is not
 ASCII. Such pages and objects are asked for here, one connection a request, with TLS and proxies:
@@ -8,9 +8,9 @@ that keys and tokens come from the same chains. Redirections are followed for pl
 
 It signs URLs of keys only; a listing is a request to the bucket, with a query. So it is given the
 bucket's name with that query, and signs the whole; the slash that it puts behind it becomes part of
-the value of `x-id`, a parameter that stands for nothing.
+the value of `x-id`, a parameter without a meaning.
 
-Thread-safe: it keeps nothing but what it was made with, and the certificates to trust.
+Thread-safe: its one state is its arguments and the certificates to trust.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class OwnResponse:
     """A response whose body is still to be received. Used by one thread; close it.
 
     Attributes:
-        status: its status.
-        headers: by name in lower case; characters stand for bytes.
-        length: bytes of its body, if the server says.
+        status: HTTP status.
+        headers: headers by name in lower case; characters stand for bytes.
+        length: bytes of the body, if the server says.
     """
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
@@ -69,7 +69,7 @@ class OwnResponse:
         self.headers = {name.lower(): value for name, value in response.getheaders()}
 
     def read_into(self, memory: memoryview) -> int:
-        """Fill `memory` with what comes next; return how many bytes came before the end.
+        """Fill `memory` with the next bytes; return how many came before the end.
 
         Raises:
             HttpFailure: the connection broke, or nothing came for too long.
@@ -107,13 +107,13 @@ class OwnResponse:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """Give up what was not received yet. Idempotent."""
+        """Give up the rest of the body. Idempotent."""
         self._response.close()
 
     def _count(self, received: int) -> None:
-        """Note bytes of the body, or none: the end, which the response does not check itself.
+        """Count bytes of the body, or none: the end, which the response does not check itself.
 
-        That of a body in chunks it does check.
+        The end of a body in chunks it does check.
         """
         if self._left is None:
             return
@@ -126,10 +126,10 @@ class OwnRequests:
     """Requests of our own to one bucket or HTTP host. See the module's text.
 
     Args:
-        location: what the URL names; its prefix is not used.
+        location: location that the URL names; its prefix is not used.
         config: time limits, endpoint, certificates.
-        options: of the library's clients.
-        client: one of them, which signs.
+        options: options of the library's clients.
+        client: client of the library, which signs.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class OwnRequests:
         options: Mapping[str, Any],
         client: ObjectStore,
     ) -> OwnRequests | None:
-        """Return what makes such requests to a location, or None where nothing can."""
+        """Return the own requests of a location, or None where none can be made."""
         if location.scheme == "s3" or location.scheme in HTTP_SCHEMES:
             return cls(location, config, options, client)
         return None
@@ -201,8 +201,8 @@ class OwnRequests:
         """Ask for bytes `[wanted[0], wanted[1])` of the object with this full key.
 
         Args:
-            key: whole.
-            wanted: the range.
+            key: full key.
+            wanted: range of bytes.
             if_match: a tag of printable ASCII, or None.
 
         Raises:

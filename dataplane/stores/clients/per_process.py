@@ -1,4 +1,4 @@
-"""A remote store whose client is made at its first use, in the process that uses it.
+"""`PerProcessStore`: a remote store whose client is made at its first use in each process.
 
 So opening a store costs nothing and asks nothing, and it pickles as its URL and configuration.
 
@@ -6,7 +6,7 @@ Fork needs care: obstore's runtime threads exist only in the process that first 
 child made by fork every request would wait for them for ever. So a forked child of a process that
 used obstore goes on through fsspec, where the package for the scheme is installed: slower, but
 right. Where it is not, the error says what to do. A child made by spawn, or by fork before the
-first use, gets obstore like everybody else.
+first use, gets obstore like any other process.
 
 Thread-safe: one lock around the making of the client, which makes no request.
 """
@@ -27,7 +27,7 @@ __all__ = ["PerProcessStore"]
 
 
 class _Runtime:
-    """Which process obstore's runtime belongs to; inherited by forked children."""
+    """The process that obstore's runtime belongs to; inherited by forked children."""
 
     def __init__(self) -> None:
         self.pid: int | None = None
@@ -45,7 +45,7 @@ _runtime = _Runtime()
 
 
 class PerProcessStore(StoreForwarder):
-    """Hands every call to this process's client. See the module's text."""
+    """A store that hands every call to this process's client. See the module's text."""
 
     def __init__(self, location: Location, config: StoreConfig) -> None:
         self._location = location

@@ -22,7 +22,7 @@ class _Ranged(Protocol):
 
 
 class PiecewiseStore:
-    """Gives `stream_range` to a class that has `get_range`."""
+    """A base that gives `stream_range` to a class that has `get_range`."""
 
     def stream_range(
         self: _Ranged,

@@ -25,9 +25,9 @@ class ListedPage:
     """One page, with keys and prefixes as the store has them.
 
     Attributes:
-        objects: in key order.
+        objects: objects in key order.
         prefixes: common prefixes, in order.
-        token: where the next page begins; None on the last.
+        token: start of the next page; None on the last.
     """
 
     objects: tuple[ObjectInfo, ...]
@@ -46,11 +46,11 @@ def listed_pages(
     """Yield the pages of a listing.
 
     Args:
-        ask: sends the parameters and returns the document.
-        prefix: what the keys begin with.
+        ask: function that sends the parameters and returns the document.
+        prefix: prefix of the keys.
         where: the store's URL.
-        delimiter: ends common prefixes.
-        start_after: the key to go on behind.
+        delimiter: end of common prefixes.
+        start_after: key to go on behind.
 
     Raises:
         StoreError: a document is no listing, or the pages have no end.

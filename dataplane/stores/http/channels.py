@@ -1,4 +1,4 @@
-"""One connection to a server, with TLS or without: how bytes are sent and received.
+"""Channels: one connection to a server, with TLS or without, that sends and receives bytes.
 
 A whole piece of a body is received with one native call that holds no lock of the interpreter, and
 goes straight into memory of the caller's choice. With TLS the system's OpenSSL decrypts it there.
@@ -34,8 +34,8 @@ class HttpServer:
 
     Attributes:
         scheme: `http` or `https`.
-        host: its name or address.
-        port: its port.
+        host: name or address of the server.
+        port: port of the server.
         roots: certificates to trust besides the system's, as PEM; for `https`.
     """
 
@@ -46,7 +46,7 @@ class HttpServer:
 
     @property
     def authority(self) -> str:
-        """The value of the Host header."""
+        """Value of the Host header."""
         name = f"[{self.host}]" if ":" in self.host else self.host
         return name if self.port == PORTS[self.scheme] else f"{name}:{self.port}"
 
@@ -58,23 +58,23 @@ class Channel(Protocol):
     """
 
     def send(self, request: bytes) -> None:
-        """Send all of it."""
+        """Send all of the bytes."""
         ...
 
     def receive_some(self, most: int) -> bytes:
-        """Return what has come, at most `most` bytes, when there are some; none at the end."""
+        """Return at most `most` bytes, as soon as there are some; none at the end."""
         ...
 
     def receive(self, memory: memoryview) -> int:
-        """Fill `memory` with what comes; return how many bytes came before the end."""
+        """Fill `memory` with the next bytes; return how many came before the end."""
         ...
 
     def is_quiet(self) -> bool:
-        """Whether the server still has it, and has said nothing unasked."""
+        """Whether the server still has the connection, and has sent nothing unasked."""
         ...
 
     def close(self) -> None:
-        """Close it. Idempotent; may be called by a finalizer."""
+        """Close the connection. Idempotent; may be called by a finalizer."""
         ...
 
 
@@ -82,8 +82,8 @@ class PlainChannel:
     """A channel over a socket.
 
     Args:
-        sock: connected.
-        timeout_s: the longest pause.
+        sock: connected socket.
+        timeout_s: longest pause.
     """
 
     def __init__(self, sock: socket.socket, timeout_s: float) -> None:
@@ -113,10 +113,10 @@ class TlsChannel:
     """A channel over TLS, whose handshake is done.
 
     Args:
-        context: of the server.
-        sock: connected; taken over, whatever happens.
-        timeout_s: the longest pause.
-        handshake_timeout_s: the time for the handshake.
+        context: TLS context of the server.
+        sock: connected socket; taken over, also on failure.
+        timeout_s: longest pause.
+        handshake_timeout_s: time for the handshake.
 
     Raises:
         OSError: the handshake broke off, or took too long.
@@ -169,7 +169,7 @@ class TlsChannel:
 
 @contextlib.contextmanager
 def _tls_is_whole() -> Iterator[None]:
-    """Make a failure of TLS behind the handshake what it is: the connection is broken."""
+    """Report a failure of TLS behind the handshake as a broken connection."""
     try:
         yield
     except _native.TlsFailure as err:

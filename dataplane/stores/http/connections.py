@@ -1,4 +1,4 @@
-"""Connections to one server: made, kept while they are idle, and replaced when they break.
+"""Connection pool of one server: connections are made, kept while idle, replaced when they break.
 
 A connection is kept as soon as the last byte of its response has been received, not when the
 response is closed: that may be the garbage collector's doing, which closes the connection, too. One
@@ -32,17 +32,17 @@ from dataplane.weak_registry import WeakRegistry
 __all__ = ["HttpConnections"]
 
 _IDLE_S = 30.0
-"""Longer, and something between here and the server may have forgotten the connection silently."""
+"""Longest idle time: after it, a device on the way may have dropped the connection silently."""
 
 
 class HttpConnections:
     """A pool of connections to one server.
 
     Args:
-        server: where it is, and whom to trust.
-        timeout_s: the longest pause of a response.
-        connect_timeout_s: the longest time for a new connection, with its TLS handshake.
-        max_idle: connections to keep while they are not used.
+        server: address of the server, and the certificates to trust.
+        timeout_s: longest pause of a response.
+        connect_timeout_s: longest time for a new connection, with its TLS handshake.
+        max_idle: most connections to keep while they are not used.
 
     Raises:
         ConfigError: the server's name cannot be checked, or there are no certificates to trust.
@@ -67,7 +67,7 @@ class HttpConnections:
 
         Args:
             target: path and query, quoted; ASCII.
-            headers: besides those that say where the request goes; ASCII in one line.
+            headers: headers besides those that address the request; ASCII in one line.
 
         Raises:
             HttpFailure: no connection, or no response.
@@ -120,7 +120,7 @@ class HttpConnections:
                     failure = err
         except OSError as err:  # the name is not known
             failure = err
-        # A time-out here is as good as a refusal: nobody is there.
+        # A time-out here counts as a refusal: no server is there.
         raise HttpFailure(Reply(None, "", "", "connect")) from failure
 
     def _channel(self, sock: socket.socket, address: Any, left_s: float) -> Channel:
@@ -129,8 +129,8 @@ class HttpConnections:
         try:
             sock.settimeout(left_s)
             sock.connect(address)
-            # A request is sent as a whole, and its last packet must not wait for the answer to
-            # the handshake's.
+            # A request is sent as a whole, and its last packet must not wait for the
+            # acknowledgement of the handshake's.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._server.scheme == "http":
                 return PlainChannel(sock, self._timeout_s)

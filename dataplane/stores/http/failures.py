@@ -1,4 +1,4 @@
-"""How a request of our own fails: a response of another kind, one that says no, or none."""
+"""Failures of our own requests: a response of another kind, one that says no, or none."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class HttpFailure(OSError):
     """A response that says no, or a half of one, or none.
 
     Attributes:
-        reply: what is known of it.
-        headers: those of the response, by name in lower case.
+        reply: description of the response.
+        headers: headers of the response, by name in lower case.
     """
 
     def __init__(self, reply: Reply, headers: Mapping[str, str] | None = None) -> None:

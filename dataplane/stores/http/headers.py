@@ -1,8 +1,8 @@
 """The head of an HTTP/1.1 response: received up to its empty line, and parsed. No state.
 
-The standard library parses it. What that would overlook (a folded line, a stray carriage return, a
-line that is no header, two lengths) is refused here: where two readers may disagree about the
-length of a body, the client library shall be the only one.
+The standard library parses it. Faults that it would overlook (a folded line, a stray carriage
+return, a line that is no header, two lengths) are refused here: where two readers may disagree
+about the length of a body, the client library shall be the only one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ MAX_HEAD_BYTES = 64 << 10
 _PIECE_BYTES = 16 << 10
 _END = b"\r\n\r\n"
 _HTTP_1_1 = 11
-"""As `http.client` writes versions."""
+"""HTTP/1.1, as `http.client` writes versions."""
 
 
 def receive_head(receive: Callable[[int], bytes]) -> tuple[bytes, bytes]:
-    """Receive up to the empty line.
+    """Receive the head of a response, up to its empty line.
 
     Args:
-        receive: returns at most so many bytes, as soon as there are some; none at the end.
+        receive: function for at most so many bytes, as soon as there are some; none at the end.
 
     Returns:
         The head with its empty line, and the bytes that came behind it.
@@ -54,7 +54,7 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str], bool]:
     """Parse a status line and headers.
 
     Args:
-        head: up to and with the empty line.
+        head: bytes up to and with the empty line.
 
     Returns:
         The status; the headers by name in lower case, characters standing for bytes, of a repeated
@@ -84,7 +84,7 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str], bool]:
 
 
 class _Received:
-    """The part of a socket that `HTTPResponse` asks for, over bytes that have been received."""
+    """The part of a socket that `HTTPResponse` uses, over bytes that have been received."""
 
     def __init__(self, head: bytes) -> None:
         self._head = head

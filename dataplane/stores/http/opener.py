@@ -1,7 +1,7 @@
 """The opener of our own requests: proxies and TLS from the standard library, and whole heads only.
 
-The standard library takes the end of a connection for the end of an answer's headers, with half of
-the last one. Here that is an incomplete answer, as it is in a body. No state.
+The standard library takes the end of a connection for the end of a response's headers, with half of
+the last one. Here that is an incomplete response, as it is in a body. No state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def make_opener(context: ssl.SSLContext) -> urllib.request.OpenerDirector:
     """Make an opener that knows proxies, and hands out redirections and errors as they are.
 
     Args:
-        context: what certificates are checked with.
+        context: TLS context that checks certificates.
     """
     opener = urllib.request.OpenerDirector()
     for handler in (urllib.request.ProxyHandler(), _Http(), _Https(context)):
@@ -28,7 +28,7 @@ def make_opener(context: ssl.SSLContext) -> urllib.request.OpenerDirector:
 
 
 class _Lines:
-    """Hands on lines, and remembers the last one."""
+    """A file of lines that remembers the last one."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream

@@ -1,6 +1,6 @@
-"""A response to a ranged GET that we read ourselves: what it is, and whether it is that range.
+"""Ranged response: a response to our own ranged GET, checked to be that range.
 
-Pure functions over headers; the body belongs to whoever received the response.
+Pure functions over headers; the body belongs to the receiver of the response.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Body(Protocol):
     """The bytes of a response, in order."""
 
     def read_into(self, memory: memoryview) -> int:
-        """Fill `memory` with what comes next; return how many bytes came before the end."""
+        """Fill `memory` with the next bytes; return how many came before the end."""
         ...
 
     def close(self) -> None:
-        """Give up what is left."""
+        """Give up the rest."""
         ...
 
 
@@ -34,10 +34,10 @@ class RangedResponse:
     """A range that is on its way.
 
     Attributes:
-        body: its bytes; fewer than asked for where the object ends. Close it.
-        size_bytes: the object's length.
-        etag: its version, if the server names one.
-        modified_s: when it was written, in seconds since the epoch, if the server says.
+        body: bytes of the range; fewer than asked for where the object ends. Close it.
+        size_bytes: length of the object.
+        etag: version of the object, if the server names one.
+        modified_s: time of its last write in seconds since the epoch, if the server says.
     """
 
     body: Body
@@ -52,10 +52,10 @@ def ranged_response(
     """Check that a response is the range asked for, or as much of it as there is.
 
     Args:
-        body: its bytes.
-        headers: by name in lower case; characters stand for bytes.
-        length: that of the body.
-        wanted: the range asked for.
+        body: bytes of the response.
+        headers: headers by name in lower case; characters stand for bytes.
+        length: length of the body.
+        wanted: range asked for.
 
     Raises:
         ValueError: it is not; the text says why.

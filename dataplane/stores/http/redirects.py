@@ -1,4 +1,4 @@
-"""Where a redirection leads, and whether a request of our own may follow it. Pure.
+"""Redirections: the URL that one leads to, and whether our own requests may follow it. Pure.
 
 Only to http and https, and never from https to http. Such requests carry no credentials, and none
 are taken from the new URL, so nothing can leak to another host.
@@ -13,16 +13,16 @@ __all__ = ["MAX_REDIRECTS", "REDIRECTS", "redirected"]
 
 MAX_REDIRECTS = 10
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-"""Source: RFC 9110 §15.4."""
+"""Statuses of redirections. Source: RFC 9110 §15.4."""
 _SAFER = {"http": ("http", "https"), "https": ("https",)}
 
 
 def redirected(url: str, location: str) -> str:
-    """Return the URL that an answer to a GET or HEAD of `url` leads to.
+    """Return the URL that a response to a GET or HEAD of `url` leads to.
 
     Args:
-        url: that was asked for, http or https.
-        location: the header, its characters standing for bytes.
+        url: URL asked for, http or https.
+        location: header of the response, its characters standing for bytes.
 
     Raises:
         ValueError: it must not be followed; the text says why, without the URL.

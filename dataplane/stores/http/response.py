@@ -5,8 +5,8 @@ once more, and each wakes a thread that then waits for the interpreter. Here the
 Python and a whole piece of the body with one native call; only the bytes that came along with the
 head pass through Python.
 
-It does only what that needs: GET, responses with a Content-Length, kept connections. What it does
-not understand is an `UnsupportedResponse`; the caller has a client for everything else.
+It supports only what that needs: GET, responses with a Content-Length, kept connections. All else
+is an `UnsupportedResponse`; the caller has a client for that.
 
 Used by one thread. In a forked child a response that was on its way is broken: two processes would
 share its bytes.
@@ -31,15 +31,15 @@ class HttpResponse:
     """A response whose body is still to be received.
 
     Args:
-        channel: it comes from; closed with it, unless it is kept.
-        head: its status line and headers, with the empty line.
-        rest: what came behind that.
-        keep: takes the channel back for the next request.
+        channel: channel of the response; closed with it, unless it is kept.
+        head: status line and headers, with the empty line.
+        rest: bytes that came behind the head.
+        keep: function that takes the channel back for the next request.
 
     Attributes:
-        status: its status.
-        headers: by name in lower case; of a repeated one the last.
-        length: bytes of its body.
+        status: HTTP status.
+        headers: headers by name in lower case; of a repeated one the last.
+        length: bytes of the body.
 
     Raises:
         HttpFailure: the server fails, without a body of known length.
@@ -56,17 +56,17 @@ class HttpResponse:
         self.status, self.headers, self._is_last = parse_head(head)
         length = self.headers.get("content-length", "")
         if "transfer-encoding" in self.headers or not _is_number(length):
-            if self.status >= 500 or self.status == 429:  # whatever it says besides
+            if self.status >= 500 or self.status == 429:  # with any headers
                 raise HttpFailure(Reply(self.status, "", ""), self.headers)
             raise UnsupportedResponse("a response without a length")
         self.length = int(length)
         self._left = self.length
 
     def read_into(self, memory: memoryview) -> int:
-        """Fill `memory` with what comes next, or with all that is left.
+        """Fill `memory` with the next bytes, or with all that is left.
 
         Returns:
-            How many bytes that were.
+            The number of bytes.
 
         Raises:
             HttpFailure: the connection broke, or nothing came for too long.
@@ -91,7 +91,7 @@ class HttpResponse:
         return content.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Give up what was not received yet. Idempotent."""
+        """Give up the rest of the body. Idempotent."""
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.close()

@@ -1,9 +1,9 @@
-"""Sends a late ranged read a second time and takes the answer that comes first.
+"""Hedged reads: a late ranged read is sent a second time, and the first response is taken.
 
 A few of many requests to an object store take a hundred times as long as the rest: a slow disk, a
 lost packet, a connection that stalls. A training step waits for the slowest of its reads, so a read
 that is later than nearly all of its kind is sent again (Source: J. Dean, L. A. Barroso, "The Tail
-at Scale", Communications of the ACM 56(2), 2013); `latencies.py` says what late is.
+at Scale", Communications of the ACM 56(2), 2013); `hedge_threshold.py` says what late is.
 
 A late read cannot be left by the thread that waits for it. So the request runs in a thread of its
 own (`daemon_pool`), and its caller can turn to the second one; when all threads are busy the caller
@@ -17,7 +17,7 @@ its next piece.
 Only the request that wins is learned from, and from its own start: a store that stalls for 30 s now
 and then would otherwise teach that 30 s are nothing special.
 
-This wrapper belongs inside `limit`: a request that was given up on holds no place there. Adds to
+This wrapper belongs inside `limit`: a request that was given up on holds no slot there. Adds to
 the counters `store_hedges` and `store_hedges_won`. Thread-safe; a forked child starts without
 threads.
 """
@@ -39,16 +39,16 @@ from dataplane.telemetry import Counters
 __all__ = ["HedgeStore"]
 
 _Answer: TypeAlias = tuple[Buffer, float]
-"""Bytes, and how long they took to come."""
+"""Bytes, and the time they took to come."""
 
 
 class HedgeStore(StoreWrapper):
     """A store whose late reads are sent again.
 
     Args:
-        inner: the store.
-        floor_s: no read is late before that.
-        counters: where hedges are counted.
+        inner: store to read from.
+        floor_s: least time after which a read is late.
+        counters: counters of the hedges.
     """
 
     def __init__(self, inner: Store, floor_s: float, counters: Counters) -> None:
@@ -122,7 +122,7 @@ class HedgeStore(StoreWrapper):
         return self._faster(first, second)
 
     def _faster(self, first: Future[_Answer], second: Future[_Answer]) -> _Answer:
-        """Return the answer that comes first; an error counts only when both failed."""
+        """Return the response that comes first; an error counts only when both failed."""
         done = wait([first, second], return_when=FIRST_COMPLETED).done
         winner, other = (first, second) if first in done else (second, first)
         if winner.exception() is not None:

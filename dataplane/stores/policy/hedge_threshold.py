@@ -1,8 +1,8 @@
-"""After how long an answer is late: learned from those that came before.
+"""Hedge threshold: the time after which a response is late, learned from earlier ones.
 
-Late means: later than the 99th percentile of the last answers of its kind, and than a floor. At
-most one answer in twenty is asked for again, so that a store which is slow as a whole is not asked
-for twice as much.
+Late means: later than the 99th percentile of the last responses of its kind, and than a floor. At
+most one response in twenty is asked for again, so that a store which is slow as a whole is not
+asked for twice as much.
 
 Quick means: typically below a millisecond, a thousand have come, and none was late for ten minutes.
 """
@@ -20,15 +20,15 @@ _QUANTILE = 0.99
 _WINDOW = 512  # durations that are remembered, per kind
 _LEARNED = 64  # before so many are known, nothing is late
 _REFRESH = 32  # durations between two looks at the window
-_SHARE = 0.05  # answers that may be asked for again, of all
+_SHARE = 0.05  # responses that may be asked for again, of all
 _BURST = 8.0  # that many in a row
 _QUICK_S = 0.001  # typical durations below are worth no thread of their own
-_WARY_S = 600.0  # after a late answer
-_WARY_COUNT = 1024  # answers from the first one on
+_WARY_S = 600.0  # after a late response
+_WARY_COUNT = 1024  # responses from the first one on
 
 
 class HedgeThreshold:
-    """How long answers of one place take, by kind, and how many may be asked for again.
+    """Response times of one place, by kind, and the share that may be asked for again.
 
     A kind is any integer: `HedgeStore` has one per class of length, and two for streams.
     Thread-safe.
@@ -46,21 +46,21 @@ class HedgeThreshold:
         self._allowed = 1.0
 
     def late_after_s(self, kind: int) -> float | None:
-        """Return after how long an answer of that kind is late; None while that is unknown."""
+        """Return the time after which a response of that kind is late; None while unknown."""
         return self._late_s.get(kind)
 
     def is_quick(self, kind: int) -> bool:
-        """Whether answers of that kind come quickly as a rule, and none was late for a while."""
+        """Whether responses of that kind come quickly as a rule, and none was late for a while."""
         return (
             kind in self._quick and not self._wary_count and time.monotonic() >= self._wary_until_s
         )
 
     def note_late(self) -> None:
-        """Say that an answer is late."""
+        """Note that a response is late."""
         self._wary_until_s = time.monotonic() + _WARY_S
 
     def add(self, kind: int, elapsed_s: float) -> None:
-        """Learn from an answer."""
+        """Learn from a response."""
         if elapsed_s > self._late_s.get(kind, math.inf):
             self.note_late()
         with self._lock:
@@ -77,7 +77,7 @@ class HedgeThreshold:
                 (self._quick.add if is_quick else self._quick.discard)(kind)
 
     def allow(self) -> bool:
-        """Take leave to ask again: an answer is late."""
+        """Return whether a late response may be asked for again; if so, count it."""
         self.note_late()
         with self._lock:
             if self._allowed < 1:

@@ -1,11 +1,10 @@
-"""One stream of bytes that is asked for again when its next piece is late.
+"""Hedged stream: a stream of bytes that is asked for again when its next piece is late.
 
 The stream runs in a thread of its own, which puts its pieces into a queue, a few ahead of the
-consumer. When a piece is late a second stream is begun behind the last piece that came; whichever
-brings its next piece first goes on; the other is closed at its own next piece, or when the client
-gives it up. An error counts
-only when no other stream is left. Until it is known what is late (`latencies.py`), and when no
-thread is free, the consumer reads by itself.
+consumer. When a piece is late a second stream is begun behind the last piece that came; the one
+that brings its next piece first goes on; the other is closed at its own next piece, or when the
+client gives it up. An error counts only when no other stream is left. Until it is known what is
+late (`hedge_threshold.py`), and when no thread is free, the consumer reads by itself.
 
 One instance per read, used by one thread.
 """
@@ -24,20 +23,20 @@ from dataplane.telemetry import Counters
 
 __all__ = ["HedgedStream"]
 
-_FIRST, _NEXT = -1, -2  # kinds of answers: the first piece of a stream, and those behind it
+_FIRST, _NEXT = -1, -2  # kinds of responses: the first piece of a stream, and those behind it
 _PIECES_AHEAD = 1
 
 _Open: TypeAlias = Callable[[int], Generator[Buffer, None, None]]
-"""Begins a stream at a position."""
+"""Function that begins a stream at a position."""
 
 
 class HedgedStream:
-    """Reads a range, and races a second stream against one that is late.
+    """A range, read with a second stream when the first one is late.
 
     Args:
-        open_at: begins a stream at a position; it ends where the range does.
-        latencies: what is known of this place.
-        counters: gets `store_hedges` and `store_hedges_won`.
+        open_at: function that begins a stream at a position; it ends where the range does.
+        latencies: hedge threshold of this place.
+        counters: counters of `store_hedges` and `store_hedges_won`.
     """
 
     def __init__(self, open_at: _Open, latencies: HedgeThreshold, counters: Counters) -> None:
@@ -51,7 +50,7 @@ class HedgedStream:
         """Yield the bytes from `start` on.
 
         Raises:
-            Whatever the streams raise.
+            The errors of the streams.
         """
         known = self._latencies.late_after_s(_FIRST) is not None
         if not known or not self._begin(start):
@@ -93,7 +92,7 @@ class HedgedStream:
         return True
 
     def _next(self, position: int, kind: int) -> Buffer | None:
-        """Return the next piece, of whichever stream; None at the end."""
+        """Return the next piece, of either stream; None at the end."""
         begun_s = time.perf_counter()
         late_s = self._latencies.late_after_s(kind)
         while True:
@@ -106,7 +105,7 @@ class HedgedStream:
                 continue
             runner, piece, err = arrival
             if runner not in self._running:
-                continue  # it lost before
+                continue  # it had lost
             if err is not None:
                 self._running.remove(runner)
                 if not self._running:

@@ -1,8 +1,8 @@
-"""Keeps the requests under way to one place below a limit, for the whole process.
+"""Semaphores that keep the requests under way to one place below a limit, per process.
 
 All stores of one identity (endpoint and bucket) share one semaphore, so that ten datasets on one
-bucket do not open ten times the connections. A call waits for its turn; the time
-goes to the counter `store_wait_s`. Listings are sequential by nature and pass freely.
+bucket do not open ten times the connections. A call waits for a slot; the time goes to the counter
+`store_wait_s`. Listings are sequential by nature and pass freely.
 
 Thread-safe; a semaphore's lock is never held during a request. Leaving takes no lock, because a
 stream that is abandoned leaves from a finalizer. In a forked child the semaphores are new: the
@@ -26,10 +26,10 @@ __all__ = ["LimitStore"]
 
 
 class _Semaphore:
-    """Counts the requests under way; each caller brings its own limit, first come first served.
+    """A semaphore of requests under way; each caller brings its own limit, first come first served.
 
-    Who leaves puts a note into a queue, and who enters takes the notes into account. The lock
-    orders those who enter: the one that has it waits for a note, the others for the lock. So a
+    A caller that leaves puts a note into a queue, and one that enters takes the notes into account.
+    The lock orders those that enter: its holder waits for a note, the others for the lock. So a
     caller with a large limit may wait behind one with a small limit, and none is passed over.
     """
 
@@ -39,7 +39,7 @@ class _Semaphore:
         self._left: SimpleQueue[None] = SimpleQueue()
 
     def enter(self, limit: int) -> bool:
-        """Take a place; return whether that meant waiting."""
+        """Take a slot; return whether that meant waiting."""
         waited = not self._entrance.acquire(blocking=False)
         if waited:
             self._entrance.acquire()
@@ -58,7 +58,7 @@ class _Semaphore:
         return waited
 
     def leave(self) -> None:
-        """Give the place back. Takes no lock: a finalizer may call it."""
+        """Give the slot back. Takes no lock: a finalizer may call it."""
         self._left.put(None)
 
 
@@ -85,7 +85,7 @@ os.register_at_fork(after_in_child=_semaphores.forget)
 
 
 class LimitStore(StoreWrapper):
-    """A store that waits for its turn."""
+    """A store whose requests wait for a slot."""
 
     def __init__(self, inner: Store, max_concurrency: int, counters: Counters) -> None:
         super().__init__(inner)
@@ -138,7 +138,7 @@ class LimitStore(StoreWrapper):
             semaphore.leave()
 
     def _enter(self) -> _Semaphore:
-        """Take a place; the caller gives it back."""
+        """Take a slot; the caller gives it back."""
         semaphore = _semaphores.find(self.identity)
         begun_s = time.perf_counter()
         if semaphore.enter(self._limit):

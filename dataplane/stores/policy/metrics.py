@@ -1,17 +1,17 @@
-"""Counts what goes to and comes from a store, attempt by attempt.
+"""Metrics of a store: counters of its requests and bytes, attempt by attempt.
 
 | counter | counts |
 |---|---|
 | `store_get_requests` | ranged reads sent, failed ones and repeated ones included |
 | `store_get_bytes` | bytes that arrived through them |
-| `store_get_s` | time in them, summed over threads, without waits for a turn or a new attempt |
+| `store_get_s` | time in them, summed over threads, without waits for a slot or a new attempt |
 | `store_head_requests`, `store_list_requests`, `store_delete_requests` | calls of that kind |
 | `store_put_requests`, `store_put_bytes`, `store_put_s` | writes, bytes written, time in them |
 | `store_errors_<kind>` | attempts that failed, by the `kind` of `dataplane.errors` |
-| `store_not_found` | attempts answered with "no such key", which is no failure: readers probe |
+| `store_not_found` | attempts with the response "no such key", which is no failure: readers probe |
 | `store_retries` | attempts after the first (added by `retry.py`) |
-| `store_hedges`, `store_hedges_won` | late reads sent again; of them, second answers taken |
-| `store_wait_s` | time spent waiting for a turn (added by `limit.py`) |
+| `store_hedges`, `store_hedges_won` | late reads sent again; of them, second responses taken |
+| `store_wait_s` | time spent waiting for a slot (added by `limit.py`) |
 
 Thread-safe, as `Counters` is.
 """
@@ -108,7 +108,7 @@ class MetricsStore(StoreWrapper):
                     self._counters.add("store_get_s", self._clock() - begun_s)
                 if piece is None:
                     return
-                # Now, not at the end: whoever has its bytes finds them counted.
+                # Now, not at the end: the reader of its bytes finds them counted.
                 self._counters.add("store_get_bytes", memoryview(piece).nbytes)
                 yield piece
                 del piece
@@ -147,8 +147,8 @@ class MetricsStore(StoreWrapper):
 
     def _count_error(self, err: DataplaneError) -> None:
         if isinstance(err, NotFound) and not isinstance(err, BucketNotFound):
-            # An answer like any other: a Zarr reader asks for metadata and chunks that may not be
-            # there. Whoever needed the key counts its own failure (`cache_fetch_errors`).
+            # A response like any other: a Zarr reader asks for metadata and chunks that may not be
+            # there. A caller that needed the key counts its own failure (`cache_fetch_errors`).
             self._counters.add("store_not_found")
         else:
             self._counters.add(f"store_errors_{err.kind}")

@@ -1,4 +1,4 @@
-"""Tries again what may succeed later: full jitter, within a deadline, heeding the store's wish.
+"""Retries with exponential back-off: full jitter, within a deadline, heeding the store's wish.
 
 An error is tried again when its class says so (`retryable`: throttling, time-outs, broken
 connections, failures of the server). Before attempt n+1 the wrapper waits a random time between 0
@@ -6,7 +6,7 @@ and `min(MAX_PAUSE_S, BASE_PAUSE_S · 2ⁿ)`; full jitter spreads the clients of
 best (Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). When the
 store names a pause (`Retry-After`) it waits at least that long. It gives up after `max_attempts`,
 or when the pause would end after `deadline_s` (`metadata_deadline_s` for calls that describe and
-list, which somebody waits for at a terminal); the error then says how often and how long it tried.
+list, which a user at a terminal waits for); the error then says how often and how long it tried.
 
 All calls of a store may be repeated: reads trivially, `put` and `delete` because they replace or
 remove a whole object. A listing that breaks off is begun again and continues after the last key
@@ -42,17 +42,17 @@ MAX_PAUSE_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long to try; clock, sleep and chance can be replaced by tests.
+    """Limits of the attempts at a call; clock, sleep and chance can be replaced by tests.
 
     Attributes:
-        max_attempts: tries of one call.
+        max_attempts: most attempts at one call.
         deadline_s: time for all of them, pauses included.
-        clock: monotonic seconds.
-        sleep: waits.
-        uniform: draws a pause.
-        metadata_deadline_s: the same time for a call that describes or lists.
-        try_s: as much of a try counts at most. A request is given up by then; a listing of many
-            pages may take longer, and its last page must not be the first to have no second try.
+        clock: clock of monotonic seconds.
+        sleep: function that waits.
+        uniform: function that draws a pause.
+        metadata_deadline_s: the same time, for a call that describes or lists.
+        try_s: most time that is counted of one attempt. A request is given up by then; a listing of
+            many pages may take longer, and its last page must not be the first without a retry.
     """
 
     max_attempts: int
@@ -64,7 +64,7 @@ class RetryPolicy:
     try_s: float = math.inf
 
     def pause_s(self, attempt: int, err: DataplaneError) -> float:
-        """Return how long to wait after the failed attempt number `attempt` (from 1)."""
+        """Return the pause after the failed attempt number `attempt` (from 1)."""
         ceiling = min(MAX_PAUSE_S, BASE_PAUSE_S * 2.0 ** min(attempt - 1, 32))
         return max(self.uniform(0.0, ceiling), retry_after_s(err) or 0.0)
 
@@ -75,7 +75,7 @@ class RetryPolicy:
 
 
 class RetryStore(StoreWrapper):
-    """A store whose passing failures are tried again."""
+    """A store whose transient failures are tried again."""
 
     def __init__(self, inner: Store, policy: RetryPolicy, counters: Counters) -> None:
         super().__init__(inner)
@@ -185,7 +185,7 @@ class _Attempts:
         self._count = 0
 
     def reset(self) -> None:
-        """Progress was made: count from here."""
+        """Count from here: progress was made."""
         if self._count:
             self._count = 0
             self._spent_s = 0.0
