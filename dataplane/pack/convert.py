@@ -28,7 +28,11 @@ from dataplane.pack.plot3d.convert import convert_plot3d
 from dataplane.pack.skipped import LEFT_OUT_LOGGER, counted_lines, left_out_of
 from dataplane.pack.source import Converter, SourceFile, Unreadable, sha256_of
 from dataplane.pack.vtk.convert import VTK_CONVERTERS
-from dataplane.pack.vtk.subprocess_reader import SHARED_BYTES, convert_apart, convert_together
+from dataplane.pack.vtk.subprocess_reader import (
+    SHARED_BYTES,
+    convert_in_subprocess,
+    convert_together,
+)
 from dataplane.shards import SourceSample
 from dataplane.shards.scratch import ScratchFolder
 
@@ -105,7 +109,11 @@ def convert(
             return
         if read is None:
             is_vtk = source.format in VTK_CONVERTERS
-            read = convert_apart(source, meter) if is_vtk else _CONVERTERS[source.format](source)
+            read = (
+                convert_in_subprocess(source, meter)
+                if is_vtk
+                else _CONVERTERS[source.format](source)
+            )
         for sample in read:
             _check(sample, source.label)
             for label, names, reason in left_out_of(sample, source):

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-__all__ = ["DaemonPool", "shared_runners"]
+__all__ = ["DaemonPool", "shared_daemon_pool"]
 
 ResultT = TypeVar("ResultT")
 
@@ -76,10 +76,10 @@ class DaemonPool:
         self.__init__()  # type: ignore[misc]
 
 
-_runners = DaemonPool()
-os.register_at_fork(after_in_child=_runners.forget)
+_daemon_pool = DaemonPool()
+os.register_at_fork(after_in_child=_daemon_pool.forget)
 
 
-def shared_runners() -> DaemonPool:
+def shared_daemon_pool() -> DaemonPool:
     """Return the process's daemon pool."""
-    return _runners
+    return _daemon_pool

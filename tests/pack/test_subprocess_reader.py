@@ -258,7 +258,7 @@ def test_a_reader_that_never_ends_is_ended(tmp_path, fresh_workers, monkeypatch)
     before = _children()
     monkeypatch.setattr(subprocess_reader, "_MIN_READ_S", 0.3)
     with pytest.raises(FormatError, match="stuck: VTK was still reading after"):
-        list(subprocess_reader.convert_apart(stuck))
+        list(subprocess_reader.convert_in_subprocess(stuck))
     _wait_until(lambda: not _children() - before)
     assert subprocess_reader._idle == []
 
@@ -272,7 +272,7 @@ worker = subprocess_reader._borrow()
 print(worker.process.pid, flush=True)
 subprocess_reader._give_back(worker)
 stuck = SourceFile(Path(sys.argv[1]), "stuck", "stuck", "stuck", "vtu")
-list(subprocess_reader.convert_apart(stuck))
+list(subprocess_reader.convert_in_subprocess(stuck))
 """
 
 

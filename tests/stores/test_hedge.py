@@ -199,7 +199,7 @@ def test_reads_that_take_a_while_are_looked_after_from_the_start(scripted, count
 
 def test_without_free_threads_the_caller_reads_itself(store, scripted, monkeypatch) -> None:
     busy = type("Busy", (), {"run": lambda self, call: None})()
-    monkeypatch.setattr(hedge, "shared_runners", lambda: busy)
+    monkeypatch.setattr(hedge, "shared_daemon_pool", lambda: busy)
     assert bytes(store.get_range("a", 0, 100)) == CONTENT[:100]
 
 

@@ -171,13 +171,13 @@ def hedged(scripted, counters) -> HedgeStore:
 def ended(monkeypatch) -> list[object]:
     """The streams that have said all they had to say."""
     over: list[object] = []
-    run = hedged_stream._Runner.run
+    run = hedged_stream._StreamAttempt.run
 
-    def noted(self: hedged_stream._Runner, pieces: Generator[bytes, None, None]) -> None:
+    def noted(self: hedged_stream._StreamAttempt, pieces: Generator[bytes, None, None]) -> None:
         run(self, pieces)
         over.append(self)
 
-    monkeypatch.setattr(hedged_stream._Runner, "run", noted)
+    monkeypatch.setattr(hedged_stream._StreamAttempt, "run", noted)
     return over
 
 
@@ -269,7 +269,7 @@ def test_a_slow_consumer_holds_the_stream_back(hedged, scripted) -> None:
 
 def test_without_free_threads_the_consumer_reads_itself(hedged, monkeypatch) -> None:
     busy = type("Busy", (), {"run": lambda self, call: None})()
-    monkeypatch.setattr(hedged_stream, "shared_runners", lambda: busy)
+    monkeypatch.setattr(hedged_stream, "shared_daemon_pool", lambda: busy)
     assert _read(hedged) == CONTENT
 
 

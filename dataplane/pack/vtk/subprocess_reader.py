@@ -55,7 +55,7 @@ from dataplane.pack.vtk.shared_memory import (
 )
 from dataplane.shards import SourceSample
 
-__all__ = ["SHARED_BYTES", "convert_apart", "convert_together"]
+__all__ = ["SHARED_BYTES", "convert_in_subprocess", "convert_together"]
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ _LAST_WORDS_S = 1.0
 _ERRORS = {cls.kind: cls for cls in (ConfigError, FormatError, MissingPackage)}
 
 
-def convert_apart(source: SourceFile, meter: Meter | None = None) -> Iterator[SourceSample]:
+def convert_in_subprocess(source: SourceFile, meter: Meter | None = None) -> Iterator[SourceSample]:
     """Convert a VTK file (legacy, XML or parallel XML) in a process of its own.
 
     Args:
@@ -99,8 +99,8 @@ def convert_together(sources: Sequence[SourceFile]) -> tuple[tuple[SourceSample,
         sources: files, together below `SHARED_BYTES`.
 
     Returns:
-        The samples of each file; None after any complaint, so that `convert_apart` shall read them
-        one by one and report it.
+        The samples of each file; None after any complaint, so that `convert_in_subprocess` shall
+        read them one by one and report it.
     """
     try:
         return _read(sources, Meter()).samples

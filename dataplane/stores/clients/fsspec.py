@@ -38,7 +38,7 @@ from dataplane.errors import (
 from dataplane.extras import extra_of, missing_package
 from dataplane.stores.base import Buffer, Listing, ObjectInfo, StoreConfig
 from dataplane.stores.clients.piecewise import PiecewiseStore
-from dataplane.stores.daemon_pool import shared_runners
+from dataplane.stores.daemon_pool import shared_daemon_pool
 from dataplane.stores.failures import from_python
 from dataplane.stores.keys import (
     LeftOut,
@@ -248,7 +248,7 @@ class FsspecStore(PiecewiseStore):
 
         Listings have no such limit: one call fetches all of their pages.
         """
-        future = shared_runners().run(call)
+        future = shared_daemon_pool().run(call)
         return call() if future is None else future.result(self._timeout_s)
 
     def _write(self, target: str, source: Path | memoryview) -> None:

@@ -30,7 +30,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeAlias
 
 from dataplane.stores.base import Buffer, Store
-from dataplane.stores.daemon_pool import shared_runners
+from dataplane.stores.daemon_pool import shared_daemon_pool
 from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.stores.policy.hedged_stream import HedgedStream
@@ -110,12 +110,12 @@ class HedgeStore(StoreWrapper):
         return is_late
 
     def _handed_over(self, read: Callable[[], _Answer], late_s: float) -> _Answer:
-        first = shared_runners().run(read)
+        first = shared_daemon_pool().run(read)
         if first is None:
             return read()
         if wait([first], late_s).done or not self._latencies.allow():
             return first.result()
-        second = shared_runners().run(read)
+        second = shared_daemon_pool().run(read)
         if second is None:
             return first.result()
         self._counters.add("store_hedges")

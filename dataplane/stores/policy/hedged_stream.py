@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
 from dataplane.stores.base import Buffer
-from dataplane.stores.daemon_pool import shared_runners
+from dataplane.stores.daemon_pool import shared_daemon_pool
 from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.telemetry import Counters
 
@@ -44,7 +44,7 @@ class HedgedStream:
         self._latencies = latencies
         self._counters = counters
         self._arrived: SimpleQueue[_Arrival] = SimpleQueue()
-        self._running: list[_Runner] = []
+        self._running: list[_StreamAttempt] = []
 
     def pieces(self, start: int) -> Generator[Buffer, None, None]:
         """Yield the bytes from `start` on.
@@ -64,8 +64,8 @@ class HedgedStream:
                 yield piece
                 del piece
         finally:
-            for runner in self._running:
-                runner.abandon()
+            for attempt in self._running:
+                attempt.abandon()
 
     def _read_here(self, start: int) -> Generator[Buffer, None, None]:
         """Read in the consumer's own thread, and learn."""
@@ -85,10 +85,10 @@ class HedgedStream:
             pieces.close()
 
     def _begin(self, position: int) -> bool:
-        runner = _Runner(self._arrived)
-        if shared_runners().run(lambda: runner.run(self._open_at(position))) is None:
+        attempt = _StreamAttempt(self._arrived)
+        if shared_daemon_pool().run(lambda: attempt.run(self._open_at(position))) is None:
             return False
-        self._running.append(runner)
+        self._running.append(attempt)
         return True
 
     def _next(self, position: int, kind: int) -> Buffer | None:
@@ -103,31 +103,31 @@ class HedgedStream:
                 if len(self._running) == 1 and self._latencies.allow() and self._begin(position):
                     self._counters.add("store_hedges")
                 continue
-            runner, piece, err = arrival
-            if runner not in self._running:
+            attempt, piece, err = arrival
+            if attempt not in self._running:
                 continue  # it had lost
             if err is not None:
-                self._running.remove(runner)
+                self._running.remove(attempt)
                 if not self._running:
                     raise err
                 continue
             if len(self._running) > 1:
-                self._settle(runner)
+                self._settle(attempt)
             if piece is not None:
-                self._latencies.add(kind, time.perf_counter() - max(begun_s, runner.begun_s))
-            runner.make_room()
+                self._latencies.add(kind, time.perf_counter() - max(begun_s, attempt.begun_s))
+            attempt.make_room()
             return piece
 
-    def _settle(self, winner: _Runner) -> None:
+    def _settle(self, winner: _StreamAttempt) -> None:
         if winner is not self._running[0]:
             self._counters.add("store_hedges_won")
-        for runner in self._running:
-            if runner is not winner:
-                runner.abandon()
+        for attempt in self._running:
+            if attempt is not winner:
+                attempt.abandon()
         self._running = [winner]
 
 
-class _Runner:
+class _StreamAttempt:
     """One stream, read in a thread of its own."""
 
     def __init__(self, arrived: SimpleQueue[_Arrival]) -> None:
@@ -165,4 +165,4 @@ class _Runner:
         self._room.put(None)
 
 
-_Arrival: TypeAlias = tuple[_Runner, Buffer | None, BaseException | None]
+_Arrival: TypeAlias = tuple[_StreamAttempt, Buffer | None, BaseException | None]
