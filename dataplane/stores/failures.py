@@ -14,7 +14,7 @@ without URL queries, since those may hold signatures.
 | 429, 503, a slow-down code | `Throttled` | yes |
 | 408, 504, no response in time | `Timeout` | yes |
 | 500, 502, a broken or refused connection | `Unavailable` | yes |
-| nothing: its certificate is refused, or its TLS is too old (`tls.py`) | `StoreError` | no |
+| nothing: its certificate is refused, or its TLS is too old (`trust`) | `StoreError` | no |
 | a full disk | `NoSpace` | no |
 """
 
@@ -38,7 +38,12 @@ from dataplane.errors import (
     Unavailable,
 )
 from dataplane.stores.base import StoreConfig
-from dataplane.stores.tls import certificate_failure, no_common_version, refusal_in_text, refusal_of
+from dataplane.stores.trust import (
+    certificate_failure,
+    no_common_version,
+    refusal_in_text,
+    refusal_of,
+)
 
 __all__ = [
     "Reply",
@@ -60,7 +65,7 @@ class Reply:
         status: HTTP status, or None where there was no response.
         code: code of the store (`SignatureDoesNotMatch`), or empty.
         text: one line for a person, without secrets; used when nothing better is known. Of a
-            certificate, the reason of its refusal (`tls.py`).
+            certificate, the reason of its refusal (`trust`).
         connection: failure below HTTP (`timeout`, `connect`, `broken`, `certificate`), or empty.
     """
 

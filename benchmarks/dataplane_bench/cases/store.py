@@ -25,7 +25,7 @@ import numpy as np
 
 from dataplane.cache import CacheConfig
 from dataplane.stores import StoreConfig, open_store
-from dataplane.stores.tls import root_certificates
+from dataplane.stores.trust import root_certificates
 from dataplane_bench.endpoint import start_endpoint
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
 from dataplane_bench.raw_socket import RawConnections, ceiling_name

@@ -31,7 +31,7 @@ from dataplane.stores.http.connections import HttpConnections
 from dataplane.stores.http.failures import HttpFailure, UnsupportedResponse
 from dataplane.stores.http.ranged_response import RangedResponse, ranged_response
 from dataplane.stores.http.response import HttpResponse
-from dataplane.stores.tls import root_certificates
+from dataplane.stores.trust import root_certificates
 from dataplane.stores.urls import Location, s3_endpoint
 
 if TYPE_CHECKING:

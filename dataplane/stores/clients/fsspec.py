@@ -50,7 +50,7 @@ from dataplane.stores.keys import (
     join_key,
     why_unusable,
 )
-from dataplane.stores.tls import named_bundle, tls_context
+from dataplane.stores.trust import named_bundle, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import header_text, new_tag, same_version
 

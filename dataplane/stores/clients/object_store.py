@@ -62,7 +62,7 @@ from dataplane.stores.keys import (
     check_source,
     join_key,
 )
-from dataplane.stores.tls import refusal_in_text
+from dataplane.stores.trust import refusal_in_text
 from dataplane.stores.urls import HTTP_SCHEMES, Location, identity_of, s3_endpoint
 from dataplane.stores.versions import same_version, tag_of
 from dataplane.telemetry import logger

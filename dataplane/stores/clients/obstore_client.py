@@ -16,7 +16,7 @@ from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 from dataplane.errors import ConfigError
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.clients.credentials import s3_options
-from dataplane.stores.tls import root_certificates
+from dataplane.stores.trust import root_certificates
 from dataplane.stores.urls import HTTP_SCHEMES, Location, azure_parts
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from dataplane.stores.http.failures import HttpFailure
 from dataplane.stores.http.opener import make_opener
 from dataplane.stores.http.ranged_response import RangedResponse, ranged_response
 from dataplane.stores.http.redirects import MAX_REDIRECTS, REDIRECTS, redirected
-from dataplane.stores.tls import refusal_of, tls_context
+from dataplane.stores.trust import refusal_of, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, Location
 from dataplane.stores.versions import header_text, modified_of, tag_of
 

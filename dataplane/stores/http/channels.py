@@ -3,7 +3,7 @@
 A whole piece of a body is received with one native call that holds no lock of the interpreter, and
 goes straight into memory of the caller's choice. With TLS the system's OpenSSL decrypts it there.
 
-The certificate is verified against the authorities that `tls.py` names. One that is refused makes
+The certificate is verified against the authorities that `trust` names. One that is refused makes
 the server an `UnsupportedResponse`, as does all else that TLS fails with: nothing was sent, and the
 client library, which has a TLS of its own, decides and finds the words for it.
 

@@ -13,7 +13,7 @@ import pytest
 from dataplane.errors import ConfigError, StoreError
 from dataplane.stores import StoreConfig, open_store
 from dataplane.stores.base import CA_VARIABLES
-from dataplane.stores.tls import root_certificates, tls_context
+from dataplane.stores.trust import root_certificates, tls_context
 from dataplane_testing.s3 import S3Endpoint
 from tests.stores.tls_servers import Authority, tls_front
 
