@@ -113,7 +113,10 @@ def train(
     optimizer = torch.optim.Adam(layers.parameters(), lr=1e-3)
     say = print if is_first_rank() else lambda *_: None
     first_epoch = 0
-    # All ranks read the one file. It stays as it is until all have: the first step needs them all.
+    # All ranks read the one file: not before the first has written what it was still to write, and
+    # it stays as it is until all have, since the first step needs them all.
+    if dist.is_initialized():
+        dist.barrier()
     if arguments.checkpoint.exists():
         saved = torch.load(arguments.checkpoint, map_location=device, weights_only=True)
         layers.load_state_dict(saved["model"])

@@ -75,6 +75,8 @@ class DirectoryGuard:
         if not self._breaker.is_due():
             return None
         with self._attach_lock:
+            if self._closed:  # meanwhile: nobody would leave the directory again
+                raise closed_error()
             if self.current is not None and not self._breaker.is_on():
                 return self.current
             if not self._breaker.is_due():

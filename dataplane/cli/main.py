@@ -36,6 +36,10 @@ _BUILT_IN = {
     "pack": ("dataplane.cli.pack", "pack", "Convert simulation files to a packed dataset."),
 }
 _ENTRY_POINTS = "dataplane.commands"
+_ASKS_FOR_HELP: type[click.UsageError] | tuple[()] = getattr(
+    click.exceptions, "NoArgsIsHelpError", ()
+)
+"""A command without arguments shows its help; before version 8.2 click does so by itself."""
 _ENTRY_POINT_HELP = {
     "bench": "Measure throughput beside rivals and measured ceilings.",
     "demo": "Run the whole data plane on generated data.",
@@ -112,7 +116,7 @@ def main() -> None:
     """Run the command line; the entry point of the `dataplane` script."""
     try:
         cli.main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as err:
+    except _ASKS_FOR_HELP as err:
         err.show()
         sys.exit(err.exit_code)
     except click.ClickException as err:
@@ -139,7 +143,8 @@ def _usage_line(err: click.ClickException) -> str:
     """Return in one line what is wrong with a command line, and where it says what is right."""
     context = err.ctx if isinstance(err, click.UsageError) else None
     hint = f" (see {context.command_path} --help)" if context is not None else ""
-    return " ".join(err.format_message().split()).removesuffix(".") + hint
+    text = " ".join(line.strip() for line in err.format_message().splitlines())
+    return text.removesuffix(".") + hint
 
 
 def _told(err: BaseException) -> DataplaneError | None:

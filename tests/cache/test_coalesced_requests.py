@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -329,3 +330,26 @@ def test_close_does_not_wait_for_a_place_at_the_store(config, store, content):
             cache.close()
             assert time.monotonic() - begun_s < 5
     assert store.requests() == []
+
+
+def test_a_job_that_was_put_off_is_looked_after_while_another_is_done(config, store, content):
+    """Another process downloads block 0; the thread that waits for it must not be busy with 5."""
+    info = store.put("a", content)
+    stopping, _, go_on = _stopping(store, 5 * BLOCK)
+    with Cache(replace(config, fetch_threads=2)) as cache, Cache(config) as other:
+        blob = cache.open(stopping, info)
+        theirs = entry_of(other, other.open(store, info)).blocks
+        assert theirs.try_claim(0)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(blob.read, 0, BLOCK)
+            wait_until(lambda: (job := jobs_of(cache).get((blob.name, 0))) and job.tries)
+            second = pool.submit(blob.read, 5 * BLOCK, 6 * BLOCK)
+            try:
+                wait_until(lambda: (blob.name, 5) in jobs_of(cache))
+                theirs.commit(0, content[:BLOCK])
+                theirs.release(0)
+                assert bytes(first.result(20)) == content[:BLOCK]
+                assert not second.done()
+            finally:
+                go_on.set()
+            assert bytes(second.result(20)) == content[5 * BLOCK : 6 * BLOCK]

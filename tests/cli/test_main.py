@@ -99,6 +99,19 @@ def test_a_wrong_command_line_is_one_line_too(arguments: list[str], words: list[
     one_line(dataplane(*arguments), 2, *words)
 
 
+def test_errors_are_one_line_with_the_oldest_click_too() -> None:
+    """It has no error for a command without arguments, and shows the help by itself."""
+    script = (
+        "import sys, click.exceptions as e; e.__dict__.pop('NoArgsIsHelpError', None); "
+        "sys.argv = ['dataplane', 'info', 'file:///nothing-here']; "
+        "from dataplane.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    one_line(done, 3, "nothing-here")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_shell_completes_commands_and_options_as_the_readme_says(shell: str) -> None:
     """What `eval "$(_DATAPLANE_COMPLETE=bash_source dataplane)"` makes the shell ask."""

@@ -108,6 +108,26 @@ def test_small_files_are_read_in_one_go_and_packed_as_singly(tmp_path, fresh_wor
     assert asked[3:] == [1] * 70
 
 
+@pytest.mark.parametrize("harm", [OSError(12, "no memory"), ValueError("nonsense"), "too few"])
+def test_whatever_happens_to_a_request_for_many_files_they_are_read_singly(
+    tmp_path, fresh_workers, monkeypatch, harm
+):
+    for n in range(5):
+        mesh(tmp_path / f"case{n}.vtu")
+    read = subprocess_reader._read
+
+    def harmed(sources, meter):
+        if len(sources) == 1:
+            return read(sources, meter)
+        if isinstance(harm, Exception):
+            raise harm
+        return read(sources[1:], meter)
+
+    monkeypatch.setattr(subprocess_reader, "_read", harmed)
+    summary = pack([tmp_path], (tmp_path / "dataset").as_uri(), WriteOptions(workers=2))
+    assert (summary.samples, summary.skipped) == (5, ())
+
+
 def test_no_more_is_read_in_one_go_than_a_reader_may_share(tmp_path):
     for n in range(8):
         mesh(tmp_path / f"case{n}.vtu")

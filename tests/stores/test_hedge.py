@@ -218,6 +218,23 @@ def test_a_forked_child_reads_with_threads_of_its_own(store) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_forked_child_has_no_reads_of_its_parents_threads(scripted, counters, stall) -> None:
+    store = HedgeStore(scripted, 0.05, counters)
+    for _ in range(1200):
+        store.get_range("a", 0, 100)
+    scripted.acts = [stall]
+    late = threading.Thread(target=store.get_range, args=("a", 0, 100), daemon=True)
+    late.start()
+    time.sleep(0.1)
+    with store._latencies._lock:  # as if a thread of the parent were learning
+        child = os.fork()
+        if child == 0:
+            quick = store._latencies.is_quick((100).bit_length()) and not store._is_any_late()
+            good = bytes(store.get_range("a", 0, 100)) == CONTENT[:100]
+            os._exit(0 if good and quick else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_a_stalled_read_does_not_keep_a_program_from_ending() -> None:
     script = """
 import time

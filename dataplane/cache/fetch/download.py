@@ -116,8 +116,10 @@ class Downloader:
             thread = threading.Thread(target=self._work, name=name, daemon=True)
             try:
                 thread.start()
-            except BaseException:
+            except BaseException as err:
                 self.scheduler.lose_worker()
+                if isinstance(err, RuntimeError) and self._threads:
+                    return  # the system allows no more threads: those that are there do the work
                 raise
             self._threads.append(thread)
 

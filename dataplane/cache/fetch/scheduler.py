@@ -190,7 +190,9 @@ class Scheduler:
     def is_short_of_workers(self) -> bool:
         """Whether one more worker should be started; the caller then starts it."""
         with self._condition:
-            is_short = self._queued > self._idle + self._starting
+            # One idle worker looks after the jobs that were put off, and must not leave them.
+            wanted = self._queued + bool(self._later)
+            is_short = wanted > self._idle + self._starting
             is_short = is_short and self._workers < self._max_workers
             self._workers += is_short
             self._starting += is_short

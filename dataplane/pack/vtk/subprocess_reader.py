@@ -103,9 +103,12 @@ def convert_together(sources: Sequence[SourceFile]) -> tuple[tuple[SourceSample,
         read them one by one and report it.
     """
     try:
-        return _read(sources, Meter()).samples
-    except FormatError:
+        samples = _read(sources, Meter()).samples
+    except ConfigError:
+        raise
+    except Exception:  # read singly, each file gets an error of its own
         return None
+    return samples if len(samples) == len(sources) else None
 
 
 def _read(sources: Sequence[SourceFile], meter: Meter) -> Crossed:

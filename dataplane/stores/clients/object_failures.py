@@ -38,6 +38,8 @@ class RemoteFailures:
             key: key of the object, below the store's URL; or the prefix that was listed.
             action: `read`, `write`, `list`, `describe` or `delete`.
         """
+        if isinstance(err, DataplaneError):  # of our own making, such as a damaged CA bundle
+            return err
         location = self.location
         where, bucket = (
             f"{location.url}/{key}".rstrip("/"),

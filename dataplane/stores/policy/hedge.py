@@ -24,6 +24,7 @@ threads.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -35,6 +36,7 @@ from dataplane.stores.forwarder import StoreWrapper
 from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.stores.policy.hedged_stream import HedgedStream
 from dataplane.telemetry import Counters
+from dataplane.weak_registry import WeakRegistry
 
 __all__ = ["HedgeStore"]
 
@@ -56,6 +58,12 @@ class HedgeStore(StoreWrapper):
         self._counters = counters
         self._latencies = HedgeThreshold(floor_s)
         self._here: dict[object, float] = {}  # reads in their callers' threads: when each is late
+        _stores.add(self)
+
+    def _forget(self) -> None:
+        """Drop what belongs to threads that a forked child does not have."""
+        self._here = {}
+        self._latencies.renew_lock()
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> Buffer:
         def read() -> _Answer:
@@ -113,7 +121,7 @@ class HedgeStore(StoreWrapper):
         first = shared_daemon_pool().run(read)
         if first is None:
             return read()
-        if wait([first], late_s).done or not self._latencies.allow():
+        if wait([first], late_s, FIRST_COMPLETED).done or not self._latencies.allow():
             return first.result()
         second = shared_daemon_pool().run(read)
         if second is None:
@@ -131,3 +139,14 @@ class HedgeStore(StoreWrapper):
         if winner is second:
             self._counters.add("store_hedges_won")
         return answer
+
+
+_stores: WeakRegistry[HedgeStore] = WeakRegistry()
+
+
+def _after_fork_in_child() -> None:
+    for store in _stores:
+        store._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

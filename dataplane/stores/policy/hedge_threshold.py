@@ -55,6 +55,10 @@ class HedgeThreshold:
             kind in self._quick and not self._wary_count and time.monotonic() >= self._wary_until_s
         )
 
+    def renew_lock(self) -> None:
+        """Make the lock anew, in a forked child: a thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
     def note_late(self) -> None:
         """Note that a response is late."""
         self._wary_until_s = time.monotonic() + _WARY_S
