@@ -235,6 +235,23 @@ def test_a_forked_child_has_no_reads_of_its_parents_threads(scripted, counters, 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_a_read_that_forks_ends_in_the_child_too(scripted, counters) -> None:
+    store = HedgeStore(scripted, 0.05, counters)
+    for _ in range(1200):
+        store.get_range("a", 0, 100)
+    assert store._latencies.is_quick((100).bit_length())  # it runs in its caller's thread
+    children: list[int] = []
+    scripted.acts = [lambda: children.append(os.fork())]
+    try:
+        good = bytes(store.get_range("a", 0, 100)) == CONTENT[:100]
+    except BaseException:
+        good = False
+    if children == [0]:
+        os._exit(0 if good else 1)
+    assert good
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
 def test_a_stalled_read_does_not_keep_a_program_from_ending() -> None:
     script = """
 import time

@@ -106,7 +106,7 @@ class HedgeStore(StoreWrapper):
         try:
             return read()
         finally:
-            del self._here[token]
+            self._here.pop(token, None)  # a child forked inside the read has forgotten it
 
     def _is_any_late(self) -> bool:
         """Whether a read that runs in its caller's thread is late; it cannot say so itself."""
