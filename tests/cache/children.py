@@ -21,7 +21,7 @@ def read_whole(config: CacheConfig, store: FolderStore, info: ObjectInfo, start:
     with Cache(config) as cache:
         blob = cache.open(store, info)
         wait_for(start)
-        expected = store._path(info.key).read_bytes().partition(b"\n")[2]
+        expected = store.content_of(info.key)
         assert read_all(blob) == expected
 
 
@@ -39,7 +39,7 @@ def read_forever(config: CacheConfig, store: FolderStore, infos: list[ObjectInfo
 def read_for(config: CacheConfig, store: FolderStore, infos: list[ObjectInfo], seconds: float):
     """Read random ranges and compare each with the object; keeps the budget in view."""
     dice = random.Random(os.getpid())
-    contents = {info.key: store._path(info.key).read_bytes().partition(b"\n")[2] for info in infos}
+    contents = {info.key: store.content_of(info.key) for info in infos}
     deadline = time.monotonic() + seconds
     with Cache(config) as cache:
         blobs = [cache.open(store, info) for info in infos]

@@ -14,7 +14,7 @@ import pytest
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.errors import ObjectChanged, StoreError
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
-from tests.cache.inside import entry_of, is_idle, jobs_of, scheduler_of
+from tests.cache.inside import entry_of, is_idle, jobs_of, queued_count
 
 
 @dataclass(frozen=True)
@@ -220,13 +220,13 @@ def test_what_was_cancelled_makes_no_request_longer(config, store, content):
         with cache.plan(_plan(blob, [18, 20])):  # keeps both threads busy
             wait_until(lambda: len(store.requests()) == 2)
             with cache.plan(_plan(blob, range(16))):
-                wait_until(lambda: scheduler_of(cache)._queued == 16)
+                wait_until(lambda: queued_count(cache) == 16)
             results = []
             reader = threading.Thread(
                 target=lambda: results.append(blob.read(8 * BLOCK, 12 * BLOCK))
             )
             reader.start()
-            wait_until(lambda: scheduler_of(cache)._queued == 4)
+            wait_until(lambda: queued_count(cache) == 4)
             gate.set()
             reader.join(20)
         assert results == [content[8 * BLOCK : 12 * BLOCK]]

@@ -13,7 +13,7 @@ from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead
 from dataplane.cache.fetch import deadlines
 from dataplane.cache.plan import Plan
 from tests.cache.fakes import BLOCK, FolderStore, wait_until
-from tests.cache.inside import scheduler_of
+from tests.cache.inside import downloads_of, scheduler_of, set_step_time
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ class Gated:
     def plan(self, blob: CachedObject, blocks: int, step_s: float = 0.0) -> None:
         """Begin a plan, whose reader takes so long per step, and wait until it has asked."""
         ahead = self.cache.plan(_plan(blob, blocks))
-        ahead._deadlines._step_s = step_s
+        set_step_time(ahead, step_s)
         self._plans.append((ahead, blob, blocks))
         wait_until(self._have_asked)
 
@@ -90,7 +90,7 @@ class Gated:
 
     def _have_asked(self) -> bool:
         return bool(self.store.order) and all(
-            len(plan._jobs) == min(QUEUED, blocks - _resident(blob))
+            len(downloads_of(plan)) == min(QUEUED, blocks - _resident(blob))
             for plan, blob, blocks in self._plans
         )
 

@@ -15,13 +15,23 @@ from pathlib import Path
 import pytest
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.disk import host_semaphore, locks
+from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory
 from dataplane.cache.disk.host_semaphore import HostSemaphore
 from dataplane.errors import ConfigError
 from dataplane.telemetry import Counters
 from tests.cache import children
 from tests.cache.fakes import BLOCK, CountingStore, FolderStore, wait_until
+from tests.cache.inside import (
+    LOOK_S,
+    PATIENCE_S,
+    is_looking,
+    set_patience,
+    slot_looks,
+    slots_of,
+    turn_of,
+    waiting_count,
+)
 
 LIMIT = 3
 STORE = "test://bucket"
@@ -100,7 +110,7 @@ def test_a_killed_process_gives_its_places_back(tmp_path, make):
     try:
         children.wait_for(ready)
         thread, entered = enter_in_thread(mine)
-        wait_until(lambda: mine._queues[STORE]._waiting)
+        wait_until(lambda: waiting_count(mine, STORE))
         assert not entered.is_set()
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -114,7 +124,7 @@ def test_a_place_that_is_given_back_goes_to_a_waiting_process(make, counters):
     with ExitStack() as stack:
         fill(stack, first)
         thread, entered = enter_in_thread(second)
-        wait_until(lambda: second._queues[STORE]._waiting)
+        wait_until(lambda: waiting_count(second, STORE))
         assert not entered.is_set()
     thread.join(20)
     assert entered.is_set()
@@ -127,7 +137,7 @@ def test_stores_have_places_of_their_own(make):
     with ExitStack() as stack:
         fill(stack, first)
         with second.at("test://other"):
-            assert second._queues["test://other"]._mine
+            assert slots_of(second, "test://other")
 
 
 @pytest.mark.parametrize("threads", [2, 16])
@@ -161,28 +171,21 @@ def test_a_process_with_few_requests_is_not_starved_by_one_with_many(make, threa
 
 
 def test_however_many_wait_only_one_process_looks_for_a_place(make, monkeypatch):
-    looks = [0]
-    find = host_semaphore._Queue._find_locked
-
-    def counted(self: host_semaphore._Queue) -> int | None:
-        looks[0] += 1
-        return find(self)
-
     first, others = make(), [make() for _ in range(5)]
     with ExitStack() as stack:
         fill(stack, first)
         threads = [enter_in_thread(other)[0] for other in others for _ in range(4)]
-        wait_until(lambda: all(len(other._queues[STORE]._waiting) == 4 for other in others))
-        monkeypatch.setattr(host_semaphore._Queue, "_find_locked", counted)
+        wait_until(lambda: all(waiting_count(other, STORE) == 4 for other in others))
+        looks = slot_looks(monkeypatch)
         began = time.monotonic()
         time.sleep(0.3)
-        assert 0 < looks[0] <= (time.monotonic() - began) / host_semaphore._LOOK_S + 1
+        assert 0 < len(looks) <= (time.monotonic() - began) / LOOK_S + 1
     for thread in threads:
         thread.join(20)
 
 
 def test_what_holds_all_places_for_very_long_does_not_hold_up_others(make, counters, monkeypatch):
-    monkeypatch.setattr(host_semaphore, "_PATIENCE_S", 0.05)
+    set_patience(monkeypatch, 0.05)
     first, second = make(), make()
     with ExitStack() as stack:
         fill(stack, first)
@@ -196,10 +199,10 @@ def test_what_holds_all_places_for_very_long_does_not_hold_up_others(make, count
 def test_a_process_that_is_stopped_while_it_has_the_turn_does_not_either(
     make, directory, counters, monkeypatch
 ):
-    monkeypatch.setattr(host_semaphore, "_PATIENCE_S", 0.05)
+    set_patience(monkeypatch, 0.05)
     mine = make()
     with mine.at(STORE):
-        turn = mine._queues[STORE]._byte(host_semaphore._TURN)
+        turn = turn_of(mine, STORE)
     stopped = locks.open_descriptor("places", os.O_RDWR, dir_fd=directory.fd)
     try:
         assert locks.lock_byte(stopped, 1, turn, wait=False)
@@ -207,7 +210,7 @@ def test_a_process_that_is_stopped_while_it_has_the_turn_does_not_either(
             assert counters["cache_places_overrun"] == 1
     finally:
         locks.close_descriptor(stopped)
-    wait_until(lambda: mine._queues[STORE]._thread is None)
+    wait_until(lambda: not is_looking(mine, STORE))
     with mine.at(STORE):
         assert counters["cache_places_overrun"] == 1
 
@@ -217,7 +220,7 @@ def test_closing_lets_those_go_who_wait(make):
     with ExitStack() as stack:
         fill(stack, first)
         thread, entered = enter_in_thread(second)
-        wait_until(lambda: second._queues[STORE]._waiting)
+        wait_until(lambda: waiting_count(second, STORE))
         second.close()
         second.close()
         thread.join(20)
@@ -254,9 +257,9 @@ def test_where_the_file_cannot_be_locked_nothing_is_limited(make, counters, monk
     with ExitStack() as stack:
         fill(stack, mine, 5)
         assert asked
-        assert mine._queues[STORE]._mine == set()
+        assert slots_of(mine, STORE) == set()
         assert counters["cache_places_overrun"] == 5
-    assert time.monotonic() - began < host_semaphore._PATIENCE_S / 2
+    assert time.monotonic() - began < PATIENCE_S / 2
 
 
 def test_a_place_is_given_back_after_an_error(make):
@@ -264,8 +267,8 @@ def test_a_place_is_given_back_after_an_error(make):
     with pytest.raises(ZeroDivisionError), first.at(STORE):
         raise ZeroDivisionError
     with second.at(STORE):
-        assert second._queues[STORE]._mine
-        assert not first._queues[STORE]._mine
+        assert slots_of(second, STORE)
+        assert not slots_of(first, STORE)
 
 
 @pytest.mark.parametrize("count", [-1, 1025])

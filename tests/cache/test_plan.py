@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import threading
 from dataclasses import replace
@@ -12,7 +11,15 @@ import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
-from tests.cache.inside import is_idle, pins_of
+from tests.cache.inside import (
+    is_idle,
+    keep_full,
+    needs_blocks,
+    next_epoch_count,
+    pass_count,
+    pins_of,
+    planned_epoch,
+)
 
 
 @pytest.fixture
@@ -81,7 +88,7 @@ def test_a_read_larger_than_the_window_is_fetched_piece_by_piece(cache, blob):
 def test_a_block_that_two_steps_need_counts_once_and_stays_until_the_last(cache, blob):
     plan = [PlannedRead(blob, 0, 10, 0), PlannedRead(blob, 20, 30, 3)]
     with cache.plan(plan) as ahead:
-        wait_until(lambda: 3 in ahead._by_step)
+        wait_until(lambda: needs_blocks(ahead, 3))
         assert ahead.ahead_bytes == BLOCK
         ahead.advance(1)
         assert ahead.ahead_bytes == BLOCK
@@ -221,10 +228,11 @@ def test_the_next_epoch_enters_the_window_after_this_one_and_up_to_a_limit(limit
 def test_what_stays_for_the_next_epoch_counts_against_the_limit(limited, blob):
     plan = _epochs(blob, [range(10), reversed(range(10)), range(10)])
     with limited.plan(_of(limited, plan)) as ahead:
-        wait_until(lambda: len(ahead._next_epoch) == 4)
+        wait_until(lambda: next_epoch_count(ahead) == 4)
         wait_until(lambda: limited.buffer.held_bytes == 10 * BLOCK)
         ahead.advance(10)
-        assert {block for _, block in ahead._last_step} == {9, 8, 7, 6}
+        stay = {block for block in range(10) if limited.buffer.is_pinned(blob.name, block)}
+        assert stay == {9, 8, 7, 6}
         assert limited.buffer.held_bytes == 4 * BLOCK
         ahead.begin_epoch(1)
         wait_until(lambda: ahead.ahead_bytes == 10 * BLOCK)
@@ -234,17 +242,17 @@ def test_each_epoch_of_a_plan_is_a_pass_over_its_objects(limited, blob):
     plan = _epochs(blob, [range(3), range(3), range(3)])
     with limited.plan(_of(limited, plan)) as ahead:
         for epoch in (1, 2):
-            wait_until(lambda: ahead._planned_epoch == epoch)  # noqa: B023 - waits with the next
-            assert len(limited.working_sets.of(blob.name)._starts) <= epoch + 1
+            wait_until(lambda: planned_epoch(ahead) == epoch)  # noqa: B023 - waits with the next
+            assert pass_count(limited, blob) <= epoch + 1
             ahead.advance(3 * epoch)
             ahead.begin_epoch(epoch)
-        wait_until(lambda: ahead._planned_epoch == 2)
-        wait_until(lambda: len(limited.working_sets.of(blob.name)._starts) == 3)
+        wait_until(lambda: planned_epoch(ahead) == 2)
+        wait_until(lambda: pass_count(limited, blob) == 3)
 
 
 def test_a_plan_that_waits_for_the_next_epoch_is_closed_at_once(limited, blob):
     ahead = limited.plan(_of(limited, _epochs(blob, [range(3), range(9), range(9)])))
-    wait_until(lambda: len(ahead._next_epoch) == 4)
+    wait_until(lambda: next_epoch_count(ahead) == 4)
     ahead.close()
     assert not any(thread.name == "dp-plan" for thread in threading.enumerate())
     assert pins_of(limited) == {}
@@ -260,7 +268,7 @@ def test_plans_share_the_memory_where_the_disk_is_full(tmp_path, store):
     )
     with Cache(config) as cache:
         blob = cache.open(store, store.put("big", os.urandom(64 * BLOCK)))
-        cache.working_sets.join(blob.name, None, 1)._full_until_s = math.inf
+        keep_full(cache.working_sets.join(blob.name, None, 1))
         other = cache.plan([])
         with cache.plan(_plan(blob, 64)) as ahead:
             wait_until(lambda: ahead.ahead_bytes == 8 * BLOCK)

@@ -73,7 +73,7 @@ def test_killed_fillers_leave_nothing_to_repair(start_process, tmp_path, store):
     with Cache(unlimited) as cache:
         assert_counted(config.dir, cache.usage_bytes())
         for info in infos:
-            expected = store._path(info.key).read_bytes().partition(b"\n")[2]
+            expected = store.content_of(info.key)
             assert read_all(cache.open(store, info)) == expected
         assert cache.counters["cache_passthrough_reads"] == 0
 

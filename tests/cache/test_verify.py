@@ -13,10 +13,9 @@ from dataplane import _native
 from dataplane.cache import Cache
 from dataplane.cache.disk.entry_identity import Scope
 from dataplane.cache.disk.session import Session
-from dataplane.cache.maintenance import verify as verify_module
 from dataplane.cache.maintenance.verify import verify
 from tests.cache.fakes import BLOCK, assert_counted, data_files, map_files, read_all
-from tests.cache.inside import entry_of
+from tests.cache.inside import call_before_checks, entry_of
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_each_flipped_byte_is_found_dropped_and_counted(config, store, infos, se
     assert verify(session).blocks == 18
     with Cache(config) as cache:
         for info in infos:
-            expected = store._path(info.key).read_bytes().partition(b"\n")[2]
+            expected = store.content_of(info.key)
             assert read_all(cache.open(store, info)) == expected
         assert cache.counters["cache_fetches"] == 4
 
@@ -98,14 +97,11 @@ def test_a_damaged_entry_is_removed(config, session):
 
 
 def test_a_block_that_the_disk_cannot_read_is_dropped(session, monkeypatch):
-    real = verify_module._read
-
-    def fail(fd, start, out):
+    def fail(start):
         if start == 2 * BLOCK:
             raise OSError(errno.EIO, "bad sector")
-        return real(fd, start, out)
 
-    monkeypatch.setattr(verify_module, "_read", fail)
+    call_before_checks(monkeypatch, fail)
     report = verify(session)
     assert (report.corrupt_blocks, report.unreadable_blocks) == (0, 2)
     assert {bad.reason for bad in report.bad} == {os.strerror(errno.EIO)}
@@ -114,16 +110,14 @@ def test_a_block_that_the_disk_cannot_read_is_dropped(session, monkeypatch):
 def test_a_block_that_moves_while_it_is_read_is_passed_over(session, monkeypatch):
     """The bytes are gone because the block was evicted, not because they were bad."""
     victims = {n: session.files.inspect(n, session.verify_tag) for n in session.files.names()}
-    real = verify_module._read
 
-    def evict_meanwhile(fd, start, out):
+    def evict_meanwhile(start):
         for entry in victims.values():
             assert entry.try_claim(start // BLOCK)
             entry.evict(start // BLOCK, (1 << 64) - 1)
             entry.release(start // BLOCK)
-        return real(fd, start, out)
 
-    monkeypatch.setattr(verify_module, "_read", evict_meanwhile)
+    call_before_checks(monkeypatch, evict_meanwhile)
     report = verify(session, threads=1)
     assert (report.blocks, report.corrupt_blocks, report.unreadable_blocks) == (0, 0, 0)
 
@@ -159,7 +153,7 @@ def test_an_interrupt_ends_every_thread(session):
 
 
 def test_nothing_is_dropped_while_others_read_fill_and_evict(config, store, infos, session):
-    content = {i.key: store._path(i.key).read_bytes().partition(b"\n")[2] for i in infos}
+    content = {i.key: store.content_of(i.key) for i in infos}
     stop, wrong = threading.Event(), []
 
     def work(cache):
