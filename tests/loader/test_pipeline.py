@@ -13,6 +13,7 @@ import pytest
 from dataplane.errors import LoaderError
 from dataplane.loader.channel import Cancelled, Channel, ChannelTimeout, EndOfStream
 from dataplane.loader.pipeline import Pipeline, Stage
+from tests.loader.inside import end_as_at_exit
 
 
 def drain(pipeline: Pipeline) -> list[object]:
@@ -152,7 +153,7 @@ def test_closing_wakes_a_source_that_waits_outside_and_a_second_close_does_nothi
     pipeline = Pipeline(source(), [Stage("work", lambda n, x: x)], on_close=on_close)
     pipeline.close()
     pipeline.close()
-    pipeline._stop.cancel()  # as at exit, of all that are still referred to
+    end_as_at_exit(pipeline)
     assert closed == [True]
     assert engine_threads() == []
     with pytest.raises(LoaderError, match="closed"):

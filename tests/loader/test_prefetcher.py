@@ -17,8 +17,16 @@ import dataplane as dp
 from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.plan import Plan
 from tests.cache.fakes import wait_until
-from tests.cache.inside import is_idle, pins_of, scheduler_of
+from tests.cache.inside import is_idle, jobs_lock, pins_lock, pins_of, plan_count
 from tests.datasets.packed import SAMPLES, Packed
+from tests.loader.inside import (
+    epoch_of_plan,
+    indices_of,
+    is_pass_over,
+    plan_lock,
+    plan_of,
+    prefetcher_of,
+)
 
 BLOCK = 4096
 
@@ -57,8 +65,8 @@ def needed_by(loader: dp.DataLoader, *epochs: int) -> int:
         with Cache.shared(config) as cache:
             dataset = dp.Dataset(loader.dataset.url, ["points", "fields/velocity"], cache=config)
             for epoch in epochs:
-                for index in loader._order.indices(epoch):
-                    dataset.numpy(int(index))
+                for index in indices_of(loader, epoch):
+                    dataset.numpy(index)
             return int(cache.counters["cache_fetches"])
 
 
@@ -68,8 +76,8 @@ def blocks_of(loader: dp.DataLoader, *epochs: int) -> set[tuple[str, int]]:
     return {
         (read.source.name, block)
         for epoch in epochs
-        for index in loader._order.indices(epoch)
-        for read in reader.planned(int(index), 0)
+        for index in indices_of(loader, epoch)
+        for read in reader.planned(index, 0)
         for block in range(read.start // BLOCK, -(-read.stop // BLOCK))
     }
 
@@ -91,9 +99,9 @@ def test_the_next_epoch_is_fetched_before_it_begins_and_taken_over(make, cache):
     needed = needed_by(loader, 0, 1)
     wait_until(lambda: cache.counters["cache_fetches"] >= needed and is_idle(cache))
     assert cache.counters["cache_fetches"] <= len(both)
-    plan, misses = loader._ahead, cache.counters["cache_misses"]
+    prefetcher, misses = prefetcher_of(loader), cache.counters["cache_misses"]
     batches = iter(loader)
-    assert loader._ahead is plan
+    assert prefetcher_of(loader) is prefetcher
     next(batches)
     assert cache.counters["cache_misses"] == misses
     rest = list(batches)
@@ -111,7 +119,7 @@ def test_what_is_fetched_of_the_next_epoch_is_limited(make, packed, tmp_path):
         loader = make(config)
         list(loader)
         wait_until(lambda: pins_of(cache))
-        wait_until(lambda: loader._ahead._plan.ahead_bytes == 3 * BLOCK)
+        wait_until(lambda: plan_of(loader).ahead_bytes == 3 * BLOCK)
         wait_until(lambda: is_idle(cache))
         assert cache.counters["cache_fetches"] <= len(blocks_of(loader, 0)) + 3
         assert len(pins_of(cache)) == 3
@@ -165,9 +173,9 @@ def _of_another_process(loader: dp.DataLoader) -> None:
 def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
     loader = make(num_workers=0)  # so that nothing is read before it is asked for
     list(loader)
-    before = loader._ahead._plan
+    before = plan_of(loader)
     act(loader)
-    assert loader._ahead._plan is not before
+    assert plan_of(loader) is not before
     assert before.is_closed
     wait_until(lambda: len(plan_threads()) == 1)
     del loader, before
@@ -180,11 +188,11 @@ def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
 def test_the_epoch_that_was_foreseen_may_be_named(make):
     loader = make()
     list(loader)
-    plan = loader._ahead
+    prefetcher = prefetcher_of(loader)
     loader.set_epoch(1)
     loader.load_state_dict(loader.state_dict())
     list(loader)
-    assert loader._ahead is plan
+    assert prefetcher_of(loader) is prefetcher
 
 
 def test_a_loop_that_counts_its_batches_is_followed_too(make):
@@ -193,12 +201,12 @@ def test_a_loop_that_counts_its_batches_is_followed_too(make):
     batches = iter(loader)
     for _ in range(len(loader)):
         next(batches)
-    plan = loader._ahead
+    prefetcher = prefetcher_of(loader)
     following = iter(loader)
-    assert loader._ahead is plan
+    assert prefetcher_of(loader) is prefetcher
     del batches
     gc.collect()
-    assert not plan._plan.is_closed
+    assert not plan_of(loader).is_closed
     assert len(list(following)) == len(loader)
 
 
@@ -213,15 +221,15 @@ def test_nobody_s_loader_has_no_plan(make, cache):
 
 
 def _plan_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
-    return loader._ahead._plan._lock
+    return plan_lock(loader)
 
 
 def _pins_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
-    return cache.buffer._lock
+    return pins_lock(cache)
 
 
 def _jobs_lock(loader: dp.DataLoader, cache: Cache) -> AbstractContextManager[object]:
-    return scheduler_of(cache)._condition
+    return jobs_lock(cache)
 
 
 @pytest.mark.parametrize("lock_of", [_plan_lock, _pins_lock, _jobs_lock])
@@ -244,7 +252,7 @@ def test_the_garbage_collector_may_come_in_the_middle_of_anything(make, cache, l
     assert collected.wait(5)
     wait_until(lambda: not plan_threads())
     assert pins_of(cache) == {}
-    assert cache.buffer._plans == 0
+    assert plan_count(cache) == 0
 
 
 def test_a_pass_is_not_over_before_its_plan_knows_of_its_last_batch(make, monkeypatch):
@@ -252,13 +260,13 @@ def test_a_pass_is_not_over_before_its_plan_knows_of_its_last_batch(make, monkey
     advance = Plan.advance
 
     def noted(self: Plan, step: int) -> None:
-        over.append(loader._ahead._is_over)
+        over.append(is_pass_over(loader))
         advance(self, step)
 
     monkeypatch.setattr(Plan, "advance", noted)
     list(loader)
     assert over == [False] * len(loader)
-    assert loader._ahead._is_over
+    assert is_pass_over(loader)
 
 
 def test_closing_the_cache_ends_a_plan_that_waits_for_its_next_epoch(make, cache):
@@ -273,20 +281,24 @@ def test_closing_the_cache_ends_a_plan_that_waits_for_its_next_epoch(make, cache
 def test_a_forked_child_makes_a_plan_of_its_own_and_leaves_the_parent_s(make, cache):
     loader = make()
     list(loader)
-    plan = loader._ahead
+    prefetcher = prefetcher_of(loader)
     wait_until(lambda: pins_of(cache))
-    with cache.buffer._lock:  # as if a thread of the parent were at it
+    with pins_lock(cache):  # as if a thread of the parent were at it
         child = os.fork()
         if child == 0:
             code = 1
             with contextlib.suppress(BaseException):
-                code = 0 if len(keys(list(loader))) == 4 and loader._ahead is not plan else 2
-                del plan, loader
+                code = (
+                    0
+                    if len(keys(list(loader))) == 4 and prefetcher_of(loader) is not prefetcher
+                    else 2
+                )
+                del prefetcher, loader
                 gc.collect()
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     list(loader)
-    assert loader._ahead is plan
+    assert prefetcher_of(loader) is prefetcher
 
 
 def test_a_plan_of_the_user_s_sampler_ends_with_its_pass(make, cache):
@@ -305,7 +317,7 @@ def test_passes_at_once_leave_no_plan_behind(make, cache):
     del first, second
     gc.collect()
     wait_until(lambda: len(plan_threads()) == 1)
-    assert loader._ahead._epoch == 0
+    assert epoch_of_plan(loader) == 0
     del loader
     gc.collect()
     wait_until(lambda: not plan_threads())
@@ -319,17 +331,17 @@ def test_the_rest_of_an_epoch_that_is_empty_goes_on_to_the_next(make, cache):
     resumed = make()
     resumed.load_state_dict(state)
     assert list(resumed) == []
-    plan = resumed._ahead
+    prefetcher = prefetcher_of(resumed)
     assert len(list(resumed)) == len(resumed)
-    assert resumed._ahead is plan
+    assert prefetcher_of(resumed) is prefetcher
 
 
 def test_validation_between_epochs_keeps_the_plan_of_training(make, packed, cache):
     training, validation = make(), make(seed=8)
     list(training)
-    plan = training._ahead
+    prefetcher = prefetcher_of(training)
     for _ in range(2):
         assert len(keys(list(validation))) == -(-SAMPLES // 3)
-    assert training._ahead is plan
+    assert prefetcher_of(training) is prefetcher
     list(training)
-    assert training._ahead is plan
+    assert prefetcher_of(training) is prefetcher

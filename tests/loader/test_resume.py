@@ -9,6 +9,7 @@ import torch
 
 import dataplane as dp
 from tests.datasets.packed import SAMPLES, Packed
+from tests.loader.inside import ready_count
 
 SEED = 11
 
@@ -108,7 +109,7 @@ def test_the_state_counts_what_was_yielded_and_not_what_waits(dataset: dp.Datase
     loader = make(dataset, num_workers=2, prefetch_factor=4)
     batches = iter(loader)
     next(batches)
-    while len(batches._pipeline._channels[-1]) < 4:
+    while ready_count(batches) < 4:
         pass  # until batches are ready that nobody has taken
     assert loader.state_dict()["num_yielded"] == 1
     assert loader.state_dict()["samples_consumed"] == 2

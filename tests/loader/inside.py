@@ -1,0 +1,55 @@
+"""What tests look at inside of a loader: the one place that knows how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import dataplane as dp
+from dataplane.cache.plan import Plan
+from dataplane.loader.epoch_iterator import Pass
+from dataplane.loader.pipeline import Pipeline
+from dataplane.loader.prefetcher import Prefetcher
+
+
+def indices_of(loader: dp.DataLoader[Any], epoch: int) -> Iterator[int]:
+    """The samples of an epoch, in the order in which they are read."""
+    assert loader._order is not None
+    return (int(index) for index in loader._order.indices(epoch))
+
+
+def prefetcher_of(loader: dp.DataLoader[Any]) -> Prefetcher:
+    """The prefetcher of its latest pass."""
+    assert loader._ahead is not None
+    return loader._ahead
+
+
+def plan_of(loader: dp.DataLoader[Any]) -> Plan:
+    """The plan of reads of its latest pass."""
+    return prefetcher_of(loader)._plan
+
+
+def plan_lock(loader: dp.DataLoader[Any]) -> AbstractContextManager[object]:
+    """The lock of that plan."""
+    return plan_of(loader)._lock
+
+
+def epoch_of_plan(loader: dp.DataLoader[Any]) -> int:
+    """The epoch of its latest pass, counted from the first that its plan was made for."""
+    return prefetcher_of(loader)._epoch
+
+
+def is_pass_over(loader: dp.DataLoader[Any]) -> bool:
+    """Whether its latest pass has read everything, so that the next may take the plan over."""
+    return prefetcher_of(loader)._is_over
+
+
+def ready_count(batches: Pass) -> int:
+    """The number of batches that are ready and not yet taken."""
+    return len(batches._pipeline._channels[-1])
+
+
+def end_as_at_exit(pipeline: Pipeline) -> None:
+    """The end of a pipeline that is still referred to when the process ends."""
+    pipeline._stop.cancel()
