@@ -23,29 +23,29 @@ class ScriptedStore(StoreWrapper):
         self.errors = list(errors)
         self.calls = 0
 
-    def _next(self) -> None:
+    def before_call(self) -> None:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
 
     def head(self, key: str) -> ObjectInfo:
-        self._next()
+        self.before_call()
         return super().head(key)
 
     def get_range(self, key, start, stop, *, if_match=None):
-        self._next()
+        self.before_call()
         return super().get_range(key, start, stop, if_match=if_match)
 
     def put(self, key, data):
-        self._next()
+        self.before_call()
         return super().put(key, data)
 
     def delete(self, key: str) -> None:
-        self._next()
+        self.before_call()
         super().delete(key)
 
     def list_level(self, prefix: str = ""):
-        self._next()
+        self.before_call()
         return super().list_level(prefix)
 
 

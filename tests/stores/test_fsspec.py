@@ -12,6 +12,7 @@ from dataplane.errors import NoSpace, NotFound, ObjectChanged, StoreError, Timeo
 from dataplane.stores import StoreConfig
 from dataplane.stores.clients.fsspec import FsspecStore
 from dataplane.stores.urls import parse_url
+from tests.stores.inside import file_system_of
 
 _numbers = itertools.count()
 
@@ -34,7 +35,7 @@ def test_a_write_that_fails_leaves_the_old_object_and_nothing_else(
         Path(target).write_bytes(content[:1])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(store._fs, "pipe_file", half)
+    monkeypatch.setattr(file_system_of(store), "pipe_file", half)
     with pytest.raises(NoSpace, match=r"cannot write .*/a/k"):
         store.put("a/k", b"new")
     assert (tmp_path / "a" / "k").read_bytes() == b"old"
@@ -55,14 +56,14 @@ def test_an_object_replaced_during_a_read_is_noticed(
 ) -> None:
     store = _folder(tmp_path)
     info = store.put("k", b"a" * 100)
-    cat_file = store._fs.cat_file
+    cat_file = file_system_of(store).cat_file
 
     def read_then_replace(path: str, **limits: int) -> bytes:
         content = cat_file(path, **limits)
         _folder(tmp_path).put("k", b"b" * 100)
         return content
 
-    monkeypatch.setattr(store._fs, "cat_file", read_then_replace)
+    monkeypatch.setattr(file_system_of(store), "cat_file", read_then_replace)
     with pytest.raises(ObjectChanged, match="replaced"):
         store.get_range("k", 0, 100, if_match=info.etag)
 
@@ -73,7 +74,7 @@ def test_listings_are_not_remembered() -> None:
     assert [info.key for info in store.list()] == ["a"]
     store.put("b", b"1")
     assert [info.key for info in store.list()] == ["a", "b"]
-    assert not store._fs.dircache.use_listings_cache
+    assert not file_system_of(store).dircache.use_listings_cache
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_what_the_file_system_raises_is_translated(
         raise err
 
     for name in ("info", "cat_file", "find", "ls", "rm_file", "makedirs"):
-        monkeypatch.setattr(store._fs, name, fail)
+        monkeypatch.setattr(file_system_of(store), name, fail)
     calls = [lambda: store.head("k"), lambda: store.get_range("k", 0, 1)]
     if cls is not NotFound:  # A missing level is an empty one, a missing key is already deleted.
         calls += [
@@ -113,6 +114,6 @@ def test_a_server_that_does_not_say_the_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = _folder(tmp_path)
-    monkeypatch.setattr(store._fs, "info", lambda _: {"type": "file", "size": None})
+    monkeypatch.setattr(file_system_of(store), "info", lambda _: {"type": "file", "size": None})
     with pytest.raises(StoreError, match="does not say its size"):
         store.head("k")

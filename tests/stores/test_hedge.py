@@ -18,6 +18,7 @@ from dataplane.stores.policy import hedge
 from dataplane.stores.policy.hedge import HedgeStore
 from dataplane.stores.policy.hedge_threshold import HedgeThreshold
 from dataplane.telemetry import Counters
+from tests.stores.inside import is_any_read_late, threshold_lock, threshold_of
 
 CONTENT = bytes(range(200))
 
@@ -226,10 +227,11 @@ def test_a_forked_child_has_no_reads_of_its_parents_threads(scripted, counters, 
     late = threading.Thread(target=store.get_range, args=("a", 0, 100), daemon=True)
     late.start()
     time.sleep(0.1)
-    with store._latencies._lock:  # as if a thread of the parent were learning
+    with threshold_lock(store):  # as if a thread of the parent were learning
         child = os.fork()
         if child == 0:
-            quick = store._latencies.is_quick((100).bit_length()) and not store._is_any_late()
+            kind = (100).bit_length()
+            quick = threshold_of(store).is_quick(kind) and not is_any_read_late(store)
             good = bytes(store.get_range("a", 0, 100)) == CONTENT[:100]
             os._exit(0 if good and quick else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -239,7 +241,7 @@ def test_a_read_that_forks_ends_in_the_child_too(scripted, counters) -> None:
     store = HedgeStore(scripted, 0.05, counters)
     for _ in range(1200):
         store.get_range("a", 0, 100)
-    assert store._latencies.is_quick((100).bit_length())  # it runs in its caller's thread
+    assert threshold_of(store).is_quick((100).bit_length())  # it runs in its caller's thread
     children: list[int] = []
     scripted.acts = [lambda: children.append(os.fork())]
     try:

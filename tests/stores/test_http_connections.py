@@ -21,6 +21,7 @@ from dataplane.stores.http.channels import HttpServer
 from dataplane_testing.s3 import Faults, S3Endpoint
 from tests.stores.conftest import Serve
 from tests.stores.fakes import Answer, Request
+from tests.stores.inside import close_connections
 from tests.stores.ranged import BODY, ONCE, good, stream
 
 
@@ -192,8 +193,7 @@ def test_a_forked_child_leaves_the_connections_to_its_parent(serve: Serve) -> No
         assert stream(store) == BODY
         child = os.fork()
         if child == 0:
-            for pool in connections._pools:
-                pool.close()
+            close_connections()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert stream(store) == BODY

@@ -43,9 +43,9 @@ class _Counting(StoreWrapper):
         return super().get_range(key, start, stop, if_match=if_match)
 
 
-def _memory() -> MemoryStore:
+def _memory(content: bytes = b"content") -> MemoryStore:
     memory = MemoryStore(f"limit-{next(_numbers)}")
-    memory.put("k", b"content")
+    memory.put("k", content)
     return memory
 
 
@@ -78,8 +78,7 @@ def test_other_places_are_not_held_up() -> None:
 
 
 def test_a_failed_request_gives_its_turn_back() -> None:
-    inner = ScriptedStore(f"limit-{next(_numbers)}", *[Throttled("slow")] * 5)
-    inner._inner.put("k", b"1")
+    inner = ScriptedStore("limit", *[Throttled("slow")] * 5, inner=_memory(b"1"))
     counters = Counters()
     store = LimitStore(inner, 1, counters)
     for _ in range(5):
@@ -180,8 +179,7 @@ def test_a_missing_bucket_stays_an_error() -> None:
 
 def test_every_attempt_is_metered() -> None:
     counters = Counters()
-    inner = ScriptedStore(f"limit-{next(_numbers)}", Throttled("slow"), Throttled("slow"))
-    inner._inner.put("k", b"1234")
+    inner = ScriptedStore("limit", Throttled("slow"), Throttled("slow"), inner=_memory(b"1234"))
     metered = MetricsStore(inner, counters)
     policy = RetryPolicy(8, 120.0, lambda: 0.0, lambda _: None, lambda low, _: low)
     RetryStore(LimitStore(metered, 4, counters), policy, counters).get_range("k", 0, 4)

@@ -94,9 +94,9 @@ class _LongListing(ScriptedStore):
         super().__init__("long-listing", *[Unavailable("broke off") for _ in range(failures)])
         self._clock = clock
 
-    def _next(self) -> None:
+    def before_call(self) -> None:
         self._clock.now_s += 600.0
-        super()._next()
+        super().before_call()
 
 
 @pytest.mark.parametrize(("failures", "succeeds"), [(1, True), (2, False)])

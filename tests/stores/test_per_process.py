@@ -16,6 +16,7 @@ from dataplane.stores.clients import per_process
 from dataplane.stores.clients.object_store import RemoteStore
 from dataplane.stores.clients.per_process import PerProcessStore
 from dataplane.stores.urls import parse_url
+from tests.stores.inside import client_of, obstore_runtime
 
 
 def _forked(check) -> int:
@@ -33,19 +34,19 @@ def _forked(check) -> int:
 
 def test_opening_makes_no_client(moto_url: str) -> None:
     store = PerProcessStore(parse_url(moto_url), StoreConfig())
-    assert store._store is None
+    assert client_of(store) is None
     store.put("k", b"1")
-    assert store._store is not None
-    client = store._store
+    assert client_of(store) is not None
+    client = client_of(store)
     store.head("k")
-    assert store._store is client
+    assert client_of(store) is client
 
 
 def test_a_closed_store_makes_a_new_client(moto_url: str) -> None:
     store = PerProcessStore(parse_url(moto_url), StoreConfig())
     store.put("k", b"1")
     store.close()
-    assert store._store is None
+    assert client_of(store) is None
     assert store.head("k").size_bytes == 1
 
 
@@ -55,11 +56,11 @@ def test_a_forked_child_of_a_user_goes_through_fsspec(moto_url: str) -> None:
 
     def check() -> int:
         content = bytes(store.get_range("k", 0, 7, if_match=info.etag))
-        through = type(store._store).__name__
+        through = type(client_of(store)).__name__
         return 0 if (content, through) == (b"content", "FsspecStore") else 1
 
     assert _forked(check) == 0
-    assert type(store._store).__name__ == "RemoteStore"
+    assert type(client_of(store)).__name__ == "RemoteStore"
 
 
 def test_a_forked_child_without_the_package_is_told_what_to_do(
@@ -87,12 +88,12 @@ def test_a_child_forked_before_the_first_use_has_a_client_of_its_own(
     moto_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = PerProcessStore(parse_url(moto_url), StoreConfig())
-    monkeypatch.setattr(per_process._runtime, "pid", None)
-    assert per_process._runtime.is_usable()
-    per_process._runtime.claim()
-    assert per_process._runtime.is_usable()
-    assert _forked(lambda: 1 if per_process._runtime.is_usable() else 0) == 0
-    assert store._store is None
+    monkeypatch.setattr(obstore_runtime(), "pid", None)
+    assert obstore_runtime().is_usable()
+    obstore_runtime().claim()
+    assert obstore_runtime().is_usable()
+    assert _forked(lambda: 1 if obstore_runtime().is_usable() else 0) == 0
+    assert client_of(store) is None
 
 
 def test_a_store_pickles_as_what_it_was_opened_with(

@@ -40,11 +40,16 @@ class _Time:
         )
 
 
+def _memory(content: bytes) -> MemoryStore:
+    memory = MemoryStore(f"retry-{next(_numbers)}")
+    memory.put("k", content)
+    return memory
+
+
 def _stores(
     *errors: Exception, time: _Time | None = None, **limits: float
 ) -> tuple[RetryStore, ScriptedStore, Counters]:
-    inner = ScriptedStore(f"retry-{next(_numbers)}", *errors)
-    inner._inner.put("k", b"content")
+    inner = ScriptedStore("retry", *errors, inner=_memory(b"content"))
     counters = Counters()
     policy = (time or _Time()).policy(**limits)
     return RetryStore(inner, policy, counters), inner, counters
@@ -119,8 +124,7 @@ def test_chance_decides_between_nothing_and_the_whole_pause() -> None:
         asked.append((low, high))
         return low
 
-    inner = ScriptedStore(f"retry-{next(_numbers)}", Timeout("late"), Timeout("late"))
-    inner._inner.put("k", b"1")
+    inner = ScriptedStore("retry", Timeout("late"), Timeout("late"), inner=_memory(b"1"))
     slept: list[float] = []
     policy = RetryPolicy(8, 120.0, lambda: 0.0, slept.append, uniform)
     RetryStore(inner, policy, Counters()).head("k")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -19,6 +19,13 @@ from dataplane.stores.policy.metrics import MetricsStore
 from dataplane.stores.policy.retry import RetryPolicy, RetryStore
 from dataplane.telemetry import Counters
 from tests.cache.fakes import wait_until
+from tests.stores.inside import (
+    FIRST_PIECE,
+    NEXT_PIECE,
+    ended_streams,
+    set_threshold,
+    threshold_of,
+)
 
 CONTENT = bytes(range(200))
 PIECE = 20
@@ -160,40 +167,37 @@ class ByHand(HedgeThreshold):
 
 
 @pytest.fixture
-def hedged(scripted, counters) -> HedgeStore:
+def by_hand() -> ByHand:
+    return ByHand()
+
+
+@pytest.fixture
+def hedged(scripted, counters, by_hand) -> HedgeStore:
     """Knows what is late."""
     store = HedgeStore(scripted, 30.0, counters)
-    store._latencies = ByHand()
+    set_threshold(store, by_hand)
     return store
 
 
 @pytest.fixture
 def ended(monkeypatch) -> list[object]:
     """The streams that have said all they had to say."""
-    over: list[object] = []
-    run = hedged_stream._StreamAttempt.run
-
-    def noted(self: hedged_stream._StreamAttempt, pieces: Generator[bytes, None, None]) -> None:
-        run(self, pieces)
-        over.append(self)
-
-    monkeypatch.setattr(hedged_stream._StreamAttempt, "run", noted)
-    return over
+    return ended_streams(monkeypatch)
 
 
 def test_streams_teach_what_is_late(scripted, counters) -> None:
     store = HedgeStore(scripted, 30.0, counters)
     for _ in range(64):
-        assert store._latencies.late_after_s(hedged_stream._FIRST) is None
+        assert threshold_of(store).late_after_s(FIRST_PIECE) is None
         assert _read(store) == CONTENT
-    assert store._latencies.late_after_s(hedged_stream._FIRST) == 30.0
-    assert store._latencies.late_after_s(hedged_stream._NEXT) == 30.0
+    assert threshold_of(store).late_after_s(FIRST_PIECE) == 30.0
+    assert threshold_of(store).late_after_s(NEXT_PIECE) == 30.0
 
 
 @pytest.mark.parametrize("position", [0, 20, 100, 180])
-def test_a_stall_is_gone_around(hedged, scripted, counters, stall, position) -> None:
+def test_a_stall_is_gone_around(hedged, by_hand, scripted, counters, stall, position) -> None:
     scripted.acts = {position: stall}
-    hedged._latencies.late_piece = position // PIECE
+    by_hand.late_piece = position // PIECE
     begun_s = time.perf_counter()
     assert _read(hedged) == CONTENT
     assert time.perf_counter() - begun_s < 20
@@ -201,17 +205,19 @@ def test_a_stall_is_gone_around(hedged, scripted, counters, stall, position) -> 
     assert counters.snapshot() == {"store_hedges": 1, "store_hedges_won": 1}
 
 
-def test_a_stream_that_lost_is_closed(hedged, scripted) -> None:
+def test_a_stream_that_lost_is_closed(hedged, by_hand, scripted) -> None:
     go = threading.Event()
     scripted.acts = {100: lambda: go.wait(30)}
-    hedged._latencies.late_piece = 5
+    by_hand.late_piece = 5
     assert _read(hedged) == CONTENT
     go.set()
     wait_until(lambda: len(scripted.ended) == 2)
     assert sorted(scripted.ended) == [100, 200]
 
 
-def test_the_first_stream_goes_on_when_it_is_the_faster(hedged, scripted, counters) -> None:
+def test_the_first_stream_goes_on_when_it_is_the_faster(
+    hedged, by_hand, scripted, counters
+) -> None:
     again = threading.Event()
 
     def late() -> None:
@@ -219,32 +225,34 @@ def test_the_first_stream_goes_on_when_it_is_the_faster(hedged, scripted, counte
         wait_until(lambda: len(scripted.begun) == 2)
 
     scripted.acts = {100: late}
-    hedged._latencies.late_piece = 5
+    by_hand.late_piece = 5
     assert _read(hedged) == CONTENT
     again.set()
     assert counters.snapshot() == {"store_hedges": 1}
     wait_until(lambda: len(scripted.ended) == 2)
 
 
-def test_an_error_of_one_leaves_the_rest_to_the_other(hedged, scripted, counters, ended) -> None:
+def test_an_error_of_one_leaves_the_rest_to_the_other(
+    hedged, by_hand, scripted, counters, ended
+) -> None:
     def late() -> None:
         scripted.acts[100] = _raise(StoreError("refused"))
         wait_until(lambda: ended)
 
     scripted.acts = {100: late}
-    hedged._latencies.late_piece = 5
+    by_hand.late_piece = 5
     assert _read(hedged) == CONTENT
     assert counters.snapshot() == {"store_hedges": 1}
 
 
-def test_when_both_fail_the_last_error_is_raised(hedged, scripted, ended) -> None:
+def test_when_both_fail_the_last_error_is_raised(hedged, by_hand, scripted, ended) -> None:
     def late() -> None:
         scripted.acts[100] = _raise(StoreError("second"))
         wait_until(lambda: ended)
         raise StoreError("first")
 
     scripted.acts = {100: late}
-    hedged._latencies.late_piece = 5
+    by_hand.late_piece = 5
     with pytest.raises(StoreError, match="first"):
         _read(hedged)
 

@@ -12,8 +12,9 @@ import pytest
 
 from dataplane.cache import Cache, CacheConfig
 from dataplane.errors import ObjectChanged
-from dataplane.stores import open_store, versions
+from dataplane.stores import open_store
 from dataplane.stores.base import StoreConfig
+from tests.stores.inside import forget_warnings
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -67,7 +68,7 @@ def server() -> Iterator[_Server]:
 def test_a_later_look_never_gets_what_was_cached_before(
     server: _Server, options: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    versions._told.clear()
+    forget_warnings()
     url = f"http://127.0.0.1:{server.server_port}/data"
     store = open_store(url, StoreConfig(storage_options=options))
     with Cache(CacheConfig(dir=tmp_path / "c", block_bytes=4096)) as cache:
