@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dataplane.pack.vtk import subprocess_reader
+from tests.pack.inside import end_idle_workers
 
 
 @pytest.fixture
 def fresh_workers():
     """Workers that only this test uses."""
-    subprocess_reader._close_idle()
+    end_idle_workers()
     yield
-    subprocess_reader._close_idle()
+    end_idle_workers()

@@ -11,8 +11,8 @@ import numpy as np
 import pyvista as pv
 
 from dataplane.errors import FormatError
-from dataplane.pack.vtk import reader
 from dataplane.shards import SourceArray, SourceSample
+from tests.pack.inside import MAX_GROWTH_BYTES
 
 
 def mesh(path, **arguments):
@@ -63,7 +63,7 @@ def plain(source):
 
 
 def grow(source):
-    _kept.append(np.empty(reader._MAX_GROWTH_BYTES + 1, np.uint8))
+    _kept.append(np.empty(MAX_GROWTH_BYTES + 1, np.uint8))
     yield from plain(source)
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from dataplane.errors import ConfigError, FormatError, NoSpace
-from dataplane.pack import convert as convert_module
 from dataplane.pack import engine, pack, read_ahead
 from dataplane.shards import DatasetIndex, WriteOptions
 from dataplane.stores import open_store
-from dataplane.stores.clients import local
+from tests.pack.inside import wrap_converter
 from tests.pack.packed import read_with_zarr
+from tests.stores.inside import wrap_local_writes
 
 
 @pytest.fixture
@@ -177,17 +177,19 @@ def test_a_pack_onto_a_full_disk_leaves_nothing(tmp_path, temp_folder, monkeypat
     for number in range(3):
         values = np.random.default_rng(number).integers(0, 256, 700_000, np.uint8)
         np.save(tmp_path / f"case{number}.npy", values)
-    fill = local._fill
     filled = []
 
-    def fill_until_full(handle, source):
-        if isinstance(source, Path) and (len(filled) or shard_bytes > 1 << 20):
-            os.write(handle, b"some")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fill(handle, source)
-        filled.append(source)
+    def until_full(fill):
+        def fill_until_full(handle, source):
+            if isinstance(source, Path) and (len(filled) or shard_bytes > 1 << 20):
+                os.write(handle, b"some")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fill(handle, source)
+            filled.append(source)
 
-    monkeypatch.setattr(local, "_fill", fill_until_full)
+        return fill_until_full
+
+    wrap_local_writes(monkeypatch, until_full)
     with pytest.raises(NoSpace):
         pack([*tmp_path.glob("*.npy")], _url(tmp_path), WriteOptions(shard_bytes=shard_bytes))
     assert len(filled) == (shard_bytes == 1 << 20)
@@ -222,14 +224,15 @@ def test_an_unexpected_error_in_a_reader_reaches_the_caller(
 def test_an_unforeseen_error_of_a_converter_costs_its_source_only(
     tmp_path, temp_folder, sources, monkeypatch, caplog
 ):
-    real = convert_module._CONVERTERS["npy"]
+    def broken(convert):
+        def convert_or_break(source, meter=None):
+            if source.key == "case03":
+                raise ZeroDivisionError("division\nby zero")
+            yield from convert(source)
 
-    def broken(source, meter=None):
-        if source.key == "case03":
-            raise ZeroDivisionError("division\nby zero")
-        yield from real(source)
+        return convert_or_break
 
-    monkeypatch.setitem(convert_module._CONVERTERS, "npy", broken)
+    wrap_converter(monkeypatch, "npy", broken)
     caplog.set_level(logging.DEBUG, "dataplane")
     summary = pack([sources], _url(tmp_path))
     assert summary.samples == 11

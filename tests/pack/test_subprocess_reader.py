@@ -22,11 +22,19 @@ from dataplane.pack.plan import plan_sources  # noqa: E402
 from dataplane.pack.source import SourceFile  # noqa: E402
 from dataplane.pack.vtk import reader as vtk_reader  # noqa: E402
 from dataplane.pack.vtk import subprocess_reader  # noqa: E402
-from dataplane.pack.vtk import worker as vtk_worker  # noqa: E402
 from dataplane.pack.vtk.shared_memory import SHARED, read_outcome, write_request  # noqa: E402
 from dataplane.shards import DatasetIndex, WriteOptions  # noqa: E402
 from dataplane.stores import open_store  # noqa: E402
 from tests.pack.harm import NO_CRASH, NO_MEMORY, complain, crash, crasher, grow, mesh, plain, refuse  # noqa: E402
+from tests.pack.inside import (  # noqa: E402
+    borrowed_worker,
+    call_before_reads,
+    channel_of,
+    end_idle_workers,
+    idle_workers,
+    keeps_reader,
+    worker_here,
+)
 from tests.pack.oracle import assert_same_arrays, expected_arrays, values_of  # noqa: E402
 
 
@@ -88,7 +96,7 @@ def test_files_that_crash_vtk_cost_a_pack_nothing_else(tmp_path):
 def test_arrays_are_writable_and_outlive_the_worker(tmp_path, fresh_workers):
     expected = expected_arrays(pv.read(mesh(tmp_path / "case.vtu")))
     (sample,) = open_source(tmp_path / "case.vtu")
-    subprocess_reader._close_idle()
+    end_idle_workers()
     assert_same_arrays(values_of(sample), expected)
     sample.arrays["points"].values[:] = 7
     assert (sample.arrays["points"].values == 7).all()
@@ -97,12 +105,12 @@ def test_arrays_are_writable_and_outlive_the_worker(tmp_path, fresh_workers):
 def test_a_worker_serves_file_after_file_and_crashes_do_not_end_it(tmp_path, fresh_workers):
     good, bad = mesh(tmp_path / "good.vtu"), crasher(tmp_path / "bad.vtu")
     list(open_source(good))
-    (worker,) = subprocess_reader._idle
+    (worker,) = idle_workers()
     for _ in range(3):
         with pytest.raises(FormatError):
             list(open_source(bad))
         assert len(list(open_source(good))) == 1
-    assert subprocess_reader._idle == [worker]
+    assert idle_workers() == [worker]
     assert worker.process.poll() is None
 
 
@@ -119,7 +127,7 @@ def test_small_files_share_a_reader_and_a_large_one_has_its_own(tmp_path, fresh_
     pv.ImageData(dimensions=(60, 60, 20)).cast_to_unstructured_grid().save(large, binary=False)
     assert large.stat().st_size > subprocess_reader.SHARED_BYTES > small.stat().st_size
     list(open_source(small))
-    (worker,) = subprocess_reader._idle
+    (worker,) = idle_workers()
     first = _readers(worker)
     assert len(first) == 1
     list(open_source(small))
@@ -136,7 +144,7 @@ def test_a_file_that_fails_ends_the_reader_that_it_shared(tmp_path, fresh_worker
     with pytest.raises(FormatError) as alone:
         list(open_source(bad))
     list(open_source(small))
-    (worker,) = subprocess_reader._idle
+    (worker,) = idle_workers()
     first = _readers(worker)
     with pytest.raises(FormatError) as shared:
         list(open_source(bad))
@@ -152,7 +160,7 @@ def ask(monkeypatch, tmp_path):
     For each file: the wait status, what crossed, and whether the reader is kept for another.
     """
     ours, theirs = socket.socketpair()
-    worker = vtk_worker._Worker(theirs)
+    worker = worker_here(theirs)
     source = SourceFile(tmp_path / "case.vtu", "case", "case", "case", "vtu")
 
     def read(*converters):
@@ -168,7 +176,7 @@ def ask(monkeypatch, tmp_path):
             write_request(request, [source])
             status = worker.read(request, result, SHARED)
             crossed = None if status else read_outcome(result)
-            found.append((status, crossed, worker._reader is not None))
+            found.append((status, crossed, keeps_reader(worker)))
             os.close(request)
             os.close(result)
         return found
@@ -224,11 +232,11 @@ def test_relative_paths_are_those_of_this_process(tmp_path, fresh_workers, monke
 def test_a_worker_that_was_ended_is_replaced(tmp_path, fresh_workers):
     good = mesh(tmp_path / "good.vtu")
     list(open_source(good))
-    (worker,) = subprocess_reader._idle
+    (worker,) = idle_workers()
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
     assert len(list(open_source(good))) == 1
-    assert subprocess_reader._idle != [worker]
+    assert idle_workers() != [worker]
 
 
 def test_a_worker_that_cannot_start_is_named_with_what_it_said(
@@ -260,7 +268,7 @@ def test_a_reader_that_never_ends_is_ended(tmp_path, fresh_workers, monkeypatch)
     with pytest.raises(FormatError, match="stuck: VTK was still reading after"):
         list(subprocess_reader.convert_in_subprocess(stuck))
     _wait_until(lambda: not _children() - before)
-    assert subprocess_reader._idle == []
+    assert idle_workers() == []
 
 
 _KILLED = """
@@ -268,9 +276,6 @@ import sys
 from dataplane.pack.vtk import subprocess_reader
 from dataplane.pack.source import SourceFile
 from pathlib import Path
-worker = subprocess_reader._borrow()
-print(worker.process.pid, flush=True)
-subprocess_reader._give_back(worker)
 stuck = SourceFile(Path(sys.argv[1]), "stuck", "stuck", "stuck", "vtu")
 list(subprocess_reader.convert_in_subprocess(stuck))
 """
@@ -278,14 +283,11 @@ list(subprocess_reader.convert_in_subprocess(stuck))
 
 def test_no_process_outlives_one_that_is_killed_while_it_reads(tmp_path):
     os.mkfifo(tmp_path / "case.vtu")
-    child = subprocess.Popen(
-        [sys.executable, "-c", _KILLED, tmp_path / "case.vtu"], stdout=subprocess.PIPE, text=True
-    )
-    with child:
-        worker = int(child.stdout.readline())
-        tasks = Path(f"/proc/{worker}/task/{worker}/children")
-        _wait_until(lambda: tasks.exists() and tasks.read_text().split())
-        (reader,) = map(int, tasks.read_text().split())
+    with subprocess.Popen([sys.executable, "-c", _KILLED, tmp_path / "case.vtu"]) as child:
+        _wait_until(lambda: _children_of(child.pid))
+        (worker,) = _children_of(child.pid)
+        _wait_until(lambda: _children_of(worker))
+        (reader,) = _children_of(worker)
         child.kill()
     _wait_until(lambda: not _is_running(reader) and not _is_running(worker))
 
@@ -293,10 +295,10 @@ def test_no_process_outlives_one_that_is_killed_while_it_reads(tmp_path):
 def test_a_reader_ends_with_its_worker(tmp_path, fresh_workers):
     os.mkfifo(tmp_path / "case.vtu")
     source = SourceFile(tmp_path / "case.vtu", "stuck", "stuck", "stuck", "vtu")
-    worker = subprocess_reader._borrow()
+    worker = borrowed_worker()
     request = os.memfd_create("request")
     write_request(request, [source])
-    socket.send_fds(worker._channel, [b"s"], [request])
+    socket.send_fds(channel_of(worker), [b"s"], [request])
     os.close(request)
     _wait_until(lambda: _readers(worker))
     (reader,) = _readers(worker)
@@ -307,10 +309,10 @@ def test_a_reader_ends_with_its_worker(tmp_path, fresh_workers):
 
 def test_this_process_waits_for_no_idle_worker_when_it_ends(tmp_path, fresh_workers):
     list(open_source(mesh(tmp_path / "small.vtu")))
-    (worker,) = subprocess_reader._idle
+    (worker,) = idle_workers()
     os.kill(worker.process.pid, signal.SIGSTOP)  # it cannot notice that it is not needed
     begin = time.monotonic()
-    subprocess_reader._close_idle()
+    end_idle_workers()
     assert time.monotonic() - begin < 2
     assert worker.process.returncode == -signal.SIGKILL
 
@@ -329,7 +331,7 @@ def test_a_forked_child_has_workers_of_its_own(tmp_path, fresh_workers):
     if child == 0:
         try:
             found = len(list(open_source(good)))
-            subprocess_reader._close_idle()
+            end_idle_workers()
             os._exit(0 if found == 1 else 1)
         finally:
             os._exit(2)
@@ -340,16 +342,14 @@ def test_a_forked_child_has_workers_of_its_own(tmp_path, fresh_workers):
 def test_files_are_read_at_the_same_time(tmp_path, fresh_workers):
     paths = [mesh(tmp_path / f"case{n}.vtu") for n in range(3)]
     barrier = threading.Barrier(3, timeout=30)
-    read = subprocess_reader._Worker.read
     pids = set()
 
-    def together(worker, source, meter):
+    def together(worker, _sources):
         barrier.wait()
         pids.add(worker.process.pid)
-        return read(worker, source, meter)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess_reader._Worker, "read", together)
+        call_before_reads(patch, together)
         threads = [threading.Thread(target=lambda p=p: list(open_source(p))) for p in paths]
         for thread in threads:
             thread.start()

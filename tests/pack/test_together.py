@@ -17,11 +17,10 @@ from dataplane.pack import open_source, pack
 from dataplane.pack.plan import plan_sources
 from dataplane.pack.source import SourceFile
 from dataplane.pack.vtk import reader as vtk_reader
-from dataplane.pack.vtk import subprocess_reader
-from dataplane.pack.vtk import worker as vtk_worker
 from dataplane.pack.vtk.shared_memory import TOGETHER, read_outcome, write_request
 from dataplane.shards import SourceArray, SourceSample, WriteOptions
 from tests.pack.harm import complain, crash, crasher, grow, mesh, plain, refuse
+from tests.pack.inside import call_before_reads, keeps_reader, worker_here, wrap_requests
 
 
 def _converted_by(monkeypatch, converters):
@@ -37,7 +36,7 @@ def _converted_by(monkeypatch, converters):
 def ask_together(monkeypatch, tmp_path):
     """Have a worker of this process read files in one go, each by a converter of its own."""
     ours, theirs = socket.socketpair()
-    worker = vtk_worker._Worker(theirs)
+    worker = worker_here(theirs)
 
     def read(*converters):
         _converted_by(monkeypatch, converters)
@@ -51,7 +50,7 @@ def ask_together(monkeypatch, tmp_path):
         crossed = None if status else read_outcome(result)
         os.close(request)
         os.close(result)
-        return status, crossed, worker._reader is not None
+        return status, crossed, keeps_reader(worker)
 
     yield read
     worker.close()
@@ -91,13 +90,7 @@ def test_small_files_are_read_in_one_go_and_packed_as_singly(tmp_path, fresh_wor
     for n in range(70):
         mesh(tmp_path / f"case{n:02d}.vtu")
     asked = []
-    read = subprocess_reader._Worker.read
-
-    def counted(worker, sources, meter):
-        asked.append(len(sources))
-        return read(worker, sources, meter)
-
-    monkeypatch.setattr(subprocess_reader._Worker, "read", counted)
+    call_before_reads(monkeypatch, lambda _worker, sources: asked.append(len(sources)))
     shards = []
     for name in ("together", "singly"):
         pack([tmp_path], (tmp_path / name).as_uri(), WriteOptions(workers=2))
@@ -114,16 +107,18 @@ def test_whatever_happens_to_a_request_for_many_files_they_are_read_singly(
 ):
     for n in range(5):
         mesh(tmp_path / f"case{n}.vtu")
-    read = subprocess_reader._read
 
-    def harmed(sources, meter):
-        if len(sources) == 1:
-            return read(sources, meter)
-        if isinstance(harm, Exception):
-            raise harm
-        return read(sources[1:], meter)
+    def harmed(read):
+        def read_harmed(sources, meter):
+            if len(sources) == 1:
+                return read(sources, meter)
+            if isinstance(harm, Exception):
+                raise harm
+            return read(sources[1:], meter)
 
-    monkeypatch.setattr(subprocess_reader, "_read", harmed)
+        return read_harmed
+
+    wrap_requests(monkeypatch, harmed)
     summary = pack([tmp_path], (tmp_path / "dataset").as_uri(), WriteOptions(workers=2))
     assert (summary.samples, summary.skipped) == (5, ())
 

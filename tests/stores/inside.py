@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 
 from dataplane.stores import Store, versions
 from dataplane.stores.base import Buffer
-from dataplane.stores.clients import per_process
+from dataplane.stores.clients import local, per_process
 from dataplane.stores.clients.fsspec import FsspecStore
 from dataplane.stores.clients.per_process import PerProcessStore
 from dataplane.stores.http import connections
@@ -22,6 +23,9 @@ FIRST_PIECE = hedged_stream._FIRST
 """The kind of the first piece of a stream."""
 NEXT_PIECE = hedged_stream._NEXT
 """The kind of the pieces behind it."""
+
+Write: TypeAlias = Callable[[int, Path | memoryview], None]
+"""A function that writes the content of an object to an open file."""
 
 
 def threshold_of(store: HedgeStore) -> HedgeThreshold:
@@ -70,6 +74,11 @@ def obstore_runtime() -> per_process._Runtime:
 def file_system_of(store: FsspecStore) -> Any:
     """The file system of fsspec that serves a store."""
     return store._fs
+
+
+def wrap_local_writes(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[Write], Write]) -> None:
+    """Objects in folders that are written by what `wrap` returns."""
+    monkeypatch.setattr(local, "_fill", wrap(local._fill))
 
 
 def close_connections() -> None:
