@@ -17,6 +17,7 @@ from dataplane.datasets.reader import SampleReader
 from dataplane.datasets.selections import Box, box_shape, whole
 from dataplane.shards.model import MISSING_CHUNK
 from dataplane.stores.base import ObjectInfo
+from tests.datasets.inside import kept_bytes, kept_plans, known_shards, read_by
 from tests.datasets.packed import SAMPLES, Packed
 
 
@@ -97,7 +98,7 @@ def test_a_random_selection_is_planned_anew_for_each_draw(packed: Packed) -> Non
     reader = dataset.reader()
     points = packed.values("case-003")["points"]
     for draw in (0, 7, 100):
-        (sample,) = separate([reader._fetch(reader.planner.plan(3, draw=draw))], reader.layouts)
+        (sample,) = separate([read_by(reader.planner.plan(3, draw=draw), reader)], reader.layouts)
         assert np.array_equal(sample["points"].numpy(), points[draw : draw + 8])
 
 
@@ -108,8 +109,8 @@ def test_plans_are_kept_within_bounds(packed: Packed, monkeypatch: pytest.Monkey
     monkeypatch.setattr(plan_room, "MAX_KEPT_BYTES", 3 * first.kept_bytes)
     for index in range(SAMPLES):
         planner.plan(index)
-    assert planner._kept_bytes == sum(plan.kept_bytes for plan in planner._kept.values())
-    assert 0 < planner._kept_bytes <= plan_room.MAX_KEPT_BYTES
+    assert kept_bytes(planner) == sum(plan.kept_bytes for plan in kept_plans(planner).values())
+    assert 0 < kept_bytes(planner) <= plan_room.MAX_KEPT_BYTES
     assert planner.plan(0) is not first
 
 
@@ -129,18 +130,18 @@ def test_a_chunk_outside_its_shard_is_refused(packed: Packed) -> None:
 
 def test_a_shard_of_another_length_is_refused(packed: Packed) -> None:
     dataset = dp.Dataset(packed.url, cache=False)
-    for shard, info in dataset._shards.items():
-        dataset._shards[shard] = dataclasses.replace(info, size_bytes=info.size_bytes - 1)
+    for shard, info in known_shards(dataset).items():
+        known_shards(dataset)[shard] = dataclasses.replace(info, size_bytes=info.size_bytes - 1)
     with pytest.raises(dp.FormatError, match="the index says"):
         dataset[0]
 
 
 def test_a_store_that_cannot_list_is_asked_for_each_shard(packed: Packed) -> None:
     dataset = dp.Dataset(packed.url, cache=False)
-    dataset._shards.clear()
+    known_shards(dataset).clear()
     for index in range(SAMPLES):
         dataset[index]
-    assert set(dataset._shards) == {dataset.index[i].shard for i in range(SAMPLES)}
+    assert set(known_shards(dataset)) == {dataset.index[i].shard for i in range(SAMPLES)}
 
 
 def test_the_layout_is_that_of_the_dataset(packed: Packed) -> None:
