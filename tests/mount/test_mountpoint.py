@@ -16,6 +16,7 @@ from dataplane_fuse.frontends import fusepy, library
 from dataplane_fuse.frontends.pages import PageCachePolicy
 from dataplane_fuse.mountpoint import Mounted, Probe, find_mount, holders, normal_path, probe
 from tests.mount.conftest import MakeMount, run
+from tests.mount.inside import daemon_environment, error_of, mount_options, open_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HELPER = REPOSITORY / "mounts" / "dataplane_fuse" / "system" / "mount.dataplane"
@@ -125,7 +126,7 @@ def test_a_source_with_commas_stays_one_option() -> None:
         fuse_version_major, fuse_version_minor = 3, 14
 
     options = fusepy.FrontEndOptions(source="s3://bucket/a,allow_other\\,b c")
-    parts = fusepy._mount_options(options, Library).split(",")  # type: ignore[arg-type]
+    parts = mount_options(options, Library)
     assert "allow_other" not in parts
     (name,) = [part for part in parts if part.startswith("fsname=")]
     assert "\\" not in name
@@ -155,7 +156,7 @@ def test_the_daemon_finds_files_that_were_named_where_the_command_ran(
         "DATAPLANE_CACHE_DIR": "",
         "AWS_PROFILE": "mine",
     }
-    assert daemon._absolute_paths(given) == given | {
+    assert daemon_environment(given) == given | {
         "DATAPLANE_CONFIG": str(tmp_path / "c.toml"),
         "DATAPLANE_CACHE_KEY_FILE": str(tmp_path / "../key"),
     }
@@ -163,8 +164,8 @@ def test_the_daemon_finds_files_that_were_named_where_the_command_ran(
 
 def test_errors_keep_their_class_on_the_way_from_the_daemon() -> None:
     for cls in (Denied, MountError):
-        assert daemon._error_of_kind(cls.kind) is cls
-    assert daemon._error_of_kind("unheard of") is MountError
+        assert error_of(cls.kind) is cls
+    assert error_of("unheard of") is MountError
 
 
 def test_default_logs_of_two_mount_points_differ(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +181,9 @@ def test_a_folder_for_the_log_is_made_only_where_nobody_chose_one(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     chosen = tmp_path / "nope" / "x.log"
     with pytest.raises(MountError, match=f"{chosen} cannot be written: No such file"):
-        daemon._open_log(chosen)
+        open_log(chosen)
     assert not chosen.parent.exists()
-    os.close(daemon._open_log(daemon.default_log_file(tmp_path)))
+    os.close(open_log(daemon.default_log_file(tmp_path)))
     assert list(daemon.log_folder().iterdir()) == [daemon.default_log_file(tmp_path)]
 
 
