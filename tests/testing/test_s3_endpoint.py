@@ -16,6 +16,9 @@ import pytest
 from dataplane.errors import ConfigError, StoreError
 from dataplane.stores import open_store
 from dataplane_testing.s3 import Faults, Limits, S3Endpoint
+from tests.testing.inside import process_id_of
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def is_running(pid: int) -> bool:
@@ -146,7 +149,7 @@ def test_secrets_are_random_and_never_shown():
     with S3Endpoint(in_process=True) as first, S3Endpoint(in_process=True) as second:
         assert first.secret_key != second.secret_key
     with S3Endpoint() as endpoint:
-        pid = endpoint._engine._process.pid
+        pid = process_id_of(endpoint)
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
         environment = Path(f"/proc/{pid}/environ").read_bytes()
         assert endpoint.secret_key.encode() not in arguments + environment
@@ -221,7 +224,7 @@ def test_no_answer_leaves_a_file_open(connect):
 
 def test_closing_ends_the_process_and_removes_its_folder(connect):
     endpoint = S3Endpoint(anonymous=True)
-    pid, root = endpoint._engine._process.pid, endpoint.root
+    pid, root = process_id_of(endpoint), endpoint.root
     client = connect(endpoint)
     assert client.get("/data/k")[0] == 404
     started = time.monotonic()
@@ -237,12 +240,13 @@ def test_closing_ends_the_process_and_removes_its_folder(connect):
 OWNER = """
 import os, sys, time
 from dataplane_testing.s3 import S3Endpoint
+from tests.testing.inside import process_id_of
 endpoint = S3Endpoint()
 if "fork" in sys.argv:
     if os.fork() == 0:
         time.sleep(20)
         os._exit(0)
-print(endpoint._engine._process.pid, endpoint.root, flush=True)
+print(process_id_of(endpoint), endpoint.root, flush=True)
 time.sleep(60)
 """
 
@@ -250,7 +254,10 @@ time.sleep(60)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_process_ends_with_its_owner_however_that_ends(number):
     owner = subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", OWNER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=REPOSITORY,
     )
     with owner:
         assert owner.stdout is not None
@@ -267,6 +274,7 @@ def test_the_process_ends_with_its_owner_even_if_a_fork_holds_the_control_socket
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        cwd=REPOSITORY,
     )
     with owner:
         try:
@@ -283,7 +291,7 @@ def test_the_process_ends_with_its_owner_even_if_a_fork_holds_the_control_socket
 def test_an_endpoint_whose_process_was_killed_says_so(connect):
     endpoint = S3Endpoint()
     root = endpoint.root
-    os.kill(endpoint._engine._process.pid, signal.SIGKILL)
+    os.kill(process_id_of(endpoint), signal.SIGKILL)
     with pytest.raises(StoreError, match="does not answer"):
         endpoint.requests()
     endpoint.close()
