@@ -65,12 +65,12 @@ class FailingStore:
 
     def __init__(self, store: Store, fail_from: int) -> None:
         self._store = store
-        self._left = fail_from
+        self.left = fail_from
 
     def put(self, key: str, data: Any) -> Any:
-        if self._left == 0:
+        if self.left == 0:
             raise Denied(f"{key}: writes are not allowed")
-        self._left -= 1
+        self.left -= 1
         return self._store.put(key, data)
 
     def __getattr__(self, name: str) -> Any:
@@ -96,7 +96,7 @@ def test_a_writer_that_lost_a_shard_never_makes_an_index(store: Store) -> None:
     writer.add(noise("b", 100_000))
     with pytest.raises(StoreError):
         writer.add(noise("c", 100_000))
-    failing._left = 100  # Writes work again, but a shard is gone.
+    failing.left = 100  # Writes work again, but a shard is gone.
     for attempt in (writer.finish, lambda: writer.add(noise("d", 100_000))):
         with pytest.raises(ConfigError, match="broken"):
             attempt()
