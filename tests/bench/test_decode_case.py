@@ -16,6 +16,7 @@ from dataplane_bench.cases import decode_data
 from dataplane_bench.cases.decode import DecodeOptions
 from dataplane_bench.cases.decode_systems import Memcpy, OurDecoder, StoredArray
 from dataplane_bench.rivals.decoders import Blosc2, Numcodecs, TensorStore, aligned_empty, batch_for
+from tests.bench.inside import copies_of, delivered_by
 
 
 @pytest.mark.parametrize(
@@ -87,8 +88,7 @@ def test_readers_of_boxes_deliver_the_same_elements(stored: tuple[Path, np.ndarr
     for reader in (OurDecoder, Blosc2, Numcodecs, TensorStore):
         system: Any = reader(path, 1, boxes)
         assert system.run().nbytes == 3 * 3000 * 12
-        outs = system._array.outs if reader is OurDecoder else system._outs
-        for out, ((start, stop), _) in zip(outs, boxes, strict=True):
+        for out, ((start, stop), _) in zip(delivered_by(system), boxes, strict=True):
             assert np.array_equal(out, array[start:stop])
         system.close()
 
@@ -98,8 +98,8 @@ def test_the_copy_ceiling_copies_every_byte(stored: tuple[Path, np.ndarray], thr
     path, array = stored
     ceiling = Memcpy(path, threads)
     assert ceiling.run().nbytes == array.nbytes
-    assert [bool((copy == 1).all()) for copy, _ in ceiling._parts] == [True] * threads
-    assert sum(copy.nbytes for copy, _ in ceiling._parts) == array.nbytes
+    assert [bool((copy == 1).all()) for copy in copies_of(ceiling)] == [True] * threads
+    assert sum(copy.nbytes for copy in copies_of(ceiling)) == array.nbytes
     ceiling.close()
 
 

@@ -15,6 +15,7 @@ from dataplane_bench import isolated
 from dataplane_bench.isolated import Isolated, RivalFailed
 from dataplane_bench.model import Cost
 from dataplane_bench.rounds import start_all
+from tests.bench.inside import STOP_TIMEOUT_S, process_of
 
 _COST = Cost(1.0, 0.5, 10**9, 1)
 # A system whose run sleeps and whose end is nothing, made of what a child can import.
@@ -29,11 +30,11 @@ _QUICK = functools.partial(
 def test_a_child_leaves_ctrl_c_to_its_parent() -> None:
     system = Isolated("quick", 1, _QUICK)
     try:
-        os.kill(system._process.pid, signal.SIGINT)
+        os.kill(process_of(system).pid, signal.SIGINT)
         assert system.run() == _COST
     finally:
         system.close()
-    assert system._process.exitcode == 0
+    assert process_of(system).exitcode == 0
 
 
 def test_a_child_in_the_middle_of_a_run_is_ended_at_once(
@@ -45,8 +46,8 @@ def test_a_child_in_the_middle_of_a_run_is_ended_at_once(
         system.run()
     began = time.monotonic()
     system.close()
-    assert time.monotonic() - began < isolated._STOP_TIMEOUT_S / 2
-    assert not system._process.is_alive()
+    assert time.monotonic() - began < STOP_TIMEOUT_S / 2
+    assert not process_of(system).is_alive()
     assert capfd.readouterr().err == ""
 
 

@@ -8,6 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
+from dataplane import _native
 from dataplane.errors import ConfigError
 from dataplane_bench import machine
 from dataplane_bench.model import Case, Cost, Row, summarise
@@ -95,7 +96,7 @@ def test_no_table_loses_a_digit_however_narrow_the_terminal(width: int) -> None:
 
 
 def test_a_debug_build_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine._native, "build_type", "Debug")
+    monkeypatch.setattr(_native, "build_type", "Debug")
     with pytest.raises(ConfigError, match="Debug build"):
         machine.require_release_build()
 

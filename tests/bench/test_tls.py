@@ -13,6 +13,7 @@ from dataplane_bench.command import bench
 from dataplane_bench.endpoint import start_endpoint
 from dataplane_bench.isolated import RivalFailed
 from dataplane_bench.raw_socket import RawConnections, ceiling_name
+from tests.bench.inside import received_by
 
 pytest.importorskip("cryptography", reason="certificates are made with it")
 pytest.importorskip("botocore", reason="URLs are signed with it")
@@ -28,7 +29,7 @@ def test_the_ceiling_receives_whole_ranges_and_says_what_it_is(*, tls: bool) -> 
         raw = RawConnections(environment, "bench", "k", len(content))
         assert raw.get(0, len(content)) == len(content)
         assert raw.get(7, 100) == 93
-        assert bytes(raw._connection()[1][:93]) == content[7:100]
+        assert bytes(received_by(raw)[:93]) == content[7:100]
         raw.close()
         missing = RawConnections(environment, "bench", "missing", 10)
         with pytest.raises(RivalFailed, match="answered"):
