@@ -19,6 +19,7 @@ from dataplane.cli import cache_maintain
 from dataplane.cli.cache import cache as cache_command
 from dataplane.cli.stats import stats
 from dataplane.stores import open_store
+from tests.cli.inside import verify_bar
 
 _NAME = "a_rather_long_name_of_a_simulation.vtu"
 
@@ -92,7 +93,7 @@ def test_the_bar_of_verify_takes_the_whole_line(
 ) -> None:
     console = functools.partial(Console, width=60, force_terminal=True, color_system=None)
     monkeypatch.setattr(cache_maintain, "Console", console)
-    with cache_maintain._shown_progress(1 << 30) as show:
+    with verify_bar(1 << 30) as show:
         show(VerifyReport(checked_bytes=1 << 29, corrupt_blocks=bad))
     drawn = [
         re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", line)
