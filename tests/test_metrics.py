@@ -16,6 +16,7 @@ from dataplane.errors import ConfigError, MissingPackage
 from dataplane.metrics import COUNTERS, GAUGES, describe
 from dataplane.prometheus import serve_metrics
 from dataplane.telemetry import Counters, offer_gauges
+from tests.inside import host_of
 
 pytest.importorskip("prometheus_client")
 _ROOT = Path(__file__).resolve().parent.parent
@@ -52,7 +53,7 @@ def test_prometheus_gets_counters_families_and_gauges() -> None:
 
 def test_the_endpoint_is_on_the_loopback_interface_and_closes() -> None:
     server = serve_metrics(0)
-    assert server._server.server_address[0] == "127.0.0.1"
+    assert host_of(server) == "127.0.0.1"
     port = server.port
     with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
         serve_metrics(port)

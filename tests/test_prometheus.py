@@ -26,6 +26,7 @@ from dataplane.prometheus import serve_host_metrics, serve_metrics
 from dataplane.prometheus import server as endpoint
 from dataplane.stores import open_store
 from tests.cache.fakes import wait_until
+from tests.inside import MAX_CONNECTIONS, set_silence
 
 pytest.importorskip("prometheus_client")
 _TIMEOUT_S = 60.0
@@ -188,7 +189,7 @@ def test_who_connects_and_says_nothing_or_goes_away_leaves_no_trace_on_stderr(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(endpoint._Handler, "timeout", 0.05)
+    set_silence(monkeypatch, 0.05)
     with caplog.at_level("DEBUG", "dataplane"), serve_metrics(0) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as probe:
             assert probe.recv(1) == b""  # let go
@@ -229,7 +230,7 @@ def test_a_fault_of_the_figures_goes_to_the_logger(
 
 def test_connections_beyond_the_limit_are_closed_at_once_and_places_are_given_back() -> None:
     with serve_metrics(0) as server, ExitStack() as held:
-        for _ in range(endpoint._MAX_CONNECTIONS):
+        for _ in range(MAX_CONNECTIONS):
             held.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as extra:
             assert extra.recv(1) == b""  # long before an idle one is let go

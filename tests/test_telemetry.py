@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dataplane import telemetry
 from dataplane.telemetry import Counters, gauges, logger, offer_gauges, totals
+from tests.inside import counting_lock
 
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
@@ -47,7 +48,7 @@ def test_the_library_leaves_logging_to_the_application() -> None:
 
 def test_a_forked_child_counts_although_its_parent_was_counting() -> None:
     counters = Counters()
-    with counters._lock:  # as another thread of the parent would hold it
+    with counting_lock(counters):  # as another thread of the parent would hold it
         child = os.fork()
         if child == 0:
             counters.add("in_child")
