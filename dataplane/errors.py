@@ -31,7 +31,8 @@ All errors pickle, so that they cross process borders whole.
 Those that have a counterpart among Python's own errors are of that class as well, with its `errno`
 where it has one, so that code written for files and the standard library catches them:
 ConfigError is a ValueError, MissingPackage an ImportError, NotFound a FileNotFoundError, Denied a
-PermissionError, Timeout a TimeoutError. A handler of both kinds asks for DataplaneError first.
+PermissionError, Timeout a TimeoutError, and LoaderError a RuntimeError, as torch's loader raises.
+A handler of both kinds asks for DataplaneError first.
 """
 
 from __future__ import annotations
@@ -215,7 +216,7 @@ class MountError(DataplaneError):
     exit_code = 6
 
 
-class LoaderError(DataplaneError):
+class LoaderError(DataplaneError, RuntimeError):
     """The loader could not go on."""
 
     kind = "loader"

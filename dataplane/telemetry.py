@@ -67,6 +67,9 @@ class Counters:
     def __repr__(self) -> str:
         return f"Counters({self.snapshot()})"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Counters, ())  # counts belong to the process
+
     def snapshot(self) -> dict[str, float]:
         """Return a copy of all counts, sorted by name."""
         with self._lock:

@@ -25,6 +25,7 @@ from dataplane.datasets.samples import (
     NOTHING,
     ArraySample,
     FetchedSample,
+    Keys,
     decode_samples,
     separate_arrays,
 )
@@ -74,7 +75,7 @@ def assemble(
         for place, destination in zip(places, destinations, strict=True):
             place.append(destination)
     decode_samples(samples, places, layouts, threads)
-    batch[KEY] = [sample.plan.entry.key for sample in samples]
+    batch[KEY] = Keys(sample.plan.entry.key for sample in samples)
     return batch
 
 

@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import default_collate
 
 from dataplane.datasets.layout import OFFSETS_SUFFIX
+from dataplane.datasets.samples import KEY, Keys
 from dataplane.errors import LoaderError
 
 __all__ = ["collate"]
@@ -28,7 +29,8 @@ def collate(
 
     Dicts are collated by name: tensors of one shape are stacked, tensors named in `ragged` are
     concatenated with `<name>.offsets`, int64[B + 1], beside them, and everything else is left to
-    `torch.utils.data.default_collate`, as are samples that are no dicts. A sample that lacks a
+    `torch.utils.data.default_collate`, as are samples that are no dicts; dicts within dicts and
+    tuples are collated likewise. A sample that lacks a
     name of `ragged` has no elements of it, one that lacks a name of `listed` has None.
 
     Args:
@@ -45,13 +47,19 @@ def collate(
         >>> batch["points"].shape, batch["points.offsets"].tolist()
         (torch.Size([3, 3]), [0, 2, 3])
     """
+    if all(type(sample) is tuple for sample in samples) and len(set(map(len, samples))) == 1:
+        return [collate(parts, ragged, listed) for parts in zip(*samples, strict=True)]
     if not all(isinstance(sample, dict) for sample in samples):
         return _default(samples, "samples")
     batch: dict[Any, Any] = {}
     for name in dict.fromkeys(name for sample in samples for name in sample):
         values = _values(name, samples, ragged or (), listed)
-        if name in listed:
+        if name == KEY:
+            batch[name] = Keys(values)
+        elif name in listed:
             batch[name] = values
+        elif all(isinstance(value, dict) for value in values):
+            batch[name] = collate(values, ragged, listed)
         elif _is_ragged(name, values, ragged):
             batch[name] = torch.cat(values)
             counts = torch.tensor([0, *(len(value) for value in values)])
@@ -104,7 +112,18 @@ def _is_ragged(name: Any, values: Sequence[Any], ragged: Collection[str] | None)
 def _default(values: Sequence[Any], what: str) -> Any:
     try:
         return default_collate(list(values))
-    except (RuntimeError, TypeError) as err:
+    except TypeError as err:
+        err.add_note(f"while collating {what}; pass a collate_fn that can")
+        raise
+    except RuntimeError as err:
+        shapes = {tuple(value.shape) for value in values if isinstance(value, torch.Tensor)}
+        if len(shapes) < 2:
+            raise LoaderError(
+                f"cannot collate {what}: {err}", hint="pass a collate_fn that can"
+            ) from err
+        shown = " and ".join(str(list(shape)) for shape in sorted(shapes)[:_SHOWN])
         raise LoaderError(
-            f"cannot collate {what}: {err}", hint="pass a collate_fn that can"
+            f"cannot collate {what}: samples have the shapes {shown}",
+            hint=f"have all samples return one shape, or pass ragged=[{what}] to concatenate them, "
+            "with offsets",
         ) from err

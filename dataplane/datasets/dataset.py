@@ -21,11 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import NoneType, TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, cast
 
 from dataplane.cache import CacheConfig, CacheWarning
 from dataplane.cache.admin import is_news, unusable_warning
 from dataplane.config import assemble
+from dataplane.datasets.identity import identity_of
 from dataplane.datasets.layout import (
     ArrayLayout,
     ArraysArgument,
@@ -67,6 +68,32 @@ T = TypeVar("T")
 _SHOWN_ARRAYS = 8
 MAX_DECODE_THREADS = 4
 """Native threads for samples read outside a loader; a loader says how many it wants."""
+
+
+class OpenedReader:
+    """The reader of a dataset in this process. Thread-safe; a pickle of it is empty."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reader: SampleReader | None = None
+
+    def get(self, make: Callable[[], SampleReader]) -> SampleReader:
+        """Return the reader, made by `make` where this process has none."""
+        with self._lock:
+            reader = self._reader
+            if reader is None or reader.runtime.pid != os.getpid():
+                reader = self._reader = make()
+            return reader
+
+    def close(self) -> None:
+        """Drop its connections and open files. Idempotent."""
+        with self._lock:
+            reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.runtime.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (OpenedReader, ())
 
 
 class Dataset(_MapDataset):
@@ -121,9 +148,9 @@ class Dataset(_MapDataset):
         self.index, self._shards = self._load_index()
         self.selections = resolve_selections(arrays, self.index.array_names)
         self._required = arrays is not None
-        self._lock = threading.Lock()
-        self._reader: SampleReader | None = None
+        self._opened = OpenedReader()
         self._layouts: tuple[ArrayLayout, ...] | None = None
+        self._identity: str | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -155,6 +182,25 @@ class Dataset(_MapDataset):
             self._layouts = find_layouts(self.index, self.selections, required=self._required)
         return self._layouts
 
+    @property
+    def identity(self) -> str:
+        """Name of the samples and their order, by content: 16 hexadecimal digits.
+
+        The same for a copy elsewhere, or one that was packed again from the same values.
+        """
+        if self._identity is None:
+            self._identity = identity_of(self.index)
+        return self._identity
+
+    @property
+    def reads_as_packed(self) -> bool:
+        """Whether a sample is what is stored, and then what the transform makes of it.
+
+        False for a subclass with a `__getitem__` or `__getitems__` of its own.
+        """
+        kind = type(self)
+        return kind.__getitem__ is Dataset.__getitem__ and kind.__getitems__ is Dataset.__getitems__
+
     def attributes(self, i: int) -> Mapping[str, object]:
         """Return the JSON attributes of a sample.
 
@@ -168,7 +214,12 @@ class Dataset(_MapDataset):
         return self._transformed([tensors_of(self._load_one(i))])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Return several samples, decoded in one call; torch's loader asks for batches so."""
+        """Return several samples, decoded in one call; torch's loader asks for batches so.
+
+        A subclass with a `__getitem__` of its own is asked for each.
+        """
+        if type(self).__getitem__ is not Dataset.__getitem__:
+            return [self[i] for i in indices]
         tensors_of = _tensors_of()
         samples = self._load(self.reader(), [self._checked(i) for i in indices])
         return self._transformed([tensors_of(sample) for sample in samples])
@@ -189,27 +240,21 @@ class Dataset(_MapDataset):
     def transformed(self, sample: Sample) -> object:
         """Call the transform with a sample; what it raises says which sample that was."""
         assert self.transform is not None
-        key = sample[KEY]
+        key = sample.get(KEY)
         try:
             return self.transform(sample)
         except Exception as err:
-            err.add_note(f"in the transform of sample {key!r} of {self.url}")
+            if key is not None:
+                err.add_note(f"in the transform of sample {key!r} of {self.url}")
             raise
 
     def reader(self) -> SampleReader:
         """Return the reader of samples in this process; made at the first call in each process."""
-        with self._lock:
-            reader = self._reader
-            if reader is None or reader.runtime.pid != os.getpid():
-                reader = self._reader = self._make_reader()
-            return reader
+        return self._opened.get(self._make_reader)
 
     def close(self) -> None:
         """Drop connections and open files; the next read opens them again. Idempotent."""
-        with self._lock:
-            reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.runtime.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -221,18 +266,6 @@ class Dataset(_MapDataset):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        for name in ("_lock", "_reader", "counters"):
-            del state[name]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.counters = Counters()
-        self._lock = threading.Lock()
-        self._reader = None
 
     def _load_index(self) -> tuple[DatasetIndex, dict[str, ObjectInfo]]:
         """Read what is at the URL, with errors that a person who mistyped it can read at a glance.

@@ -36,6 +36,7 @@ __all__ = [
     "ArrayLayout",
     "ArraysArgument",
     "find_layouts",
+    "joint_layouts",
     "resolve_selections",
 ]
 
@@ -213,6 +214,26 @@ def _layout(
         if len(tails) == 1 and all(shapes):
             return ArrayLayout(name, Arrangement.RAGGED, dtype, next(iter(tails)))
     return ArrayLayout(name, Arrangement.LISTED, None, ())
+
+
+def joint_layouts(layouts: Sequence[Sequence[ArrayLayout]]) -> tuple[ArrayLayout, ...]:
+    """Lay out arrays over several datasets that have the same ones, in the same order."""
+    return tuple(_joint(forms) for forms in zip(*layouts, strict=True))
+
+
+def _joint(forms: Sequence[ArrayLayout]) -> ArrayLayout:
+    first = forms[0]
+    if all(form == first for form in forms):
+        return first
+    dtypes = {form.dtype for form in forms}
+    # Without the first extent, which a stacked array still has.
+    tails = {
+        form.shape[1:] if form.arrangement is Arrangement.STACKED else form.shape for form in forms
+    }
+    scalar = any(form.arrangement is Arrangement.STACKED and not form.shape for form in forms)
+    if None in dtypes or len(dtypes) > 1 or len(tails) > 1 or scalar:
+        return ArrayLayout(first.name, Arrangement.LISTED, None, ())
+    return ArrayLayout(first.name, Arrangement.RAGGED, first.dtype, tails.pop())
 
 
 def _unknown_array(name: str, known: Sequence[str]) -> ConfigError:

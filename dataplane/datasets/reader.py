@@ -19,6 +19,7 @@ Thread-safe; one instance per process.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -108,9 +109,17 @@ class SampleReader:
         """
         wanted = list(indices)
         try:
-            return [self._fetch(self.planner.plan(index)) for index in wanted]
+            return self.fetch_all(wanted)
         except SAMPLE_ERRORS:
             return self.recover(wanted)
+
+    def fetch_all(self, indices: Iterable[int]) -> list[FetchedSample]:
+        """Read the bytes of samples, all of them.
+
+        Raises:
+            DataplaneError: a sample cannot be read.
+        """
+        return [self._fetch(self.planner.plan(index)) for index in indices]
 
     def recover(self, indices: Iterable[int]) -> list[FetchedSample]:
         """Read samples one by one, check that each decodes, and apply the policy to the others.
@@ -119,12 +128,40 @@ class SampleReader:
             DataplaneError: as `fetch`.
             LoaderError: too many samples in a row had to be replaced.
         """
-        mended = []
-        for index in indices:
-            sample = self._sound(index)
-            if sample is not None:
-                mended.append(sample)
-        return mended
+        recovered = [
+            self.first_sound(
+                (self, (index + ahead) % self._length) for ahead in range(self._length)
+            )
+            for index in indices
+        ]
+        return [sample for sample in recovered if sample is not None]
+
+    def first_sound(self, candidates: Iterable[tuple[SampleReader, int]]) -> FetchedSample | None:
+        """Return the first of some samples that can be read, if the policy tries any further.
+
+        Args:
+            candidates: the sample that was asked for, then those that may replace it.
+
+        Raises:
+            DataplaneError: the first cannot be read and the policy is to raise.
+            LoaderError: too many in a row cannot.
+        """
+        tried: list[int] = []
+        for reader, index in itertools.islice(candidates, MAX_REPLACEMENTS):
+            try:
+                return reader._verified(index)
+            except SAMPLE_ERRORS as err:
+                if self.policy == "raise":
+                    raise
+                self._report(reader, index, err)
+                if self.policy == "skip":
+                    return None
+                tried.append(index)
+        raise LoaderError(
+            f"{len(tried)} samples from number {tried[0]} on cannot be read, so none can replace "
+            "it",
+            hint="see the log for each of them; the dataset is damaged",
+        )
 
     def planned(self, index: int, step: int, epoch: int = 0) -> list[PlannedRead]:
         """Return the reads of a sample for the cache to make in advance.
@@ -150,24 +187,6 @@ class SampleReader:
             read(plan.entry.shard, plan.spans, packed)
         return FetchedSample(plan, (packed.data,), plan.rows)
 
-    def _sound(self, index: int) -> FetchedSample | None:
-        candidate = index
-        limit = min(MAX_REPLACEMENTS, self._length)
-        for _ in range(limit):
-            try:
-                return self._verified(candidate)
-            except SAMPLE_ERRORS as err:
-                if self.policy == "raise":
-                    raise
-                self._report(candidate, err)
-                if self.policy == "skip":
-                    return None
-            candidate = (candidate + 1) % self._length
-        raise LoaderError(
-            f"{limit} samples from number {index} on cannot be read, so none can replace it",
-            hint="see the log for each of them; the dataset is damaged",
-        )
-
     def _verified(self, index: int) -> FetchedSample:
         plan = self.planner.plan(index)
         sample = self._fetch(plan)
@@ -181,12 +200,12 @@ class SampleReader:
             return again
         return sample
 
-    def _report(self, index: int, err: DataplaneError) -> None:
+    def _report(self, reader: SampleReader, index: int, err: DataplaneError) -> None:
         done = "skipped" if self.policy == "skip" else "replaced"
         self._counters.add(f"dataset_samples_{done}", 1)
         where = f"sample number {index}"
         try:
-            plan = self.planner.plan(index)
+            plan = reader.planner.plan(index)
         except SAMPLE_ERRORS:
             pass
         else:

@@ -25,6 +25,7 @@ __all__ = [
     "NOTHING",
     "ArraySample",
     "FetchedSample",
+    "Keys",
     "decode_samples",
     "decoded_bytes",
     "separate_arrays",
@@ -32,6 +33,22 @@ __all__ = [
 
 KEY = "__key__"
 """Name under which a sample or batch holds its key or keys."""
+
+
+class Keys(list[str]):
+    """The keys of a batch: a list of texts that moves along where a batch's tensors are moved.
+
+    `{name: value.to(device) for name, value in batch.items()}` is the usual way to move a batch;
+    keys have no device, so each of these returns the same list.
+    """
+
+    def to(self, *args: object, **kwargs: object) -> Keys:
+        """Return itself, as a tensor that is there already."""
+        del args, kwargs
+        return self
+
+    cuda = cpu = pin_memory = contiguous = detach = to
+
 
 _Array: TypeAlias = npt.NDArray[Any]
 ArraySample: TypeAlias = "dict[str, npt.NDArray[Any] | str]"

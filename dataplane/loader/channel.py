@@ -1,8 +1,10 @@
 """Channels between the stages of a pipeline: a bounded queue and a reorder buffer at once.
 
-Items carry their number, producers may finish in any order, and takers get them strictly in order.
-A producer waits while its number is `capacity` or more ahead of the next one to be taken. The
-holder of the lowest number never waits, so that cannot deadlock.
+Items carry their number, producers may finish in any order, and takers get them strictly in order,
+or each taker the numbers that are its own. A producer waits while its number is `capacity` or more
+ahead of the lowest that was not taken. The holder of that number never waits, so that cannot
+deadlock. A channel out of order gives out what is there, and holds `capacity` items whatever their
+numbers.
 
 Nothing is called from here while the condition is held.
 """
@@ -40,36 +42,39 @@ class Channel:
 
     Args:
         capacity: most items that a producer may be ahead of the next one to be taken.
+        in_order: whether items are given out in the order of their numbers.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, in_order: bool = True) -> None:
         if capacity < 1:
             raise ValueError(f"a channel holds at least 1 item, got capacity {capacity}")
         self.capacity = capacity
+        self._in_order = in_order
         self._condition = threading.Condition()
         self._items: dict[int, Any] = {}
-        self._next = 0
+        self._next: int = 0  # the lowest number that was not taken
+        self._taken: set[int] = set()  # numbers above it that were
         self._end: int | None = None
         self._cancelled = False
 
     def put(self, number: int, item: Any) -> None:
-        """Place item `number`, waiting until it is less than `capacity` ahead.
+        """Place item `number`, waiting until there is room for it.
 
         Raises:
             Cancelled: the channel was cancelled, or ended before `number`.
         """
         with self._condition:
-            self._condition.wait_for(lambda: self._cancelled or number < self._next + self.capacity)
+            self._condition.wait_for(lambda: self._cancelled or self._has_room_for(number))
             if self._cancelled or (self._end is not None and number >= self._end):
                 raise Cancelled
             self._items[number] = item
             self._condition.notify_all()
 
-    def get(self, timeout_s: float | None = None) -> tuple[int, Any]:
-        """Take the next item and its number.
+    def get(self, timeout_s: float | None = None, *, number: int | None = None) -> tuple[int, Any]:
+        """Take an item and its number: the next one, or item `number`.
 
         Raises:
-            EndOfStream: all items have been taken.
+            EndOfStream: all items have been taken, or there is no item `number`.
             Cancelled: the channel was cancelled.
             ChannelTimeout: nothing came in time.
         """
@@ -77,8 +82,8 @@ class Channel:
             ready = self._condition.wait_for(
                 lambda: (
                     self._cancelled
-                    or self._next in self._items
-                    or (self._end is not None and self._next >= self._end)
+                    or self._choice(number) in self._items
+                    or self._is_past_end(number)
                 ),
                 timeout_s,
             )
@@ -86,12 +91,15 @@ class Channel:
                 raise Cancelled
             if not ready:
                 raise ChannelTimeout
-            if self._next not in self._items:
+            chosen = self._choice(number)
+            if chosen not in self._items:
                 raise EndOfStream
-            number = self._next
-            self._next += 1
+            self._taken.add(chosen)
+            while self._next in self._taken:
+                self._taken.remove(self._next)
+                self._next += 1
             self._condition.notify_all()
-            return number, self._items.pop(number)
+            return chosen, self._items.pop(chosen)
 
     def end_at(self, count: int) -> None:
         """Say that there are `count` items; a smaller count said before stays."""
@@ -114,3 +122,20 @@ class Channel:
     def __len__(self) -> int:
         with self._condition:
             return len(self._items)
+
+    def _has_room_for(self, number: int) -> bool:
+        if self._in_order:
+            return number < self._next + self.capacity
+        return len(self._items) < self.capacity
+
+    def _choice(self, number: int | None) -> int:
+        if number is not None:
+            return number
+        if self._in_order or not self._items:
+            return self._next
+        return int(next(iter(self._items)))
+
+    def _is_past_end(self, number: int | None) -> bool:
+        if self._end is None:
+            return False
+        return (self._next if number is None else number) >= self._end

@@ -2,46 +2,61 @@
 
     source -> read (plan, bytes through the cache) -> decode (native, into the batch) -> batch
                                                    -> decode (per sample) -> collate (transform, …)
+    source -> collate (the user's dataset, which reads packed samples itself, collate_fn)
 
-`read` and `decode` are stages of a `pipeline.Pipeline`; `collate` exists only where user code (a
-transform or a collate_fn) must run. With `num_workers=0` only `read` runs in the background and
-the training thread decodes and collates itself. Beside the pipeline a plan of the cache fetches the
-same order, further ahead, within its window of bytes (`prefetcher.py`).
+`read`, `decode` and `collate` are stages of a `pipeline.Pipeline`; `collate` exists only where code
+of the user's must run, and does nothing else (`user_code.py`). With `num_workers=0` only `read`
+runs in the background and the training thread does the rest itself. Beside the pipeline a plan of
+the cache fetches the same order, further ahead, within its window of bytes (`prefetcher.py`).
 
-A pass stops its threads when it ends, fails, is closed, or is no longer referred to: the stages
-refer to `_Work`, never to the pass itself. An iterator belongs to one thread.
+An error in the place of a batch is raised there, and the pass goes on with the next one. A pass
+stops its threads when it ends, is closed, or is no longer referred to: the stages refer to `_Work`,
+never to the pass itself. An iterator belongs to one thread, of the process that made it.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from dataplane.datasets.batch import assemble, separate
-from dataplane.datasets.dataset import Transform
-from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
-from dataplane.datasets.samples import FetchedSample, decoded_bytes
+from dataplane.datasets.reader import SAMPLE_ERRORS
+from dataplane.datasets.samples import KEY, decoded_bytes
+from dataplane.datasets.views import FetchedBatch, ViewReader
 from dataplane.errors import LoaderError
-from dataplane.loader.batch_source import BatchSource, Indices
-from dataplane.loader.channel import ChannelTimeout, EndOfStream
+from dataplane.loader.batch_source import BatchSource, Bulk, Indices
+from dataplane.loader.channel import ChannelTimeout, EndOfStream, Failure
 from dataplane.loader.pipeline import Pipeline, Stage, StageStats
 from dataplane.loader.prefetcher import Prefetcher
 from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter
+from dataplane.loader.user_code import Task
 
-__all__ = ["Pass", "PassOptions", "plan_ahead"]
+__all__ = ["BatchWorker", "Pass", "PassOptions"]
 
 READ_AHEAD = 2
 """Batches of compressed bytes that may wait to be decoded."""
 
+MAX_DECODE_THREADS = 256
+"""As many threads as the native decoder takes."""
+
 MAX_READ_THREADS = 8
 DIRECT_READ_THREADS = 4
 """Batches read at once without a cache, where every read is a round trip."""
+
+
+class BatchWorker(Protocol):
+    """A worker that runs the user's code: here, in another thread's copy, or another process."""
+
+    def run(self, task: Task) -> Any:
+        """Make the batch of a task."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +64,33 @@ class PassOptions:
     """Options of a pass.
 
     Attributes:
-        batch_size: samples in a batch, as far as is known; at least 1.
-        num_workers: native decode threads; 0 decodes in the training thread.
+        num_workers: native decode threads, and workers; 0 does all in the training thread.
         prefetch_factor: finished batches that may wait for the training loop.
         pin: whether to put batches into pinned memory.
         timeout_s: longest wait for a batch, or None.
         single: whether to yield samples, not batches (`batch_size=None`).
-        transform: function called with each sample, or None.
-        collate: function from a list of samples to a batch, or None for the dataset's layout.
-        worker_init: function of a thread's number, called in each that runs user code, or None.
+        keys: whether samples and batches have their keys.
+        in_order: whether batches come in order.
+        first: place of the first sample in the order of this rank.
     """
 
-    batch_size: int
     num_workers: int
     prefetch_factor: int
     pin: bool
     timeout_s: float | None
     single: bool
-    transform: Transform | None
-    collate: Callable[[Any], Any] | None
-    worker_init: Callable[[int], None] | None
+    keys: bool
+    in_order: bool
+    first: int
 
-    @property
-    def runs_user_code(self) -> bool:
-        """Whether samples exist one by one on their way."""
-        return self.single or self.transform is not None or self.collate is not None
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A batch that is to be made: its indices, and the place of the first in the order."""
+
+    first: int
+    indices: Indices
+    fetched: FetchedBatch | None = None
 
 
 @dataclass(slots=True)
@@ -82,113 +99,164 @@ class _Decoded:
 
     content: Any
     samples: int
-    decoded_bytes: int
-    read_bytes: int
+    decoded_bytes: int = 0
+    read_bytes: int = 0
 
 
 class _Work:
     """The work of the stages. Shared by their threads; refers to no pass, pipeline or loader."""
 
     def __init__(
-        self, reader: SampleReader, options: PassOptions, ahead: Prefetcher | None
+        self,
+        reader: ViewReader | None,
+        workers: Sequence[BatchWorker],
+        options: PassOptions,
+        ahead: Prefetcher | None,
     ) -> None:
         self.reader = reader
+        self.workers = workers
         self.options = options
         self.ahead = ahead
 
-    def read(self, number: int, indices: Indices) -> list[FetchedSample]:
+    def read(self, number: int, asked: _Asked) -> _Asked:
         del number
-        return self.reader.fetch(indices)
+        assert self.reader is not None
+        return _Asked(asked.first, asked.indices, self.reader.fetch(asked.indices))
 
-    def decode(self, number: int, fetched: list[FetchedSample]) -> _Decoded:
-        if (ahead := self.ahead) is not None:
-            # Batches arrive here in order: all reads up to this one are done.
-            ahead.advance(number + 1)
-            del ahead
+    def decode(self, number: int, asked: _Asked) -> _Decoded:
+        reader, fetched = self.reader, asked.fetched
+        assert reader is not None
+        assert fetched is not None
+        # Batches arrive here in order: all reads up to this one are done.
+        self.advance(number)
         try:
-            content = self._decode(fetched)
+            content = self._decode(asked, fetched)
         except SAMPLE_ERRORS:
-            fetched = self.reader.recover([sample.plan.index for sample in fetched])
-            content = self._decode(fetched)
+            fetched = reader.recover(asked.indices)
+            content = self._decode(asked, fetched)
         return _Decoded(
             content,
-            len(fetched),
-            decoded_bytes(fetched),
-            sum(sample.plan.packed_bytes for sample in fetched),
+            len(fetched.samples),
+            decoded_bytes(fetched.samples),
+            sum(sample.plan.packed_bytes for sample in fetched.samples),
         )
 
-    def _decode(self, fetched: list[FetchedSample]) -> Any:
-        threads = max(self.options.num_workers, 1)
-        if not fetched:
-            return []
-        if self.options.runs_user_code:
-            return separate(fetched, self.reader.layouts, threads=threads)
-        return assemble(fetched, self.reader.layouts, threads=threads, pin=self.options.pin)
-
-    def collate(self, number: int, decoded: _Decoded) -> _Decoded:
-        del number
-        samples = decoded.content
+    def _decode(self, asked: _Asked, fetched: FetchedBatch) -> Any:
+        options, samples = self.options, fetched.samples
+        assert self.reader is not None
+        threads = min(max(options.num_workers, 1), MAX_DECODE_THREADS)
         if not samples:
-            return decoded
-        options = self.options
-        if options.transform is not None:
-            samples = [options.transform(sample) for sample in samples]
-        content = samples[0] if options.single else samples
-        if options.collate is not None:
-            content = options.collate(content)
-        decoded.content = _pinned(content) if options.pin else content
-        return decoded
+            return None
+        is_sample = options.single and not isinstance(asked.indices, Bulk)
+        if not self.workers and not is_sample:
+            batch = assemble(samples, self.reader.layouts, threads=threads, pin=options.pin)
+            if not options.keys:
+                del batch[KEY]
+            return batch
+        separated = separate(samples, self.reader.layouts, threads=threads)
+        if not options.keys:
+            for sample in separated:
+                del sample[KEY]
+        if not self.workers:
+            return _pinned(separated[0]) if options.pin else separated[0]
+        return Task(
+            asked.first,
+            asked.indices,
+            isinstance(asked.indices, Bulk),
+            separated,
+            fetched.which,
+            [sample.plan.index for sample in samples],
+        )
+
+    def make(self, worker: int, number: int, item: _Decoded | _Asked) -> _Decoded:
+        """Have a worker make a batch of decoded samples, or of what its dataset gives."""
+        del number
+        if isinstance(item, _Asked):
+            item = _Decoded(Task(item.first, item.indices), len(item.indices))
+        if item.samples:
+            content = self.workers[worker].run(item.content)
+            item.content = _pinned(content) if self.options.pin else content
+        return item
+
+    def make_here(self, number: int, item: _Decoded | _Asked) -> _Decoded:
+        """Make a batch in the training thread."""
+        return self.make(0, number, item)
+
+    def advance(self, number: int) -> None:
+        """Say that the bytes of all batches up to this one were read."""
+        if (ahead := self.ahead) is not None:
+            ahead.advance(number + 1)
 
 
 class Pass(Iterator[Any]):
-    """The iterator of a loader over a packed dataset.
+    """The iterator of a loader over packed samples.
 
     Args:
-        reader: reader of the dataset.
+        reader: reader of the samples; None where the user's dataset reads them itself.
+        workers: workers that run the user's code; none where there is no such code.
         feed: source of batches of indices.
         options: options of the pass.
         progress: progress of the pass, told of every place that was used up, and of the end.
         ahead: prefetcher of the bytes, or None without a cache.
+        length: number of batches that the loader says it has.
     """
 
     def __init__(
         self,
-        reader: SampleReader,
+        reader: ViewReader | None,
+        workers: Sequence[BatchWorker],
         feed: BatchSource,
         options: PassOptions,
+        *,
         progress: Progress,
         ahead: Prefetcher | None,
+        length: int | None,
     ) -> None:
         self.meter = Meter()
         self._options = options
         self._feed = feed
         self._progress = progress
-        self._finished = False
-        work = _Work(reader, options, ahead)
-        stages = _stages(work)
-        background = stages if options.num_workers else stages[:1]
-        self._inline = [(stage, StageStats(stage.name)) for stage in stages[len(background) :]]
-        self._pipeline = Pipeline(feed.batches(), background, on_close=_Closer(feed, work))
+        self._length = length
+        self._pid = os.getpid()
+        self._reads_here = reader is None
+        self.is_closed = False
+        self._work = work = _Work(reader, workers, options, ahead)
+        background, inline = _stages(work)
+        self._inline = [(stage, StageStats(stage.name)) for stage in inline]
+        source = _placed(feed.batches(), options.first)
+        self._pipeline = Pipeline(source, background, on_close=_Closer(feed, work))
         self.meter.stages = [*self._pipeline.stats, *(stats for _, stats in self._inline)]
 
     def __iter__(self) -> Self:
         return self
 
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("the number of batches is not known: the sampler has no length")
+        return self._length
+
     def __next__(self) -> Any:
-        if self._finished:
+        if os.getpid() != self._pid:
+            raise LoaderError(
+                f"this iterator belongs to process {self._pid}, and a forked child has none of its "
+                "threads",
+                hint="call iter(loader) in the child",
+            )
+        if self.is_closed:
             raise StopIteration
         began = time.perf_counter()
         try:
             while True:
                 self._feed.advance()
                 decoded = self._take()
-                self._progress.step()
                 if decoded.samples:
                     break
         except EndOfStream:
             self._progress.finish()
             self.close()
             raise StopIteration from None
+        except Exception:
+            raise  # in the place of one batch; the next one can be asked for
         except BaseException:
             self.close()
             raise
@@ -202,20 +270,34 @@ class Pass(Iterator[Any]):
 
     def close(self) -> None:
         """Stop what is under way and join the threads. Idempotent."""
-        if not self._finished:
+        if not self.is_closed:
             self.meter.ended_s = time.perf_counter()
-        self._finished = True
+        self.is_closed = True
         self._pipeline.close()
 
     def _take(self) -> _Decoded:
         began = time.perf_counter()
         try:
-            number, item = self._pipeline.get(self._options.timeout_s)
+            number, item = self._pipeline.take(self._options.timeout_s)
         except ChannelTimeout as err:
             raise LoaderError(
-                f"no batch came within timeout={self._options.timeout_s:g} s",
+                f"DataLoader timed out after {self._options.timeout_s:g} seconds: no batch came",
                 hint="stats() of the loader says which stage is slow",
             ) from err
+        try:
+            if isinstance(item, Failure):
+                raise item.error
+            result = self._made_here(number, item, began)
+        except Exception:
+            self._progress.fail(number)
+            raise
+        finally:
+            if self._reads_here:
+                self._work.advance(number)
+        self._progress.step(number)
+        return result
+
+    def _made_here(self, number: int, item: Any, began: float) -> _Decoded:
         for stage, stats in self._inline:
             got = time.perf_counter()
             item = stage.run(number, item)
@@ -243,50 +325,42 @@ class _Closer:
             ahead.leave(self._feed)
 
 
+def _placed(batches: Iterator[Indices], first: int) -> Iterator[_Asked]:
+    for indices in batches:
+        yield _Asked(first, indices)
+        first += len(indices)
+
+
 def _pinned(content: Any) -> Any:
     return pin_memory(content)  # type: ignore[no-untyped-call]  # torch's own, as its loader uses
 
 
-def _stages(work: _Work) -> list[Stage]:
+def _stages(work: _Work) -> tuple[list[Stage], list[Stage]]:
+    """Return the stages that run in the background, and those of the training thread."""
     options = work.options
-    workers = max(options.num_workers, 1)
-    if work.reader.runtime.cache is None:
+    count = max(options.num_workers, 1)
+    depth = max(options.prefetch_factor, 1)
+    # Each worker's next batch may wait beside those of the others.
+    waiting = depth + count - 1
+    in_order = options.in_order or not options.num_workers
+    user = Stage("collate", work.make_here)
+    if options.num_workers:
+        user = Stage(
+            "collate",
+            work.make,
+            threads=count,
+            capacity=waiting,
+            to_thread="by number" if in_order else "any",
+            in_order=in_order,
+        )
+    if work.reader is None:
+        first = [Stage("order", lambda _, asked: asked, capacity=1)]
+        return ([user], []) if options.num_workers else (first, [user])
+    if work.reader.cache is None:
         read_threads = DIRECT_READ_THREADS
     else:
         read_threads = min(1 + options.num_workers // 4, MAX_READ_THREADS)
-    depth = max(options.prefetch_factor, 1)
-    stages = [
-        Stage("read", work.read, threads=read_threads, capacity=READ_AHEAD + read_threads - 1),
-        Stage("decode", work.decode, capacity=depth),
-    ]
-    if options.runs_user_code:
-        stages.append(
-            Stage(
-                "collate",
-                work.collate,
-                threads=workers,
-                capacity=depth + workers - 1,
-                on_start=options.worker_init,
-            )
-        )
-    return stages
-
-
-def plan_ahead(
-    reader: SampleReader, feed: BatchSource, options: PassOptions, before: Prefetcher | None
-) -> Prefetcher | None:
-    """Return the prefetcher of a pass: `before`, if it foresaw the pass.
-
-    Returns:
-        None without a cache. Unless it is returned, `before` ends, after the pass that uses it.
-    """
-    if before is not None:
-        if before.goes_on_with(reader, feed):
-            return before
-        before.drop()
-    cache = reader.runtime.cache
-    if cache is None:
-        return None
-    # Stored size of the batches that are being read, and of one more to fetch meanwhile.
-    batches = (READ_AHEAD + 2) * options.batch_size * reader.mean_sample_bytes
-    return Prefetcher(cache, reader, feed, max(cache.config.prefetch_window_bytes, batches))
+    read = Stage("read", work.read, threads=read_threads, capacity=READ_AHEAD + read_threads - 1)
+    decode = Stage("decode", work.decode, capacity=waiting if work.workers else depth)
+    stages = [read, decode, *([user] if work.workers else [])]
+    return (stages, []) if options.num_workers else (stages[:1], stages[1:])

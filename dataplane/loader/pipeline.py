@@ -5,9 +5,9 @@ function on every item in threads of its own; between stages is a bounded `Chann
 items out in the order of their numbers, whichever thread was done first.
 
 Ends: the source's end travels as a length, so every stage stops after the last item. An error
-travels as an item: a stage that fails on item `s` puts the error at place `s` and stops what is
-upstream. The consumer gets every item before `s`, then the error, and closes the rest: which batch
-fails is as reproducible as the order. `close()` cancels everything, joins the threads, and may be
+travels as an item: a stage that fails on item `s` puts the error at place `s` and goes on with the
+next, and so may the consumer: which batch fails is as reproducible as the order. A source that
+fails ends with its error. `close()` cancels everything, joins the threads, and may be
 called any number of times from any thread. A pipeline that is not referred to any more is cancelled
 by the cleanup thread (`dataplane/deferred.py`), and one that is left open by the end of the process
 at exit.
@@ -29,7 +29,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from dataplane import deferred, process_exit
 from dataplane.errors import LoaderError
@@ -96,14 +96,17 @@ class Stage:
         run: function from `(number, item)` to the next stage's item.
         threads: number of items that are worked on at once.
         capacity: most finished items that may wait for the next stage.
-        on_start: function of a thread's index, called in each before its first item.
+        to_thread: which thread gets item `n`: "" any, which `run` is not told; "any", or
+            "by number", thread `n % threads`, and `run` gets `(thread, number, item)`.
+        in_order: whether finished items leave in the order of their numbers.
     """
 
     name: str
-    run: Callable[[int, Any], Any]
+    run: Callable[..., Any]
     threads: int = 1
     capacity: int = 2
-    on_start: Callable[[int], None] | None = None
+    to_thread: Literal["", "any", "by number"] = ""
+    in_order: bool = True
 
 
 class Pipeline:
@@ -127,7 +130,7 @@ class Pipeline:
         if not stages:
             raise ValueError("a pipeline has at least one stage")
         self._source = _Source(source)
-        self._channels = [Channel(stage.capacity) for stage in stages]
+        self._channels = [Channel(stage.capacity, in_order=stage.in_order) for stage in stages]
         self.stats = [StageStats(stage.name, stage.threads) for stage in stages]
         self._consumer_wait_s = 0.0
         inputs: list[_Source | Channel] = [self._source, *self._channels[:-1]]
@@ -136,10 +139,9 @@ class Pipeline:
         # collected, and the finalizer has its threads stopped.
         self._stop = stop = _Stop(self._source, self._channels, on_close)
         for index, stage in enumerate(stages):
-            upstream = stop.upstream_of(index)
             for worker in range(stage.threads):
                 work = _Worker(
-                    stage, worker, inputs[index], self._channels[index], self.stats[index], upstream
+                    stage, worker, inputs[index], self._channels[index], self.stats[index]
                 )
                 stop.threads.append(
                     threading.Thread(
@@ -168,18 +170,26 @@ class Pipeline:
             ChannelTimeout: nothing came within `timeout_s`.
             BaseException: whatever a stage or the source raised for this item.
         """
+        number, item = self.take(timeout_s)
+        if isinstance(item, Failure):
+            raise item.error
+        return number, item
+
+    def take(self, timeout_s: float | None = None) -> tuple[int, Any]:
+        """Take the next finished item, or the `Failure` in its place, and its number.
+
+        Raises:
+            EndOfStream, LoaderError, ChannelTimeout: as `get`.
+        """
         began = time.perf_counter()
         try:
-            number, item = self._channels[-1].get(timeout_s)
+            return self._channels[-1].get(timeout_s)
         except Cancelled as err:
             if process_exit.ends_this_thread():
                 raise SystemExit from None
             raise LoaderError("the iterator was closed while a batch was waited for") from err
         finally:
             self._consumer_wait_s += time.perf_counter() - began
-        if isinstance(item, Failure):
-            raise item.error
-        return number, item
 
     def _depths(self) -> dict[str, float]:
         channels = zip(self.stats, self._channels, strict=True)
@@ -204,24 +214,40 @@ class _Source:
         self._items = items
         self._lock = threading.Lock()
         self._next = 0
+        self._ahead: dict[int, Any] = {}
         self._done = False
 
-    def get(self) -> tuple[int, Any]:
+    def get(self, *, number: int | None = None) -> tuple[int, Any]:
+        """Take the next item, or item `number`, which is its taker's own."""
         with self._lock:
-            if self._done:
+            while number is not None and self._next < number and not self._done:
+                place = self._next
+                self._ahead[place] = self._draw()
+            if number is None:
+                number = self._next
+            if number in self._ahead:
+                item = self._ahead.pop(number)
+            elif self._done:
                 raise EndOfStream
-            number = self._next
-            self._next += 1
-            try:
-                return number, next(self._items)
-            except StopIteration:
-                self._done = True
-                # The number was not used: the end of the stream counts the items before it.
-                self._next = number
-                raise EndOfStream from None
-            except Exception as err:
-                self._done = True
-                return number, Failure(err)
+            else:
+                item = self._draw()
+            if item is EndOfStream:
+                raise EndOfStream
+            return number, item
+
+    def _draw(self) -> Any:
+        number = self._next
+        self._next += 1
+        try:
+            return next(self._items)
+        except StopIteration:
+            self._done = True
+            # The number was not used: the end of the stream counts the items before it.
+            self._next = number
+            return EndOfStream
+        except Exception as err:
+            self._done = True
+            return Failure(err)
 
     @property
     def count(self) -> int:
@@ -243,16 +269,6 @@ class _Stop:
         self._on_close = on_close
         self._pid = os.getpid()
         self.threads: list[threading.Thread] = []
-
-    def upstream_of(self, index: int) -> Callable[[], None]:
-        source, channels = self._source, self._channels[:index]
-
-        def cancel() -> None:
-            source.cancel()
-            for channel in channels:
-                channel.cancel()
-
-        return cancel
 
     def abandon(self) -> None:
         """Have all threads woken, to end. Takes no lock: a finalizer calls it."""
@@ -298,32 +314,20 @@ class _Worker:
     source: _Source | Channel
     output: Channel
     stats: StageStats
-    cancel_upstream: Callable[[], None]
 
     def loop(self) -> None:
-        started = self.stage.on_start is None
+        own = self.index if self.stage.to_thread == "by number" else None
         with contextlib.suppress(Cancelled):
             while True:
                 began = time.perf_counter()
                 try:
-                    number, item = self.source.get()
+                    number, item = self.source.get(number=own)
                 except EndOfStream:
                     self._pass_end_on()
                     return
                 got = time.perf_counter()
-                if not isinstance(item, Failure):
-                    try:
-                        if not started and self.stage.on_start is not None:
-                            self.stage.on_start(self.index)
-                            started = True
-                        item = self.stage.run(number, item)
-                    except BaseException as err:
-                        item = Failure(err)
+                item = self._run(number, item)
                 ran = time.perf_counter()
-                failed = isinstance(item, Failure)
-                if failed:
-                    self.output.end_at(number + 1)
-                    self.cancel_upstream()
                 self.output.put(number, item)
                 # A finished item must not stay alive in this frame while the next one is waited
                 # for: its memory is what the next batch is decoded into.
@@ -334,8 +338,18 @@ class _Worker:
                     get_wait_s=got - began,
                     put_wait_s=time.perf_counter() - ran,
                 )
-                if failed:
-                    return
+                if own is not None:
+                    own += self.stage.threads
+
+    def _run(self, number: int, item: Any) -> Any:
+        if isinstance(item, Failure):
+            return item
+        try:
+            if self.stage.to_thread:
+                return self.stage.run(self.index, number, item)
+            return self.stage.run(number, item)
+        except BaseException as err:
+            return Failure(err)
 
     def _pass_end_on(self) -> None:
         """Tell the next stage how many items there are; every thread of a stage says the same."""

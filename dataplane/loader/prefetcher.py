@@ -20,14 +20,73 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, Self
 
 from dataplane.cache import Cache, PlannedRead
-from dataplane.datasets.reader import SampleReader
+from dataplane.datasets.dataset import Dataset
 from dataplane.errors import DataplaneError
 from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches
 
-__all__ = ["Prefetcher"]
+__all__ = ["InnerReads", "PlannedReads", "Prefetcher", "plan_ahead"]
+
+BATCHES_AHEAD = 4
+"""Batches that the plan of a pass has room for, however large: those being read, and one more."""
+
+
+class PlannedReads(Protocol):
+    """Which bytes a sample needs."""
+
+    @property
+    def cache(self) -> Cache | None:
+        """Cache that they are read through, or None."""
+        ...
+
+    @property
+    def mean_sample_bytes(self) -> int:
+        """Stored size of a sample, on average."""
+        ...
+
+    def planned(self, position: int, step: int, epoch: int = 0) -> list[PlannedRead]:
+        """Return the reads of a sample for the cache to make in advance."""
+        ...
+
+    def is_of(self, other: Self) -> bool:
+        """Whether `other` says the same of every sample."""
+        ...
+
+
+class InnerReads:
+    """What a dataset of the user's reads, if its sample `i` is made of sample `i` of others.
+
+    Args:
+        datasets: packed datasets inside of it, at least one.
+        length: length of the user's dataset; those with another length are left out.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], length: int) -> None:
+        self._readers = [one.reader() for one in datasets if len(one) == length]
+        self._any = datasets[0].reader()
+
+    @property
+    def cache(self) -> Cache | None:
+        """Cache that they are read through; None where nothing is known of what is read."""
+        return self._any.runtime.cache if self._readers else None
+
+    @property
+    def mean_sample_bytes(self) -> int:
+        """Stored size of a sample, on average."""
+        return sum(reader.mean_sample_bytes for reader in self._readers)
+
+    def planned(self, position: int, step: int, epoch: int = 0) -> list[PlannedRead]:
+        """Return the reads of a sample for the cache to make in advance."""
+        return [read for reader in self._readers for read in reader.planned(position, step, epoch)]
+
+    def is_of(self, other: InnerReads) -> bool:
+        """Whether `other` says the same of every sample."""
+        return len(self._readers) == len(other._readers) and all(
+            a is b for a, b in zip(self._readers, other._readers, strict=True)
+        )
 
 
 class Prefetcher:
@@ -35,13 +94,13 @@ class Prefetcher:
 
     Args:
         cache: cache that they are read through.
-        reader: reader of the dataset.
+        reader: what says which bytes a sample needs.
         feed: batch source of the first pass.
         window_bytes: most bytes to fetch ahead.
     """
 
     def __init__(
-        self, cache: Cache, reader: SampleReader, feed: BatchSource, window_bytes: int
+        self, cache: Cache, reader: PlannedReads, feed: BatchSource, window_bytes: int
     ) -> None:
         self._reader = reader
         self._feed = feed  # of the present pass, or the last one
@@ -49,7 +108,11 @@ class Prefetcher:
         self._epoch = 0  # of the plan
         self._base = 0  # the plan's step at which the present pass began
         self._done = 0  # batches of the present pass whose bytes were read
-        self._goes_on = isinstance(feed, KnownBatches) and cache.config.next_epoch_bytes > 0
+        self._goes_on = (
+            isinstance(feed, KnownBatches)
+            and feed.is_next_known
+            and cache.config.next_epoch_bytes > 0
+        )
         if self._goes_on and isinstance(feed, KnownBatches):
             reads = _all_reads(reader, feed)
         else:
@@ -59,13 +122,14 @@ class Prefetcher:
         self.close = weakref.finalize(self, self._plan.abandon)
         """Have what is under way cancelled, and what is held let go of, soon. Idempotent."""
 
-    def goes_on_with(self, reader: SampleReader, feed: BatchSource) -> bool:
+    def goes_on_with(self, reader: PlannedReads, feed: BatchSource) -> bool:
         """Take `feed` for the next pass, if it is what was planned to come next; say whether."""
         before = self._feed
         if not (
             self._is_over
             and not self._plan.is_closed
-            and reader is self._reader
+            and type(reader) is type(self._reader)
+            and reader.is_of(self._reader)
             and isinstance(before, KnownBatches)
             and isinstance(feed, KnownBatches)
             and (feed.order, feed.epoch, feed.start) == (before.order, before.epoch + 1, 0)
@@ -105,7 +169,32 @@ class Prefetcher:
         )
 
 
-def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRead]:
+def plan_ahead(
+    reader: PlannedReads, feed: BatchSource, batch_size: int, before: Prefetcher | None
+) -> Prefetcher | None:
+    """Return the prefetcher of a pass: `before`, if it foresaw the pass.
+
+    Args:
+        reader: what says which bytes a sample needs.
+        feed: batch source of the pass.
+        batch_size: samples in a batch, as far as is known; at least 1.
+        before: prefetcher of the pass before, or None.
+
+    Returns:
+        None without a cache. Unless it is returned, `before` ends, after the pass that uses it.
+    """
+    if before is not None:
+        if before.goes_on_with(reader, feed):
+            return before
+        before.drop()
+    cache = reader.cache
+    if cache is None:
+        return None
+    batches = BATCHES_AHEAD * batch_size * reader.mean_sample_bytes
+    return Prefetcher(cache, reader, feed, max(cache.config.prefetch_window_bytes, batches))
+
+
+def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRead]:
     """Yield the reads of a pass and of all epochs after it."""
     step, feed = 0, first
     for epoch in itertools.count():
@@ -121,7 +210,7 @@ def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRea
 
 
 def _pass_reads(
-    reader: SampleReader, batches: Iterable[Indices], *, first_step: int = 0, epoch: int = 0
+    reader: PlannedReads, batches: Iterable[Indices], *, first_step: int = 0, epoch: int = 0
 ) -> Iterator[PlannedRead]:
     for step, indices in enumerate(batches, first_step):
         for index in indices:

@@ -1,21 +1,28 @@
 """State of a loader: its place in the order, small enough to save with every checkpoint.
 
-The state counts what the *user* got, not what was prefetched, and counts it for the whole world of
-ranks: all ranks are at the same state at the same step, so one copy serves all, and the run may
-resume with another world size, batch size or number of workers.
+The state counts what the *user* got, not what was prefetched. With the loader's own order it counts
+it for the whole world of ranks: all ranks are at the same state at the same step, so one copy
+serves all, and the run may resume with another world size, batch size or number of workers. With a
+sampler of the user's it is the state of one rank, and holds what it takes to have the sampler
+repeat itself and to see that it did: a state fits exactly, or is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import KnownOrder
+from dataplane.loader.batch_source import BatchSource, KnownOrder
 
 __all__ = ["STATE_VERSION", "LoaderState", "Progress"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+_FIRST_VERSION = 1
+"""A state without `dataset`, of a seed that was given or 0."""
+
+_HINT = "pass what state_dict() of a dataplane.DataLoader returned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +32,17 @@ class LoaderState:
     Attributes:
         epoch: epoch being read, or next when nothing of it was read.
         samples_consumed: places of the global order of this epoch that all ranks together used up;
-            0 for a sampler of the user's, whose order is its own.
+            with a sampler of the user's, of the order that it gave this rank.
         num_yielded: number of batches of this epoch that this rank yielded, before a resume too.
         order: `shuffled`, `sequential`, or `sampler` for a sampler of the user's.
-        seed: seed of the shuffle.
+        seed: seed of the shuffle, and of what the user's code draws; None where one is still to be
+            drawn.
+        is_seed_of_pass: whether the seed was drawn for this pass alone; the epoch then has no part
+            in the order.
         dataset_length: number of samples.
+        dataset: identity of the dataset; empty where it is not known.
+        rank: rank that a sampler of the user's gave its order to; 0 with the loader's own order.
+        sampler: what it takes to have the user's sampler repeat itself; see `batch_source.py`.
         version: version of this format.
     """
 
@@ -37,62 +50,94 @@ class LoaderState:
     samples_consumed: int
     num_yielded: int
     order: str
-    seed: int
+    seed: int | None
     dataset_length: int
+    is_seed_of_pass: bool = False
+    dataset: str = ""
+    rank: int = 0
+    sampler: Mapping[str, Any] | None = None
     version: int = STATE_VERSION
 
-    def as_dict(self) -> dict[str, int | str]:
+    @property
+    def order_epoch(self) -> int:
+        """Epoch, as far as it has part in the order."""
+        return 0 if self.is_seed_of_pass else self.epoch
+
+    def as_dict(self) -> dict[str, Any]:
         """Return the state as plain values, for `torch.save` or JSON."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, object]) -> LoaderState:
         """Read what `as_dict` wrote.
 
         Raises:
-            ConfigError: it is not a state of this version.
+            ConfigError: it is not a state of a version that is known.
         """
         if not isinstance(state, Mapping):
             raise ConfigError(
-                f"a loader state is a dict, got a value of type {type(state).__name__}",
-                hint="pass what state_dict() of a dataplane.DataLoader returned",
+                f"a loader state is a dict, got a value of type {type(state).__name__}", hint=_HINT
             )
-        version = state.get("version")
-        if version != STATE_VERSION:
+        values = dict(state)
+        version = values.get("version")
+        if version not in (_FIRST_VERSION, STATE_VERSION) or isinstance(version, bool):
             raise ConfigError(
-                f"not a loader state of version {STATE_VERSION}: version is {version!r}",
-                hint="pass what state_dict() of a dataplane.DataLoader returned",
+                f"not a loader state of version {STATE_VERSION}: version is {version!r}", hint=_HINT
             )
         names = {field.name for field in fields(cls)}
-        if set(state) != names:
-            odd = ", ".join(sorted(map(str, set(state) ^ names)))
+        if version == _FIRST_VERSION:
+            added = {"is_seed_of_pass": False, "dataset": "", "rank": 0, "sampler": None}
+            values = {**added, **values, "version": STATE_VERSION}
+        if set(values) != names:
+            odd = ", ".join(sorted(map(str, set(values) ^ names)))
             raise ConfigError(f"a loader state with missing or unknown entries: {odd}")
-        for name in names - {"order"}:
-            value = state[name]
+        for name in ("epoch", "samples_consumed", "num_yielded", "seed", "dataset_length", "rank"):
+            value = values[name]
+            if name == "seed" and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigError(f"loader state: {name} must be a count, got {value!r}")
-        return cls(**state)  # type: ignore[arg-type]  # checked above
+        return cls(**values)  # type: ignore[arg-type]  # checked above
 
-    def check_fits(self, *, order: str, seed: int, dataset_length: int) -> None:
+    def check_fits(self, own: LoaderState, given_seed: int | None) -> None:
         """Refuse a state of another order: resuming with it would read the wrong samples.
+
+        Args:
+            own: state of the loader before its first pass.
+            given_seed: seed that the loader was made with, if any.
 
         Raises:
             ConfigError: the dataset, the seed or the kind of order differs.
         """
-        if self.dataset_length != dataset_length:
+        if self.dataset_length != own.dataset_length:
             raise ConfigError(
                 f"the state is of a dataset with {self.dataset_length} samples, "
-                f"this one has {dataset_length}"
+                f"this one has {own.dataset_length}"
             )
-        if self.order != order:
+        if self.dataset and own.dataset and self.dataset != own.dataset:
             raise ConfigError(
-                f"the state is of a {self.order} order, this loader's is {order}",
+                f"the state is of dataset {self.dataset}, this one is {own.dataset}: other "
+                "samples, or in another order"
+            )
+        if self.order != own.order:
+            raise ConfigError(
+                f"the state is of a {self.order} order, this loader's is {own.order}",
                 hint="construct the loader with the same shuffle and sampler",
             )
-        if order == "shuffled" and self.seed != seed:
+        if (
+            self.order == "shuffled"
+            and None not in (given_seed, self.seed)
+            and self.seed != given_seed
+        ):
             raise ConfigError(
-                f"the state is of seed {self.seed}, this loader has seed {seed}",
-                hint=f"construct the loader with seed={self.seed}",
+                f"the state is of seed {self.seed}, this loader has seed {given_seed}",
+                hint=f"construct the loader with seed={self.seed}, or without one",
+            )
+        if self.order == "sampler" and self.rank != own.rank:
+            raise ConfigError(
+                f"the state is of rank {self.rank}, this is rank {own.rank}: a sampler of your own "
+                "gives each rank an order of its own",
+                hint="save and load a state for each rank, or leave the sampler to the loader",
             )
 
 
@@ -102,29 +147,74 @@ class Progress:
     Written by the pass, read by the loader, both in the training thread.
     """
 
-    def __init__(self, start: LoaderState, order: KnownOrder | None) -> None:
-        self._start = start
+    def __init__(self, start: LoaderState, order: KnownOrder | None, feed: BatchSource) -> None:
+        self.start = start
         self._order = order
+        self._feed = feed
+        self._yielded: set[int] = set()  # numbers of batches from the first that was not, on
+        self._failed: set[int] = set()  # numbers of those that failed since one was yielded
         self._batches = 0
-        self._finished = False
+        self.is_finished = False
+        self.is_left = False
 
-    def step(self) -> None:
-        """Count a batch's worth of the order as used up."""
-        self._batches += 1
+    def step(self, number: int) -> None:
+        """Count batch `number`'s share of the order as used up."""
+        for done in sorted({*self._failed, number}):
+            self._feed.note_yielded(done)
+            self._yielded.add(done)
+        self._failed.clear()
+        while self._batches in self._yielded:
+            self._yielded.remove(self._batches)
+            self._batches += 1
+
+    def fail(self, number: int) -> None:
+        """Say that batch `number` failed: it counts once a later one is yielded.
+
+        So a run that ends there resumes with the batch that failed, and one that goes on does not.
+        """
+        self._failed.add(number)
 
     def finish(self) -> None:
         """Say that the epoch is over."""
-        self._finished = True
+        self.is_finished = True
+
+    @property
+    def moved(self) -> bool:
+        """Whether the pass was more than a look at one batch, so that its epoch counts as begun."""
+        return self.is_finished or self._batches + len(self._yielded) > 1 or not self.is_left
 
     @property
     def state(self) -> LoaderState:
-        """The place of the training loop; after the last batch, the start of the next epoch."""
-        start = self._start
-        if self._finished:
-            return replace(start, epoch=start.epoch + 1, samples_consumed=0, num_yielded=0)
-        consumed = start.samples_consumed
-        if self._order is not None:
-            consumed = self._order.consumed(consumed, self._batches)
+        """The place of the training loop; after the last batch, the start of the next epoch.
+
+        Raises:
+            ConfigError: batches came out of order, and some are still to come before others.
+        """
+        start = self.start
+        if self.is_finished:
+            return replace(
+                start,
+                epoch=start.epoch + 1,
+                samples_consumed=0,
+                num_yielded=0,
+                seed=None if start.is_seed_of_pass else start.seed,
+                sampler=None,
+            )
+        if self._yielded:
+            raise ConfigError(
+                "with in_order=False batches have come before others that are still to come: there "
+                "is no place to resume at",
+                hint="take the state between two passes, or leave in_order=False out",
+            )
+        if self._order is None:
+            consumed, sampler = self._feed.sampler_state()
+            consumed += start.samples_consumed
+        else:
+            consumed = self._order.consumed(start.samples_consumed, self._batches)
+            sampler = None
         return replace(
-            start, samples_consumed=consumed, num_yielded=start.num_yielded + self._batches
+            start,
+            samples_consumed=consumed,
+            num_yielded=start.num_yielded + self._batches,
+            sampler=sampler,
         )

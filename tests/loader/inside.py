@@ -15,8 +15,11 @@ from dataplane.loader.prefetcher import Prefetcher
 
 def indices_of(loader: dp.DataLoader[Any], epoch: int) -> Iterator[int]:
     """The samples of an epoch, in the order in which they are read."""
-    assert loader._order is not None
-    return (int(index) for index in loader._order.indices(epoch))
+    known = loader._place._known
+    assert known is not None
+    sampler, batch_size = known
+    assert sampler.seed is not None
+    return (int(index) for index in sampler.order(sampler.seed, batch_size).indices(epoch))
 
 
 def prefetcher_of(loader: dp.DataLoader[Any]) -> Prefetcher:

@@ -81,7 +81,7 @@ def test_after_an_interrupt_while_a_batch_is_waited_for(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pipeline, "get", interrupted)
+        patch.setattr(Pipeline, "take", interrupted)
         with pytest.raises(KeyboardInterrupt):
             next(batches)
     assert_no_loader_threads()
@@ -99,11 +99,32 @@ def test_after_an_error_of_the_transform(packed: Packed, num_workers: int) -> No
 
     dataset = dp.Dataset(packed.url, ["global_data/mach"], transform=broken)
     loader = dp.DataLoader(dataset, batch_size=2, num_workers=num_workers)
-    seen = []
+    batches = iter(loader)
+    assert [next(batches)["__key__"][0] for _ in range(2)] == ["case-000", "case-002"]
     with pytest.raises(ZeroDivisionError, match="in the transform"):
-        seen += [batch["__key__"] for batch in loader]
-    assert_no_loader_threads()
+        next(batches)
+    # A run that ends here resumes with the batch that failed; one that goes on has passed it over.
     assert loader.state_dict()["num_yielded"] == 2
+    assert [batch["__key__"][0] for batch in batches] == ["case-006", "case-008", "case-010"]
+    assert_no_loader_threads()
+    dataset.transform = None
+    assert_usable(loader)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_after_an_error_that_nobody_goes_on_from(packed: Packed, num_workers: int) -> None:
+    def broken(sample: dict) -> dict:
+        raise ZeroDivisionError("in the transform")
+
+    def train() -> None:
+        for _ in loader:
+            pass
+
+    dataset = dp.Dataset(packed.url, ["global_data/mach"], transform=broken)
+    loader = dp.DataLoader(dataset, batch_size=2, num_workers=num_workers)
+    with pytest.raises(ZeroDivisionError):
+        train()
+    gc.collect()
     dataset.transform = None
     assert_usable(loader)
 

@@ -98,32 +98,56 @@ def test_an_error_of_the_source_arrives_in_its_place() -> None:
             pipeline.get(30)
 
 
-def test_nothing_runs_after_an_error() -> None:
-    ran = []
-
+@pytest.mark.parametrize("threads", [1, 3])
+def test_items_after_an_error_come_in_their_places(threads: int) -> None:
     def work(number: int, item: int) -> int:
-        ran.append(item)
-        if item == 3:
+        if item % 3 == 0:
             raise ValueError(item)
         return item
 
-    with Pipeline(iter(range(1000)), [Stage("work", work, capacity=1)]) as pipeline:
-        for _ in range(3):
+    stages = [Stage("work", work, threads=threads), Stage("pass", lambda n, x: x, threads=threads)]
+    got: list[object] = []
+    with Pipeline(iter(range(10)), stages) as pipeline:
+        for _ in range(10):
+            try:
+                got.append(pipeline.get(30)[1])
+            except ValueError as err:
+                got.append(str(err))
+        with pytest.raises(EndOfStream):
             pipeline.get(30)
-        with pytest.raises(ValueError, match="3"):
+    assert got == ["0", 1, 2, "3", 4, 5, "6", 7, 8, "9"]
+
+
+@pytest.mark.parametrize("before", [[], [Stage("a", lambda n, x: x, threads=2, capacity=3)]])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 7, 40])
+def test_a_thread_gets_the_items_of_its_number(
+    before: list[Stage], threads: int, count: int
+) -> None:
+    def work(thread: int, number: int, item: int) -> tuple[int, int]:
+        time.sleep(random.Random(number).random() * 0.002)
+        return thread, item
+
+    stage = Stage("work", work, threads=threads, capacity=threads, to_thread="by number")
+    with Pipeline(iter(range(count)), [*before, stage]) as pipeline:
+        assert drain(pipeline) == [(number % threads, number) for number in range(count)]
+
+
+def test_out_of_order_what_is_done_comes_though_an_item_before_it_is_not() -> None:
+    event = threading.Event()
+
+    def work(thread: int, number: int, item: int) -> int:
+        if item == 0:
+            event.wait()
+        return item
+
+    stage = Stage("work", work, threads=2, capacity=2, to_thread="any", in_order=False)
+    with Pipeline(iter(range(30)), [stage]) as pipeline:
+        assert sorted(pipeline.get(30)[1] for _ in range(29)) == list(range(1, 30))
+        event.set()
+        assert pipeline.get(30) == (0, 0)
+        with pytest.raises(EndOfStream):
             pipeline.get(30)
-    assert ran == [0, 1, 2, 3]
-
-
-def test_a_failing_start_is_an_error_of_the_first_item() -> None:
-    def start(index: int) -> None:
-        raise RuntimeError(f"worker {index}")
-
-    with (
-        Pipeline(iter(range(3)), [Stage("work", lambda n, x: x, on_start=start)]) as pipeline,
-        pytest.raises(RuntimeError, match="worker 0"),
-    ):
-        pipeline.get(30)
 
 
 def test_dropping_the_pipeline_stops_its_threads() -> None:

@@ -48,7 +48,9 @@ def make(packed: Packed, cache: Cache) -> Callable[..., dp.DataLoader]:
 
     def one(config: CacheConfig = cache.config, **given: object) -> dp.DataLoader:
         dataset = dp.Dataset(packed.url, ["points", "fields/velocity"], cache=config)
-        ranks = {} if "sampler" in given else {"shuffle": True, "rank": 0, "world_size": 3}
+        ranks = (
+            {} if "sampler" in given else {"shuffle": True, "seed": 0, "rank": 0, "world_size": 3}
+        )
         return dp.DataLoader(dataset, **{"batch_size": 2, "num_workers": 1, **ranks, **given})
 
     return one

@@ -1,8 +1,13 @@
-"""Which share of the samples a process reads."""
+"""Which share of the samples a process reads, and the seed that ranks share."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
+import torch
+import torch.distributed as dist
 
 import dataplane as dp
 from tests.datasets.packed import SAMPLES, Packed
@@ -12,29 +17,105 @@ def keys(loader: dp.DataLoader) -> list[str]:
     return [key for batch in loader for key in batch["__key__"]]
 
 
-def test_a_loader_made_before_the_process_group_says_that_it_reads_everything(
-    packed: Packed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def dataset(packed: Packed) -> Iterator[dp.Dataset]:
+    with dp.Dataset(packed.url, ["global_data/mach"], cache=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def one_of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The second of two ranks, by the launcher's variables."""
+    monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with dp.Dataset(packed.url, arrays=["points"], cache=False) as dataset:
-        with pytest.warns(UserWarning, match="after init_process_group") as caught:
-            loader = dp.DataLoader(dataset, batch_size=2)
-        assert caught[0].filename == __file__
-        assert len(keys(loader)) == SAMPLES
+    return monkeypatch
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A process group of this process alone; its store is what ranks agree in."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+def test_the_launcher_says_the_rank_where_there_is_no_process_group(
+    dataset: dp.Dataset, one_of_two: pytest.MonkeyPatch
+) -> None:
+    assert keys(dp.DataLoader(dataset)) == [f"case-{i:03d}" for i in [*range(1, 11, 2), 0]]
+
+
+def test_the_rank_is_asked_for_when_a_pass_begins(
+    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = dp.DataLoader(dataset)
+    assert len(loader) == SAMPLES
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert len(loader) == len(keys(loader)) == 6
+
+
+def test_a_rank_that_changes_between_passes_is_an_error(
+    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = dp.DataLoader(dataset)
+    keys(loader)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(dp.ConfigError, match="rank 1 of 2 and was 0 of 1"):
+        keys(loader)
+
+
+@pytest.mark.parametrize(("rank", "world"), [("2", "2"), ("x", "2"), ("-1", "2"), ("0", "0.5")])
+def test_variables_that_are_no_rank_are_an_error(
+    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch, rank: str, world: str
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(dp.ConfigError, match=f"RANK={rank} and WORLD_SIZE={world}"):
+        keys(dp.DataLoader(dataset))
+
+
+def test_all_of_it_can_be_asked_for_on_each_rank(
+    dataset: dp.Dataset, one_of_two: pytest.MonkeyPatch
+) -> None:
+    assert len(keys(dp.DataLoader(dataset, world_size=1))) == SAMPLES
 
 
 def test_ranks_that_are_given_need_no_process_group(
-    packed: Packed, monkeypatch: pytest.MonkeyPatch
+    dataset: dp.Dataset, one_of_two: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with dp.Dataset(packed.url, arrays=["points"], cache=False) as dataset:
-        loader = dp.DataLoader(dataset, batch_size=2, rank=1, world_size=2)
-        assert len(keys(loader)) == -(-SAMPLES // 2)
+    loader = dp.DataLoader(dataset, batch_size=2, rank=1, world_size=3)
+    assert len(keys(loader)) == -(-SAMPLES // 3)
 
 
-def test_one_process_under_torchrun_is_told_nothing(
-    packed: Packed, monkeypatch: pytest.MonkeyPatch
+def test_ranks_that_cannot_agree_on_a_seed_are_refused(
+    dataset: dp.Dataset, one_of_two: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    with dp.Dataset(packed.url, arrays=["points"], cache=False) as dataset:
-        assert len(keys(dp.DataLoader(dataset, batch_size=2))) == SAMPLES
+    with pytest.raises(dp.ConfigError, match="only with a seed that all of them know"):
+        keys(dp.DataLoader(dataset, shuffle=True))
+    assert len(keys(dp.DataLoader(dataset, shuffle=True, seed=1))) == 6
+
+
+def test_ranks_share_the_seed_that_the_first_of_them_draws(
+    dataset: dp.Dataset,
+    group: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The two ranks of this test are one process, which says that it is the one or the other."""
+    caplog.set_level(logging.INFO, "dataplane")
+    hands, seeds = [], []
+    for rank in range(2):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+        torch.manual_seed(rank)  # as scripts do that augment differently on each rank
+        loader = dp.DataLoader(dataset, shuffle=True)
+        if rank == 0:
+            next(iter(loader))  # a look, on this rank only
+        hands.append(keys(loader))
+        seeds.append(loader.state_dict()["seed"])
+    assert seeds == [seeds[0]] * 2
+    order = [f"case-{i:03d}" for i in dp.permutation(SAMPLES, seed=seeds[0], epoch=0)]
+    assert hands == [order[0::2], [*order[1::2], order[0]]]
+    assert any(str(seeds[0]) in record.getMessage() for record in caplog.records)

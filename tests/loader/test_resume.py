@@ -158,10 +158,16 @@ def test_set_epoch_after_a_load_keeps_the_place_only_in_the_same_epoch(
 def test_set_epoch_reaches_the_user_s_sampler(dataset: dp.Dataset) -> None:
     sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=2, rank=0, seed=4)
     loader = dp.DataLoader(dataset, sampler=sampler)
-    first, second = epochs(loader, 2)
-    assert first != second
-    loader.set_epoch(0)
-    assert epochs(loader, 1) == [first]
+    first, again = epochs(loader, 2)
+    assert first == again  # nobody said which epoch it is
+    for said_by in (loader, sampler):
+        said_by.set_epoch(5)
+        assert sampler.epoch == 5
+        (fifth,) = epochs(loader, 1)
+        assert sampler.epoch == 5
+        assert fifth != first
+        said_by.set_epoch(0)
+        assert epochs(loader, 1) == [first]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +176,8 @@ def test_set_epoch_reaches_the_user_s_sampler(dataset: dp.Dataset) -> None:
         ({"dataset_length": 10}, "10 samples, this one has 11"),
         ({"seed": 12}, "seed=12"),
         ({"order": "sequential"}, "sequential order, this loader's is shuffled"),
-        ({"version": 2}, "version is 2"),
+        ({"version": 3}, "version is 3"),
+        ({"dataset": "0123"}, "of dataset 0123"),
         ({"epoch": -1}, "epoch must be a count"),
         ({"samples_consumed": "4"}, "samples_consumed must be a count"),
         ({"num_yielded": True}, "num_yielded must be a count"),

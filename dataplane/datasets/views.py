@@ -1,0 +1,256 @@
+"""Views: what torch's own wrappers show of packed datasets, as samples of these by number.
+
+`Subset` (and so `random_split`) and `ConcatDataset`, nested in any way, only say which samples of
+which dataset they hold. A view says the same in two columns, so whoever reads packed samples reads
+those of a view as fast. `packed_inside` finds the packed datasets that other code reads itself.
+
+Values: not changed once made, picklable, safe from any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
+
+from dataplane.cache import Cache, PlannedRead
+from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.layout import ArrayLayout, joint_layouts
+from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
+from dataplane.datasets.samples import FetchedSample
+
+__all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves", "view_of"]
+
+_DEPTH = 4
+"""Steps from attribute to attribute in which `packed_inside` looks for datasets."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """Samples of packed datasets, in an order of their own.
+
+    Attributes:
+        datasets: packed datasets that they are of, at least one.
+        numbers: number of each sample in its dataset, int64[n]; None where it is one dataset whole.
+        which: dataset of each sample, int32[n]; None where there is only one.
+    """
+
+    datasets: tuple[Dataset, ...]
+    numbers: npt.NDArray[np.int64] | None = None
+    which: npt.NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.datasets[0]) if self.numbers is None else len(self.numbers)
+
+    def all_numbers(self) -> npt.NDArray[np.int64]:
+        """Return the number of each sample in its dataset: int64[n]."""
+        return np.arange(len(self), dtype=np.int64) if self.numbers is None else self.numbers
+
+    def all_which(self) -> npt.NDArray[np.int32]:
+        """Return the dataset of each sample: int32[n]."""
+        return np.zeros(len(self), np.int32) if self.which is None else self.which
+
+    @property
+    def identity(self) -> str:
+        """Name of the samples and their order, as `Dataset.identity`."""
+        if self.numbers is None and self.which is None:
+            return self.datasets[0].identity
+        digest = hashlib.blake2b(digest_size=8)
+        for dataset in self.datasets:
+            digest.update(dataset.identity.encode())
+        digest.update(self.all_numbers().tobytes())
+        digest.update(self.all_which().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def layouts(self) -> tuple[ArrayLayout, ...]:
+        """Layout of each array in a batch, over all samples that can meet there."""
+        return joint_layouts([dataset.layouts for dataset in self.datasets])
+
+    def _select(self, indices: npt.NDArray[np.int64]) -> View:
+        which = None if self.which is None else self.which[indices]
+        return View(self.datasets, self.all_numbers()[indices], which)
+
+
+def view_of(dataset: object) -> View | None:
+    """Return the view that a dataset is, or None where it is none.
+
+    A subclass of `Dataset` with a `__getitem__` or `__getitems__` of its own is none: its code has
+    to run. Nor is a `ConcatDataset` of datasets with different arrays.
+    """
+    if isinstance(dataset, Dataset):
+        return View((dataset,)) if dataset.reads_as_packed else None
+    if type(dataset) is Subset:
+        whole = view_of(dataset.dataset)
+        if whole is None:
+            return None
+        indices = np.asarray(dataset.indices)
+        if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+            return None
+        indices = indices.astype(np.int64)
+        if ((indices < -len(whole)) | (indices >= len(whole))).any():
+            return None  # torch's own code says so when it meets it
+        return whole._select(np.where(indices < 0, indices + len(whole), indices))
+    if type(dataset) is ConcatDataset:
+        views = [view_of(part) for part in dataset.datasets]
+        found = [view for view in views if view is not None]
+        return _joined(found) if len(found) == len(views) else None
+    return None
+
+
+def _joined(views: Sequence[View]) -> View | None:
+    datasets: list[Dataset] = []
+    numbers, which = [], []
+    for view in views:
+        numbers.append(view.all_numbers())
+        which.append(view.all_which() + np.int32(len(datasets)))
+        datasets += view.datasets
+    if len({dataset.array_names for dataset in datasets}) != 1:
+        return None
+    return View(tuple(datasets), np.concatenate(numbers), np.concatenate(which))
+
+
+def packed_leaves(dataset: Any) -> list[Dataset]:
+    """Return the datasets of `view_of(dataset)`, which must not be None, in its order."""
+    if type(dataset) is Subset:
+        return packed_leaves(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return [leaf for part in dataset.datasets for leaf in packed_leaves(part)]
+    return [dataset]
+
+
+def packed_inside(dataset: object) -> list[Dataset]:
+    """Return the packed datasets that a dataset holds in its attributes, or is.
+
+    They are in no particular order, and those that cannot be found so are missing: this is to
+    fetch their bytes ahead, not to read them.
+    """
+    found: dict[int, Dataset] = {}
+    seen: set[int] = set()
+
+    def look(value: object, depth: int) -> None:
+        if id(value) in seen or depth > _DEPTH:
+            return
+        seen.add(id(value))
+        if isinstance(value, Dataset):
+            found[id(value)] = value
+        elif isinstance(value, Mapping):
+            for item in list(value.values()):
+                look(item, depth + 1)
+        elif isinstance(value, (list, tuple)):
+            for item in value[:64]:
+                look(item, depth + 1)
+        elif not isinstance(value, type):
+            for item in list(getattr(value, "__dict__", {}).values()):
+                look(item, depth + 1)
+
+    if not isinstance(dataset, IterableDataset):
+        look(dataset, 0)
+    return list(found.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FetchedBatch:
+    """Samples of a batch that were read and not yet decoded.
+
+    Attributes:
+        samples: samples, in order.
+        which: dataset of the view that each is of.
+    """
+
+    samples: list[FetchedSample]
+    which: list[int]
+
+
+class ViewReader:
+    """Reader of the samples of a view. Thread-safe; one instance per process."""
+
+    def __init__(self, view: View) -> None:
+        self.layouts = view.layouts
+        self._readers = [dataset.reader() for dataset in view.datasets]
+        self._whole = view.numbers is None and view.which is None
+        self._numbers = view.all_numbers()
+        self._which = view.all_which()
+
+    @property
+    def cache(self) -> Cache | None:
+        """Cache that the samples are read through, or None."""
+        return self._readers[0].runtime.cache
+
+    @property
+    def mean_sample_bytes(self) -> int:
+        """Stored size of a sample with all its arrays, on average."""
+        return max(reader.mean_sample_bytes for reader in self._readers)
+
+    def is_of(self, other: ViewReader) -> bool:
+        """Whether `other` reads the same samples through the same readers."""
+        return (
+            len(self._readers) == len(other._readers)
+            and all(a is b for a, b in zip(self._readers, other._readers, strict=True))
+            and np.array_equal(self._numbers, other._numbers)
+            and np.array_equal(self._which, other._which)
+        )
+
+    def fetch(self, positions: Sequence[int]) -> FetchedBatch:
+        """Read the bytes of samples, recovered by the policy where they cannot be read.
+
+        Raises:
+            DataplaneError: a sample cannot be read and the policy is to raise.
+        """
+        try:
+            if self._whole:
+                samples = self._readers[0].fetch_all(positions)
+                return FetchedBatch(samples, [0] * len(samples))
+            samples, which = [], []
+            for place, numbers in self._runs(positions):
+                samples += self._readers[place].fetch_all(numbers)
+                which += [place] * len(numbers)
+            return FetchedBatch(samples, which)
+        except SAMPLE_ERRORS:
+            return self.recover(positions)
+
+    def recover(self, positions: Sequence[int]) -> FetchedBatch:
+        """Read samples one by one, check that each decodes, and apply the policy to the others.
+
+        What replaces a sample is the next one of the view.
+
+        Raises:
+            DataplaneError: as `fetch`.
+            LoaderError: too many samples in a row had to be replaced.
+        """
+        samples, which = [], []
+        for position in positions:
+            tried: list[int] = []
+            reader = self._readers[int(self._which[position])]
+            sample = reader.first_sound(self._from(position, tried))
+            if sample is not None:
+                samples.append(sample)
+                which.append(tried[-1])
+        return FetchedBatch(samples, which)
+
+    def _from(self, position: int, tried: list[int]) -> Iterator[tuple[SampleReader, int]]:
+        """Yield the readers and numbers of a sample and of all after it, and note which dataset."""
+        count = len(self._numbers)
+        for place in itertools.chain(range(position, count), range(position)):
+            tried.append(int(self._which[place]))
+            yield self._readers[tried[-1]], int(self._numbers[place])
+
+    def planned(self, position: int, step: int, epoch: int = 0) -> list[PlannedRead]:
+        """Return the reads of a sample for the cache to make in advance."""
+        reader = self._readers[int(self._which[position])]
+        return reader.planned(int(self._numbers[position]), step, epoch)
+
+    def _runs(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield neighbours of one dataset together: (dataset, numbers in it)."""
+        which = self._which[positions]
+        numbers = self._numbers[positions]
+        bounds = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(numbers)]
+        for first, stop in itertools.pairwise(bounds):
+            if stop > first:
+                yield int(which[first]), numbers[first:stop].tolist()

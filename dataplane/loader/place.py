@@ -1,0 +1,263 @@
+"""Place of a loader: which epoch its next pass reads, and where in it that begins.
+
+What counts passes and what names epochs come together here: a pass that ended moves on to the next
+epoch, one that was left within its first batch was a look and moves nothing, `set_epoch` of the
+loader or of its sampler names the next one, and a state that was loaded is the place until a pass
+begins there or another epoch is named.
+
+Belongs to the training thread.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler
+
+from dataplane.errors import ConfigError
+from dataplane.loader.batch_source import BatchSource, KnownBatches, KnownOrder, SamplerBatches
+from dataplane.loader.epoch_iterator import Pass
+from dataplane.loader.ranks import draw_seed, rank_of_process, whole_number
+from dataplane.loader.sampler import EpochSampler
+from dataplane.loader.state import LoaderState, Progress
+
+__all__ = ["Place"]
+
+
+class Place:
+    """Place of a loader in its order.
+
+    Args:
+        sampler: sampler of the loader, its own or the user's.
+        batch_sampler: batch sampler, or None where single samples are yielded.
+        generator: generator of the loader, which seeds are drawn from.
+        seed: seed that the loader was given, if any.
+        length: length of the dataset.
+        identity: function that returns the identity of the dataset.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_sampler: Any,
+        *,
+        generator: torch.Generator | None,
+        seed: int | None,
+        length: int,
+        identity: Callable[[], str],
+    ) -> None:
+        self._sampler = sampler
+        self._batch_sampler = batch_sampler
+        self._generator = generator
+        self._seed = seed
+        self._length = length
+        self._identity = identity
+        self._known = _known(sampler, batch_sampler)
+        self._epochs_set = 0
+        self._next_epoch = 0
+        self._resume: LoaderState | None = None
+        self._progress: Progress | None = None
+        self._latest: weakref.ref[Pass] | None = None
+
+    @property
+    def own(self) -> EpochSampler | None:
+        """The loader's own sampler; None with one of the user's."""
+        return None if self._known is None else self._known[0]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Name the epoch of the next pass, and tell samplers that know of epochs.
+
+        Raises:
+            ConfigError: the epoch is negative, or no whole number.
+        """
+        epoch = whole_number("epoch", epoch)
+        if epoch < 0:
+            raise ConfigError(f"epoch must be at least 0, got {epoch}")
+        if self.own is not None:
+            self.own.set_epoch(epoch)
+            return
+        self._tell_samplers(epoch)
+        self._name(epoch)
+
+    @property
+    def state(self) -> LoaderState:
+        """The place of the training loop: in the latest pass, or before the next.
+
+        Raises:
+            ConfigError: batches came out of order.
+        """
+        self._obey_sampler()
+        if self._resume is not None:
+            return self._resume
+        state = self._fresh() if self._progress is None else self._progress.state
+        return replace(state, dataset=self._identity())
+
+    def load(self, state_dict: Mapping[str, object]) -> None:
+        """Let the next pass begin where a state was taken.
+
+        Raises:
+            ConfigError: it is no state, or that of another dataset, seed or kind of order.
+        """
+        state = LoaderState.from_dict(state_dict)
+        state.check_fits(replace(self._fresh(), dataset=self._identity()), self._seed)
+        self._obey_sampler()
+        if self.own is not None and state.seed is not None and not state.is_seed_of_pass:
+            self.own.adopt(state.seed)
+        if self.own is None and state.sampler is not None:
+            epoch = state.sampler.get("epoch")
+            if epoch is not None:
+                self._tell_samplers(epoch)
+        self._progress = None
+        self._resume = state
+        self._next_epoch = state.epoch
+
+    def begin(self, *, takes_any_index: bool, drop_last: bool) -> tuple[LoaderState, BatchSource]:
+        """Begin a pass: settle rank and seed, and return where it begins and its batches.
+
+        Args:
+            takes_any_index: whether a sampler's indices need not be numbers of samples.
+            drop_last: whether to leave an incomplete last batch out.
+
+        Raises:
+            ConfigError: the rank has changed, ranks cannot agree on a seed, or a sampler of the
+                user's does not repeat the order that is resumed.
+        """
+        state = self._next_state()
+        order: KnownOrder | None = None
+        feed: BatchSource
+        if self._known is None:
+            feed = self._sampler_batches(state, takes_any_index, drop_last)
+        else:
+            sampler, batch_size = self._known
+            shuffle = sampler.shuffle
+            order = sampler.order((state.seed or 0) if shuffle else 0, batch_size)
+            feed = KnownBatches(
+                order,
+                state.order_epoch if shuffle else state.epoch,
+                state.samples_consumed,
+                is_next_known=not (shuffle and state.is_seed_of_pass),
+            )
+        self._resume = None
+        self._progress = Progress(state, order, feed)
+        return state, feed
+
+    @property
+    def progress(self) -> Progress:
+        """Progress of the pass that `begin` began."""
+        assert self._progress is not None
+        return self._progress
+
+    def follow(self, current: Pass) -> None:
+        """Remember a pass, to see later whether it was left."""
+        self._latest = weakref.ref(current)
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """What a copy of the loader goes on from: its next epoch, and who named it last."""
+        return self._next_epoch, self._epochs_set
+
+    @epochs.setter
+    def epochs(self, epochs: tuple[int, int]) -> None:
+        self._next_epoch, self._epochs_set = epochs
+
+    def _name(self, epoch: int) -> None:
+        if self._resume is None or self._resume.epoch != epoch:
+            self._resume = self._progress = None
+            self._next_epoch = epoch
+
+    def _obey_sampler(self) -> None:
+        """Take over an epoch that somebody set on the loader's own sampler."""
+        if self.own is not None and self.own.epochs_set != self._epochs_set:
+            self._epochs_set = self.own.epochs_set
+            self._name(self.own.epoch)
+
+    def _next_state(self) -> LoaderState:
+        self._obey_sampler()
+        if self.own is not None:
+            self.own.settle()
+        state, before = self._resume, self._progress
+        if state is None and before is not None:
+            latest = None if self._latest is None else self._latest()
+            before.is_left = latest is None or latest.is_closed
+            self._next_epoch = before.start.epoch + int(before.moved)
+            if not before.moved and before.start.samples_consumed:
+                state = before.start  # a look at where another run had stopped
+        if state is not None and state.sampler is not None:
+            epoch = state.sampler.get("epoch")
+            if epoch is not None and epoch != self._sampler_epoch():
+                state = None  # somebody set another one
+        if state is None:
+            state = self._fresh()
+        if self.own is not None:
+            self.own.epoch = state.epoch
+        if state.seed is not None:
+            return state
+        if self.own is not None:
+            seed, is_of_pass = self.own.begin()
+        else:
+            seed, is_of_pass = draw_seed(self._generator), True
+        return replace(state, seed=seed, is_seed_of_pass=is_of_pass)
+
+    def _fresh(self) -> LoaderState:
+        """Return the beginning of the next epoch."""
+        kind, seed, rank = "sampler", None, 0
+        if self.own is not None:
+            kind = "shuffled" if self.own.shuffle else "sequential"
+            seed = self.own.seed
+        else:
+            rank = rank_of_process()[0]
+        return LoaderState(
+            epoch=self._next_epoch,
+            samples_consumed=0,
+            num_yielded=0,
+            order=kind,
+            seed=seed,
+            dataset_length=self._length,
+            rank=rank,
+        )
+
+    def _sampler_epoch(self) -> int | None:
+        inner = getattr(self._batch_sampler, "sampler", None)
+        for sampler in (self._sampler, self._batch_sampler, inner):
+            epoch = getattr(sampler, "epoch", None)
+            if isinstance(epoch, int) and callable(getattr(sampler, "set_epoch", None)):
+                return epoch
+        return None
+
+    def _tell_samplers(self, epoch: int) -> None:
+        for sampler in (self._sampler, self._batch_sampler):
+            set_epoch = getattr(sampler, "set_epoch", None)
+            if callable(set_epoch):
+                set_epoch(epoch)
+
+    def _sampler_batches(
+        self, state: LoaderState, takes_any_index: bool, drop_last: bool
+    ) -> SamplerBatches:
+        batches = self._batch_sampler
+        gives_lists = batches is not None and type(batches) is not BatchSampler
+        # What torch's BatchSampler does is done here, where single indices can be counted.
+        sampler = batches if gives_lists else getattr(batches, "sampler", self._sampler)
+        return SamplerBatches(
+            sampler,
+            batch_size=None if batches is None or gives_lists else batches.batch_size,
+            drop_last=drop_last if batches is None or gives_lists else batches.drop_last,
+            length=None if takes_any_index else self._length,
+            gives_lists=gives_lists,
+            epoch=self._sampler_epoch(),
+            consumed=state.samples_consumed,
+            state=state.sampler,
+        )
+
+
+def _known(sampler: Any, batches: Any) -> tuple[EpochSampler, int] | None:
+    """Return the loader's own sampler and its batch size, or None with one of the user's."""
+    if batches is None:
+        return (sampler, 1) if isinstance(sampler, EpochSampler) else None
+    if type(batches) is not BatchSampler or not isinstance(batches.sampler, EpochSampler):
+        return None
+    same = batches.sampler.drop_last == batches.drop_last
+    return (batches.sampler, batches.batch_size) if same else None

@@ -1,0 +1,320 @@
+"""Random number streams of the user's code: torch, NumPy and `random`, a function of the sample.
+
+What a transform draws must not depend on which worker runs it, nor move what the training loop
+draws. `seed` gives all three generators a state that is a function of numbers (seed, epoch,
+sample), in one of two ways:
+
+- `ProcessStreams`: the process's own generators, put back afterwards. For code in the training
+  thread, and in a worker process.
+- `ThreadStreams`: generators of this thread. The module functions of `random` and `numpy.random`
+  and torch's default generator belong to the whole process, so draws of a worker thread are led to
+  its own: those of `random` and `numpy.random` by stand-ins for the two modules' hidden instances,
+  put in place when the first worker thread starts, which pass every other thread on to what was
+  there; those of torch by a function mode, which torch keeps per thread. Both draw what
+  `ProcessStreams` would.
+
+Out of reach in a thread: a name bound earlier to a function of C (`from random import random`,
+`from numpy.random import rand`), generators of a GPU, and generators of the user's own, which are
+copied with his code. torch functions that take no generator are refused in a thread with what to
+do, apart from `dropout`, which is drawn here.
+
+A `ThreadStreams` belongs to its thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import random
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+import torch.random
+from torch.overrides import TorchFunctionMode
+
+from dataplane.errors import LoaderError
+
+__all__ = ["ProcessStreams", "Streams", "ThreadStreams", "mix"]
+
+
+def mix(*numbers: int) -> int:
+    """Return a seed of 63 bits that depends on all of some numbers, each of at most 64 bits."""
+    words = struct.pack(f"<{len(numbers)}Q", *(number & (2**64 - 1) for number in numbers))
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
+
+
+class Streams(Protocol):
+    """The three generators that the user's code draws from."""
+
+    def seed(self, value: int) -> None:
+        """Give all three the state that follows from `value`, of 63 bits."""
+        ...
+
+    def active(self) -> Any:
+        """Return a context in which draws come from here."""
+        ...
+
+
+class ProcessStreams:
+    """The process's generators, put back at the end of `active`."""
+
+    def seed(self, value: int) -> None:
+        """Give all three the state that follows from `value`, of 63 bits."""
+        torch.default_generator.manual_seed(value)
+        np.random.seed(value & 0xFFFF_FFFF)
+        random.seed(value)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Put the generators back afterwards as they were."""
+        saved = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(saved[0])
+            np.random.set_state(saved[1])
+            random.setstate(saved[2])
+
+
+class ThreadStreams:
+    """Generators of one thread; each is seeded when it is first drawn from."""
+
+    def __init__(self) -> None:
+        _install()
+        self._value = 0
+        self._torch: torch.Generator | None = None
+        self._numpy: np.random.RandomState | None = None
+        self._python: random.Random | None = None
+
+    def seed(self, value: int) -> None:
+        """Give all three the state that follows from `value`, of 63 bits."""
+        self._value = value
+        self._torch = self._numpy = self._python = None
+
+    @property
+    def torch(self) -> torch.Generator:
+        """torch's, as `torch.manual_seed` would seed the default one."""
+        if self._torch is None:
+            self._torch = torch.Generator()
+            self._torch.manual_seed(self._value)
+        return self._torch
+
+    @property
+    def numpy(self) -> np.random.RandomState:
+        """NumPy's, as `numpy.random.seed` would seed the module's."""
+        if self._numpy is None:
+            self._numpy = np.random.RandomState(self._value & 0xFFFF_FFFF)
+        return self._numpy
+
+    @property
+    def python(self) -> random.Random:
+        """Python's, as `random.seed` would seed the module's."""
+        if self._python is None:
+            self._python = random.Random(self._value)
+        return self._python
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Lead this thread's draws here."""
+        before = _local.streams
+        _local.streams = self
+        try:
+            with _ThreadDraws(self):
+                yield
+        finally:
+            _local.streams = before
+
+
+class _Local(threading.local):
+    streams: ThreadStreams | None = None
+
+
+_local = _Local()
+_install_lock = threading.Lock()
+
+
+def _install() -> None:
+    """Put the stand-ins in place of what `random`, `numpy.random` and torch draw from. Once."""
+    holder: Any = torch.random
+    with _install_lock:
+        if not isinstance(holder.default_generator, _DefaultGenerator):
+            _stand_in_for_random()
+            _stand_in_for_numpy()
+            holder.default_generator = _DefaultGenerator(holder.default_generator)
+
+
+def _led(original: Any, name: str, of_thread: Callable[[ThreadStreams], Any]) -> Any:
+    """Return a method that calls that of this thread's generator, or of the original one."""
+
+    def call(self: object, *args: Any, **kwargs: Any) -> Any:
+        del self
+        streams = _local.streams
+        target = original if streams is None else of_thread(streams)
+        return getattr(target, name)(*args, **kwargs)
+
+    call.__name__ = name
+    return call
+
+
+def _stand_in_for_random() -> None:
+    """Make the module's functions those of an instance that passes each thread on to its own.
+
+    Functions that were bound before are methods of the old instance; its class becomes one whose
+    two sources of bits ask for the thread as well, so that those follow where they are Python.
+    """
+    instance: random.Random = vars(random)["_inst"]
+    inner = random.Random()
+    inner.setstate(instance.getstate())
+    names = [name for name in dir(random.Random) if not name.startswith("_")]
+    methods: dict[str, Any] = {
+        name: _led(inner, name, lambda streams: streams.python) for name in names
+    }
+    methods["gauss_next"] = property(  # what a bound `gauss` keeps between two calls
+        lambda _: _of_thread(inner).gauss_next,
+        lambda _, value: setattr(_of_thread(inner), "gauss_next", value),
+    )
+    # It keeps its place in memory, and so whoever holds it; its own state is not used any more.
+    instance.__class__ = type("Random", (random.Random,), methods)
+    for name in names:
+        bound = getattr(random, name, None)
+        if getattr(bound, "__self__", None) is instance:
+            setattr(random, name, getattr(instance, name))
+
+
+def _of_thread(original: random.Random) -> Any:
+    streams = _local.streams
+    return original if streams is None else streams.python
+
+
+def _stand_in_for_numpy() -> None:
+    module: Any = np.random.mtrand
+    instance = module._rand
+    own = [name for name in dir(np.random.RandomState) if not name.startswith("__")]
+    methods: dict[str, Any] = {}
+    for name in own:
+        if callable(getattr(np.random.RandomState, name)):
+            methods[name] = _led(instance, name, lambda streams: streams.numpy)
+        else:
+            methods[name] = _led_attribute(instance, name)
+    stand_in = type("RandomState", (np.random.RandomState,), methods)(0)
+    for holder in (module, np.random):
+        for name in own:
+            if getattr(getattr(holder, name, None), "__self__", None) is instance:
+                setattr(holder, name, getattr(stand_in, name))
+    module._rand = stand_in
+
+
+def _led_attribute(original: Any, name: str) -> Any:
+    def read(self: object) -> Any:
+        del self
+        streams = _local.streams
+        return getattr(original if streams is None else streams.numpy, name)
+
+    return property(read)
+
+
+class _DefaultGenerator:
+    """What `torch.manual_seed`, `initial_seed`, `get_rng_state` … speak to."""
+
+    def __init__(self, original: torch.Generator) -> None:
+        self._original = original
+
+    def __getattr__(self, name: str) -> Any:
+        streams = _local.streams
+        return getattr(self._original if streams is None else streams.torch, name)
+
+
+class _ThreadDraws(TorchFunctionMode):
+    """Has the torch functions that draw from the default generator draw from a thread's own."""
+
+    def __init__(self, streams: ThreadStreams) -> None:
+        super().__init__()
+        self._streams = streams
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        draw = _DRAWS.get(func)
+        if draw is None or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        return draw(func, args, kwargs, self._streams)
+
+
+def _with_generator(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    if args and isinstance(args[0], torch.Tensor):
+        device = torch.device(kwargs.get("device") or args[0].device)
+    else:
+        device = torch.device(kwargs.get("device") or torch.get_default_device())
+    if device.type != "cpu":
+        return func(*args, **kwargs)
+    return func(*args, **{**kwargs, "generator": streams.torch})
+
+
+def _dropout(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    given = inspect.signature(func).bind(*args, **kwargs)
+    given.apply_defaults()
+    values, p = given.arguments["input"], given.arguments["p"]
+    if not given.arguments["training"] or not 0 < p < 1 or values.device.type != "cpu":
+        return func(*args, **kwargs)
+    kept = torch.empty_like(values).bernoulli_(1 - p, generator=streams.torch).div_(1 - p)
+    return values.mul_(kept) if given.arguments["inplace"] else values * kept
+
+
+def _refused(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    del args, kwargs, streams
+    raise LoaderError(
+        f"{getattr(func, '__name__', func)} draws from torch's default generator, which threads "
+        "share, so what it gives would differ from run to run",
+        hint='pass transform_mode="process", or num_workers=0',
+    )
+
+
+def _draws() -> dict[Any, Callable[..., Any]]:
+    names = (
+        "rand randn randint randperm normal bernoulli multinomial poisson binomial _standard_gamma "
+        "_sample_dirichlet"
+    )
+    likes = "rand_like randn_like randint_like"
+    methods = (
+        "bernoulli bernoulli_ cauchy_ exponential_ geometric_ log_normal_ multinomial normal_ "
+        "random_ uniform_"
+    )
+    table: dict[Any, Callable[..., Any]] = {}
+    for name in f"{names} {likes}".split():
+        table[getattr(torch, name)] = _with_generator
+    for name in methods.split():
+        table[getattr(torch.Tensor, name)] = _with_generator
+    for name in ("uniform_", "normal_", "kaiming_uniform_"):
+        table[getattr(torch.nn.init, name)] = _with_generator
+    table[F.dropout] = _dropout
+    refused = (
+        "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d gumbel_softmax rrelu "
+        "fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices"
+    )
+    for name in refused.split():
+        table[getattr(F, name)] = _refused
+    for name in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rrelu"):
+        table[getattr(torch, name)] = _refused
+        table[getattr(torch, f"{name}_")] = _refused
+    return table
+
+
+_DRAWS = _draws()

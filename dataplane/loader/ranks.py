@@ -1,0 +1,89 @@
+"""Which share of an order this process reads, and a seed that all processes of a job agree on.
+
+The rank is asked for when a pass begins, not when a loader is made: of `torch.distributed` where a
+process group is there, else of the launcher's variables RANK and WORLD_SIZE.
+
+A seed that is drawn must be the same on all ranks, and a rank that looks at a batch on its own must
+neither hang nor shift the others: so there is one drawn seed for a job. The rank that needs it
+first draws it and leaves it in the process group's key-value store, where the others find it.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import SupportsIndex, cast
+
+import torch
+import torch.distributed as dist
+
+from dataplane.errors import ConfigError
+from dataplane.telemetry import logger
+
+__all__ = ["draw_seed", "rank_of_process", "shared_seed", "whole_number"]
+
+_KEY = "dataplane/seed"
+
+
+def whole_number(name: str, value: object) -> int:
+    """Return an argument that is a whole number, of Python, NumPy or torch.
+
+    Raises:
+        ConfigError: it is something else; True and False are answers, not numbers.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(cast(SupportsIndex, value))
+    except TypeError:
+        pass
+    raise ConfigError(f"{name} must be a whole number, got {value!r:.60}")
+
+
+def rank_of_process() -> tuple[int, int]:
+    """Return rank and world size of this process: (0, 1) where nobody says otherwise.
+
+    Raises:
+        ConfigError: the launcher's variables are no ranks.
+    """
+    if _has_group():
+        return dist.get_rank(), dist.get_world_size()
+    rank, world_size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if not rank or not world_size:
+        return 0, 1
+    try:
+        found = int(rank), int(world_size)
+    except ValueError:
+        found = -1, -1
+    if not 0 <= found[0] < found[1]:
+        raise ConfigError(
+            f"RANK={rank} and WORLD_SIZE={world_size} in the environment are no rank",
+            hint="correct or unset them, or give the DataLoader rank and world_size",
+        )
+    return found
+
+
+def draw_seed(generator: torch.Generator | None) -> int:
+    """Draw a seed as torch's loader does: of the generator, or of the default one; 63 bits."""
+    return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
+
+
+def shared_seed(generator: torch.Generator | None) -> int:
+    """Return the drawn seed of this job, the same on all ranks.
+
+    Raises:
+        ConfigError: there are several ranks, and no process group to agree in.
+    """
+    if not _has_group():
+        raise ConfigError(
+            "the ranks of a job shuffle alike only with a seed that all of them know",
+            hint="give the DataLoader seed=…, or iterate over it after init_process_group",
+        )
+    store = dist.distributed_c10d._get_default_store()
+    mine = str(draw_seed(generator))
+    seed = int(store.compare_set(_KEY, "", mine))
+    logger.info("the drawn seed of this job is %d", seed)
+    return seed
+
+
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()

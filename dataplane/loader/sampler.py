@@ -1,0 +1,195 @@
+"""`EpochSampler`: a loader's own order, as a sampler that anybody can iterate.
+
+It gives the samples of an epoch that one rank reads (`datasets/order.py`). A loader without a
+sampler of the user's has one as its `sampler`, so whoever takes a loader apart and puts another one
+together gets the same order. It is a `DistributedSampler`, since that is what it does: frameworks
+that would put one in see that it is there, and tell it the epoch.
+
+The seed of a shuffle, where none was given, is drawn when a pass begins, as torch's `RandomSampler`
+does: a new one for each pass, whose order then depends on nothing else. Where epochs are counted by
+somebody (`set_epoch`), and on several ranks, one is drawn and kept, and the epoch makes the order.
+
+Belongs to the training thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch.utils.data import DistributedSampler
+
+from dataplane.datasets.order import permutation, rank_count, rank_positions
+from dataplane.errors import ConfigError
+from dataplane.loader.batch_source import KnownOrder
+from dataplane.loader.ranks import draw_seed, rank_of_process, shared_seed, whole_number
+from dataplane.telemetry import logger
+
+__all__ = ["EpochSampler"]
+
+
+class EpochSampler(DistributedSampler[int]):
+    """Sampler of the known order of an epoch, for one rank.
+
+    Args:
+        length: length of the dataset.
+        shuffle: whether to read a new permutation each epoch.
+        seed: seed of the shuffle; None draws one.
+        generator: generator that seeds are drawn from; by default torch's.
+        rank: rank of this process; None asks when a pass begins.
+        world_size: number of ranks; None likewise.
+        drop_last: whether to leave out a tail that not all ranks get.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        shuffle: bool,
+        seed: int | None,
+        generator: torch.Generator | None,
+        rank: int | None,
+        world_size: int | None,
+        drop_last: bool,
+    ) -> None:
+        # Not DistributedSampler's: it asks for the process group at once.
+        self.length = length
+        self.shuffle = shuffle
+        self.generator = generator
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.epochs_set = 0
+        self._given_seed = None if seed is None else whole_number("seed", seed)
+        self._kept_seed: int | None = None
+        self._given_ranks = _given_ranks(rank, world_size)
+        self._ranks: tuple[int, int] | None = None
+        permutation(0, seed=self._given_seed or 0, epoch=0)  # refuses a bad seed now
+        if self._given_ranks is not None:
+            rank_positions(0, rank=self._given_ranks[0], world_size=self._given_ranks[1])
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Rank and world size."""
+        return self._given_ranks or rank_of_process()
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]  # an attribute there
+        """Rank of this process."""
+        return self.ranks[0]
+
+    @property
+    def num_replicas(self) -> int:  # type: ignore[override]
+        """World size."""
+        return self.ranks[1]
+
+    @property
+    def num_samples(self) -> int:  # type: ignore[override]
+        """Number of samples that a rank reads in an epoch."""
+        return rank_count(self.length, world_size=self.num_replicas, drop_last=self.drop_last)
+
+    @property
+    def total_size(self) -> int:  # type: ignore[override]
+        """Number of samples that all ranks read in an epoch, repeated ones too."""
+        return self.num_samples * self.num_replicas
+
+    @property
+    def seed(self) -> int | None:  # type: ignore[override]
+        """Seed that was given, or drawn and kept; None before."""
+        return self._kept_seed if self._given_seed is None else self._given_seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next pass reads; the ones after it follow on.
+
+        Raises:
+            ConfigError: the epoch is negative, or no whole number.
+        """
+        epoch = whole_number("epoch", epoch)
+        if epoch < 0:
+            raise ConfigError(f"epoch must be at least 0, got {epoch}")
+        self.epoch = epoch
+        self.epochs_set += 1
+
+    def settle(self) -> None:
+        """Settle the rank of this process, when a pass begins.
+
+        Raises:
+            ConfigError: it is not what it was in earlier passes.
+        """
+        found = self.ranks
+        if self._ranks is not None and self._ranks != found:
+            raise ConfigError(
+                f"this process is rank {found[0]} of {found[1]} and was {self._ranks[0]} of "
+                f"{self._ranks[1]} in earlier passes of this DataLoader",
+                hint="iterate over it only after init_process_group, or give rank and world_size",
+            )
+        self._ranks = found
+
+    def begin(self) -> tuple[int, bool]:
+        """Return the seed of a pass that begins, and whether it is drawn for this pass alone.
+
+        Raises:
+            ConfigError: ranks that have to shuffle alike cannot agree on a seed.
+        """
+        if self._given_seed is not None:
+            return self._given_seed, False
+        if self._kept_seed is not None:
+            return self._kept_seed, False
+        if self.num_replicas > 1 and self.shuffle:
+            self._kept_seed = shared_seed(self.generator)
+            return self._kept_seed, False
+        # As often as torch's loader and its sampler would, so that what the training loop draws
+        # afterwards is the same.
+        seed = draw_seed(self.generator)
+        if self.shuffle:
+            seed = draw_seed(self.generator)
+            logger.info("the shuffle of this pass has the drawn seed %d", seed)
+        if self.epochs_set:
+            self._kept_seed = seed
+            return seed, False
+        return seed, True
+
+    def adopt(self, seed: int) -> None:
+        """Take the seed of a run that is resumed, where none was given."""
+        if self._given_seed is None:
+            self._kept_seed = seed
+
+    def order(self, seed: int, batch_size: int) -> KnownOrder:
+        """Return the order that a seed gives, in batches."""
+        rank, world_size = self.ranks
+        return KnownOrder(
+            length=self.length,
+            shuffle=self.shuffle,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            batch_size=batch_size,
+            drop_last=self.drop_last,
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        self.settle()
+        seed, is_for_pass = self.begin()
+        indices = self.order(seed, 1).indices(0 if is_for_pass else self.epoch)
+        return iter(cast("list[int]", indices.tolist()))
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+def _given_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
+    if world_size is None and rank is None:
+        return None
+    if world_size is None:
+        raise ConfigError(
+            f"rank={rank} and world_size=None go together", hint="give both or neither"
+        )
+    count = whole_number("world_size", world_size)
+    if rank is None and count != 1:
+        raise ConfigError(
+            f"rank=None and world_size={count} go together", hint="give both or neither"
+        )
+    return (0 if rank is None else whole_number("rank", rank)), count

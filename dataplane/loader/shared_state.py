@@ -1,0 +1,181 @@
+"""Global state that the user's code keeps: what copies of his objects would still share.
+
+A copy of an object does not copy the module-level variables that its methods use: a scratch buffer,
+a generator of random numbers, an open file. With worker processes each has its own. Before code is
+run in threads, `find_shared_state` looks for such variables, in what the code can reach: functions
+and classes of the user's own modules (not of installed packages), and what these name.
+
+It reads bytecode and runs nothing. What cannot change (numbers, texts, types, modules, …) and what
+is made to be shared by threads (locks, events, queues) does not count. It errs on the side of
+finding: an array that is only read counts as well. Functions without state; safe from any thread.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import enum
+import functools
+import logging
+import pathlib
+import queue
+import re
+import sys
+import sysconfig
+import threading
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["SYNCHRONIZATION", "find_shared_state"]
+
+SYNCHRONIZATION: tuple[type, ...] = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Condition,
+    threading.Event,
+    threading.Semaphore,
+    threading.Barrier,
+    threading.local,
+    queue.Queue,
+    queue.SimpleQueue,
+)
+"""Types that are made to be shared by threads."""
+
+_FIXED: tuple[type, ...] = (
+    types.ModuleType,
+    types.BuiltinFunctionType,
+    types.GenericAlias,
+    np.ufunc,
+    np.dtype,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    range,
+    slice,
+    type(None),
+    type(Ellipsis),
+    type(NotImplemented),
+    enum.Enum,
+    pathlib.PurePath,
+    re.Pattern,
+    logging.Logger,
+    *SYNCHRONIZATION,
+)
+
+
+def find_shared_state(roots: Iterable[object]) -> str | None:
+    """Return the name of a variable that copies of some classes and functions would share.
+
+    Args:
+        roots: classes and functions that the code begins with.
+
+    Returns:
+        `module.variable`, or None where there is none.
+    """
+    waiting, seen = list(roots), set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        for function in _functions(one):
+            for name, value, is_set in _globals_of(function, function.__code__):
+                if is_set or not _is_fixed(value):
+                    return f"{function.__module__}.{name}"
+                if isinstance(value, (type, types.FunctionType)):
+                    waiting.append(value)
+    return None
+
+
+def _functions(one: object) -> Iterator[types.FunctionType]:
+    """Yield the functions of a class or the one that it is, where they are the user's own."""
+    if isinstance(one, types.FunctionType):
+        if _is_users(one.__module__):
+            yield one
+    elif isinstance(one, type):
+        for kind in one.__mro__:
+            if _is_users(kind.__module__):
+                for member in vars(kind).values():
+                    yield from _functions_of_member(member)
+
+
+def _functions_of_member(member: object) -> Iterator[types.FunctionType]:
+    if isinstance(member, (staticmethod, classmethod)):
+        member = member.__func__
+    if isinstance(member, functools.cached_property):
+        member = member.func
+    parts = (member.fget, member.fset) if isinstance(member, property) else (member,)
+    for part in parts:
+        found = getattr(part, "__wrapped__", part)
+        if isinstance(found, types.FunctionType):
+            yield found
+
+
+def _globals_of(
+    function: types.FunctionType, code: types.CodeType
+) -> Iterator[tuple[str, object, bool]]:
+    """Yield the global variables that code names: name, value, whether it sets it."""
+    names = function.__globals__
+    module: object = None
+    for step in dis.get_instructions(code):
+        found: object = None
+        if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            yield str(step.argval), None, True
+        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in names:
+            found = names[step.argval]
+            yield str(step.argval), found, False
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and _is_users_module(module):
+            found = getattr(module, str(step.argval), None)
+            yield str(step.argval), found, False
+        module = found if isinstance(found, types.ModuleType) else None
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _globals_of(function, constant)
+
+
+def _is_fixed(value: Any) -> bool:
+    if isinstance(value, (type, types.FunctionType, *_FIXED)):
+        return True
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(_is_fixed, value))
+    kind = type(value)
+    if kind.__module__ in ("typing", "types") or getattr(builtins, kind.__name__, None) is kind:
+        return kind.__module__ != "builtins"
+    parameters = getattr(kind, "__dataclass_params__", None)
+    if parameters is not None and parameters.frozen:
+        return all(map(_is_fixed, vars(value).values())) if hasattr(value, "__dict__") else True
+    # What an installed package made and means to be called: decorated functions and the like.
+    return callable(value) and isinstance(getattr(value, "__wrapped__", None), types.FunctionType)
+
+
+def _is_users_module(module: object) -> bool:
+    return isinstance(module, types.ModuleType) and _is_users(module.__name__)
+
+
+@functools.cache
+def _installed_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return tuple(paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def _is_users(name: str | None) -> bool:
+    """Whether a module is the user's own: a script, or not an installed package."""
+    if name == "__main__":
+        return True
+    if not name or name.partition(".")[0] == "dataplane":
+        return False
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return False
+    return not str(file).startswith(_installed_folders())

@@ -1,0 +1,309 @@
+"""The user's code of a loader, as a worker runs it: dataset, transform and collate_fn.
+
+Each worker has its own copy of all three, made together, so that what they share they share in the
+copy too, and nothing is shared between workers: as with torch's worker processes. A copy is what
+`pickle` would make (by value also for lambdas, closures and what a script defines itself). What it
+cannot copy is shared, under a lock that lets one worker run at a time, with one warning.
+
+In the training thread (`num_workers=0`) the user's own objects run, as with torch.
+
+Each call sees random number streams that are a function of (seed, epoch, sample); see
+`random_streams.py`. A `Worker` belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cloudpickle
+from torch.utils.data import Subset
+
+from dataplane.datasets.dataset import Dataset, OpenedReader
+from dataplane.datasets.views import packed_leaves
+from dataplane.loader.random_streams import ProcessStreams, Streams, ThreadStreams, mix
+from dataplane.loader.shared_state import SYNCHRONIZATION, find_shared_state
+from dataplane.loader.worker_info import make_worker_info, shown_worker_info
+from dataplane.shards import DatasetIndex
+from dataplane.telemetry import Counters
+
+__all__ = ["Task", "UserCode", "Worker", "WorkerSetup", "copies", "make_workers", "pickled"]
+
+_SHARED = (DatasetIndex, OpenedReader, Counters, *SYNCHRONIZATION)
+"""What is safe from any thread: parts of a dataset, and what is made to be shared by threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserCode:
+    """What a user gave a loader that runs per sample or per batch.
+
+    Attributes:
+        dataset: dataset, with its transforms.
+        collate: function from a list of samples to a batch, or from one sample to what is yielded.
+        collate_bulk: function from a list of samples to a batch, where an order of single samples
+            gave a list.
+        worker_init: function of a worker's number, called in each worker before its first batch.
+    """
+
+    dataset: Any
+    collate: Callable[[Any], Any]
+    collate_bulk: Callable[[Any], Any]
+    worker_init: Callable[[int], object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker needs to know of its pass.
+
+    Attributes:
+        id: number of the worker; None in the training thread.
+        num_workers: number of workers.
+        seed: seed of the pass.
+        epoch: epoch, as far as it takes part in the seeds.
+        single: whether samples are yielded, not batches.
+        is_packed: whether samples come decoded, and only transforms are to be called; otherwise
+            the dataset is asked for them.
+        repeats: whether the order may give a sample twice; the place in the order then takes part
+            in the seeds.
+    """
+
+    id: int | None
+    num_workers: int
+    seed: int
+    epoch: int
+    single: bool
+    is_packed: bool
+    repeats: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A batch to be made.
+
+    Attributes:
+        first: place of its first sample in the order of this rank.
+        indices: indices of its samples.
+        is_bulk: whether an order of single samples gave a list of indices in the place of one.
+        samples: its samples, decoded; None where the dataset is asked for them.
+        which: for each of `samples` the dataset that it is of, where there are several.
+        numbers: for each of `samples` its number in that dataset.
+    """
+
+    first: int
+    indices: list[int]
+    is_bulk: bool = False
+    samples: list[Any] | None = None
+    which: Sequence[int] = ()
+    numbers: Sequence[int] = ()
+
+
+class Worker:
+    """One worker and its copy of the user's code."""
+
+    def __init__(
+        self, code: UserCode, setup: WorkerSetup, streams: Streams, lock: Any = None
+    ) -> None:
+        self._code = code
+        self._streams = streams
+        self._lock = contextlib.nullcontext() if lock is None else lock
+        self._started = setup.id is None
+        self._info: Any = None
+        if setup.is_packed:
+            leaves = packed_leaves(code.dataset)
+            self._transforms = [leaf.transformed if leaf.transform else None for leaf in leaves]
+        self.begin(setup)
+
+    def begin(self, setup: WorkerSetup) -> None:
+        """Begin a pass."""
+        self._setup = setup
+        if setup.id is not None:
+            self._info = make_worker_info(
+                id=setup.id,
+                num_workers=setup.num_workers,
+                seed=(mix(setup.seed, setup.epoch) + setup.id) % 2**63,
+                dataset=self._code.dataset,
+                rng=(
+                    _Generators(self._streams) if isinstance(self._streams, ThreadStreams) else None
+                ),
+                worker_method="thread",
+            )
+
+    def run(self, task: Task) -> Any:
+        """Make the batch of a task, and start the worker before the first.
+
+        Raises:
+            Exception: what the user's code raised.
+        """
+        shown = contextlib.nullcontext() if self._info is None else shown_worker_info(self._info)
+        with self._lock, shown, self._streams.active():
+            if not self._started:
+                self._streams.seed(self._info.seed)
+                if self._code.worker_init is not None:
+                    self._code.worker_init(self._setup.id or 0)
+                self._started = True
+            return self._made(task)
+
+    def _made(self, task: Task) -> Any:
+        content = self._samples(task)
+        self._seed(task, 0, collating=True)
+        if task.is_bulk and self._setup.single:
+            content = self._code.collate_bulk(content)
+        elif self._setup.single:
+            content = content[0]
+        return self._code.collate(content)
+
+    def _samples(self, task: Task) -> Any:
+        if task.samples is not None:
+            return [self._transformed(task, at) for at in range(len(task.samples))]
+        dataset = self._code.dataset
+        several = None if self._setup.single else _several(dataset)
+        if several is not None:
+            self._seed(task, 0)
+            return several(task.indices)
+        samples = []
+        for at, index in enumerate(task.indices):
+            self._seed(task, at)
+            samples.append(dataset[index])
+        return samples
+
+    def _transformed(self, task: Task, at: int) -> Any:
+        assert task.samples is not None
+        transform = self._transforms[task.which[at] if task.which else 0]
+        if transform is None:
+            return task.samples[at]
+        self._seed(task, at)
+        return transform(task.samples[at])
+
+    def _seed(self, task: Task, at: int, *, collating: bool = False) -> None:
+        """Give the streams the state of a sample, or of the batch that begins with it."""
+        setup = self._setup
+        which = task.which[at] if task.which else 0
+        number = task.numbers[at] if task.numbers else task.indices[at] if task.indices else 0
+        place = task.first + at + 1 if setup.repeats else 0
+        self._streams.seed(mix(setup.seed, setup.epoch, which, number, place, int(collating)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Generators:
+    """A thread's generators, as torch's description of a worker names them."""
+
+    streams: ThreadStreams
+
+    @property
+    def random_generator(self) -> Any:
+        return self.streams.python
+
+    @property
+    def torch_generator(self) -> Any:
+        return self.streams.torch
+
+    @property
+    def numpy_generator(self) -> Any:
+        return self.streams.numpy
+
+
+def _several(dataset: Any) -> Callable[[list[int]], Any] | None:
+    """Return a dataset's own way to give several samples, if it has one."""
+    if type(dataset) is Subset:  # which has one only to pass the question on
+        return dataset.__getitems__ if _several(dataset.dataset) is not None else None
+    if isinstance(dataset, Dataset) and type(dataset).__getitems__ is Dataset.__getitems__:
+        return None  # which asks for each as well
+    several = getattr(dataset, "__getitems__", None)
+    return several if callable(several) else None
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Pickles for this process: what all copies share is noted, and not written."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.shared: list[object] = []
+        self.code: list[object] = []
+        self._places: dict[int, int] = {}
+
+    def persistent_id(self, obj: object) -> int | None:
+        if isinstance(obj, (type, types.FunctionType)):
+            self.code.append(obj)
+        # Classes too: one that is pickled by value would change the original when it is loaded.
+        if not isinstance(obj, (type, *_SHARED)):
+            return None
+        if id(obj) not in self._places:
+            self._places[id(obj)] = len(self.shared)
+            self.shared.append(obj)
+        return self._places[id(obj)]
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, shared: list[object]) -> None:
+        super().__init__(file)
+        self._shared = shared
+
+    def persistent_load(self, pid: Any) -> object:
+        return self._shared[pid]
+
+
+def copies(code: UserCode, count: int) -> list[UserCode]:
+    """Return `count` copies of the user's code, for as many threads of this process.
+
+    Raises:
+        NotCopied: a module-level variable would be shared by the copies.
+        Exception: it cannot be copied; whatever its own parts raised.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(code)
+    state = find_shared_state(pickler.code)
+    if state is not None:
+        raise NotCopied(f"its code uses the variable {state}, of which there is one")
+    made = []
+    for _ in range(count):
+        file.seek(0)
+        made.append(_Unpickler(file, pickler.shared).load())
+    return made
+
+
+class NotCopied(Exception):
+    """A copy of the user's code would share state with the original."""
+
+
+def make_workers(
+    code: UserCode,
+    setup: WorkerSetup,
+    *,
+    lock: Any,
+    before: Sequence[Any],
+    tell: Callable[[Exception], None],
+) -> list[Worker]:
+    """Return the workers of a pass, in threads.
+
+    Args:
+        code: the user's code.
+        setup: setup of all of them, without their numbers.
+        lock: lock for code that cannot be copied.
+        before: workers of the pass before, where they keep their copies.
+        tell: function that is told why the code cannot be copied.
+    """
+    if not setup.num_workers:
+        return [Worker(code, setup, ProcessStreams())]
+    setups = [replace(setup, id=number) for number in range(setup.num_workers)]
+    if len(before) == setup.num_workers:
+        for worker, own in zip(before, setups, strict=True):
+            worker.begin(own)
+        return list(before)
+    try:
+        made = copies(code, setup.num_workers)
+    except Exception as err:
+        tell(err)
+        return [Worker(code, own, ThreadStreams(), lock) for own in setups]
+    return [Worker(copy, own, ThreadStreams()) for copy, own in zip(made, setups, strict=True)]
+
+
+def pickled(code: UserCode, setup: WorkerSetup) -> bytes:
+    """Return the user's code and a setup, for a worker process."""
+    data: bytes = cloudpickle.dumps((code, replace(setup)), protocol=pickle.HIGHEST_PROTOCOL)
+    return data
