@@ -111,6 +111,7 @@ class Dataset(_MapDataset):
         store: configuration of the store; by default from the environment and configuration file.
         errors: policy for corrupt or missing samples: `raise`, `skip` (in batches; a single
             index still raises) or `replace` by the next sample.
+        transform_errors: policy for samples whose transform raises, in a `DataLoader`; likewise.
 
     Raises:
         ConfigError: an argument cannot be used; an unknown array comes with similar names.
@@ -133,6 +134,7 @@ class Dataset(_MapDataset):
         cache: CacheArgument = None,
         store: StoreConfig | None = None,
         errors: str = "raise",
+        transform_errors: str = "raise",
     ) -> None:
         self.url = os.fspath(_checked_argument("url", url, (str, os.PathLike), "a URL or a path"))
         if transform is not None and not callable(transform):
@@ -140,6 +142,7 @@ class Dataset(_MapDataset):
         _checked_argument("store", store, (StoreConfig, NoneType), "a dataplane.StoreConfig")
         self.transform = transform
         self.errors = check_policy(errors)
+        self.transform_errors = check_policy(transform_errors, "transform_errors")
         self.counters = Counters()
         self._cache_config = _cache_config(cache)
         self._store_config = store

@@ -55,7 +55,7 @@ MAX_REPLACEMENTS = 64
 """Most samples in a row that may be replaced by the next; beyond, the dataset counts as broken."""
 
 
-def check_policy(policy: str) -> ErrorPolicy:
+def check_policy(policy: str, name: str = "errors") -> ErrorPolicy:
     """Return `policy` as one of the three.
 
     Raises:
@@ -64,7 +64,7 @@ def check_policy(policy: str) -> ErrorPolicy:
     for known in get_args(ErrorPolicy):
         if policy == known:
             return known  # type: ignore[no-any-return]  # get_args of a Literal is typed as Any
-    raise ConfigError(f'errors must be "raise", "skip" or "replace", got {policy!r}')
+    raise ConfigError(f'{name} must be "raise", "skip" or "replace", got {policy!r}')
 
 
 class SampleReader:

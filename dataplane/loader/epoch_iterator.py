@@ -36,7 +36,7 @@ from dataplane.loader.pipeline import Pipeline, Stage, StageStats
 from dataplane.loader.prefetcher import Prefetcher
 from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter
-from dataplane.loader.user_code import Task
+from dataplane.loader.user_code import NOTHING_LEFT, Task
 
 __all__ = ["BatchWorker", "Pass", "PassOptions"]
 
@@ -175,6 +175,8 @@ class _Work:
             item = _Decoded(Task(item.first, item.indices), len(item.indices))
         if item.samples:
             content = self.workers[worker].run(item.content)
+            if content is NOTHING_LEFT:
+                return _Decoded(None, 0)
             item.content = _pinned(content) if self.options.pin else content
         return item
 

@@ -25,14 +25,25 @@ import cloudpickle
 from torch.utils.data import Subset
 
 from dataplane.datasets.dataset import Dataset, OpenedReader
+from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.views import packed_leaves
+from dataplane.errors import LoaderError
 from dataplane.loader.random_streams import ProcessStreams, Streams, ThreadStreams, mix
 from dataplane.loader.shared_state import SYNCHRONIZATION, find_shared_state
 from dataplane.loader.worker_info import make_worker_info, shown_worker_info
 from dataplane.shards import DatasetIndex
-from dataplane.telemetry import Counters
+from dataplane.telemetry import Counters, logger
 
-__all__ = ["Task", "UserCode", "Worker", "WorkerSetup", "copies", "make_workers", "pickled"]
+__all__ = [
+    "NOTHING_LEFT",
+    "Task",
+    "UserCode",
+    "Worker",
+    "WorkerSetup",
+    "copies",
+    "make_workers",
+    "pickled",
+]
 
 _SHARED = (DatasetIndex, OpenedReader, Counters, *SYNCHRONIZATION)
 """What is safe from any thread: parts of a dataset, and what is made to be shared by threads."""
@@ -114,8 +125,7 @@ class Worker:
         self._started = setup.id is None
         self._info: Any = None
         if setup.is_packed:
-            leaves = packed_leaves(code.dataset)
-            self._transforms = [leaf.transformed if leaf.transform else None for leaf in leaves]
+            self._leaves = packed_leaves(code.dataset)
         self.begin(setup)
 
     def begin(self, setup: WorkerSetup) -> None:
@@ -150,6 +160,8 @@ class Worker:
 
     def _made(self, task: Task) -> Any:
         content = self._samples(task)
+        if task.samples is not None and not content:
+            return NOTHING_LEFT
         self._seed(task, 0, collating=True)
         if task.is_bulk and self._setup.single:
             content = self._code.collate_bulk(content)
@@ -159,7 +171,8 @@ class Worker:
 
     def _samples(self, task: Task) -> Any:
         if task.samples is not None:
-            return [self._transformed(task, at) for at in range(len(task.samples))]
+            made = [self._transformed(task, at) for at in range(len(task.samples))]
+            return [sample for sample in made if sample is not _LEFT_OUT]
         dataset = self._code.dataset
         several = None if self._setup.single else _several(dataset)
         if several is not None:
@@ -173,11 +186,33 @@ class Worker:
 
     def _transformed(self, task: Task, at: int) -> Any:
         assert task.samples is not None
-        transform = self._transforms[task.which[at] if task.which else 0]
-        if transform is None:
+        leaf = self._leaves[task.which[at] if task.which else 0]
+        if leaf.transform is None:
             return task.samples[at]
         self._seed(task, at)
-        return transform(task.samples[at])
+        try:
+            return leaf.transformed(task.samples[at])
+        except Exception as err:
+            if leaf.transform_errors == "raise":
+                raise
+            _report(leaf, err)
+            return _LEFT_OUT if leaf.transform_errors == "skip" else self._replacement(task, at)
+
+    def _replacement(self, task: Task, at: int) -> Any:
+        """Return the next sample of the dataset whose transform does not fail."""
+        dataset = self._code.dataset
+        count = len(dataset)
+        position = task.indices[at]
+        for ahead in range(1, min(count, MAX_REPLACEMENTS)):
+            self._seed(task, at)
+            try:
+                return dataset[(position + ahead) % count]
+            except Exception as err:
+                _report(dataset, err)
+        raise LoaderError(
+            f"the transform fails for the {MAX_REPLACEMENTS} samples from number {position} on",
+            hint="see the log for each of them",
+        )
 
     def _seed(self, task: Task, at: int, *, collating: bool = False) -> None:
         """Give the streams the state of a sample, or of the batch that begins with it."""
@@ -186,6 +221,26 @@ class Worker:
         number = task.numbers[at] if task.numbers else task.indices[at] if task.indices else 0
         place = task.first + at + 1 if setup.repeats else 0
         self._streams.seed(mix(setup.seed, setup.epoch, which, number, place, int(collating)))
+
+
+class _NothingLeft:
+    """What a worker returns in the place of a batch whose samples were all left out."""
+
+    def __reduce__(self) -> str:
+        return "NOTHING_LEFT"
+
+
+NOTHING_LEFT = _NothingLeft()
+_LEFT_OUT = object()
+
+
+def _report(dataset: Any, err: Exception) -> None:
+    counters = getattr(dataset, "counters", None)
+    if counters is not None:
+        done = "skipped" if dataset.transform_errors == "skip" else "replaced"
+        counters.add(f"dataset_samples_{done}", 1)
+    notes = "; ".join(getattr(err, "__notes__", []))
+    logger.warning("left out a sample: %s: %s (%s)", type(err).__name__, err, notes)
 
 
 @dataclass(frozen=True, slots=True)

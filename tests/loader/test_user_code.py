@@ -104,3 +104,31 @@ def test_an_error_of_a_sampler_is_one_error(
     with pytest.raises(RuntimeError, match="the sampler broke"):
         list(dp.DataLoader(dataset, sampler=sampler(), num_workers=1))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_samples_whose_transform_fails_fall_under_a_policy_if_asked_for(
+    packed: Packed, num_workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def transform(sample: dict) -> dict:
+        if sample["__key__"] in ("case-004", "case-005"):
+            raise ValueError("not this one")
+        return sample
+
+    def keys(policy: str, size: int) -> list[list[str]]:
+        dataset = dp.Dataset(
+            packed.url, ["global_data/mach"], transform=transform, transform_errors=policy
+        )
+        loader = dp.DataLoader(dataset, size, num_workers=num_workers)
+        found = [list(batch["__key__"]) for batch in loader]
+        done = "skipped" if policy == "skip" else "replaced"
+        assert dataset.counters[f"dataset_samples_{done}"] >= 2
+        return found
+
+    assert keys("skip", 3)[1] == ["case-003"]
+    assert keys("skip", 2)[2] == ["case-006", "case-007"]  # a batch that lost all is left out
+    assert keys("replace", 3)[1] == ["case-003", "case-006", "case-006"]
+    assert "not this one" in caplog.text
+    assert "case-004" in caplog.text
+    with pytest.raises(dp.ConfigError, match="transform_errors must be"):
+        dp.Dataset(packed.url, transform_errors="ignore")
