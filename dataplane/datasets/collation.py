@@ -6,17 +6,45 @@ or torch's own `DataLoader` is used. Pure functions; safe from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import default_collate
 
-from dataplane.datasets.layout import OFFSETS_SUFFIX
+from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
 from dataplane.datasets.samples import KEY, Keys
 from dataplane.errors import LoaderError
 
-__all__ = ["collate"]
+__all__ = ["LayoutCollate", "collate"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutCollate:
+    """A `collate_fn` that makes the batches of certain datasets: what a loader of theirs uses.
+
+    Attributes:
+        ragged: names of tensors that are concatenated, with offsets.
+        listed: names of values that are put into a list as they are.
+    """
+
+    ragged: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, layouts: Iterable[ArrayLayout]) -> LayoutCollate:
+        """Return what collates samples as they are stored."""
+        found = tuple(layouts)
+        return cls(
+            tuple(one.name for one in found if one.arrangement is Arrangement.RAGGED),
+            tuple(one.name for one in found if one.arrangement is Arrangement.LISTED),
+        )
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """Return the batch of some samples."""
+        return collate(samples, self.ragged, self.listed)
+
 
 _SHOWN = 3
 """Most names and samples that a message lists."""

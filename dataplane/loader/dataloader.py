@@ -25,18 +25,26 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.utils.data
-from torch.utils.data import default_collate
+from torch.utils.data import StackDataset, default_collate, default_convert
 
-from dataplane.datasets.collation import collate
+from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
-from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
-from dataplane.errors import ConfigError
-from dataplane.loader.epoch_iterator import MAX_DECODE_THREADS, BatchWorker, Pass, PassOptions
+from dataplane.errors import ConfigError, MissingPackage
+from dataplane.loader.accelerate_shard import has_accelerator, make_shard
+from dataplane.loader.epoch_iterator import (
+    MAX_DECODE_THREADS,
+    BatchWorker,
+    Pass,
+    PassOptions,
+    Run,
+)
+from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
 from dataplane.loader.ranks import whole_number
 from dataplane.loader.sampler import EpochSampler
+from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
 from dataplane.loader.user_code import UserCode, Worker, WorkerSetup, make_workers
@@ -130,10 +138,19 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"DataLoader takes a dataset, got the {type(dataset).__name__} {dataset!r}",
                 hint=f"wrap it: dataplane.Dataset({os.fspath(dataset)!r})",
             )
+        # All before torch's constructor, which frameworks watch: they note what is set after it.
         self._view = view_of(dataset)
         self._inner = packed_inside(dataset) if self._view is None else []
         self._is_engine = self._view is not None or bool(self._inner)
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
+        self._seed = None if seed is None else whole_number("seed", seed)
+        self._ragged = tuple(ragged)
+        self._keys = keys
+        self._mode = transform_mode
+        self._native_collate: object = None
+        self._shard: Any = None
+        self._place_: Place | None = None
+        self._begin_anew()
         if self._is_engine:
             whole_number("num_workers", num_workers)
             if seed is not None and generator is not None:
@@ -151,46 +168,34 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     drop_last=drop_last,
                 )
                 shuffle = None
-            elif not _is_ours(sampler, batch_sampler) and (seed, rank, world_size) != (
-                None,
-                None,
-                None,
-            ):
+            elif not _is_ours(sampler, batch_sampler) and (rank, world_size) != (None, None):
                 raise ConfigError(
-                    "seed, rank and world_size do nothing beside a sampler, which is an order "
-                    "itself",
+                    "rank and world_size do nothing beside a sampler, which is an order itself",
                     hint="leave the sampler out, or use DistributedSampler alone",
                 )
-        self._seed = seed
-        self._ragged = tuple(ragged)
-        self._keys = keys
-        self._mode = transform_mode
-        self._native_collate: object = None
+            if collate_fn is None or isinstance(collate_fn, LayoutCollate):
+                is_single = batch_size is None and batch_sampler is None
+                collate_fn = default_convert if is_single else self._own_collate(dataset)
+                self._native_collate = collate_fn
         super().__init__(
-            dataset,
-            batch_size,
-            shuffle,
-            sampler,
-            batch_sampler,
-            num_workers,
-            collate_fn,
-            pin_memory,
-            drop_last,
-            timeout,
-            worker_init_fn,
-            multiprocessing_context,
-            generator,
+            dataset=dataset,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            sampler=sampler,
+            batch_sampler=batch_sampler,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            pin_memory=pin_memory,
+            drop_last=drop_last,
+            timeout=timeout,
+            worker_init_fn=worker_init_fn,
+            multiprocessing_context=multiprocessing_context,
+            generator=generator,
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device,
             in_order=in_order,
         )
-        if self._is_engine and collate_fn is None and not self._is_single:
-            self.collate_fn = self._own_collate()
-        if self._is_engine and collate_fn is None:
-            self._native_collate = self.collate_fn
-        self._place = self._make_place()
-        self._begin_anew()
 
     def _begin_anew(self) -> None:
         """Forget all passes: a loader that was just made, or copied."""
@@ -199,10 +204,24 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._workers: list[Worker] = []
         self._is_sharing_told = False
         self._lock = threading.Lock()
+        self._stateful: Any = None
+        self._is_stateful_known = False
 
     def __iter__(self) -> Any:
         if not self._is_engine:
-            return super().__iter__()
+            other = self._other()
+            return super().__iter__() if other is None else iter(other)
+        if self._shard is not None:
+            return iter(self._shard)
+        return self._begin_pass()
+
+    def _begin_pass(self) -> Pass:
+        place = self._place
+        current = Pass(self._begin_run, lambda: place.is_stale, self._length())
+        place.follow(current)
+        return current
+
+    def _begin_run(self) -> Run:
         state, feed = self._place.begin(
             takes_any_index=self._view is None, drop_last=self.drop_last
         )
@@ -211,18 +230,16 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         reads = reader or InnerReads(self._inner, state.dataset_length)
         size = self.batch_size or getattr(self.batch_sampler, "batch_size", None) or 1
         self._ahead = plan_ahead(reads, feed, size, self._ahead)
-        current = Pass(
+        run = Run(
             reader,
             workers,
             feed,
             self._options(state),
             progress=self._place.progress,
             ahead=self._ahead,
-            length=self._length(),
         )
-        self._place.follow(current)
-        self._meter = current.meter
-        return current
+        self._meter = run.meter
+        return run
 
     def __repr__(self) -> str:
         if not self._is_engine:
@@ -243,18 +260,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __getstate__(self) -> dict[str, Any]:
         # What is of a pass is not of a copy; nor are locks and threads.
         state = self.__dict__.copy()
-        for name in ("_meter", "_ahead", "_workers", "_lock"):
+        for name in ("_meter", "_ahead", "_workers", "_lock", "_stateful", "_shard"):
             del state[name]
-        if self._is_engine:
-            state["_place"] = self._place.epochs
+        state["_place_"] = self._place.epochs
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _place_=None, _shard=None)
         self._begin_anew()
-        if self._is_engine:
-            self.__dict__["_place"] = self._make_place()
-            self._place.epochs = state["_place"]
+        self._place.epochs = state["_place_"]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass reads; the ones after it follow on.
@@ -270,13 +284,21 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """Return the place of the training loop: in the latest pass, or before the next.
 
         It counts batches that were yielded, not those that wait. With the loader's own order it is
-        the same on all ranks.
+        the same on all ranks. For a dataset without packed samples it is torchdata's, and empty
+        where that is not installed.
 
         Raises:
-            ConfigError: the dataset has no packed samples, or batches came out of order.
+            ConfigError: batches came out of order, and some are still to come before others.
         """
-        self._require_engine("state_dict")
-        return self._place.state.as_dict()
+        if not self._is_engine:
+            other = self._other()
+            if other is None:
+                self._warn_of_no_state()
+                return {}
+            return dict(other.state_dict())
+        if self._shard is not None and self._shard.dl_state_dict is not None:
+            return dict(self._shard.dl_state_dict)  # Accelerate's loop is a batch ahead
+        return self._place.as_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
         """Let the next pass resume where `state_dict` was taken.
@@ -287,9 +309,46 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
         Raises:
             ConfigError: it is no state, or that of another dataset, seed or kind of order.
+            MissingPackage: it is torchdata's, which is not installed.
         """
-        self._require_engine("load_state_dict")
-        self._place.load(state_dict)
+        if self._is_engine:
+            if self._shard is not None:
+                self._shard.dl_state_dict = None
+            self._place.load(state_dict)
+            return
+        other = self._other()
+        if other is not None:
+            other.load_state_dict(dict(state_dict))
+        elif state_dict:
+            raise MissingPackage(
+                "the state of a dataset without packed samples is torchdata's, which is not "
+                "installed",
+                hint="pip install torchdata",
+            )
+
+    @property
+    def use_stateful_dataloader(self) -> bool:
+        """Whether the loader has a state of its own, as Accelerate asks."""
+        return self._is_engine
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """What Accelerate's `prepare` asks: see `accelerate_shard.py`."""
+        if not self._is_engine or self._place.own is None or not has_accelerator():
+            return False
+        if self._shard is None:
+            place = self._place
+            self.__dict__["_shard"] = make_shard(
+                self,
+                self._begin_pass,
+                place.as_dict,
+                lambda: 1 if place.own is None else place.own.num_replicas,
+            )
+        return True
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, value: bool) -> None:
+        """Take what `prepare` sets, which is known already."""
 
     def stats(self) -> LoaderStats:
         """Return what the latest pass did so far and which stage it waited for.
@@ -297,7 +356,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         Raises:
             ConfigError: the dataset has no packed samples, or nothing was read yet.
         """
-        self._require_engine("stats")
+        if not self._is_engine:
+            raise ConfigError(
+                f"stats needs a dataplane.Dataset, this is a {type(self.dataset).__name__}"
+            )
         if self._meter is None:
             raise ConfigError("there are no statistics before the first pass")
         return self._meter.snapshot()
@@ -308,6 +370,32 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             super().check_worker_number_rationality()
 
     @property
+    def _place(self) -> Place:
+        place = self._place_
+        if place is None:
+            place = self.__dict__["_place_"] = Place(
+                self.sampler,
+                self.batch_sampler,
+                generator=self.generator,
+                seed=self._seed,
+                length=len(self.dataset) if self._is_engine else 0,  # type: ignore[arg-type]
+                identity=functools.partial(_identity_of, self.dataset),
+            )
+        return place
+
+    def _other(self) -> Any:
+        """Return torchdata's loader for a dataset without packed samples, or None."""
+        if not self._is_stateful_known:
+            self.__dict__["_stateful"] = stateful_loader(self)
+            self.__dict__["_is_stateful_known"] = True
+        return self._stateful
+
+    @property
+    def _has_transform(self) -> bool:
+        # Not by its truth: that is the user's code as well, which may answer with its length.
+        return any(dataset.transform is not None for dataset in self._packed)
+
+    @property
     def _packed(self) -> Sequence[Dataset]:
         """Packed datasets that samples come from."""
         return self._inner if self._view is None else self._view.datasets
@@ -316,22 +404,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _is_single(self) -> bool:
         return self.batch_size is None and self.batch_sampler is None
 
-    def _make_place(self) -> Place:
-        return Place(
-            self.sampler,
-            self.batch_sampler,
-            generator=self.generator,
-            seed=self._seed,
-            length=len(self.dataset) if self._is_engine else 0,  # type: ignore[arg-type]
-            identity=functools.partial(_identity_of, self.dataset),
-        )
-
     def _options(self, state: LoaderState) -> PassOptions:
         pin = self.pin_memory
         if pin and not torch.accelerator.is_available():
             warnings.warn(
                 "pin_memory is set, but there is no accelerator: batches are not pinned",
-                stacklevel=3,
+                stacklevel=users_stacklevel(),
             )
             pin = False
         own = self._place.own
@@ -352,7 +430,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _make_workers(self, state: LoaderState) -> list[BatchWorker]:
         """Return the workers of a pass; none where decoding makes the batches."""
         is_native = self._view is not None and self.collate_fn is self._native_collate
-        if is_native and not any(dataset.transform for dataset in self._packed):
+        if is_native and not self._has_transform:
             return []
         setup = WorkerSetup(
             id=None,
@@ -363,7 +441,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             is_packed=self._view is not None,
             repeats=state.order == "sampler",
         )
-        code = UserCode(self.dataset, self.collate_fn, self._collate_samples(), self.worker_init_fn)
+        collate = self.collate_fn
+        if collate is self._native_collate and not self._is_single:
+            collate = self._own_collate(self.dataset)  # a transform may have come or gone
+        code = UserCode(self.dataset, collate, self._collate_samples(), self.worker_init_fn)
         self._workers = make_workers(
             code,
             setup,
@@ -380,26 +461,31 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"transform, collate_fn or dataset cannot be copied for each worker ({why}): the "
                 f"{self.num_workers} workers take turns with the one there is; have it open files "
                 "and handles at its first call, and it can be copied",
-                stacklevel=5,
+                stacklevel=users_stacklevel(),
             )
 
-    def _own_collate(self) -> Callable[[list[Any]], Any]:
+    def _own_collate(self, dataset: object) -> Callable[[Any], Any]:
         """Return what makes a batch where the user gave no `collate_fn`."""
-        if self._view is None and type(self.dataset) is not torch.utils.data.StackDataset:
-            return self._collate_samples() if self._ragged else default_collate
+        if self._view is None and type(dataset) is not StackDataset and not self._ragged:
+            return default_collate  # what a class of the user's returns has no layout
         return self._collate_samples()
 
-    def _collate_samples(self) -> Callable[[list[Any]], Any]:
-        if self._ragged or any(dataset.transform for dataset in self._packed):
-            return functools.partial(collate, ragged=self._ragged)
-        layouts = [layout for dataset in self._inner for layout in dataset.layouts]
+    def _collate_samples(self) -> LayoutCollate:
+        """Return what makes a batch of samples: as stored, or as a transform made them."""
+        if self._ragged or self._has_transform:
+            return LayoutCollate(self._ragged)
         if self._view is not None:
-            layouts = list(self._view.layouts)
-        return functools.partial(
-            collate,
-            ragged=[one.name for one in layouts if one.arrangement is Arrangement.RAGGED],
-            listed=[one.name for one in layouts if one.arrangement is Arrangement.LISTED],
-        )
+            return LayoutCollate.of(self._view.layouts)
+        return LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)
+
+    def _warn_of_no_state(self) -> None:
+        if not self._is_sharing_told:
+            self.__dict__["_is_sharing_told"] = True
+            warnings.warn(
+                f"the place in a {type(self.dataset).__name__} is not saved: it has no packed "
+                "samples, and torchdata, which would know it, is not installed",
+                stacklevel=3,
+            )
 
     def _length(self) -> int | None:
         try:
@@ -423,13 +509,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"seed, rank and world_size are for a dataplane.Dataset, "
                 f"this is a {type(dataset).__name__}",
                 hint="use generator= and torch.utils.data.DistributedSampler",
-            )
-
-    def _require_engine(self, what: str) -> None:
-        if not self._is_engine:
-            raise ConfigError(
-                f"{what} needs a dataplane.Dataset, this is a {type(self.dataset).__name__}",
-                hint="torchdata.stateful_dataloader serves other datasets",
             )
 
 

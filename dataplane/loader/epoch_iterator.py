@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -38,7 +38,7 @@ from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter
 from dataplane.loader.user_code import NOTHING_LEFT, Task
 
-__all__ = ["BatchWorker", "Pass", "PassOptions"]
+__all__ = ["BatchWorker", "Pass", "PassOptions", "Run"]
 
 READ_AHEAD = 2
 """Batches of compressed bytes that may wait to be decoded."""
@@ -190,8 +190,8 @@ class _Work:
             ahead.advance(number + 1)
 
 
-class Pass(Iterator[Any]):
-    """The iterator of a loader over packed samples.
+class Run:
+    """A pass that was begun: its pipeline, and what the training thread does of it.
 
     Args:
         reader: reader of the samples; None where the user's dataset reads them itself.
@@ -200,7 +200,6 @@ class Pass(Iterator[Any]):
         options: options of the pass.
         progress: progress of the pass, told of every place that was used up, and of the end.
         ahead: prefetcher of the bytes, or None without a cache.
-        length: number of batches that the loader says it has.
     """
 
     def __init__(
@@ -212,13 +211,11 @@ class Pass(Iterator[Any]):
         *,
         progress: Progress,
         ahead: Prefetcher | None,
-        length: int | None,
     ) -> None:
         self.meter = Meter()
         self._options = options
         self._feed = feed
         self._progress = progress
-        self._length = length
         self._pid = os.getpid()
         self._reads_here = reader is None
         self.is_closed = False
@@ -226,18 +223,17 @@ class Pass(Iterator[Any]):
         background, inline = _stages(work)
         self._inline = [(stage, StageStats(stage.name)) for stage in inline]
         source = _placed(feed.batches(), options.first)
-        self._pipeline = Pipeline(source, background, on_close=_Closer(feed, work))
-        self.meter.stages = [*self._pipeline.stats, *(stats for _, stats in self._inline)]
+        self.pipeline = Pipeline(source, background, on_close=_Closer(feed, work))
+        self.meter.stages = [*self.pipeline.stats, *(stats for _, stats in self._inline)]
 
-    def __iter__(self) -> Self:
-        return self
+    def next_batch(self) -> Any:
+        """Return the next batch.
 
-    def __len__(self) -> int:
-        if self._length is None:
-            raise TypeError("the number of batches is not known: the sampler has no length")
-        return self._length
-
-    def __next__(self) -> Any:
+        Raises:
+            StopIteration: there are no more.
+            LoaderError: none came in time, or this is a forked child.
+            Exception: what stands in the place of the batch; the next one can be asked for.
+        """
         if os.getpid() != self._pid:
             raise LoaderError(
                 f"this iterator belongs to process {self._pid}, and a forked child has none of its "
@@ -275,12 +271,12 @@ class Pass(Iterator[Any]):
         if not self.is_closed:
             self.meter.ended_s = time.perf_counter()
         self.is_closed = True
-        self._pipeline.close()
+        self.pipeline.close()
 
     def _take(self) -> _Decoded:
         began = time.perf_counter()
         try:
-            number, item = self._pipeline.take(self._options.timeout_s)
+            number, item = self.pipeline.take(self._options.timeout_s)
         except ChannelTimeout as err:
             raise LoaderError(
                 f"DataLoader timed out after {self._options.timeout_s:g} seconds: no batch came",
@@ -308,6 +304,56 @@ class Pass(Iterator[Any]):
             began = ran
         result: _Decoded = item
         return result
+
+
+class Pass(Iterator[Any]):
+    """The iterator of a loader over packed samples.
+
+    Frameworks name the epoch when they already have the iterator. So until a batch was asked for, a
+    pass begins anew when it is out of date.
+
+    Args:
+        begin: function that begins the pass, of the epoch that is next by then.
+        is_stale: function that says whether another epoch was named since it was called.
+        length: number of batches, where the loader knows it.
+    """
+
+    def __init__(
+        self, begin: Callable[[], Run], is_stale: Callable[[], bool], length: int | None
+    ) -> None:
+        self._begin: Callable[[], Run] | None = begin
+        self._is_stale = is_stale
+        self._length = length
+        self._run = begin()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __len__(self) -> int:
+        if self._length is None:
+            raise TypeError("the number of batches is not known: the sampler has no length")
+        return self._length
+
+    def __next__(self) -> Any:
+        begin, self._begin = self._begin, None  # which refers to the loader
+        if begin is not None and not self._run.is_closed and self._is_stale():
+            self._run.close()
+            self._run = begin()
+        return self._run.next_batch()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended."""
+        return self._run.is_closed
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages that run in the background."""
+        return self._run.pipeline
+
+    def close(self) -> None:
+        """Stop what is under way and join the threads. Idempotent."""
+        self._run.close()
 
 
 class _Closer:

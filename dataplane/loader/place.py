@@ -59,6 +59,7 @@ class Place:
         self._known = _known(sampler, batch_sampler)
         self._epochs_set = 0
         self._next_epoch = 0
+        self._offset = 0  # of the epochs that frameworks name from those that are read
         self._resume: LoaderState | None = None
         self._progress: Progress | None = None
         self._latest: weakref.ref[Pass] | None = None
@@ -79,8 +80,9 @@ class Place:
             raise ConfigError(f"epoch must be at least 0, got {epoch}")
         if self.own is not None:
             self.own.set_epoch(epoch)
-            return
-        self._tell_samplers(epoch)
+            self._epochs_set, self._offset = self.own.epochs_set, 0
+        else:
+            self._tell_samplers(epoch)
         self._name(epoch)
 
     @property
@@ -95,6 +97,14 @@ class Place:
             return self._resume
         state = self._fresh() if self._progress is None else self._progress.state
         return replace(state, dataset=self._identity())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the state as plain values.
+
+        Raises:
+            ConfigError: as `state`.
+        """
+        return self.state.as_dict()
 
     def load(self, state_dict: Mapping[str, object]) -> None:
         """Let the next pass begin where a state was taken.
@@ -169,11 +179,35 @@ class Place:
             self._resume = self._progress = None
             self._next_epoch = epoch
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the epoch of the present pass is not the one that was named since it began."""
+        own, progress = self.own, self._progress
+        if own is None or progress is None or own.epochs_set == self._epochs_set:
+            return False
+        return own.epoch + self._offset != progress.start.epoch
+
     def _obey_sampler(self) -> None:
-        """Take over an epoch that somebody set on the loader's own sampler."""
-        if self.own is not None and self.own.epochs_set != self._epochs_set:
-            self._epochs_set = self.own.epochs_set
-            self._name(self.own.epoch)
+        """Take over an epoch that somebody named to the loader's own sampler.
+
+        Frameworks that resume may count from 0 again: the state that was loaded says which epoch
+        the one is that they name first, and they count on from there.
+        """
+        own = self.own
+        if own is None or own.epochs_set == self._epochs_set:
+            return
+        self._epochs_set = own.epochs_set
+        if self._resume is not None:
+            self._offset = self._resume.epoch - own.epoch
+            return
+        epoch = own.epoch + self._offset
+        if self._progress is not None and self._is_unread and self._progress.start.epoch == epoch:
+            return  # it is where the pass has begun, which may be in the middle
+        self._name(epoch)
+
+    @property
+    def _is_unread(self) -> bool:
+        return self._progress is not None and not self._progress.has_begun
 
     def _next_state(self) -> LoaderState:
         self._obey_sampler()
@@ -193,7 +227,7 @@ class Place:
         if state is None:
             state = self._fresh()
         if self.own is not None:
-            self.own.epoch = state.epoch
+            self.own.epoch = state.epoch - self._offset
         if state.seed is not None:
             return state
         if self.own is not None:

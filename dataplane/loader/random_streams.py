@@ -137,16 +137,17 @@ class _Local(threading.local):
 
 _local = _Local()
 _install_lock = threading.Lock()
+_PLACE = "_dataplane_generator"
+"""Name in `torch.random` under which its functions find the thread's generator."""
 
 
 def _install() -> None:
     """Put the stand-ins in place of what `random`, `numpy.random` and torch draw from. Once."""
-    holder: Any = torch.random
     with _install_lock:
-        if not isinstance(holder.default_generator, _DefaultGenerator):
+        if not hasattr(torch.random, _PLACE):
             _stand_in_for_random()
             _stand_in_for_numpy()
-            holder.default_generator = _DefaultGenerator(holder.default_generator)
+            _stand_in_for_torch()
 
 
 def _led(original: Any, name: str, of_thread: Callable[[ThreadStreams], Any]) -> Any:
@@ -219,8 +220,31 @@ def _led_attribute(original: Any, name: str) -> Any:
     return property(read)
 
 
+def _stand_in_for_torch() -> None:
+    """Have `torch.manual_seed`, `initial_seed`, `get_rng_state` … speak to the thread's generator.
+
+    The functions stay the same ones, whoever holds them; a name in their code becomes another. To
+    seed in a thread seeds nothing of the process: not the generators of its GPUs either.
+    """
+    module: Any = torch.random
+    setattr(module, _PLACE, _DefaultGenerator(module.default_generator))
+    for function in vars(module).values():
+        code = getattr(function, "__code__", None)
+        if code is not None and "default_generator" in code.co_names:
+            names = tuple(_PLACE if name == "default_generator" else name for name in code.co_names)
+            function.__code__ = code.replace(co_names=names)
+    original = getattr(module, "_manual_seed_impl", None)
+    if original is not None:
+
+        def seed_of_thread(seed: Any) -> Any:
+            streams = _local.streams
+            return original(seed) if streams is None else streams.torch.manual_seed(int(seed))
+
+        module._manual_seed_impl = seed_of_thread
+
+
 class _DefaultGenerator:
-    """What `torch.manual_seed`, `initial_seed`, `get_rng_state` … speak to."""
+    """What torch's functions of the default generator speak to."""
 
     def __init__(self, original: torch.Generator) -> None:
         self._original = original

@@ -63,6 +63,7 @@ class EpochSampler(DistributedSampler[int]):
         self.drop_last = drop_last
         self.epoch = 0
         self.epochs_set = 0
+        self.pads = True
         self._given_seed = None if seed is None else whole_number("seed", seed)
         self._kept_seed: int | None = None
         self._given_ranks = _given_ranks(rank, world_size)
@@ -89,7 +90,10 @@ class EpochSampler(DistributedSampler[int]):
     @property
     def num_samples(self) -> int:  # type: ignore[override]
         """Number of samples that a rank reads in an epoch."""
-        return rank_count(self.length, world_size=self.num_replicas, drop_last=self.drop_last)
+        rank, world_size = self.ranks
+        if not self.pads:
+            return len(range(rank, self.length, world_size))
+        return rank_count(self.length, world_size=world_size, drop_last=self.drop_last)
 
     @property
     def total_size(self) -> int:  # type: ignore[override]
@@ -174,7 +178,7 @@ class EpochSampler(DistributedSampler[int]):
         self.settle()
         seed, is_for_pass = self.begin()
         indices = self.order(seed, 1).indices(0 if is_for_pass else self.epoch)
-        return iter(cast("list[int]", indices.tolist()))
+        return iter(cast("list[int]", indices[: self.num_samples].tolist()))
 
     def __len__(self) -> int:
         return self.num_samples

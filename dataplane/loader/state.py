@@ -22,6 +22,9 @@ STATE_VERSION = 2
 _FIRST_VERSION = 1
 """A state without `dataset`, of a seed that was given or 0."""
 
+_FOREIGN = "_iterator_finished"
+"""Name that Accelerate adds to a loader's state."""
+
 _HINT = "pass what state_dict() of a dataplane.DataLoader returned"
 
 
@@ -65,7 +68,8 @@ class LoaderState:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the state as plain values, for `torch.save` or JSON."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, state: Mapping[str, object]) -> LoaderState:
@@ -78,15 +82,16 @@ class LoaderState:
             raise ConfigError(
                 f"a loader state is a dict, got a value of type {type(state).__name__}", hint=_HINT
             )
-        values = dict(state)
+        values = {name: value for name, value in state.items() if name != _FOREIGN}
         version = values.get("version")
         if version not in (_FIRST_VERSION, STATE_VERSION) or isinstance(version, bool):
             raise ConfigError(
                 f"not a loader state of version {STATE_VERSION}: version is {version!r}", hint=_HINT
             )
+        values = {"seed": None, "sampler": None, **values}
         names = {field.name for field in fields(cls)}
         if version == _FIRST_VERSION:
-            added = {"is_seed_of_pass": False, "dataset": "", "rank": 0, "sampler": None}
+            added = {"is_seed_of_pass": False, "dataset": "", "rank": 0}
             values = {**added, **values, "version": STATE_VERSION}
         if set(values) != names:
             odd = ", ".join(sorted(map(str, set(values) ^ names)))
@@ -177,6 +182,11 @@ class Progress:
     def finish(self) -> None:
         """Say that the epoch is over."""
         self.is_finished = True
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a batch was yielded."""
+        return self.is_finished or self._batches > 0 or bool(self._yielded)
 
     @property
     def moved(self) -> bool:

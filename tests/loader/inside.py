@@ -50,7 +50,7 @@ def is_pass_over(loader: dp.DataLoader[Any]) -> bool:
 
 def ready_count(batches: Pass) -> int:
     """The number of batches that are ready and not yet taken."""
-    return len(batches._pipeline._channels[-1])
+    return len(batches.pipeline._channels[-1])
 
 
 def end_as_at_exit(pipeline: Pipeline) -> None:

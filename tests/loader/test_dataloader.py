@@ -365,7 +365,7 @@ def test_samples_that_cannot_be_read_fall_under_the_policy(
         ({"rank": 0, "world_size": 2.0}, "world_size must be a whole number"),
         ({"num_workers": "2"}, "num_workers must be a whole number"),
         ({"seed": 1, "generator": torch.Generator()}, "both say how"),
-        ({"sampler": [1], "seed": 3}, "beside a sampler"),
+        ({"sampler": [1], "rank": 0, "world_size": 2}, "beside a sampler"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,12 @@ import torch.utils.data
 from torch.utils.data import TensorDataset
 
 import dataplane as dp
+
+
+@pytest.fixture(autouse=True)
+def without_torchdata(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With it, its own loader runs, which is torch's with a state."""
+    monkeypatch.setitem(sys.modules, "torchdata.stateful_dataloader", None)
 
 
 class Squares(torch.utils.data.IterableDataset):
@@ -76,9 +83,18 @@ def test_what_needs_a_packed_dataset_says_so() -> None:
         with pytest.raises(dp.ConfigError, match="this is a TensorDataset"):
             dp.DataLoader(tensors(), **arguments)
     loader = dp.DataLoader(tensors())
-    for call in (loader.state_dict, loader.stats, lambda: loader.load_state_dict({})):
-        with pytest.raises(dp.ConfigError, match=r"needs a dataplane\.Dataset"):
-            call()
+    with pytest.raises(dp.ConfigError, match=r"needs a dataplane\.Dataset"):
+        loader.stats()
+
+
+def test_without_torchdata_there_is_no_state_and_that_is_said() -> None:
+    loader = dp.DataLoader(tensors())
+    with pytest.warns(UserWarning, match="TensorDataset is not saved"):
+        state = loader.state_dict()
+    assert state == loader.state_dict() == {}
+    loader.load_state_dict({})
+    with pytest.raises(dp.MissingPackage, match="torchdata"):
+        loader.load_state_dict({"_num_yielded": 3})
 
 
 def test_set_epoch_reaches_a_distributed_sampler() -> None:

@@ -273,3 +273,22 @@ def test_a_variable_of_a_script_is_not_shared(url: str, tmp_path: Path) -> None:
         [sys.executable, script, url], check=False, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "kept apart\n"), done.stderr
+
+
+def test_the_truth_of_a_transform_is_not_asked_for(url: str) -> None:
+    """MONAI's `Compose` answers with its length, and draws new random states to find that out."""
+
+    class Touchy:
+        def __bool__(self) -> bool:
+            raise AssertionError("asked for its truth")
+
+        __len__ = __bool__
+
+        def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+            return sample
+
+    dataset = dp.Dataset(url, transform=Touchy(), cache=False)
+    for workers in (0, 2):
+        loader = dp.DataLoader(dataset, 2, num_workers=workers, collate_fn=Touchy())
+        assert len(list(loader)) == COUNT // 2
+        assert len(list(dp.DataLoader(dataset, 2, num_workers=workers))) == COUNT // 2
