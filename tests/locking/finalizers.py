@@ -36,6 +36,7 @@ _TRUSTED = {
 _TRUSTED_METHODS = {
     "SimpleQueue": {"put", "empty", "get_nowait"},  # documented as reentrant
     "socket.socket": {"close"},
+    "ctypes.CDLL": {"munmap"},  # a system call
     "Generator": {"close"},  # a generator of ours is looked at on its own
     "Iterator": {"close"},
     **{

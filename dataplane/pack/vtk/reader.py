@@ -12,11 +12,9 @@ A limit on its address space keeps each file from taking more memory than it cou
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import resource
-import signal
 import socket
 import sys
 import traceback
@@ -25,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dataplane.child_process import end_with_parent
 from dataplane.errors import ConfigError, FormatError
 from dataplane.pack.source import SourceFile, Unreadable
 from dataplane.pack.vtk.convert import VTK_CONVERTERS
@@ -37,7 +36,6 @@ __all__ = ["COMPLAINT", "LAST", "READS_PER_READER", "SOUND", "serve"]
 SOUND, LAST, COMPLAINT = b"s", b"l", b"c"
 READS_PER_READER = 256
 """A fork costs about ten reads of a small file: shared by so many it no longer counts."""
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _BASE_BYTES = 1 << 30
 _COPIES = 4
 """Most copies of the decoded data that a reader may hold; merging pieces takes two."""
@@ -46,11 +44,16 @@ _MAX_LOG_RECORDS = 100
 _MAX_LOG_CHARS = 10_000
 
 
-def serve(channel: socket.socket) -> NoReturn:
-    """Serve requests until the other end closes, and exit; never returns."""
+def serve(channel: socket.socket, worker: int) -> NoReturn:
+    """Serve requests until the other end closes or the worker ends, and exit; never returns.
+
+    Args:
+        channel: socket of the requests.
+        worker: process of the worker that this one is a fork of.
+    """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _end_with_parent()
+        end_with_parent(worker)  # in the middle of a read as well
         with suppress(OSError):  # the first to go when memory is short
             Path("/proc/self/oom_score_adj").write_text("1000")
         _, most_bytes = resource.getrlimit(resource.RLIMIT_AS)
@@ -74,14 +77,6 @@ def serve(channel: socket.socket) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(1)
-
-
-def _end_with_parent() -> None:
-    """Have the kernel kill this process when the worker ends, in the middle of a read as well."""
-    worker = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != worker:
         os._exit(1)
 
 

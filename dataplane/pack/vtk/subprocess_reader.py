@@ -40,8 +40,8 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 
+from dataplane.child_process import search_path
 from dataplane.errors import ConfigError, FormatError, MissingPackage
 from dataplane.pack.meter import Meter, read_fraction, say_fraction
 from dataplane.pack.source import SourceFile, one_line
@@ -194,7 +194,7 @@ class _Worker:
         # of VTK compete with the other workers.
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+            "PYTHONPATH": os.pathsep.join(search_path()),
             "OPENBLAS_NUM_THREADS": "1",
             "VTK_SMP_BACKEND_IN_USE": "Sequential",
         }

@@ -118,11 +118,12 @@ class _Reader:
         self.requests = 0
         self._asked_from = channel
         self._socket, theirs = socket.socketpair()
+        worker = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             channel.close()
             self._socket.close()
-            serve(theirs)
+            serve(theirs, worker)
         theirs.close()
 
     def ask(self, request: int, result: int) -> bytes:
