@@ -48,7 +48,7 @@ def start_interpreter(arguments: Sequence[str], handles: Sequence[int]) -> subpr
     """
     # Never the folder that happens to be the current one (-P): the child is told its search path.
     options = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
-    command = [sys.executable, *options, *arguments]
+    command = [sys.executable or "", *options, *arguments]
     return _starter.start(
         lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=tuple(handles))
     )

@@ -28,6 +28,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import weakref
 from contextlib import suppress
 from typing import Any, Self
@@ -149,6 +150,7 @@ class _Child:
         self._closer = [True]  # empty once somebody closes
         self._is_closing = False
         self._is_woken = False
+        self._was_idle = False
         self._end: LoaderError | None = None
         try:
             ours, theirs = pair()
@@ -167,8 +169,10 @@ class _Child:
         try:
             with suppress(ConnectionError):  # it has ended: the first call says so
                 ours.sendall(json.dumps(about).encode())
-        except BaseException:
+        except BaseException as err:
             self.close()
+            if isinstance(err, OSError):
+                raise LoaderError(f"{self} was ended, it cannot be told its path: {err}") from err
             raise
 
     def __str__(self) -> str:
@@ -226,21 +230,26 @@ class _Child:
         if os.getpid() != self._owner:
             return
         self._is_closing = True
-        with suppress(IndexError):
+        try:
             self._closer.pop()
-            self.connection.wake()
-            self._is_woken = True  # only now may the descriptor be closed
-            self._close_connection()
+        except IndexError:
+            return  # somebody else closes it
+        self.connection.wake()
+        self._is_woken = True  # only now may the descriptor be closed
+        self._was_idle = self._close_connection()
 
-    def close(self) -> None:
-        """End the process, and wait until it is gone. Idempotent."""
+    def close(self, grace_s: float = _GRACE_S) -> None:
+        """End the process, and wait until it is gone. Idempotent.
+
+        Args:
+            grace_s: time for it to end by itself. One that is in the middle of the user's code is
+                killed at once, as it would first go on to the end of that.
+        """
         if os.getpid() != self._owner:
             return
-        is_idle = bool(self._turn) or self._is_closing
         self.begin_close()
         try:
-            # One that is in the middle of the user's code would first go on to its end.
-            self.process.wait(_GRACE_S if is_idle else 0)
+            self.process.wait(grace_s if self._was_idle else 0)
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -253,10 +262,14 @@ class _Child:
         self.connection.close_channel()
         self.process.returncode = 0  # it is nobody's to wait for here
 
-    def _close_connection(self) -> None:
-        with suppress(IndexError):
+    def _close_connection(self) -> bool:
+        """Close it unless it is in use: then who uses it does that."""
+        try:
             self._turn.pop()
-            self.connection.close()
+        except IndexError:
+            return False
+        self.connection.close()
+        return True
 
     def _gone(self) -> BaseException:
         if self._is_closing:
@@ -304,8 +317,9 @@ def _close_all() -> None:
     children = list(_children)
     for child in children:
         child.begin_close()
+    until_s = time.monotonic() + _GRACE_S
     for child in children:
-        child.close()
+        child.close(max(until_s - time.monotonic(), 0))
 
 
 def _after_fork_in_child() -> None:

@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("cloudpickle", reason="the torch extra is not installed")
+import torch
 
 from dataplane.loader import segments
 from dataplane.loader.pickling import OUT_OF_BAND_BYTES
 from dataplane.loader.segments import MAX_FREE, MAX_LENT
 from dataplane.loader.shared_messages import Connection, pair
 from tests.loader.workers import descriptors, worker_of
-
-torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
 LARGE = OUT_OF_BAND_BYTES
 COUNTS = [0, 1, 100, LARGE]

@@ -175,8 +175,6 @@ with WorkerProcess(cloudpickle.dumps(look), name="w") as worker:
 
 
 def test_torch_uses_one_thread_in_a_worker() -> None:
-    pytest.importorskip("torch")
-
     def threads(_: object) -> int:
         import torch
 

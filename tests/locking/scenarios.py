@@ -16,12 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+import cloudpickle
 import numpy as np
 
 import dataplane as dp
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.cache.disk.session import Session
 from dataplane.cache.maintenance.verify import verify
+from dataplane.loader.worker_process import WorkerProcess
 from dataplane.pack import open_source
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
@@ -158,9 +160,15 @@ def sources(place: Place) -> object:
     return samples, next(samples)
 
 
+def workers(place: Place) -> object:
+    """A worker process, and a result of it that stays in shared memory."""
+    worker = WorkerProcess(cloudpickle.dumps(lambda array: array + 1), name="abandoned")
+    return worker, worker.call(np.arange(_OBJECT_BYTES))
+
+
 ALL: dict[str, Callable[[Place], object]] = {
     scenario.__name__: scenario
-    for scenario in (caches, verifications, stores, loaders, mounts, sources)
+    for scenario in (caches, verifications, stores, loaders, mounts, sources, workers)
 }
 
 
