@@ -53,7 +53,7 @@ class Pickled:
 
     __slots__ = ("arrays", "body", "classes")
 
-    def __init__(self, body: memoryview, arrays: list[_Array], classes: list[str]) -> None:
+    def __init__(self, body: memoryview, arrays: list[_Array], classes: dict[str, type]) -> None:
         self.body = body
         self.arrays = arrays
         self.classes = classes
@@ -64,7 +64,9 @@ class Dialect:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
-        self._learned: list[type] = []  # the other side may name them for ever
+        # What the other side may name, for as long as there is one: also classes that it knows from
+        # code that was pickled for it elsewhere.
+        self._kept: list[object] = list(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS)
 
     def dumps(self, content: object) -> Pickled:
         """Pickle an object.
@@ -102,10 +104,11 @@ class Dialect:
     def arrived(self, pickled: Pickled) -> None:
         """Note that the other side has unpickled something: it knows the classes in it."""
         self._known.update(pickled.classes)
+        self._kept.extend(pickled.classes.values())
 
     def _learn(self, name: str, made: type) -> None:
         self._known.add(name)
-        self._learned.append(made)
+        self._kept.append(made)
 
 
 class _Beside:
@@ -151,7 +154,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     ) -> None:
         self.beside = _Beside(out_of_band_bytes)
         super().__init__(file, protocol=_PROTOCOL, buffer_callback=self.beside.keep_in_band)
-        self.classes: list[str] = []
+        self.classes: dict[str, type] = {}
         self._known = known
 
     def reducer_override(self, obj: Any) -> Any:
@@ -190,7 +193,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _class_of, (name,)
         reduced = super().reducer_override(kind)
         if isinstance(reduced, tuple) and getattr(reduced[0], "__name__", "") in _CLASS_MAKERS:
-            self.classes.append(reduced[1][-2])
+            self.classes[reduced[1][-2]] = kind
         return reduced
 
 

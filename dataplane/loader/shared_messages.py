@@ -47,6 +47,9 @@ _TAIL_HEAD = struct.Struct("<I")
 _PLACE = struct.Struct("<QQ")
 _IN_PACKET = (1 << 64) - 1
 _HANDLE_BYTES = 4
+_EXTRA_BYTES = socket.CMSG_SPACE(_HANDLE_BYTES)
+_RECEIVE_FLAGS = int(socket.MSG_CMSG_CLOEXEC)  # as numbers: those of `enum` take longer
+_CUT = int(socket.MSG_CTRUNC)
 
 _Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -181,7 +184,7 @@ class Connection:
         """
         try:
             length, extra, flags, _ = self._channel.recvmsg_into(
-                [self._packet], socket.CMSG_SPACE(_HANDLE_BYTES), socket.MSG_CMSG_CLOEXEC
+                [self._packet], _EXTRA_BYTES, _RECEIVE_FLAGS
             )
         except ConnectionError:
             return None
@@ -192,7 +195,7 @@ class Connection:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 (handle,) = struct.unpack("i", data[:_HANDLE_BYTES])
         try:
-            if flags & socket.MSG_CTRUNC:
+            if flags & _CUT:  # no descriptor was free for the handle
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return self._taken_apart(memoryview(self._packet)[:length], handle)
         finally:

@@ -122,6 +122,20 @@ def test_a_class_that_is_made_while_the_program_runs_crosses_again_and_again(
             assert back.value == value
 
 
+def test_a_class_that_only_the_code_refers_to_comes_back() -> None:
+    def code() -> bytes:
+        class Local:
+            pass
+
+        return cloudpickle.dumps(lambda _: Local())
+
+    with WorkerProcess(code(), name="w") as worker:
+        gc.collect()
+        first, second = worker.call(0), worker.call(0)
+        assert type(first) is type(second)
+        assert type(first).__name__ == "Local"
+
+
 def test_modules_are_found_where_this_process_finds_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
