@@ -11,6 +11,8 @@ from dataplane.cache.plan import Plan
 from dataplane.loader.epoch_iterator import Pass
 from dataplane.loader.pipeline import Pipeline
 from dataplane.loader.prefetcher import Prefetcher
+from dataplane.loader.shared_messages import Connection
+from dataplane.loader.worker_process import WorkerProcess
 
 
 def indices_of(loader: dp.DataLoader[Any], epoch: int) -> Iterator[int]:
@@ -56,3 +58,28 @@ def ready_count(batches: Pass) -> int:
 def end_as_at_exit(pipeline: Pipeline) -> None:
     """The end of a pipeline that is still referred to when the process ends."""
     pipeline._stop.cancel()
+
+
+def connection_of(worker: WorkerProcess) -> Connection:
+    """The connection to a worker process."""
+    return worker._child.connection
+
+
+def segments_made(sender: Connection) -> int:
+    """The number of segments that were made for messages of this end."""
+    return sender._pool._made
+
+
+def segments_lent(sender: Connection) -> int:
+    """The number of segments that the other end has for itself, as far as this one knows."""
+    return len(sender._pool._lent)
+
+
+def segments_free(sender: Connection) -> int:
+    """The number of segments that wait for the next message of this end."""
+    return len(sender._pool._free)
+
+
+def segments_mapped(receiver: Connection) -> int:
+    """The number of segments of the other end that may still be written to."""
+    return len(receiver._table._mappings)

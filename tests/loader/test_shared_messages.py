@@ -19,6 +19,7 @@ from dataplane.loader import segments
 from dataplane.loader.pickling import OUT_OF_BAND_BYTES
 from dataplane.loader.segments import MAX_FREE, MAX_LENT
 from dataplane.loader.shared_messages import Connection, pair
+from tests.loader.inside import segments_free, segments_lent, segments_made, segments_mapped
 from tests.loader.workers import descriptors, worker_of
 
 LARGE = OUT_OF_BAND_BYTES
@@ -67,7 +68,7 @@ def address(array: Any) -> int:
 
 def made(link: Link) -> int:
     """Number of segments that were made for messages `there`."""
-    return link.ours._pool._made
+    return segments_made(link.ours)
 
 
 TYPES = ["?", "i1", "<u2", ">i4", "f2", "f4", "f8", "c16", "g", "S7", "U3", "V5", "M8[us]", "m8[s]"]
@@ -258,7 +259,7 @@ def test_nothing_waits_for_a_garbage_collection(link: Link) -> None:
             link.back()
     finally:
         gc.enable()
-    assert made(link) == link.theirs._pool._made == 1
+    assert made(link) == segments_made(link.theirs) == 1
 
 
 def test_the_memory_of_a_slice_is_kept_as_long_as_it(link: Link) -> None:
@@ -277,13 +278,13 @@ def test_what_is_kept_for_ever_is_never_written_again_and_takes_no_descriptor(li
     before = descriptors()
     kept = [link.turn(np.full(LARGE + n, n)) for n in range(5 * MAX_LENT)]
     assert descriptors() == before
-    assert len(link.ours._pool._lent) <= MAX_LENT
+    assert segments_lent(link.ours) <= MAX_LENT
     link.there(0)
-    assert len(link.theirs._table._mappings) <= MAX_LENT + 1
+    assert segments_mapped(link.theirs) <= MAX_LENT + 1
     assert all((array == n).all() for n, array in enumerate(kept))
     del kept
     link.back()
-    assert len(link.ours._pool._free) <= MAX_FREE
+    assert segments_free(link.ours) <= MAX_FREE
     for n in range(3):
         assert (link.turn(np.full(LARGE, n)) == n).all()
 
@@ -314,8 +315,8 @@ def test_what_was_lent_before_a_fork_is_never_written_again(link: Link) -> None:
     del lent
     link.back()
     assert made(link) == 1
-    assert len(link.ours._pool._lent) == len(link.ours._pool._free) == 0
-    assert link.theirs._table._mappings == {}
+    assert segments_lent(link.ours) == segments_free(link.ours) == 0
+    assert segments_mapped(link.theirs) == 0
     assert (link.turn(np.full(100_000, 8)) == 8).all()
     assert made(link) == 2
 

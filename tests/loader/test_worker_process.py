@@ -22,6 +22,7 @@ import pytest
 
 from dataplane.errors import LoaderError
 from dataplane.loader.worker_process import WorkerProcess
+from tests.loader.inside import connection_of, segments_made
 from tests.loader.workers import descriptors, has_ended, is_gone, run, script, wait_until, worker_of
 
 
@@ -685,7 +686,7 @@ def test_nothing_is_left_of_many_calls_and_many_processes(echo: WorkerProcess) -
         assert echo.call(number) == number
     assert held() == before
     # The memory of an argument comes back with the answer to it.
-    assert echo._child.connection._pool._made <= 2
+    assert segments_made(connection_of(echo)) <= 2
     threads, pids = threading.active_count(), []
     for number in range(50):
         worker = worker_of(lambda argument: argument)
