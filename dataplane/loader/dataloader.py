@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.utils.data
@@ -47,7 +46,8 @@ from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
-from dataplane.loader.user_code import UserCode, Worker, WorkerSetup, make_workers
+from dataplane.loader.user_code import UserCode, WorkerSetup
+from dataplane.loader.workers import TransformMode, Workers
 
 __all__ = ["DataLoader"]
 
@@ -87,8 +87,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         ragged: names of arrays whose first extent varies in what a transform returns: they are
             concatenated, with offsets. What is not named is stacked.
         keys: whether samples and batches have `"__key__"`.
-        transform_mode: where your code runs: in `thread`s, each with its own copy of it, or in
-            `process`es, for code that holds Python's lock.
+        transform_mode: where your code runs: in a `thread` per worker, each with its own copy of
+            it, or in a `process`, for code that holds Python's lock; by default in threads, unless
+            copies would still share a module-level variable.
         prefetch_factor: see above; 2 by default.
         persistent_workers: whether workers keep their copies of your code from pass to pass.
         pin_memory_device: as in torch.
@@ -131,7 +132,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         world_size: int | None = None,
         ragged: Collection[str] = (),
         keys: bool = True,
-        transform_mode: Literal["thread", "process"] = "thread",
+        transform_mode: TransformMode = None,
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -201,11 +202,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         """Forget all passes: a loader that was just made, or copied."""
         self._meter: Meter | None = None
         self._ahead: Prefetcher | None = None
-        self._workers: list[Worker] = []
-        self._is_sharing_told = False
-        self._lock = threading.Lock()
+        self._workers: Workers | None = None
         self._stateful: Any = None
         self._is_stateful_known = False
+        self._is_no_state_told = False
 
     def __iter__(self) -> Any:
         if not self._is_engine:
@@ -260,7 +260,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __getstate__(self) -> dict[str, Any]:
         # What is of a pass is not of a copy; nor are locks and threads.
         state = self.__dict__.copy()
-        for name in ("_meter", "_ahead", "_workers", "_lock", "_stateful", "_shard"):
+        for name in ("_meter", "_ahead", "_workers", "_stateful", "_shard"):
             del state[name]
         state["_place_"] = self._place.epochs
         return state
@@ -427,7 +427,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             first=state.samples_consumed // world_size,
         )
 
-    def _make_workers(self, state: LoaderState) -> list[BatchWorker]:
+    def _make_workers(self, state: LoaderState) -> Sequence[BatchWorker]:
         """Return the workers of a pass; none where decoding makes the batches."""
         is_native = self._view is not None and self.collate_fn is self._native_collate
         if is_native and not self._has_transform:
@@ -445,24 +445,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if collate is self._native_collate and not self._is_single:
             collate = self._own_collate(self.dataset)  # a transform may have come or gone
         code = UserCode(self.dataset, collate, self._collate_samples(), self.worker_init_fn)
-        self._workers = make_workers(
-            code,
-            setup,
-            lock=self._lock,
-            before=self._workers if self.persistent_workers else [],
-            tell=self._warn_of_sharing,
-        )
-        return list(self._workers)
-
-    def _warn_of_sharing(self, why: Exception) -> None:
-        if not self._is_sharing_told:
-            self._is_sharing_told = True
-            warnings.warn(
-                f"transform, collate_fn or dataset cannot be copied for each worker ({why}): the "
-                f"{self.num_workers} workers take turns with the one there is; have it open files "
-                "and handles at its first call, and it can be copied",
-                stacklevel=users_stacklevel(),
-            )
+        if self._workers is None:
+            self._workers = Workers(self._mode, persistent=self.persistent_workers)
+        return self._workers.make(code, setup)
 
     def _own_collate(self, dataset: object) -> Callable[[Any], Any]:
         """Return what makes a batch where the user gave no `collate_fn`."""
@@ -479,12 +464,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)
 
     def _warn_of_no_state(self) -> None:
-        if not self._is_sharing_told:
-            self.__dict__["_is_sharing_told"] = True
+        if not self._is_no_state_told:
+            self._is_no_state_told = True
             warnings.warn(
                 f"the place in a {type(self.dataset).__name__} is not saved: it has no packed "
                 "samples, and torchdata, which would know it, is not installed",
-                stacklevel=3,
+                stacklevel=users_stacklevel(),
             )
 
     def _length(self) -> int | None:
@@ -496,7 +481,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _check_own_arguments(
         self, dataset: object, ranks: tuple[object, ...], ragged: object, transform_mode: object
     ) -> None:
-        if transform_mode not in ("thread", "process"):
+        if transform_mode not in ("thread", "process", None):
             raise ConfigError(
                 f'transform_mode must be "thread" or "process", got {transform_mode!r}'
             )

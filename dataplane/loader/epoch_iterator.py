@@ -272,6 +272,7 @@ class Run:
             self.meter.ended_s = time.perf_counter()
         self.is_closed = True
         self.pipeline.close()
+        self._work.workers = ()  # whoever holds on to the pass holds no worker
 
     def _take(self) -> _Decoded:
         began = time.perf_counter()

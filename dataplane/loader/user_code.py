@@ -2,8 +2,8 @@
 
 Each worker has its own copy of all three, made together, so that what they share they share in the
 copy too, and nothing is shared between workers: as with torch's worker processes. A copy is what
-`pickle` would make (by value also for lambdas, closures and what a script defines itself). What it
-cannot copy is shared, under a lock that lets one worker run at a time, with one warning.
+`pickle` would make (by value also for lambdas, closures and what a script defines itself). Which
+worker has what is decided in `workers.py`.
 
 In the training thread (`num_workers=0`) the user's own objects run, as with torch.
 
@@ -18,7 +18,7 @@ import io
 import pickle
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -28,7 +28,7 @@ from dataplane.datasets.dataset import Dataset, OpenedReader
 from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.views import packed_leaves
 from dataplane.errors import LoaderError
-from dataplane.loader.random_streams import ProcessStreams, Streams, ThreadStreams, mix
+from dataplane.loader.random_streams import Streams, ThreadStreams, mix
 from dataplane.loader.shared_state import SYNCHRONIZATION, find_shared_state
 from dataplane.loader.worker_info import make_worker_info, shown_worker_info
 from dataplane.shards import DatasetIndex
@@ -41,8 +41,6 @@ __all__ = [
     "Worker",
     "WorkerSetup",
     "copies",
-    "make_workers",
-    "pickled",
 ]
 
 _SHARED = (DatasetIndex, OpenedReader, Counters, *SYNCHRONIZATION)
@@ -140,7 +138,9 @@ class Worker:
                 rng=(
                     _Generators(self._streams) if isinstance(self._streams, ThreadStreams) else None
                 ),
-                worker_method="thread",
+                worker_method=(
+                    "thread" if isinstance(self._streams, ThreadStreams) else "multiprocessing"
+                ),
             )
 
     def run(self, task: Task) -> Any:
@@ -324,41 +324,3 @@ def copies(code: UserCode, count: int) -> list[UserCode]:
 
 class NotCopied(Exception):
     """A copy of the user's code would share state with the original."""
-
-
-def make_workers(
-    code: UserCode,
-    setup: WorkerSetup,
-    *,
-    lock: Any,
-    before: Sequence[Any],
-    tell: Callable[[Exception], None],
-) -> list[Worker]:
-    """Return the workers of a pass, in threads.
-
-    Args:
-        code: the user's code.
-        setup: setup of all of them, without their numbers.
-        lock: lock for code that cannot be copied.
-        before: workers of the pass before, where they keep their copies.
-        tell: function that is told why the code cannot be copied.
-    """
-    if not setup.num_workers:
-        return [Worker(code, setup, ProcessStreams())]
-    setups = [replace(setup, id=number) for number in range(setup.num_workers)]
-    if len(before) == setup.num_workers:
-        for worker, own in zip(before, setups, strict=True):
-            worker.begin(own)
-        return list(before)
-    try:
-        made = copies(code, setup.num_workers)
-    except Exception as err:
-        tell(err)
-        return [Worker(code, own, ThreadStreams(), lock) for own in setups]
-    return [Worker(copy, own, ThreadStreams()) for copy, own in zip(made, setups, strict=True)]
-
-
-def pickled(code: UserCode, setup: WorkerSetup) -> bytes:
-    """Return the user's code and a setup, for a worker process."""
-    data: bytes = cloudpickle.dumps((code, replace(setup)), protocol=pickle.HIGHEST_PROTOCOL)
-    return data

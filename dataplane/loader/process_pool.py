@@ -1,0 +1,106 @@
+"""Worker processes of a loader, kept from pass to pass, and the user's code in each of them.
+
+The process of a worker outlives a pass, since an interpreter with torch takes seconds to start; the
+code in it does not, unless the loader has `persistent_workers`: each pass sends a fresh copy, as
+torch's workers would be started with one.
+
+A `ProcessWorker` holds its process for as long as its pass does; one that is let go of can be taken
+by the next pass. A forked child starts processes of its own. `take` belongs to the training thread.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import cloudpickle
+
+from dataplane.loader.random_streams import ProcessStreams
+from dataplane.loader.user_code import Task, UserCode, Worker, WorkerSetup
+from dataplane.loader.worker_process import WorkerProcess
+
+__all__ = ["ProcessPool", "ProcessWorker"]
+
+
+class _Server:
+    """What a worker process runs: it loads the user's code and makes batches with it."""
+
+    def __init__(self) -> None:
+        self._worker: Worker | None = None
+
+    def __call__(self, message: tuple[str, Any]) -> Any:
+        kind, content = message
+        if kind == "load":
+            code, setup = cloudpickle.loads(content)
+            self._worker = Worker(code, setup, ProcessStreams())
+            return None
+        assert self._worker is not None
+        if kind == "begin":
+            return self._worker.begin(content)
+        return self._worker.run(content)
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class _Slot:
+    """A worker process and who has it."""
+
+    process: WorkerProcess
+    pid: int = field(default_factory=os.getpid)
+    owner: weakref.ref[ProcessWorker] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        return self.pid == os.getpid() and (self.owner is None or self.owner() is None)
+
+
+class ProcessWorker:
+    """A worker of a pass whose code runs in a process of its own."""
+
+    def __init__(self, slot: _Slot, code: bytes) -> None:
+        self._slot = slot
+        self._message: tuple[str, Any] | None = ("load", code)
+        slot.owner = weakref.ref(self)
+
+    def begin(self, setup: WorkerSetup) -> None:
+        """Begin a pass with the copy of the code that is there."""
+        if self._message is None:
+            self._message = ("begin", setup)
+
+    def run(self, task: Task) -> Any:
+        """Have the process make the batch of a task.
+
+        Raises:
+            LoaderError: the process has ended.
+            Exception: what the user's code raised there.
+        """
+        if self._message is not None:
+            self._slot.process.call(self._message)
+            self._message = None
+        return self._slot.process.call(("run", task))
+
+
+class ProcessPool:
+    """The worker processes of a loader; those of a pool that is forgotten end soon."""
+
+    def __init__(self) -> None:
+        self._slots: list[_Slot] = []
+
+    def take(self, code: UserCode, setups: list[WorkerSetup]) -> list[ProcessWorker]:
+        """Return a worker for each of some setups.
+
+        Raises:
+            Exception: the code cannot be pickled; whatever its own parts raised.
+            LoaderError: a process cannot be started.
+        """
+        payloads = [cloudpickle.dumps((code, setup)) for setup in setups]
+        free = [slot for slot in self._slots if slot.is_free]
+        while len(free) < len(setups):
+            slot = _Slot(WorkerProcess(_SERVER, name=f"dp-worker-{len(self._slots)}"))
+            self._slots.append(slot)
+            free.append(slot)
+        return [ProcessWorker(slot, payload) for slot, payload in zip(free, payloads, strict=False)]
+
+
+_SERVER = cloudpickle.dumps(_Server())
