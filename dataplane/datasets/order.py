@@ -91,7 +91,13 @@ def rank_count(n: int, *, world_size: int = 1, start: int = 0, drop_last: bool =
 
 
 def rank_positions(
-    n: int, *, rank: int = 0, world_size: int = 1, start: int = 0, drop_last: bool = False
+    n: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    drop_last: bool = False,
+    block: int = 1,
 ) -> npt.NDArray[np.int64]:
     """Return the positions of the global order that one rank takes, in order.
 
@@ -101,6 +107,7 @@ def rank_positions(
         world_size: number of ranks that share the order.
         start: number of samples that the world has consumed already, all ranks together.
         drop_last: whether to cut a tail that does not divide by `world_size`, not pad it.
+        block: how many neighbours a rank takes in its turn; fewer in the last one.
 
     Returns:
         int64[rank_count(...)], each from 0 to n - 1.
@@ -115,6 +122,12 @@ def rank_positions(
     count = rank_count(n, world_size=world_size, start=start, drop_last=drop_last)
     if not 0 <= rank < world_size:
         raise ConfigError(f"rank must be from 0 to {world_size - 1}, got {rank}")
-    positions = start + rank + world_size * np.arange(count, dtype=np.int64)
+    if block < 1:
+        raise ConfigError(f"block must be at least 1, got {block}")
+    place = np.arange(count, dtype=np.int64)
+    first = place - place % block  # of the turn
+    length = np.minimum(block, count - first)
+    positions = start + first * world_size + rank * length + place % block
     # Only padding goes past the end; with more ranks than samples it goes around several times.
-    return positions % n if count else positions
+    wrapped: npt.NDArray[np.int64] = positions % n if count else positions
+    return wrapped

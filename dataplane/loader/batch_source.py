@@ -93,6 +93,7 @@ class KnownOrder:
         world_size: number of ranks.
         batch_size: samples per batch and rank.
         drop_last: whether to leave incomplete batches and an uneven tail out.
+        is_by_batch: whether ranks take turns by the batch, and not by the sample.
     """
 
     length: int
@@ -102,6 +103,7 @@ class KnownOrder:
     world_size: int
     batch_size: int
     drop_last: bool
+    is_by_batch: bool = False
 
     def count(self, start: int = 0) -> int:
         """Return how many samples this rank reads from global place `start` on."""
@@ -118,6 +120,7 @@ class KnownOrder:
             world_size=self.world_size,
             start=start,
             drop_last=self.drop_last,
+            block=self.batch_size if self.is_by_batch else 1,
         )
         taken: npt.NDArray[np.int64] = order[positions]
         return taken

@@ -158,6 +158,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 raise ConfigError(
                     "seed and generator both say how to shuffle", hint="give one of them"
                 )
+            _keep_from_padding(batch_sampler)
             if sampler is None and batch_sampler is None:
                 sampler = EpochSampler(
                     len(dataset),  # type: ignore[arg-type]  # map-style datasets have a length
@@ -217,7 +218,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def _begin_pass(self) -> Pass:
         place = self._place
-        current = Pass(self._begin_run, lambda: place.is_stale, self._length())
+        current = Pass(self._begin_run, place.is_stale, self._length())
         place.follow(current)
         return current
 
@@ -334,15 +335,17 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     @property
     def _is_accelerate_prepared(self) -> bool:
         """What Accelerate's `prepare` asks: see `accelerate_shard.py`."""
-        if not self._is_engine or self._place.own is None or not has_accelerator():
+        own = self._place.own if self._is_engine else None
+        if own is None or not has_accelerator():
             return False
         if self._shard is None:
             place = self._place
+            own.is_by_batch = True  # as its own samplers deal, which `gather_for_metrics` relies on
             self.__dict__["_shard"] = make_shard(
                 self,
                 self._begin_pass,
                 place.as_dict,
-                lambda: 1 if place.own is None else place.own.num_replicas,
+                lambda: own.num_replicas,
             )
         return True
 
@@ -501,6 +504,15 @@ def _is_ours(sampler: object, batch_sampler: object) -> bool:
     return isinstance(sampler, EpochSampler) or isinstance(
         getattr(batch_sampler, "sampler", None), EpochSampler
     )
+
+
+def _keep_from_padding(batch_sampler: Any) -> None:
+    """Have Lightning's batch sampler for predictions, around ours, give each sample once."""
+    if type(batch_sampler).__name__ != "_IndexBatchSamplerWrapper":
+        return
+    inner: Any = getattr(batch_sampler, "_batch_sampler", None)
+    if isinstance(getattr(inner, "sampler", None), EpochSampler):
+        inner.sampler = inner.sampler.without_padding()
 
 
 def _identity_of(dataset: object) -> str:

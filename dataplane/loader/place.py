@@ -179,13 +179,18 @@ class Place:
             self._resume = self._progress = None
             self._next_epoch = epoch
 
-    @property
     def is_stale(self) -> bool:
-        """Whether the epoch of the present pass is not the one that was named since it began."""
+        """Say whether another epoch than that of the present pass was named since it began.
+
+        Nothing of the pass was read yet. If the epoch is its own, that was heard.
+        """
         own, progress = self.own, self._progress
         if own is None or progress is None or own.epochs_set == self._epochs_set:
             return False
-        return own.epoch + self._offset != progress.start.epoch
+        if own.epoch + self._offset != progress.start.epoch:
+            return True
+        self._epochs_set = own.epochs_set
+        return False
 
     def _obey_sampler(self) -> None:
         """Take over an epoch that somebody named to the loader's own sampler.

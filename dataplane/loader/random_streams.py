@@ -172,7 +172,11 @@ def _stand_in_for_random() -> None:
     instance: random.Random = vars(random)["_inst"]
     inner = random.Random()
     inner.setstate(instance.getstate())
-    names = [name for name in dir(random.Random) if not name.startswith("_")]
+    names = [
+        name
+        for name in dir(random.Random)
+        if not name.startswith("_") and callable(getattr(random.Random, name))
+    ]
     methods: dict[str, Any] = {
         name: _led(inner, name, lambda streams: streams.python) for name in names
     }

@@ -14,6 +14,7 @@ Belongs to the training thread.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import cast
 
@@ -64,6 +65,7 @@ class EpochSampler(DistributedSampler[int]):
         self.epoch = 0
         self.epochs_set = 0
         self.pads = True
+        self.is_by_batch = False
         self._given_seed = None if seed is None else whole_number("seed", seed)
         self._kept_seed: int | None = None
         self._given_ranks = _given_ranks(rank, world_size)
@@ -172,7 +174,14 @@ class EpochSampler(DistributedSampler[int]):
             world_size=world_size,
             batch_size=batch_size,
             drop_last=self.drop_last,
+            is_by_batch=self.is_by_batch,
         )
+
+    def without_padding(self) -> EpochSampler:
+        """Return one that gives each sample once, though ranks may then have different counts."""
+        other = copy.copy(self)
+        other.pads = False
+        return other
 
     def __iter__(self) -> Iterator[int]:
         self.settle()

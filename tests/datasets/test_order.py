@@ -71,6 +71,26 @@ def test_a_change_of_world_size_continues_with_the_samples_nobody_has_seen() -> 
     assert sorted(seen + rest) == list(range(n))
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 5])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_ranks_that_take_turns_by_the_block_share_each_step(world_size: int, block: int) -> None:
+    """As Accelerate deals: what a step's ranks have, one after another, goes along the order."""
+    for n in range(1, 40):
+        for start in (0, block * world_size):
+            hands = [
+                rank_positions(n, rank=rank, world_size=world_size, start=start, block=block)
+                for rank in range(world_size)
+            ]
+            assert len({len(hand) for hand in hands}) == 1
+            gathered = [
+                int(position)
+                for first in range(0, len(hands[0]), block)
+                for hand in hands
+                for position in hand[first : first + block]
+            ]
+            assert gathered[: max(n - start, 0)] == list(range(start, n))
+
+
 def test_a_permutation_holds_every_sample_once() -> None:
     for n in (0, 1, 2, 1000):
         assert np.array_equal(np.sort(permutation(n, seed=3, epoch=9)), np.arange(n))
@@ -110,6 +130,7 @@ def test_without_shuffle_the_order_is_the_order_of_the_dataset() -> None:
         lambda: permutation(3, seed=0, epoch=-1),
         lambda: rank_positions(3, rank=2, world_size=2),
         lambda: rank_positions(3, rank=-1, world_size=2),
+        lambda: rank_positions(3, block=0),
         lambda: rank_count(3, world_size=0),
         lambda: rank_count(3, start=-1),
         lambda: rank_count(-3),

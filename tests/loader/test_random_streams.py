@@ -34,6 +34,8 @@ DRAWS: dict[str, Callable[[], Any]] = {
     "choice": lambda: random.choice(range(10**9)),
     "sample": lambda: random.sample(range(100), 5),
     "uniform": lambda: random.uniform(2, 3),
+    "state": random.getstate,
+    "set state": lambda: (random.setstate(random.getstate()), random.random())[1],
     "getrandbits": lambda: random.getrandbits(99),
     "betavariate": lambda: random.betavariate(2, 3),
     "np rand": lambda: list(np.random.rand(3)),
