@@ -52,7 +52,7 @@ def is_first_rank() -> bool:
 
 
 def make_loader(url: str, arguments: argparse.Namespace) -> dp.DataLoader[dict[str, torch.Tensor]]:
-    """Make the loader, after `init_process_group`: rank and world size are read here."""
+    """Make the loader: rank and world size are asked for when it is iterated over."""
     dataset = dp.Dataset(url, arrays=ARRAYS, cache=arguments.cache_dir)
     return dp.DataLoader(
         dataset,
