@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.dataset import Transform
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
-from dataplane.datasets.samples import FetchedSample, decoded_bytes
+from dataplane.datasets.samples import FetchedSample, decoded_bytes, packed_bytes
 from dataplane.errors import LoaderError
 from dataplane.loader.batch_source import BatchSource, Indices
 from dataplane.loader.channel import ChannelTimeout, EndOfStream
@@ -96,11 +96,11 @@ class _Work:
         self.options = options
         self.ahead = ahead
 
-    def read(self, number: int, indices: Indices) -> list[FetchedSample]:
+    def read(self, number: int, indices: Indices) -> Sequence[FetchedSample]:
         del number
         return self.reader.fetch(indices)
 
-    def decode(self, number: int, fetched: list[FetchedSample]) -> _Decoded:
+    def decode(self, number: int, fetched: Sequence[FetchedSample]) -> _Decoded:
         if (ahead := self.ahead) is not None:
             # Batches arrive here in order: all reads up to this one are done.
             ahead.advance(number + 1)
@@ -110,14 +110,9 @@ class _Work:
         except SAMPLE_ERRORS:
             fetched = self.reader.recover([sample.plan.index for sample in fetched])
             content = self._decode(fetched)
-        return _Decoded(
-            content,
-            len(fetched),
-            decoded_bytes(fetched),
-            sum(sample.plan.packed_bytes for sample in fetched),
-        )
+        return _Decoded(content, len(fetched), decoded_bytes(fetched), packed_bytes(fetched))
 
-    def _decode(self, fetched: list[FetchedSample]) -> Any:
+    def _decode(self, fetched: Sequence[FetchedSample]) -> Any:
         threads = max(self.options.num_workers, 1)
         if not fetched:
             return []

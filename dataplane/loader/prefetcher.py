@@ -22,12 +22,15 @@ import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 
-from dataplane.cache import Cache, PlannedRead
+from dataplane.cache import Cache, PlannedRead, PlannedReads
 from dataplane.datasets.reader import SampleReader
-from dataplane.errors import DataplaneError
 from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches
 
 __all__ = ["Prefetcher"]
+
+FIRST_STRETCH_SAMPLES = 1
+STRETCH_SAMPLES = 1024
+"""Samples of a known order that are planned at once, at first and later on."""
 
 
 class Prefetcher:
@@ -53,7 +56,7 @@ class Prefetcher:
         if self._goes_on and isinstance(feed, KnownBatches):
             reads = _all_reads(reader, feed)
         else:
-            reads = _pass_reads(reader, feed.ahead())
+            reads = _pass_reads(reader, ([batch] for batch in feed.ahead()))
         self._plan = cache.plan(reads, window_bytes=window_bytes)
         # `abandon` takes no lock; the garbage collector may be running in a thread that has them.
         self.close = weakref.finalize(self, self._plan.abandon)
@@ -105,11 +108,11 @@ class Prefetcher:
         )
 
 
-def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRead]:
+def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRead | PlannedReads]:
     """Yield the reads of a pass and of all epochs after it."""
     step, feed = 0, first
     for epoch in itertools.count():
-        reads = _pass_reads(reader, feed.batches(), first_step=step, epoch=epoch)
+        reads = _pass_reads(reader, _stretches(feed.batches()), first_step=step, epoch=epoch)
         found = next(reads, None)
         if found is None and epoch > 0:
             return  # there is nothing to plan in this dataset
@@ -121,13 +124,23 @@ def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRea
 
 
 def _pass_reads(
-    reader: SampleReader, batches: Iterable[Indices], *, first_step: int = 0, epoch: int = 0
-) -> Iterator[PlannedRead]:
-    for step, indices in enumerate(batches, first_step):
-        for index in indices:
-            try:
-                yield from reader.planned(index, step, epoch)
-            except (DataplaneError, IndexError, TypeError):
-                # Whatever is wrong, with a sample or with an index that a sampler made up, belongs
-                # to the step that needs it, which will meet it.
-                continue
+    reader: SampleReader, stretches: Iterable[list[Indices]], *, first_step: int = 0, epoch: int = 0
+) -> Iterator[PlannedRead | PlannedReads]:
+    for batches in stretches:
+        yield from reader.planned_many(batches, first_step, epoch)
+        first_step += len(batches)
+
+
+def _stretches(batches: Iterable[Indices]) -> Iterator[list[Indices]]:
+    """Put batches together, ever more of them: the first reads are planned soon."""
+    stretch: list[Indices] = []
+    samples, wanted = 0, FIRST_STRETCH_SAMPLES
+    for batch in batches:
+        stretch.append(batch)
+        samples += len(batch)
+        if samples >= wanted:
+            yield stretch
+            stretch, samples = [], 0
+            wanted = min(2 * wanted, STRETCH_SAMPLES)
+    if stretch:
+        yield stretch
