@@ -5,7 +5,8 @@ it: blocks that are on the local disk are passed over, missing ones are handed t
 when the reader is expected to need them (`deadlines`). It stays within a window of bytes counted
 from the step that the reader has reached (`advance`); a block that several reads need counts once,
 until the last of them is done. Blocks inside the window are pinned: this process does not evict
-them.
+them. Reads that come as arrays (`planned`) enter together, as many as are on the disk and have room
+in the window; where one of them is not or has none, they enter one by one.
 
 A plan may go on over the end of an epoch: its reads say which epoch they belong to, and the reader
 says when it begins the next one (`begin_epoch`). Until then no more than `next_epoch_bytes` of
