@@ -9,7 +9,7 @@ from dataplane.cache.config import CacheConfig, CacheWarning
 from dataplane.cache.metrics import CACHE_COUNTERS
 from dataplane.cache.object import CachedObject
 from dataplane.cache.plan import Plan
-from dataplane.cache.planned import PlannedRead, PlannedReads
+from dataplane.cache.planned import PlannedRead, PlannedTable
 
 __all__ = [
     "CACHE_COUNTERS",
@@ -19,5 +19,5 @@ __all__ = [
     "CachedObject",
     "Plan",
     "PlannedRead",
-    "PlannedReads",
+    "PlannedTable",
 ]

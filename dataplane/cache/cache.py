@@ -32,7 +32,7 @@ from dataplane.cache.disk.liveness import Lease
 from dataplane.cache.gauges import directory_gauges
 from dataplane.cache.object import CachedObject
 from dataplane.cache.plan import Plan
-from dataplane.cache.planned import PlannedRead, PlannedReads
+from dataplane.cache.planned import PlannedRead, PlannedTable
 from dataplane.errors import CacheError
 from dataplane.stores.base import ObjectInfo, Store
 from dataplane.telemetry import Counters, offer_gauges
@@ -87,7 +87,7 @@ class Cache(CacheCore):
         return CachedObject(self, store, info)
 
     def plan(
-        self, reads: Iterable[PlannedRead | PlannedReads], *, window_bytes: int | None = None
+        self, reads: Iterable[PlannedRead | PlannedTable], *, window_bytes: int | None = None
     ) -> Plan:
         """Start fetching a plan in order, ahead of its reader.
 

@@ -45,7 +45,7 @@ from dataplane.cache.eviction.working_set import WorkingSet
 from dataplane.cache.fetch.deadlines import Deadlines
 from dataplane.cache.fetch.scheduler import Job
 from dataplane.cache.object import CachedObject
-from dataplane.cache.planned import BlockUses, PlannedRead, PlannedReads
+from dataplane.cache.planned import BlockUses, PlannedRead, PlannedTable
 from dataplane.cache.read.prefetch_buffer import BlockKey, PrefetchBuffer
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer
@@ -71,7 +71,7 @@ class Plan:
     """
 
     def __init__(
-        self, core: CacheCore, reads: Iterable[PlannedRead | PlannedReads], window_bytes: int
+        self, core: CacheCore, reads: Iterable[PlannedRead | PlannedTable], window_bytes: int
     ) -> None:
         self._core = core
         self._buffer = core.buffer
@@ -229,14 +229,14 @@ class Plan:
                     done.append(key)
         return done
 
-    def _work(self, reads: Iterable[PlannedRead | PlannedReads]) -> None:
+    def _work(self, reads: Iterable[PlannedRead | PlannedTable]) -> None:
         self._walk(reads)
         del reads
         while not self._closed:
             self._woken.get()
         self._let_go()
 
-    def _walk(self, reads: Iterable[PlannedRead | PlannedReads]) -> None:
+    def _walk(self, reads: Iterable[PlannedRead | PlannedTable]) -> None:
         try:
             for read in reads:
                 if isinstance(read, PlannedRead):
@@ -266,7 +266,7 @@ class Plan:
             self._request(read, key)
         return True
 
-    def _plan_reads(self, reads: PlannedReads) -> bool:
+    def _plan_reads(self, reads: PlannedTable) -> bool:
         """Bring the blocks of many reads into the window; False when the plan is over."""
         uses = reads.block_uses(self._core.config.block_bytes)
         first = 0

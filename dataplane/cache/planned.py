@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dataplane.cache.object import CachedObject
 
-__all__ = ["BlockUses", "PlannedRead", "PlannedReads"]
+__all__ = ["BlockUses", "PlannedRead", "PlannedTable"]
 
 _MAX_BLOCKS = 1 << 40  # of an object
 
@@ -35,7 +35,7 @@ class PlannedRead:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlannedReads:
+class PlannedTable:
     """Many reads to come, of one epoch, in the order of their steps.
 
     Attributes:

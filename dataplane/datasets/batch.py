@@ -27,8 +27,8 @@ from dataplane.datasets.samples import (
     KEY,
     NOTHING,
     ArraySample,
-    FetchedBatch,
     FetchedSample,
+    FetchedTogether,
     decode_samples,
     describe_chunk,
     separate_arrays,
@@ -53,7 +53,7 @@ def assemble(
     Raises:
         DecodeError: a chunk cannot be decoded; the message names sample, array, chunk, offset.
     """
-    if isinstance(samples, FetchedBatch):
+    if isinstance(samples, FetchedTogether):
         return _assemble_together(samples, layouts, threads=threads, pin=pin)
     batch: Batch = {}
     # One destination per (sample, array), sample by sample, as the rows of the plans count them.
@@ -81,7 +81,7 @@ def assemble(
 
 
 def _assemble_together(
-    samples: FetchedBatch, layouts: Sequence[ArrayLayout], *, threads: int, pin: bool
+    samples: FetchedTogether, layouts: Sequence[ArrayLayout], *, threads: int, pin: bool
 ) -> Batch:
     """Decode samples that were read together: one destination per array, not one per sample."""
     plan, count = samples.plan, len(samples)

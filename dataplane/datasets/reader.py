@@ -26,13 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
-from dataplane.cache import CachedObject, PlannedRead, PlannedReads
+from dataplane.cache import CachedObject, PlannedRead, PlannedTable
 from dataplane.cache.read.ranges import pack_ranges
 from dataplane.codecs import Codec, join_rows
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
-from dataplane.datasets.samples import FetchedBatch, FetchedSample, separate_arrays
+from dataplane.datasets.samples import FetchedSample, FetchedTogether, separate_arrays
 from dataplane.errors import (
     ConfigError,
     DataplaneError,
@@ -107,7 +107,7 @@ class SampleReader:
     def fetch(self, indices: Iterable[int]) -> Sequence[FetchedSample]:
         """Read the bytes of samples, recovered by the policy where they have no plan.
 
-        Small samples come as a `FetchedBatch`, read and planned together.
+        Small samples come as a `FetchedTogether`, read and planned together.
 
         Raises:
             DataplaneError: a sample cannot be read and the policy is to raise.
@@ -151,7 +151,7 @@ class SampleReader:
 
     def planned_many(
         self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
-    ) -> Iterator[PlannedRead | PlannedReads]:
+    ) -> Iterator[PlannedRead | PlannedTable]:
         """Yield the reads of several batches, each of a step, as `planned` does for a sample."""
         indices = [index for batch in batches for index in batch]
         counts = [len(batch) for batch in batches]
@@ -179,12 +179,12 @@ class SampleReader:
 
     def _planned_together(
         self, places: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], epoch: int
-    ) -> PlannedReads:
+    ) -> PlannedTable:
         """Return the reads of samples that have a form; `places` as `FormTable.find` gives them."""
         numbers, source = np.unique(places[:, 1], return_inverse=True)
         objects = [self._object(self.planner.shard(number)) for number in numbers.tolist()]
         there = np.array([found is not None for found in objects], bool)[source]
-        return PlannedReads(
+        return PlannedTable(
             [found for found in objects if found is not None],
             (np.cumsum([found is not None for found in objects]) - 1)[source][there],
             places[there, 2].astype(np.uint64),
@@ -204,7 +204,7 @@ class SampleReader:
         """Whether these are numbers of samples."""
         return bool(indices) and 0 <= min(indices) <= max(indices) < self._length
 
-    def _fetch_together(self, indices: list[int]) -> FetchedBatch | None:
+    def _fetch_together(self, indices: list[int]) -> FetchedTogether | None:
         """Read samples into one piece of memory; None where they are better read one by one."""
         cache = self.runtime.cache
         if cache is None or not self._are_samples(indices):
@@ -220,7 +220,7 @@ class SampleReader:
         if (plan.shards == plan.shards[0]).all():
             if plan.packed_bytes:
                 self.runtime.read(self.planner.shard(int(plan.shards[0])), spans, packed)
-            return FetchedBatch(plan, packed, self.planner)
+            return FetchedTogether(plan, packed, self.planner)
         for shard in np.unique(plan.shards).tolist():
             which = np.flatnonzero(plan.shards == shard)
             first = int(plan.places[which[0]])
@@ -228,7 +228,7 @@ class SampleReader:
             if nbytes:
                 out = packed[first : first + nbytes]
                 self.runtime.read(self.planner.shard(shard), spans[which], out)
-        return FetchedBatch(plan, packed, self.planner)
+        return FetchedTogether(plan, packed, self.planner)
 
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
         source = None if direct or not plan.spans else self.runtime.object(plan.shard)

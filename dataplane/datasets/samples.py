@@ -25,8 +25,8 @@ __all__ = [
     "KEY",
     "NOTHING",
     "ArraySample",
-    "FetchedBatch",
     "FetchedSample",
+    "FetchedTogether",
     "decode_samples",
     "decoded_bytes",
     "describe_chunk",
@@ -59,7 +59,7 @@ class FetchedSample:
     rows: npt.NDArray[Any]
 
 
-class FetchedBatch(Sequence[FetchedSample]):
+class FetchedTogether(Sequence[FetchedSample]):
     """Samples that have a form each and were read together, into one piece of memory.
 
     A sequence of `FetchedSample`, made as they are asked for; decoding a whole batch needs none.
@@ -131,14 +131,14 @@ def separate_arrays(
 
 def decoded_bytes(samples: Sequence[FetchedSample]) -> int:
     """Return how many bytes of elements the selections of `samples` hold."""
-    if isinstance(samples, FetchedBatch):
+    if isinstance(samples, FetchedTogether):
         return samples.plan.decoded_bytes
     return sum(part.nbytes for sample in samples for part in sample.plan.parts if part is not None)
 
 
 def packed_bytes(samples: Sequence[FetchedSample]) -> int:
     """Return how many bytes were read for `samples`."""
-    if isinstance(samples, FetchedBatch):
+    if isinstance(samples, FetchedTogether):
         return samples.plan.packed_bytes
     return sum(sample.plan.packed_bytes for sample in samples)
 

@@ -22,7 +22,7 @@ import itertools
 import weakref
 from collections.abc import Iterable, Iterator
 
-from dataplane.cache import Cache, PlannedRead, PlannedReads
+from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.reader import SampleReader
 from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches
 
@@ -108,7 +108,7 @@ class Prefetcher:
         )
 
 
-def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRead | PlannedReads]:
+def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRead | PlannedTable]:
     """Yield the reads of a pass and of all epochs after it."""
     step, feed = 0, first
     for epoch in itertools.count():
@@ -125,7 +125,7 @@ def _all_reads(reader: SampleReader, first: KnownBatches) -> Iterator[PlannedRea
 
 def _pass_reads(
     reader: SampleReader, stretches: Iterable[list[Indices]], *, first_step: int = 0, epoch: int = 0
-) -> Iterator[PlannedRead | PlannedReads]:
+) -> Iterator[PlannedRead | PlannedTable]:
     for batches in stretches:
         yield from reader.planned_many(batches, first_step, epoch)
         first_step += len(batches)

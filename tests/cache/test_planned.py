@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead, PlannedReads
+from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead, PlannedTable
 from tests.cache.fakes import BLOCK, read_all, wait_until
 from tests.cache.inside import is_idle, pins_of
 
@@ -22,11 +22,11 @@ def blob(cache, store):
 
 def reads_of(
     sources: Sequence[CachedObject], rows: Sequence[tuple[int, int, int, int]], epoch: int = 0
-) -> PlannedReads:
+) -> PlannedTable:
     """Reads from rows of (source, start, stop, step)."""
     table = np.array(rows, np.int64).reshape(-1, 4)
     starts, stops = table[:, 1].astype(np.uint64), table[:, 2].astype(np.uint64)
-    return PlannedReads(sources, table[:, 0], starts, stops, table[:, 3], epoch)
+    return PlannedTable(sources, table[:, 0], starts, stops, table[:, 3], epoch)
 
 
 def of_blocks(blob: CachedObject, blocks: Sequence[int], first_step: int = 0, epoch: int = 0):

@@ -18,7 +18,7 @@ from dataplane.datasets.batch import Batch, assemble, separate
 from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.plan import Planner
 from dataplane.datasets.reader import SampleReader
-from dataplane.datasets.samples import FetchedBatch, FetchedSample
+from dataplane.datasets.samples import FetchedSample, FetchedTogether
 from dataplane.shards import DatasetIndex, SourceArray, SourceSample, index_chunks
 from dataplane.shards.model import MISSING_CHUNK
 from dataplane.stores import open_store
@@ -163,10 +163,10 @@ def test_selections_that_draw_have_no_forms(small: Packed) -> None:
 
 def together_and_apart(
     dataset: dp.Dataset, indices: list[int]
-) -> tuple[SampleReader, FetchedBatch, list[FetchedSample]]:
+) -> tuple[SampleReader, FetchedTogether, list[FetchedSample]]:
     reader = dataset.reader()
     together = reader.fetch(indices)
-    assert isinstance(together, FetchedBatch)
+    assert isinstance(together, FetchedTogether)
     planner = one_by_one(dataset)
     return reader, together, [reader._fetch(planner.plan(index)) for index in indices]
 

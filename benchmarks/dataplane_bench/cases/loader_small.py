@@ -21,7 +21,7 @@ import torch.utils.data
 from dataplane.cache import CacheConfig
 from dataplane.codecs import ChunkTable, decode
 from dataplane.datasets import Dataset
-from dataplane.datasets.samples import KEY, FetchedBatch
+from dataplane.datasets.samples import KEY, FetchedTogether
 from dataplane.loader import DataLoader
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
@@ -155,7 +155,7 @@ class DecodeAlone:
         self._batches: list[tuple[ChunkTable, memoryview]] = []
         for first in range(0, given.samples, given.batch_size):
             batch = reader.fetch(order[first : first + given.batch_size].tolist())
-            assert isinstance(batch, FetchedBatch)
+            assert isinstance(batch, FetchedTogether)
             stacked = (True,) * ARRAYS
             rows, slots = batch.plan.rows([f.rows_in_batch(stacked) for f in batch.plan.forms])
             rows["destination_start"][:, 0] = slots
