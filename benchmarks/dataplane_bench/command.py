@@ -134,6 +134,13 @@ def store_command(
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Samples per batch (2).")
 @click.option("--threads", type=click.IntRange(0, 256), help="Our decode threads (all cores).")
 @click.option("--workers", type=click.IntRange(0, 256), multiple=True, help="Of rivals (0 and 2).")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(["large", "small"]),
+    multiple=True,
+    help="Repeatable (both): large samples cold and warm, small ones in batches of 64 and 1.",
+)
 @_shared_options
 def loader_command(
     *,
@@ -142,16 +149,24 @@ def loader_command(
     batch_size: int | None,
     threads: int | None,
     workers: Sequence[int],
+    parts: Sequence[str],
     **shared: Any,
 ) -> None:
     """Stream an epoch cold and warm, beside rivals.
 
-    Our DataLoader, zarr-python in torch's DataLoader, webdataset.
+    Our DataLoader, zarr-python in torch's DataLoader, webdataset; for small samples torch's
+    DataLoader over the same dataset.
     """
     from dataplane_bench.cases import loader
 
     small = (
-        {"total_bytes": 16 << 20, "sample_bytes": 1 << 20, "rounds": 1, "workers": (0,)}
+        {
+            "total_bytes": 16 << 20,
+            "sample_bytes": 1 << 20,
+            "rounds": 1,
+            "workers": (0,),
+            "small_samples": 150,
+        }
         if shared["smoke"]
         else {}
     )
@@ -161,6 +176,7 @@ def loader_command(
         "batch_size": batch_size,
         "threads": threads,
         "workers": tuple(workers),
+        "parts": tuple(parts),
     }
     options = _options(loader.LoaderOptions, small, given, shared)
     _run(lambda progress: loader.run(options, progress), shared)

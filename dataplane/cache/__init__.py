@@ -8,7 +8,8 @@ from dataplane.cache.cache import Cache
 from dataplane.cache.config import CacheConfig, CacheWarning
 from dataplane.cache.metrics import CACHE_COUNTERS
 from dataplane.cache.object import CachedObject
-from dataplane.cache.plan import Plan, PlannedRead
+from dataplane.cache.plan import Plan
+from dataplane.cache.planned import PlannedRead, PlannedTable
 
 __all__ = [
     "CACHE_COUNTERS",
@@ -18,4 +19,5 @@ __all__ = [
     "CachedObject",
     "Plan",
     "PlannedRead",
+    "PlannedTable",
 ]

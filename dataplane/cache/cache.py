@@ -31,7 +31,8 @@ from dataplane.cache.disk.directory import Directory
 from dataplane.cache.disk.liveness import Lease
 from dataplane.cache.gauges import directory_gauges
 from dataplane.cache.object import CachedObject
-from dataplane.cache.plan import Plan, PlannedRead
+from dataplane.cache.plan import Plan
+from dataplane.cache.planned import PlannedRead, PlannedTable
 from dataplane.errors import CacheError
 from dataplane.stores.base import ObjectInfo, Store
 from dataplane.telemetry import Counters, offer_gauges
@@ -85,7 +86,9 @@ class Cache(CacheCore):
         """Name an object version to read. Makes no request and opens no file."""
         return CachedObject(self, store, info)
 
-    def plan(self, reads: Iterable[PlannedRead], *, window_bytes: int | None = None) -> Plan:
+    def plan(
+        self, reads: Iterable[PlannedRead | PlannedTable], *, window_bytes: int | None = None
+    ) -> Plan:
         """Start fetching a plan in order, ahead of its reader.
 
         Args:

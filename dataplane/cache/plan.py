@@ -5,7 +5,8 @@ it: blocks that are on the local disk are passed over, missing ones are handed t
 when the reader is expected to need them (`deadlines`). It stays within a window of bytes counted
 from the step that the reader has reached (`advance`); a block that several reads need counts once,
 until the last of them is done. Blocks inside the window are pinned: this process does not evict
-them.
+them. Reads that come as arrays (`planned`) enter together, as many as are on the disk and have room
+in the window; where one of them is not or has none, they enter one by one.
 
 A plan may go on over the end of an epoch: its reads say which epoch they belong to, and the reader
 says when it begins the next one (`begin_epoch`). Until then no more than `next_epoch_bytes` of
@@ -30,11 +31,11 @@ the plan is closed, does the rest.
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
@@ -44,30 +45,19 @@ from dataplane.cache.eviction.working_set import WorkingSet
 from dataplane.cache.fetch.deadlines import Deadlines
 from dataplane.cache.fetch.scheduler import Job
 from dataplane.cache.object import CachedObject
+from dataplane.cache.planned import BlockUses, PlannedRead, PlannedTable
 from dataplane.cache.read.prefetch_buffer import BlockKey, PrefetchBuffer
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
 
-__all__ = ["Plan", "PlannedRead"]
+__all__ = ["Plan"]
 
 _REQUESTS = 2  # per thread, queued behind the readers
 _MIN_JOBS = 4  # per thread
 _JOIN_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRead:
-    """One read to come: bytes `[start, stop)` of an object, needed by `step`.
-
-    `epoch` counts the passes over the data from the plan's first on; steps go on over their ends.
-    """
-
-    source: CachedObject
-    start: int
-    stop: int
-    step: int
-    epoch: int = 0
+_FEW_USES = 16  # are entered one by one
+_MANY_USES = 4096  # most that are entered together
 
 
 class Plan:
@@ -80,7 +70,9 @@ class Plan:
                 ahead.advance(step + 1)
     """
 
-    def __init__(self, core: CacheCore, reads: Iterable[PlannedRead], window_bytes: int) -> None:
+    def __init__(
+        self, core: CacheCore, reads: Iterable[PlannedRead | PlannedTable], window_bytes: int
+    ) -> None:
         self._core = core
         self._buffer = core.buffer
         self._window_bytes = window_bytes
@@ -103,6 +95,9 @@ class Plan:
         self._last_step: dict[BlockKey, int] = {}  # blocks in the window
         self._lengths: dict[BlockKey, int] = {}
         self._by_step: dict[int, list[BlockKey]] = {}
+        self._steps: list[int] = []  # of `_by_step`, as a heap
+        self._together = _MANY_USES  # uses of blocks to enter together, as far as that went well
+        self._waiting_step: int | None = None  # which waits for room, or for the next epoch
         self._jobs: dict[BlockKey, Job] = {}
         self._planned_epoch = 0
         self._began_tick = time.time_ns()
@@ -144,7 +139,7 @@ class Plan:
                 self._next_epoch.clear()
                 self._next_epoch_bytes = 0
                 self._deadlines.go_on(time.monotonic())
-                self._wake()
+                self._wake_locked()
 
     def advance(self, step: int) -> None:
         """Say that the reader has finished every read of steps below `step`."""
@@ -154,11 +149,15 @@ class Plan:
             self._step = step
             self._deadlines.reach(step, time.monotonic())
             done = self._leave_window_locked()
-            self._wake()
+            if done or (self._waiting_step or 0) < step:
+                self._wake_locked()
+            if not done:
+                return
             # Inside the lock, so that a block that enters the window again keeps its new pin.
             self._buffer.remove(done)
             late = [self._jobs[key] for key in done if key in self._jobs]
-        self._cancel(late)
+        if late:
+            self._cancel(late)
 
     def close(self, *, wait_s: float = _JOIN_S) -> None:
         """Cancel what is left of the plan and let go of its blocks. Idempotent.
@@ -184,7 +183,7 @@ class Plan:
         self._closed = self._has_left = True
         self._jobs = {}
         self._last_step = {}
-        self._by_step = {}
+        self._by_step, self._steps = {}, []
         self._lengths = {}
         self._ahead_bytes = 0
         self._thread = threading.current_thread()
@@ -194,6 +193,11 @@ class Plan:
         if self._woken.empty():
             self._woken.put(None)
 
+    def _wake_locked(self) -> None:
+        """Wake the thread if it waits for something that changes under the lock."""
+        if self._waiting_step is not None:
+            self._wake()
+
     def _let_go(self) -> None:
         """Give back what the closed plan has, once: nothing is added to it any more."""
         with self._lock:
@@ -202,6 +206,7 @@ class Plan:
             self._last_step.clear()
             self._lengths.clear()
             self._by_step.clear()
+            self._steps.clear()
             self._ahead_bytes = 0
             jobs = list(self._jobs.values())
         if not has_left:
@@ -215,7 +220,8 @@ class Plan:
 
     def _leave_window_locked(self) -> list[BlockKey]:
         done = []
-        for step in [step for step in self._by_step if step < self._step]:
+        while self._steps and self._steps[0] < self._step:
+            step = heapq.heappop(self._steps)
             for key in self._by_step.pop(step):
                 if self._last_step.get(key) == step:
                     del self._last_step[key]
@@ -223,17 +229,21 @@ class Plan:
                     done.append(key)
         return done
 
-    def _work(self, reads: Iterable[PlannedRead]) -> None:
+    def _work(self, reads: Iterable[PlannedRead | PlannedTable]) -> None:
         self._walk(reads)
         del reads
         while not self._closed:
             self._woken.get()
         self._let_go()
 
-    def _walk(self, reads: Iterable[PlannedRead]) -> None:
+    def _walk(self, reads: Iterable[PlannedRead | PlannedTable]) -> None:
         try:
             for read in reads:
-                if not self._plan_read(read):
+                if isinstance(read, PlannedRead):
+                    goes_on = self._plan_read(read)
+                else:
+                    goes_on = self._plan_reads(read)
+                if not goes_on:
                     return
         except DataplaneError as err:
             self._core.counters.add("cache_prefetch_errors")
@@ -252,15 +262,75 @@ class Plan:
             key = (read.source.name, block)
             if not self._enter_window(key, length, read):
                 return False
-            self._join_working_set(read)
+            self._join_working_set(read.source.name, read.epoch)
             self._request(read, key)
         return True
 
-    def _join_working_set(self, read: PlannedRead) -> None:
+    def _plan_reads(self, reads: PlannedTable) -> bool:
+        """Bring the blocks of many reads into the window; False when the plan is over."""
+        uses = reads.block_uses(self._core.config.block_bytes)
+        first = 0
+        while first < len(uses):
+            if self._closed:
+                return False
+            part = uses[first : first + self._together]
+            if self._enter_together(part):
+                first += len(part)
+                self._together = min(2 * self._together, _MANY_USES)
+            elif self._together > _FEW_USES:
+                self._together //= 4
+            else:
+                for read in part.each(self._core.config.block_bytes):
+                    if not self._plan_read(read):
+                        return False
+                first += len(part)
+                self._together = 2 * _FEW_USES
+        return not self._closed
+
+    def _enter_together(self, uses: BlockUses) -> bool:
+        """Bring blocks into the window if all are on the disk and have room; say whether."""
+        block_bytes = self._core.config.block_bytes
+        reads = uses.last_uses(block_bytes)
+        keys = [(read.source.name, read.start // block_bytes) for read in reads]
+        lengths = [read.stop - read.start for read in reads]
+        missing = [n for n, key in enumerate(keys) if key not in self._last_step]
+        if not all(self._is_ready(reads[n].source, keys[n][1]) for n in missing):
+            return False
+        with self._lock:
+            if not self._may_enter_together_locked(keys, lengths, uses.epoch):
+                return False
+            for key, length, read in zip(keys, lengths, reads, strict=True):
+                if read.step >= self._step:  # else the reader has overtaken the plan
+                    self._add_locked(key, length, read)
+        for read in reads:
+            self._join_working_set(read.source.name, read.epoch)
+        for n in missing:
+            self._request(reads[n], keys[n])  # if it was evicted before it was pinned
+        return True
+
+    def _is_ready(self, source: CachedObject, block: int) -> bool:
+        entry = self._core.entry(source.name, source.spec)
+        return entry is not None and entry.blocks.is_ready(block)
+
+    def _may_enter_together_locked(
+        self, keys: list[BlockKey], lengths: list[int], epoch: int
+    ) -> bool:
+        """Whether blocks that need no download may all enter the window now."""
+        if self._closed or epoch > self._epoch + 1:
+            return False
+        blocks = list(zip(keys, lengths, strict=True))
+        ahead = sum(length for key, length in blocks if key not in self._last_step)
+        if self._ahead_bytes + ahead > self._window():
+            return False
+        if epoch <= self._epoch:
+            return True
+        further = sum(length for key, length in blocks if key not in self._next_epoch)
+        return self._next_epoch_bytes + further <= self._next_epoch_limit
+
+    def _join_working_set(self, name: str, epoch: int) -> None:
         """Say that this pass reads the object; not before it does: an epoch begins with that."""
-        name = read.source.name
-        if read.epoch != self._planned_epoch:
-            self._planned_epoch = read.epoch
+        if epoch != self._planned_epoch:
+            self._planned_epoch = epoch
             self._began_tick, self._working_set = time.time_ns(), None
             self._names.clear()
         if name not in self._names:
@@ -272,6 +342,7 @@ class Plan:
     def _enter_window(self, key: BlockKey, length: int, read: PlannedRead) -> bool:
         while True:
             with self._lock:
+                self._waiting_step = None
                 if self._closed:
                     return False
                 if read.step < self._step:  # the reader has overtaken the plan
@@ -279,6 +350,7 @@ class Plan:
                 if self._may_enter_locked(key, length, read.epoch):
                     self._add_locked(key, length, read)
                     return True
+                self._waiting_step = read.step
             self._woken.get()
 
     def _add_locked(self, key: BlockKey, length: int, read: PlannedRead) -> None:
@@ -291,7 +363,10 @@ class Plan:
             self._next_epoch_bytes += length
         if not known or self._last_step[key] < read.step:
             self._last_step[key] = read.step
-            self._by_step.setdefault(read.step, []).append(key)
+            if read.step not in self._by_step:
+                self._by_step[read.step] = []
+                heapq.heappush(self._steps, read.step)
+            self._by_step[read.step].append(key)
         if not known:
             # Inside the lock, so that advance() cannot take the pin before it is there.
             self._buffer.add(key)
@@ -337,6 +412,6 @@ class Plan:
         with self._lock:
             if key in self._jobs and self._jobs[key].future is future:
                 del self._jobs[key]
-            self._wake()
+            self._wake_locked()
         if not future.cancelled() and future.exception() is not None:
             self._core.counters.add("cache_prefetch_errors")

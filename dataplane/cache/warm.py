@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from dataplane.cache.cache import Cache
 from dataplane.cache.object import CachedObject
-from dataplane.cache.plan import PlannedRead
+from dataplane.cache.planned import PlannedRead
 from dataplane.errors import NoSpace
 from dataplane.units import format_bytes
 

@@ -19,14 +19,19 @@ import numpy.typing as npt
 import torch
 
 from dataplane.buffers import shared_pool
+from dataplane.codecs import ChunkTable, decode
+from dataplane.codecs.table import MAX_DIMS
+from dataplane.datasets.forms import Part
 from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
 from dataplane.datasets.samples import (
     KEY,
     NOTHING,
     ArraySample,
     FetchedSample,
+    FetchedTogether,
     Keys,
     decode_samples,
+    describe_chunk,
     separate_arrays,
 )
 
@@ -49,25 +54,22 @@ def assemble(
     Raises:
         DecodeError: a chunk cannot be decoded; the message names sample, array, chunk, offset.
     """
+    if isinstance(samples, FetchedTogether):
+        return _assemble_together(samples, layouts, threads=threads, pin=pin)
     batch: Batch = {}
     # One destination per (sample, array), sample by sample, as the rows of the plans count them.
     places: list[list[_Array]] = [[] for _ in samples]
     for number, layout in enumerate(layouts):
         parts = [sample.plan.parts[number] for sample in samples]
         if layout.dtype is None:
-            pairs = [
-                None if part is None else _allocate(part.shape, part.dtype, pin=pin)
-                for part in parts
-            ]
-            batch[layout.name] = [None if pair is None else pair[0] for pair in pairs]
-            destinations = [NOTHING if pair is None else pair[1] for pair in pairs]
+            batch[layout.name], destinations = _allocate_each(parts, pin=pin)
         elif layout.arrangement is Arrangement.STACKED:
             tensor, array = _allocate((len(samples), *layout.shape), layout.dtype, pin=pin)
             batch[layout.name] = tensor
             destinations = [array[slot, ...] for slot in range(len(samples))]
         else:
             offsets = np.zeros(len(samples) + 1, np.int64)
-            np.cumsum([0 if part is None else part.shape[0] for part in parts], out=offsets[1:])
+            np.cumsum(_first_extents(parts), out=offsets[1:])
             tensor, array = _allocate((int(offsets[-1]), *layout.shape), layout.dtype, pin=pin)
             batch[layout.name] = tensor
             batch[layout.name + OFFSETS_SUFFIX] = torch.from_numpy(offsets)
@@ -75,7 +77,73 @@ def assemble(
         for place, destination in zip(places, destinations, strict=True):
             place.append(destination)
     decode_samples(samples, places, layouts, threads)
-    batch[KEY] = Keys(sample.plan.entry.key for sample in samples)
+    batch[KEY] = Keys(sample.plan.key for sample in samples)
+    return batch
+
+
+def _assemble_together(
+    samples: FetchedTogether, layouts: Sequence[ArrayLayout], *, threads: int, pin: bool
+) -> Batch:
+    """Decode samples that were read together: one destination per array, not one per sample."""
+    plan, count = samples.plan, len(samples)
+    # What is stacked takes one more dimension than a sample has: its place in the batch.
+    is_stacked = tuple(
+        layout.arrangement is Arrangement.STACKED and len(layout.shape) < MAX_DIMS
+        for layout in layouts
+    )
+    rows, slots = plan.rows([form.rows_in_batch(is_stacked) for form in plan.forms])
+    batch: Batch = {}
+    destinations: list[_Array] = []
+    # Of arrays that are not stacked: the destination, or that of the first sample; whether each
+    # sample has its own; where samples begin.
+    others: list[tuple[int, int, bool, _Array | int]] = []
+    for number, layout in enumerate(layouts):
+        if layout.arrangement is Arrangement.STACKED:
+            assert layout.dtype is not None
+            batch[layout.name], array = _allocate((count, *layout.shape), layout.dtype, pin=pin)
+            if is_stacked[number]:
+                others.append((number, len(destinations), False, np.arange(count)))
+                destinations.append(array)
+            else:
+                others.append((number, len(destinations), True, 0))
+                destinations += [array[slot, ...] for slot in range(count)]
+            continue
+        parts = [form.parts[number] for form in plan.forms]
+        if layout.dtype is None:
+            of_samples = [parts[form] for form in plan.of_form(range(len(parts))).tolist()]
+            batch[layout.name], arrays = _allocate_each(of_samples, pin=pin)
+            others.append((number, len(destinations), True, 0))
+            destinations += arrays
+            continue
+        offsets = np.zeros(count + 1, np.int64)
+        np.cumsum(plan.of_form(_first_extents(parts)), out=offsets[1:])
+        shape = (int(offsets[-1]), *layout.shape)
+        batch[layout.name], array = _allocate(shape, layout.dtype, pin=pin)
+        batch[layout.name + OFFSETS_SUFFIX] = torch.from_numpy(offsets)
+        others.append((number, len(destinations), False, offsets[:-1]))
+        destinations.append(array)
+    if all(is_stacked):
+        rows["destination_start"][:, 0] = slots
+    else:
+        of_array = rows["destination"].copy()
+        for number, first, is_apart, starts in others:
+            which = np.flatnonzero(of_array == number)
+            of_rows = slots[which]
+            rows["destination"][which] = first + of_rows if is_apart else first
+            if not isinstance(starts, int):
+                rows["destination_start"][which, 0] += starts[of_rows].astype(np.uint64)
+
+    def describe(row: int) -> str:
+        if row >= len(rows):
+            return "decoding a batch"
+        slot = int(slots[row])
+        of_sample = samples[slot].plan
+        first = int(np.searchsorted(slots, slot))
+        return describe_chunk(of_sample, of_sample.rows[row - first], layouts)
+
+    packed = [samples.packed.data]
+    decode(ChunkTable(rows), packed, destinations, threads=threads, describe=describe)
+    batch[KEY] = Keys(samples.keys)
     return batch
 
 
@@ -96,6 +164,22 @@ def tensors_of(sample: ArraySample) -> Sample:
         name: value if isinstance(value, str) else torch.from_numpy(value)
         for name, value in sample.items()
     }
+
+
+def _first_extents(parts: Sequence[Part | None]) -> list[int]:
+    """Return how many rows of a ragged array each sample has; none of one that it lacks."""
+    return [0 if part is None else part.shape[0] for part in parts]
+
+
+def _allocate_each(
+    parts: Sequence[Part | None], *, pin: bool
+) -> tuple[list[torch.Tensor | None], list[_Array]]:
+    """Return a tensor for each part, or None, and the arrays over their memory."""
+    pairs = [None if part is None else _allocate(part.shape, part.dtype, pin=pin) for part in parts]
+    return (
+        [None if pair is None else pair[0] for pair in pairs],
+        [NOTHING if pair is None else pair[1] for pair in pairs],
+    )
 
 
 def _allocate(

@@ -4,7 +4,7 @@ A plan says which bytes of the shard a sample needs (*spans*: neighbouring chunk
 whole sample is usually one range) and, for every chunk, where it lies in those bytes once they are
 read one after another (*packed*), and where its elements go. Plans are made with NumPy over all
 chunks at once and kept, most recently used first, within `MAX_KEPT_BYTES`; a plan of a random
-selection is made anew each time.
+selection is made anew each time. Samples that have a form (`forms.py`) are planned many at once.
 
 Offsets and lengths come from the index, which is untrusted: every chunk must lie inside its shard.
 
@@ -13,10 +13,9 @@ Thread-safe; the lock guards the kept plans and is not held while one is made.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.cache.read.ranges import ROUND_TRIP_BYTES, merge_ranges
-from dataplane.codecs import ChunkTable, Codec, Pipeline, join_rows, parse_pipeline
-from dataplane.datasets.selections import Selection, box_shape
-from dataplane.errors import FormatError, MissingArray
+from dataplane.codecs import Codec, join_rows
+from dataplane.datasets.forms import FormTable, Part, SamplesPlan
+from dataplane.datasets.selections import Selection
+from dataplane.datasets.tables import SampleTables
+from dataplane.errors import FormatError
 from dataplane.shards import DatasetIndex
-from dataplane.shards.model import ArrayEntry, SampleEntry
+from dataplane.shards.model import SampleEntry
 from dataplane.stores.base import ObjectInfo
 
 __all__ = ["Part", "Planner", "SamplePlan"]
@@ -37,44 +38,35 @@ MAX_KEPT_BYTES = 64 << 20
 _PLAN_OVERHEAD_BYTES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The selection of one array of a sample.
-
-    Attributes:
-        shape: shape of the selection.
-        dtype: type of its elements, native byte order.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the decoded selection."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplePlan:
     """Plan of what to read and decode for one sample.
 
     Attributes:
         index: number of the sample in the dataset.
-        entry: its row in the index.
+        key: its key.
+        shard: object that holds it.
         parts: part of each selected array; None for an array that the sample lacks.
         spans: byte ranges of the shard to read, in order, apart from each other.
         rows: CHUNK_DTYPE[n], offsets relative to the packed spans; `destination` is the number of
             the selected array, `source` is 0.
         packed_bytes: length of all spans together.
+        samples: index of the dataset.
     """
 
     index: int
-    entry: SampleEntry
+    key: str
+    shard: str
     parts: tuple[Part | None, ...]
     spans: tuple[tuple[int, int], ...]
     rows: npt.NDArray[Any]
     packed_bytes: int
+    samples: DatasetIndex
+
+    @property
+    def entry(self) -> SampleEntry:
+        """What the index says about the sample; made anew."""
+        return self.samples[self.index]
 
     def shard_offset(self, packed_offset: int) -> int:
         """Return where a byte of the packed spans lies in the shard."""
@@ -98,6 +90,9 @@ class Planner:
         selections: selections by array name.
         describe: function from a shard to the object that it is.
         required: whether a sample that lacks an array is an error.
+
+    Attributes:
+        forms: forms of the samples; None where selections draw at random.
     """
 
     def __init__(
@@ -109,14 +104,22 @@ class Planner:
         required: bool,
     ) -> None:
         self._index = index
-        self._selections = dict(selections)
         self._describe = describe
-        self._required = required
+        self._tables = SampleTables(index, selections, required=required)
         self._keep = not any(selection.is_random for selection in selections.values())
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, SamplePlan] = OrderedDict()
         self._kept_bytes = 0
-        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._gap_bytes = ROUND_TRIP_BYTES
+        self.forms: FormTable | None = None
+        if self._keep:
+            self.forms = FormTable(
+                index.chunks,
+                len(index),
+                self._tables.form,
+                lambda shard: describe(shard).size_bytes,
+                self._gap_bytes,
+            )
 
     def plan(self, index: int, *, draw: int = 0) -> SamplePlan:
         """Return the plan of a sample.
@@ -143,66 +146,50 @@ class Planner:
                     self._kept_bytes -= dropped.kept_bytes
         return plan
 
-    def _make(self, index: int, draw: int) -> SamplePlan:
-        entry = self._index[index]
-        tables: list[npt.NDArray[Any]] = []
-        parts: list[Part | None] = []
-        for number, (name, selection) in enumerate(self._selections.items()):
-            array = entry.arrays.get(name)
-            if array is None and not self._required:
-                parts.append(None)
-                continue
-            if array is None:
-                raise MissingArray(
-                    f"sample {entry.key!r} has no array {name!r}",
-                    hint='leave the array out, or use errors="skip" or errors="replace"',
-                )
-            if array.shard != entry.shard:
-                raise FormatError(
-                    f"sample {entry.key!r}: array {name!r} is in {array.shard}, "
-                    f"the sample is in {entry.shard}"
-                )
-            boxes = selection.boxes(array.meta.shape, draw=draw)
-            parts.append(Part(box_shape(boxes), array.meta.dtype.newbyteorder("=")))
-            first = 0
-            for box in boxes:
-                tables.append(self._table(array, box, number, first).rows)
-                first += box[0][1] - box[0][0] if box else 0
-        rows = join_rows(tables)
-        spans, packed_bytes = _pack(rows, self._describe(entry.shard), entry)
-        return SamplePlan(index, entry, tuple(parts), spans, rows, packed_bytes)
+    def plan_many(self, samples: npt.NDArray[np.int64]) -> SamplesPlan | None:
+        """Return the plan of samples together, or None if one of them must be planned by itself."""
+        return None if self.forms is None else self.forms.plan(samples)
 
-    def _table(
-        self, array: ArrayEntry, box: Sequence[tuple[int, int]], number: int, first: int
-    ) -> ChunkTable:
-        meta = array.meta
-        return ChunkTable.for_box(
-            shape=meta.shape,
-            chunk_shape=meta.chunk_shape,
-            dtype=meta.dtype,
-            pipeline=self._pipeline(array),
-            offsets=array.chunk_offsets,
-            nbytes=array.chunk_nbytes,
-            fill_value=meta.fill_value,
-            box=box,
-            source=0,
-            source_start=0,
-            destination=number,
-            destination_start=(first, *(0 for _ in meta.shape[1:])) if meta.shape else (),
+    def keys(self, samples: npt.NDArray[np.int64]) -> list[str]:
+        """Return the keys of samples."""
+        return self._index.keys.take(samples)
+
+    def shard(self, number: int) -> str:
+        """Return the key of the shard that a `SamplesPlan` numbers."""
+        return self._index.chunks.shards[number]
+
+    def _make(self, index: int, draw: int) -> SamplePlan:
+        one = np.array([index if 0 <= index < len(self._index) else 0])
+        if index == one[0] and (together := self.plan_many(one)) is not None:
+            return self._single(together)
+        entry = self._index[index]
+        parts, tables = self._tables.of(entry, draw)
+        rows = join_rows(tables)
+        info = self._describe(entry.shard)
+        spans, packed_bytes = _pack(rows, info, entry, self._gap_bytes)
+        return SamplePlan(
+            index, entry.key, entry.shard, parts, spans, rows, packed_bytes, self._index
         )
 
-    def _pipeline(self, array: ArrayEntry) -> Pipeline:
-        # The index shares codec tuples between rows at best by value; their text is a safe key.
-        key = (repr(array.meta.codecs), array.meta.dtype.str)
-        found = self._pipelines.get(key)
-        if found is None:
-            found = parse_pipeline(array.meta.codecs, array.meta.dtype)
-            self._pipelines[key] = found
-        return found
+    def _single(self, together: SamplesPlan) -> SamplePlan:
+        """Return the plan of one sample as that of its own."""
+        index, (form,) = int(together.samples[0]), together.forms
+        rows, _ = together.rows([form.rows])
+        ((start, stop),) = together.spans.tolist()
+        return SamplePlan(
+            index,
+            self._index.keys[index],
+            self.shard(int(together.shards[0])),
+            form.parts,
+            ((start, stop),) if stop > start or (rows["codec"] != Codec.FILL).any() else (),
+            rows,
+            stop - start,
+            self._index,
+        )
 
 
 def _pack(
-    rows: npt.NDArray[Any], info: ObjectInfo, entry: SampleEntry
+    rows: npt.NDArray[Any], info: ObjectInfo, entry: SampleEntry, gap_bytes: int
 ) -> tuple[tuple[tuple[int, int], ...], int]:
     """Merge the chunks of `rows` into spans and make their offsets relative to them, in place."""
     stored = np.flatnonzero(rows["codec"] != Codec.FILL)
@@ -219,7 +206,7 @@ def _pack(
             f"bytes lies outside its shard {info.key} of {info.size_bytes} bytes",
             hint="the index and the shard do not belong together; pack the dataset again",
         )
-    table = merge_ranges(starts, starts + nbytes, ROUND_TRIP_BYTES)
+    table = merge_ranges(starts, starts + nbytes, gap_bytes)
     span_of = np.searchsorted(table[:, 0], starts, side="right") - 1
     rows["source_offset"][stored] = starts - table[span_of, 0] + table[span_of, 2]
     spans = tuple((start, stop) for start, stop, _ in table.tolist())

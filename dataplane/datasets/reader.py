@@ -20,19 +20,20 @@ Thread-safe; one instance per process.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
-from dataplane.cache import CachedObject, PlannedRead
+from dataplane.cache import CachedObject, PlannedRead, PlannedTable
 from dataplane.cache.read.ranges import pack_ranges
 from dataplane.codecs import Codec, join_rows
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
-from dataplane.datasets.samples import FetchedSample, separate_arrays
+from dataplane.datasets.samples import FetchedSample, FetchedTogether, separate_arrays
 from dataplane.errors import (
     ConfigError,
     DataplaneError,
@@ -50,6 +51,9 @@ ErrorPolicy: TypeAlias = Literal["raise", "skip", "replace"]
 
 SAMPLE_ERRORS = (DecodeError, FormatError, NotFound, MissingArray)
 """Errors that make a single sample unreadable, as opposed to a store or a cache."""
+
+MAX_TOGETHER_BYTES = 256 << 10
+"""Most bytes of a sample that is read together with others: copying so much costs little."""
 
 MAX_REPLACEMENTS = 64
 """Most samples in a row that may be replaced by the next; beyond, the dataset counts as broken."""
@@ -101,8 +105,10 @@ class SampleReader:
         """Stored size of a sample with all its arrays, on average."""
         return self.runtime.stored_bytes // max(self._length, 1)
 
-    def fetch(self, indices: Iterable[int]) -> list[FetchedSample]:
+    def fetch(self, indices: Iterable[int]) -> Sequence[FetchedSample]:
         """Read the bytes of samples, recovered by the policy where they have no plan.
+
+        Small samples come as a `FetchedTogether`, read and planned together.
 
         Raises:
             DataplaneError: a sample cannot be read and the policy is to raise.
@@ -113,13 +119,17 @@ class SampleReader:
         except SAMPLE_ERRORS:
             return self.recover(wanted)
 
-    def fetch_all(self, indices: Iterable[int]) -> list[FetchedSample]:
+    def fetch_all(self, indices: Iterable[int]) -> Sequence[FetchedSample]:
         """Read the bytes of samples, all of them.
 
         Raises:
             DataplaneError: a sample cannot be read.
         """
-        return [self._fetch(self.planner.plan(index)) for index in indices]
+        wanted = list(indices)
+        together = self._fetch_together(wanted)
+        if together is not None:
+            return together
+        return [self._fetch(self.planner.plan(index)) for index in wanted]
 
     def recover(self, indices: Iterable[int]) -> list[FetchedSample]:
         """Read samples one by one, check that each decodes, and apply the policy to the others.
@@ -170,21 +180,102 @@ class SampleReader:
         """
         try:
             plan = self.planner.plan(index)
-            source = self.runtime.object(plan.entry.shard)
+            source = self.runtime.object(plan.shard)
         except SAMPLE_ERRORS:
             return []
         if source is None:
             return []
         return [PlannedRead(source, start, stop, step, epoch) for start, stop in plan.spans]
 
+    def planned_many(
+        self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
+    ) -> Iterator[PlannedRead | PlannedTable]:
+        """Yield the reads of several batches, each of a step, as `planned` does for a sample."""
+        indices = [index for batch in batches for index in batch]
+        counts = [len(batch) for batch in batches]
+        steps = np.repeat(np.arange(first_step, first_step + len(batches)), counts)
+        forms = self.planner.forms
+        if forms is None or not self._are_samples(indices):
+            places = np.full((len(indices), 4), -1)
+        else:
+            places = forms.find(np.array(indices, np.int64))
+        has = places[:, 0] >= 0
+        for run in np.split(np.arange(len(indices)), np.flatnonzero(has[1:] != has[:-1]) + 1):
+            if has[run].any():
+                yield self._planned_together(places[run], steps[run], epoch)
+                continue
+            for place in run.tolist():
+                yield from self._planned_alone(indices[place], int(steps[place]), epoch)
+
+    def _planned_alone(self, index: int, step: int, epoch: int) -> list[PlannedRead]:
+        try:
+            return self.planned(index, step, epoch)
+        except (DataplaneError, IndexError, TypeError):
+            # Whatever is wrong, with a sample or with an index that a sampler made up, belongs
+            # to the step that needs it, which will meet it.
+            return []
+
+    def _planned_together(
+        self, places: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], epoch: int
+    ) -> PlannedTable:
+        """Return the reads of samples that have a form; `places` as `FormTable.find` gives them."""
+        numbers, source = np.unique(places[:, 1], return_inverse=True)
+        objects = [self._object(self.planner.shard(number)) for number in numbers.tolist()]
+        there = np.array([found is not None for found in objects], bool)[source]
+        return PlannedTable(
+            [found for found in objects if found is not None],
+            (np.cumsum([found is not None for found in objects]) - 1)[source][there],
+            places[there, 2].astype(np.uint64),
+            places[there, 3].astype(np.uint64),
+            steps[there],
+            epoch,
+        )
+
+    def _object(self, shard: str) -> CachedObject | None:
+        """Return a shard as the cache sees it; None if that cannot be, which readers will meet."""
+        try:
+            return self.runtime.object(shard)
+        except DataplaneError:
+            return None
+
+    def _are_samples(self, indices: list[int]) -> bool:
+        """Whether these are numbers of samples."""
+        return bool(indices) and 0 <= min(indices) <= max(indices) < self._length
+
+    def _fetch_together(self, indices: list[int]) -> FetchedTogether | None:
+        """Read samples into one piece of memory; None where they are better read one by one."""
+        cache = self.runtime.cache
+        if cache is None or not self._are_samples(indices):
+            return None
+        plan = self.planner.plan_many(np.array(indices, np.int64))
+        if plan is None:
+            return None
+        # What is less than half of a block is copied in any case (see cache/read/views.py).
+        if plan.longest_bytes > min(MAX_TOGETHER_BYTES, cache.config.block_bytes // 2):
+            return None
+        packed = shared_pool().array((plan.packed_bytes,), UINT8)
+        spans = plan.spans.view(np.uint64)
+        if (plan.shards == plan.shards[0]).all():
+            if plan.packed_bytes:
+                self.runtime.read(self.planner.shard(int(plan.shards[0])), spans, packed)
+            return FetchedTogether(plan, packed, self.planner)
+        for shard in np.unique(plan.shards).tolist():
+            which = np.flatnonzero(plan.shards == shard)
+            first = int(plan.places[which[0]])
+            nbytes = int((spans[which, 1] - spans[which, 0]).sum())
+            if nbytes:
+                out = packed[first : first + nbytes]
+                self.runtime.read(self.planner.shard(shard), spans[which], out)
+        return FetchedTogether(plan, packed, self.planner)
+
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
-        source = None if direct or not plan.spans else self.runtime.object(plan.entry.shard)
+        source = None if direct or not plan.spans else self.runtime.object(plan.shard)
         if source is not None and not all(source.is_resident(*span) for span in plan.spans):
             return _viewed(plan, source)
         packed = shared_pool().array((plan.packed_bytes,), UINT8)
         if plan.spans:
             read = self.runtime.read_direct if direct else self.runtime.read
-            read(plan.entry.shard, plan.spans, packed)
+            read(plan.shard, plan.spans, packed)
         return FetchedSample(plan, (packed.data,), plan.rows)
 
     def _verified(self, index: int) -> FetchedSample:
@@ -209,7 +300,7 @@ class SampleReader:
         except SAMPLE_ERRORS:
             pass
         else:
-            where = f"{plan.entry.key!r} in {plan.entry.shard} at byte {plan.entry.zip_start}"
+            where = f"{plan.key!r} in {plan.shard} at byte {plan.entry.zip_start}"
         logger.warning("%s %s: %s", done, where, err)
 
 

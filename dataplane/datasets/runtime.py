@@ -29,9 +29,12 @@ from dataplane.stores.base import ObjectInfo, StoreConfig
 from dataplane.stores.versions import as_answered
 from dataplane.telemetry import Counters, logger
 
-__all__ = ["UINT8", "Bytes", "Runtime", "cached_reader", "describe_shards"]
+__all__ = ["UINT8", "Bytes", "Runtime", "Spans", "cached_reader", "describe_shards"]
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
+Spans: TypeAlias = "Sequence[tuple[int, int]] | npt.NDArray[np.uint64]"
+"""Byte ranges, each with its end; an array has one per row."""
+
 UINT8 = np.dtype(np.uint8)
 
 DIRECT_PIECE_BYTES = 8 << 20
@@ -138,7 +141,7 @@ class Runtime:
         with self._lock:
             return self._objects.setdefault(shard, opened)
 
-    def read(self, shard: str, spans: Sequence[tuple[int, int]], out: Bytes) -> None:
+    def read(self, shard: str, spans: Spans, out: Bytes) -> None:
         """Read byte ranges of a shard one after another into `out`, which they fill exactly."""
         source = self.object(shard)
         if source is None:
@@ -146,12 +149,12 @@ class Runtime:
             return
         source.read_ranges_into(pack_ranges(spans), out.data)
 
-    def read_direct(self, shard: str, spans: Sequence[tuple[int, int]], out: Bytes) -> None:
+    def read_direct(self, shard: str, spans: Spans, out: Bytes) -> None:
         """Read byte ranges past the cache, as `read` does otherwise."""
         info = self.describe(shard)
         pieces: list[tuple[int, int, int]] = []
         position = 0
-        for start, stop in spans:
+        for start, stop in np.asarray(spans, np.uint64).reshape(-1, 2).tolist():
             for piece in range(start, stop, DIRECT_PIECE_BYTES):
                 piece_stop = min(piece + DIRECT_PIECE_BYTES, stop)
                 pieces.append((position, piece, piece_stop))

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
 from dataplane.codecs import ChunkTable, decode, join_rows
+from dataplane.datasets.forms import SamplesPlan
 from dataplane.datasets.layout import ArrayLayout
-from dataplane.datasets.plan import SamplePlan
+from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.stores.base import Buffer
 
 __all__ = [
@@ -25,9 +26,12 @@ __all__ = [
     "NOTHING",
     "ArraySample",
     "FetchedSample",
+    "FetchedTogether",
     "Keys",
     "decode_samples",
     "decoded_bytes",
+    "describe_chunk",
+    "packed_bytes",
     "separate_arrays",
 ]
 
@@ -72,6 +76,48 @@ class FetchedSample:
     rows: npt.NDArray[Any]
 
 
+class FetchedTogether(Sequence[FetchedSample]):
+    """Samples that have a form each and were read together, into one piece of memory.
+
+    A sequence of `FetchedSample`, made as they are asked for; decoding a whole batch needs none.
+
+    Args:
+        plan: plan of the samples.
+        packed: what it asked for, sample after sample.
+        planner: planner of the dataset.
+
+    Attributes:
+        plan: as given.
+        packed: as given.
+    """
+
+    def __init__(self, plan: SamplesPlan, packed: npt.NDArray[np.uint8], planner: Planner) -> None:
+        self.plan = plan
+        self.packed = packed
+        self._planner = planner
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the samples."""
+        return self._planner.keys(self.plan.samples)
+
+    def __len__(self) -> int:
+        return len(self.plan.samples)
+
+    @overload
+    def __getitem__(self, i: int) -> FetchedSample: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[FetchedSample]: ...
+    def __getitem__(self, i: int | slice) -> FetchedSample | list[FetchedSample]:
+        if isinstance(i, slice):
+            return [self[place] for place in range(*i.indices(len(self)))]
+        plan = self._planner.plan(int(self.plan.samples[i]))
+        place = int(self.plan.places[i])
+        return FetchedSample(
+            plan, (self.packed[place : place + plan.packed_bytes].data,), plan.rows
+        )
+
+
 def separate_arrays(
     samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout], *, threads: int = 1
 ) -> list[ArraySample]:
@@ -80,6 +126,7 @@ def separate_arrays(
     Raises:
         DecodeError: a chunk cannot be decoded; the message names sample, array, chunk, offset.
     """
+    samples = list(samples)
     results: list[ArraySample] = []
     places: list[list[_Array]] = []
     for sample in samples:
@@ -93,7 +140,7 @@ def separate_arrays(
                 result[layout.name] = array
                 place.append(array)
         places.append(place)
-        result[KEY] = sample.plan.entry.key
+        result[KEY] = sample.plan.key
         results.append(result)
     decode_samples(samples, places, layouts, threads)
     return results
@@ -101,7 +148,16 @@ def separate_arrays(
 
 def decoded_bytes(samples: Sequence[FetchedSample]) -> int:
     """Return how many bytes of elements the selections of `samples` hold."""
+    if isinstance(samples, FetchedTogether):
+        return samples.plan.decoded_bytes
     return sum(part.nbytes for sample in samples for part in sample.plan.parts if part is not None)
+
+
+def packed_bytes(samples: Sequence[FetchedSample]) -> int:
+    """Return how many bytes were read for `samples`."""
+    if isinstance(samples, FetchedTogether):
+        return samples.plan.packed_bytes
+    return sum(sample.plan.packed_bytes for sample in samples)
 
 
 def decode_samples(
@@ -129,7 +185,7 @@ def decode_samples(
             return "decoding a batch"
         number = int(sample_of[row])
         plan = samples[number].plan
-        return _describe(plan, plan.rows[row - sum(counts[:number])], layouts)
+        return describe_chunk(plan, plan.rows[row - sum(counts[:number])], layouts)
 
     decode(
         ChunkTable(rows),
@@ -140,7 +196,7 @@ def decode_samples(
     )
 
 
-def _describe(plan: SamplePlan, row: Any, layouts: Sequence[ArrayLayout]) -> str:
+def describe_chunk(plan: SamplePlan, row: Any, layouts: Sequence[ArrayLayout]) -> str:
     """Say which chunk a row of a plan is: sample, array, chunk, place in the shard."""
     entry = plan.entry
     layout = layouts[int(row["destination"])]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
-from dataplane.cache import Cache, PlannedRead
+from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.layout import ArrayLayout, joint_layouts
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
@@ -164,7 +164,7 @@ class FetchedBatch:
         which: dataset of the view that each is of.
     """
 
-    samples: list[FetchedSample]
+    samples: Sequence[FetchedSample]
     which: list[int]
 
 
@@ -205,13 +205,16 @@ class ViewReader:
         """
         try:
             if self._whole:
-                samples = self._readers[0].fetch_all(positions)
-                return FetchedBatch(samples, [0] * len(samples))
-            samples, which = [], []
-            for place, numbers in self._runs(positions):
-                samples += self._readers[place].fetch_all(numbers)
-                which += [place] * len(numbers)
-            return FetchedBatch(samples, which)
+                whole = self._readers[0].fetch_all(positions)
+                return FetchedBatch(whole, [0] * len(whole))
+            runs = [
+                (place, self._readers[place].fetch_all(numbers))
+                for place, numbers in self._runs(positions)
+            ]
+            if len(runs) == 1:
+                return FetchedBatch(runs[0][1], [runs[0][0]] * len(positions))
+            samples = [sample for _, got in runs for sample in got]
+            return FetchedBatch(samples, [place for place, got in runs for _ in got])
         except SAMPLE_ERRORS:
             return self.recover(positions)
 
@@ -241,15 +244,24 @@ class ViewReader:
             tried.append(int(self._which[place]))
             yield self._readers[tried[-1]], int(self._numbers[place])
 
-    def planned(self, position: int, step: int, epoch: int = 0) -> list[PlannedRead]:
-        """Return the reads of a sample for the cache to make in advance."""
-        reader = self._readers[int(self._which[position])]
-        return reader.planned(int(self._numbers[position]), step, epoch)
+    def planned_many(
+        self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
+    ) -> Iterator[PlannedRead | PlannedTable]:
+        """Yield the reads of several batches, each of a step, for the cache to make in advance."""
+        if self._whole:
+            yield from self._readers[0].planned_many(batches, first_step, epoch)
+        elif len(self._readers) == 1:
+            numbers = [self._numbers[list(batch)].tolist() for batch in batches]
+            yield from self._readers[0].planned_many(numbers, first_step, epoch)
+        else:
+            for step, batch in enumerate(batches, first_step):
+                for place, of_place in self._runs(batch):
+                    yield from self._readers[place].planned_many([of_place], step, epoch)
 
     def _runs(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         """Yield neighbours of one dataset together: (dataset, numbers in it)."""
-        which = self._which[positions]
-        numbers = self._numbers[positions]
+        which = self._which[list(positions)]
+        numbers = self._numbers[list(positions)]
         bounds = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(numbers)]
         for first, stop in itertools.pairwise(bounds):
             if stop > first:

@@ -27,7 +27,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.reader import SAMPLE_ERRORS
-from dataplane.datasets.samples import KEY, decoded_bytes
+from dataplane.datasets.samples import KEY, decoded_bytes, packed_bytes
 from dataplane.datasets.views import FetchedBatch, ViewReader
 from dataplane.errors import LoaderError
 from dataplane.loader.batch_source import BatchSource, Bulk, Indices
@@ -138,7 +138,7 @@ class _Work:
             content,
             len(fetched.samples),
             decoded_bytes(fetched.samples),
-            sum(sample.plan.packed_bytes for sample in fetched.samples),
+            packed_bytes(fetched.samples),
         )
 
     def _decode(self, asked: _Asked, fetched: FetchedBatch) -> Any:

@@ -23,9 +23,8 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self
 
-from dataplane.cache import Cache, PlannedRead
+from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
-from dataplane.errors import DataplaneError
 from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches
 
 __all__ = ["InnerReads", "PlannedReads", "Prefetcher", "plan_ahead"]
@@ -47,8 +46,10 @@ class PlannedReads(Protocol):
         """Stored size of a sample, on average."""
         ...
 
-    def planned(self, position: int, step: int, epoch: int = 0) -> list[PlannedRead]:
-        """Return the reads of a sample for the cache to make in advance."""
+    def planned_many(
+        self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
+    ) -> Iterator[PlannedRead | PlannedTable]:
+        """Yield the reads of several batches, each of a step, for the cache to make in advance."""
         ...
 
     def is_of(self, other: Self) -> bool:
@@ -78,15 +79,30 @@ class InnerReads:
         """Stored size of a sample, on average."""
         return sum(reader.mean_sample_bytes for reader in self._readers)
 
-    def planned(self, position: int, step: int, epoch: int = 0) -> list[PlannedRead]:
-        """Return the reads of a sample for the cache to make in advance."""
-        return [read for reader in self._readers for read in reader.planned(position, step, epoch)]
+    def planned_many(
+        self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
+    ) -> Iterator[PlannedRead | PlannedTable]:
+        """Yield the reads of several batches, each of a step, for the cache to make in advance."""
+        # A sampler of the user's may give anything for an index.
+        given: Sequence[Sequence[object]] = batches
+        known = [[i for i in batch if isinstance(i, int)] for batch in given]
+        if len(self._readers) == 1:
+            yield from self._readers[0].planned_many(known, first_step, epoch)
+            return
+        for step, batch in enumerate(known, first_step):
+            for reader in self._readers:
+                yield from reader.planned_many([batch], step, epoch)
 
     def is_of(self, other: InnerReads) -> bool:
         """Whether `other` says the same of every sample."""
         return len(self._readers) == len(other._readers) and all(
             a is b for a, b in zip(self._readers, other._readers, strict=True)
         )
+
+
+FIRST_STRETCH_SAMPLES = 1
+STRETCH_SAMPLES = 1024
+"""Samples of a known order that are planned at once, at first and later on."""
 
 
 class Prefetcher:
@@ -116,7 +132,7 @@ class Prefetcher:
         if self._goes_on and isinstance(feed, KnownBatches):
             reads = _all_reads(reader, feed)
         else:
-            reads = _pass_reads(reader, feed.ahead())
+            reads = _pass_reads(reader, ([batch] for batch in feed.ahead()))
         self._plan = cache.plan(reads, window_bytes=window_bytes)
         # `abandon` takes no lock; the garbage collector may be running in a thread that has them.
         self.close = weakref.finalize(self, self._plan.abandon)
@@ -194,11 +210,11 @@ def plan_ahead(
     return Prefetcher(cache, reader, feed, max(cache.config.prefetch_window_bytes, batches))
 
 
-def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRead]:
+def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRead | PlannedTable]:
     """Yield the reads of a pass and of all epochs after it."""
     step, feed = 0, first
     for epoch in itertools.count():
-        reads = _pass_reads(reader, feed.batches(), first_step=step, epoch=epoch)
+        reads = _pass_reads(reader, _stretches(feed.batches()), first_step=step, epoch=epoch)
         found = next(reads, None)
         if found is None and epoch > 0:
             return  # there is nothing to plan in this dataset
@@ -210,13 +226,23 @@ def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRea
 
 
 def _pass_reads(
-    reader: PlannedReads, batches: Iterable[Indices], *, first_step: int = 0, epoch: int = 0
-) -> Iterator[PlannedRead]:
-    for step, indices in enumerate(batches, first_step):
-        for index in indices:
-            try:
-                yield from reader.planned(index, step, epoch)
-            except (DataplaneError, IndexError, TypeError):
-                # Whatever is wrong, with a sample or with an index that a sampler made up, belongs
-                # to the step that needs it, which will meet it.
-                continue
+    reader: PlannedReads, stretches: Iterable[list[Indices]], *, first_step: int = 0, epoch: int = 0
+) -> Iterator[PlannedRead | PlannedTable]:
+    for batches in stretches:
+        yield from reader.planned_many(batches, first_step, epoch)
+        first_step += len(batches)
+
+
+def _stretches(batches: Iterable[Indices]) -> Iterator[list[Indices]]:
+    """Put batches together, ever more of them: the first reads are planned soon."""
+    stretch: list[Indices] = []
+    samples, wanted = 0, FIRST_STRETCH_SAMPLES
+    for batch in batches:
+        stretch.append(batch)
+        samples += len(batch)
+        if samples >= wanted:
+            yield stretch
+            stretch, samples = [], 0
+            wanted = min(2 * wanted, STRETCH_SAMPLES)
+    if stretch:
+        yield stretch

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from dataplane.errors import BucketNotFound, ConfigError, FormatError, NotFound
 from dataplane.shards.absence import why_no_index
 from dataplane.shards.index_added import AddedColumns
+from dataplane.shards.index_chunks import ChunkColumns
 from dataplane.shards.index_columns import Keys, ListColumn, TextColumn, numbers, one_chunk
 from dataplane.shards.index_schema import (
     ADDED,
@@ -81,6 +82,7 @@ class DatasetIndex:
         self._lists = {name: ListColumn(table, name, where) for name in _LISTS}
         self._first_rows = _first_rows(self._numbers["sample_index"], where)
         self._keys = Keys(self._text["sample"], self._first_rows)
+        self._chunks = ChunkColumns(self._first_rows, self._text, self._lists, self._numbers)
         self._check_names()
         self._check_samples()
         self._check_ranges()
@@ -171,7 +173,7 @@ class DatasetIndex:
         return (self[i] for i in range(len(self)))
 
     @property
-    def keys(self) -> Sequence[str]:
+    def keys(self) -> Keys:
         """Keys of the samples, in order."""
         return self._keys
 
@@ -191,6 +193,11 @@ class DatasetIndex:
     def table(self) -> pa.Table:
         """Columns themselves, for statistics over the whole dataset."""
         return self._table
+
+    @property
+    def chunks(self) -> ChunkColumns:
+        """Structure and places of chunks, for plans of many samples at once."""
+        return self._chunks
 
     def find(self, key: str) -> int:
         """Return the number of the sample `key`.

@@ -49,32 +49,36 @@ class TextColumn:
 
 
 class ListColumn:
-    """A column of lists of u64 as bounds per row and one flat array; rows are views of it."""
+    """A column of lists of u64 as bounds per row and one flat array; rows are views of it.
 
-    __slots__ = ("_bounds", "_flat")
+    Attributes:
+        bounds: int64[rows + 1], where the numbers of a row begin and end in `flat`.
+        flat: uint64[n], the numbers of all rows.
+    """
+
+    __slots__ = ("bounds", "flat")
 
     def __init__(self, table: pa.Table, name: str, where: str) -> None:
         column = one_chunk(table, name)
         if column.null_count or column.values.null_count:
             raise FormatError(f"{where}: column {name} must have no nulls")
-        self._bounds = column.offsets.to_numpy()
-        self._flat = column.values.to_numpy()
+        self.bounds: npt.NDArray[np.int64] = column.offsets.to_numpy().astype(np.int64)
+        self.flat: npt.NDArray[np.uint64] = column.values.to_numpy()
 
     def get(self, row: int) -> npt.NDArray[np.uint64]:
         """Return a row's numbers, as a view."""
-        result: npt.NDArray[np.uint64] = self._flat[self._bounds[row] : self._bounds[row + 1]]
-        return result
+        return self.flat[self.bounds[row] : self.bounds[row + 1]]
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Number of numbers in each row."""
-        result: npt.NDArray[np.int64] = np.diff(self._bounds.astype(np.int64))
+        result: npt.NDArray[np.int64] = np.diff(self.bounds)
         return result
 
     def matrix(self, rows: npt.NDArray[Any], length: int) -> npt.NDArray[np.uint64]:
         """Return several rows that all have `length` numbers, as uint64[len(rows), length]."""
-        places = self._bounds[rows].astype(np.int64)[:, None] + np.arange(length)
-        result: npt.NDArray[np.uint64] = self._flat[places]
+        places = self.bounds[rows][:, None] + np.arange(length)
+        result: npt.NDArray[np.uint64] = self.flat[places]
         return result
 
 
@@ -101,6 +105,10 @@ class Keys(Sequence[str]):
             return [self._values[code] for code in self._codes[i]]
         code: int = self._codes[i]
         return self._values[code]
+
+    def take(self, samples: npt.NDArray[np.int64]) -> list[str]:
+        """Return the keys of several samples."""
+        return [self._values[code] for code in self._codes[samples].tolist()]
 
     def __repr__(self) -> str:
         more = ", …" if len(self) > _SHOWN_KEYS else ""

@@ -8,6 +8,8 @@ process of its own: packed (ours), as plain Zarr groups, and as WebDataset tars 
 - *warm*: ours from the filled SSD cache, the rivals from full local copies. Ceiling: one memcpy of
   every decoded byte.
 
+Small samples are a part of their own (`loader_small.py`).
+
 Ratios compare samples per second. "From store" counts bytes that the endpoint sent during the run.
 """
 
@@ -33,6 +35,7 @@ from dataplane.loader import DataLoader
 from dataplane.shards import CodecName, DatasetWriter, SourceSample, WriteOptions
 from dataplane.shards.chunking import inner_chunk_shape
 from dataplane.stores import Store, open_store
+from dataplane_bench.cases.loader_small import run_small
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
 from dataplane_bench.rivals.loaders import (
     LoaderInput,
@@ -70,6 +73,8 @@ class LoaderOptions:
         workers: numbers of worker processes of the rivals; every one is a row of its own.
         rounds: counted rounds per state; one more warms up.
         seed: seed of the data and of the order of systems.
+        parts: `large`, `small` or both; see `loader_small.py` for small samples.
+        small_samples: number of them.
     """
 
     total_bytes: int = 1 << 30
@@ -80,10 +85,27 @@ class LoaderOptions:
     workers: tuple[int, ...] = (0, 2)
     rounds: int = 5
     seed: int = 0
+    parts: tuple[str, ...] = ("large", "small")
+    small_samples: int = 8192
 
 
 def run(options: LoaderOptions, progress: Callable[[str], None]) -> list[Row]:
-    """Generate, store, stream; return the rows of both states."""
+    """Generate, store, stream; return the rows of the parts, in all states."""
+    rows: list[Row] = []
+    if "large" in options.parts:
+        rows += _run_large(options, progress)
+    if "small" in options.parts:
+        rows += run_small(
+            options.small_samples,
+            threads=min(options.threads, 2),
+            rounds=options.rounds,
+            seed=options.seed,
+            progress=progress,
+        )
+    return rows
+
+
+def _run_large(options: LoaderOptions, progress: Callable[[str], None]) -> list[Row]:
     rows: list[Row] = []
     with (
         tempfile.TemporaryDirectory(prefix="dataplane-bench-") as name,

@@ -85,9 +85,20 @@ def check_ranges(table: Ranges, size_bytes: int, buffer_bytes: int, what: str) -
     Raises:
         ConfigError: a range is outside the object, or has no room in the buffer.
     """
+    if not len(table):
+        return 0, 0
     starts, stops, places = table.T
-    check_within(starts, stops, size_bytes, what)
     lengths = stops - starts
+    # Almost always all is well, which takes few steps to say. A place beyond the buffer, and a
+    # range that ends before it begins, are told apart first: sums and differences could wrap.
+    if (
+        (starts <= stops).all()
+        and int(stops.max()) <= size_bytes
+        and int(places.max()) <= buffer_bytes
+        and int((places + lengths).max()) <= buffer_bytes
+    ):
+        return int(np.count_nonzero(lengths)), int(lengths.sum())
+    check_within(starts, stops, size_bytes, what)
     # A place beyond the buffer must not wrap around.
     crowded = (places > buffer_bytes) | (lengths > buffer_bytes - np.minimum(places, buffer_bytes))
     if crowded.any():

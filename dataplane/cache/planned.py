@@ -1,0 +1,114 @@
+"""Reads that a plan is made of: one by one, or many as arrays.
+
+A plan of small samples has thousands of reads per second, of few blocks. As arrays they cost no
+Python object each, and what they come to, which block is needed by which steps, is found for all of
+them at once. Values; pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dataplane.cache.object import CachedObject
+
+__all__ = ["BlockUses", "PlannedRead", "PlannedTable"]
+
+_MAX_BLOCKS = 1 << 40  # of an object
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRead:
+    """One read to come: bytes `[start, stop)` of an object, needed by `step`.
+
+    `epoch` counts the passes over the data from the plan's first on; steps go on over their ends.
+    """
+
+    source: CachedObject
+    start: int
+    stop: int
+    step: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedTable:
+    """Many reads to come, of one epoch, in the order of their steps.
+
+    Attributes:
+        sources: objects that are read.
+        source: int[n], index of the object of each read.
+        starts: uint64[n], first bytes.
+        stops: uint64[n], where they end; a read may be empty.
+        steps: int64[n], step that needs each, never falling.
+        epoch: as in `PlannedRead`.
+    """
+
+    sources: Sequence[CachedObject]
+    source: npt.NDArray[np.integer]
+    starts: npt.NDArray[np.uint64]
+    stops: npt.NDArray[np.uint64]
+    steps: npt.NDArray[np.int64]
+    epoch: int = 0
+
+    def block_uses(self, block_bytes: int) -> BlockUses:
+        """Return which blocks the steps need."""
+        has = self.stops > self.starts
+        starts, stops = self.starts[has].astype(np.int64), self.stops[has].astype(np.int64)
+        first = starts // block_bytes
+        counts = (stops - 1) // block_bytes - first + 1
+        row = np.repeat(np.arange(len(first)), counts)
+        place = np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
+        keys = self.source[has].astype(np.int64)[row] * _MAX_BLOCKS + first[row] + place
+        return BlockUses(self.sources, keys, self.steps[has][row], self.epoch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockUses:
+    """Blocks that steps need, in the order of the steps.
+
+    Attributes:
+        sources: objects that are read.
+        keys: int64[n], the object and the block as one number.
+        steps: int64[n], step that needs it, never falling.
+        epoch: as in `PlannedRead`.
+    """
+
+    sources: Sequence[CachedObject]
+    keys: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, part: slice) -> BlockUses:
+        return BlockUses(self.sources, self.keys[part], self.steps[part], self.epoch)
+
+    def last_uses(self, block_bytes: int) -> list[PlannedRead]:
+        """Return a read of each block, in the order of first use, for the last step that needs it.
+
+        Args:
+            block_bytes: size of a block.
+        """
+        keys, first = np.unique(self.keys, return_index=True)
+        _, last = np.unique(self.keys[::-1], return_index=True)
+        order = np.argsort(first)
+        return self._reads(keys[order], self.steps[len(self.keys) - 1 - last[order]], block_bytes)
+
+    def each(self, block_bytes: int) -> list[PlannedRead]:
+        """Return a read of the block for every use."""
+        return self._reads(self.keys, self.steps, block_bytes)
+
+    def _reads(
+        self, keys: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], block_bytes: int
+    ) -> list[PlannedRead]:
+        reads = []
+        for key, step in zip(keys.tolist(), steps.tolist(), strict=True):
+            source, start = self.sources[key // _MAX_BLOCKS], key % _MAX_BLOCKS * block_bytes
+            stop = min(start + block_bytes, source.info.size_bytes)
+            reads.append(PlannedRead(source, start, stop, step, self.epoch))
+        return reads
