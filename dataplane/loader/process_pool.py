@@ -18,7 +18,7 @@ from typing import Any
 import cloudpickle
 
 from dataplane.loader.random_streams import ProcessStreams
-from dataplane.loader.user_code import Task, UserCode, Worker, WorkerSetup
+from dataplane.loader.user_code import Task, UserCode, Worker, WorkerSetup, sent
 from dataplane.loader.worker_process import WorkerProcess
 
 __all__ = ["ProcessPool", "ProcessWorker"]
@@ -94,7 +94,7 @@ class ProcessPool:
             Exception: the code cannot be pickled; whatever its own parts raised.
             LoaderError: a process cannot be started.
         """
-        payloads = [cloudpickle.dumps((code, setup)) for setup in setups]
+        payloads = [sent(code, setup) for setup in setups]
         free = [slot for slot in self._slots if slot.is_free]
         while len(free) < len(setups):
             slot = _Slot(WorkerProcess(_SERVER, name=f"dp-worker-{len(self._slots)}"))

@@ -40,13 +40,40 @@ from torch.overrides import TorchFunctionMode
 
 from dataplane.errors import LoaderError
 
-__all__ = ["ProcessStreams", "Streams", "ThreadStreams", "mix"]
+__all__ = [
+    "ProcessStreams",
+    "Streams",
+    "ThreadStreams",
+    "hidden_generator",
+    "mix",
+    "name_of_hidden",
+]
+
+_NUMPY_S_OWN: Any = vars(np.random.mtrand)["_rand"]
+"""NumPy's hidden instance, which this module's stand-in passes the process's draws on to."""
 
 
 def mix(*numbers: int) -> int:
     """Return a seed of 63 bits that depends on all of some numbers, each of at most 64 bits."""
     words = struct.pack(f"<{len(numbers)}Q", *(number & (2**64 - 1) for number in numbers))
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 1
+
+
+def name_of_hidden(value: object) -> str | None:
+    """Return which module's hidden generator something is, or None.
+
+    A function that was bound by name (`from numpy.random import rand`) is a method of one.
+    """
+    if value is vars(random)["_inst"]:
+        return "random"
+    if value is _NUMPY_S_OWN or value is vars(np.random.mtrand)["_rand"]:
+        return "numpy"
+    return None
+
+
+def hidden_generator(name: str) -> object:
+    """Return the hidden generator of a module in this process, by `name_of_hidden`."""
+    return vars(random)["_inst"] if name == "random" else vars(np.random.mtrand)["_rand"]
 
 
 class Streams(Protocol):
@@ -154,11 +181,13 @@ def _led(original: Any, name: str, of_thread: Callable[[ThreadStreams], Any]) ->
     """Return a method that calls that of this thread's generator, or of the original one."""
 
     def call(self: object, *args: Any, **kwargs: Any) -> Any:
-        del self
+        if type(self) is plain:  # a copy of a bound method, which has a copy of the generator
+            return getattr(self, name)(*args, **kwargs)
         streams = _local.streams
         target = original if streams is None else of_thread(streams)
         return getattr(target, name)(*args, **kwargs)
 
+    plain = type(original)
     call.__name__ = name
     return call
 
@@ -180,6 +209,7 @@ def _stand_in_for_random() -> None:
     methods: dict[str, Any] = {
         name: _led(inner, name, lambda streams: streams.python) for name in names
     }
+    methods["__reduce__"] = lambda _: inner.__reduce__()  # a copy is what it was a copy of
     methods["gauss_next"] = property(  # what a bound `gauss` keeps between two calls
         lambda _: _of_thread(inner).gauss_next,
         lambda _, value: setattr(_of_thread(inner), "gauss_next", value),
@@ -199,7 +229,7 @@ def _of_thread(original: random.Random) -> Any:
 
 def _stand_in_for_numpy() -> None:
     module: Any = np.random.mtrand
-    instance = module._rand
+    instance = _NUMPY_S_OWN
     own = [name for name in dir(np.random.RandomState) if not name.startswith("__")]
     methods: dict[str, Any] = {}
     for name in own:
@@ -207,6 +237,7 @@ def _stand_in_for_numpy() -> None:
             methods[name] = _led(instance, name, lambda streams: streams.numpy)
         else:
             methods[name] = _led_attribute(instance, name)
+    methods["__reduce__"] = lambda _: instance.__reduce__()
     stand_in = type("RandomState", (np.random.RandomState,), methods)(0)
     for holder in (module, np.random):
         for name in own:

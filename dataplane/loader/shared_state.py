@@ -1,9 +1,10 @@
 """Global state that the user's code keeps: what copies of his objects would still share.
 
 A copy of an object does not copy the module-level variables that its methods use: a scratch buffer,
-a generator of random numbers, an open file. With worker processes each has its own. Before code is
-run in threads, `find_shared_state` looks for such variables, in what the code can reach: functions
-and classes of the user's own modules (not of installed packages), and what these name.
+a generator of random numbers, an open file; nor what its class keeps, or a function in its defaults
+and attributes. With worker processes each has its own. Before code is run in threads,
+`find_shared_state` looks for such variables, in what the code can reach: functions and classes of
+the user's own modules (not of installed packages), and what these name.
 
 It reads bytecode and runs nothing. What cannot change (numbers, texts, types, modules, …) and what
 is made to be shared by threads (locks, events, queues) does not count. It errs on the side of
@@ -30,7 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["SYNCHRONIZATION", "find_shared_state"]
+from dataplane.loader.random_streams import name_of_hidden
+
+__all__ = ["SYNCHRONIZATION", "find_shared_state", "is_by_reference"]
 
 SYNCHRONIZATION: tuple[type, ...] = (
     type(threading.Lock()),
@@ -80,7 +83,7 @@ def find_shared_state(roots: Iterable[object]) -> str | None:
         roots: classes and functions that the code begins with.
 
     Returns:
-        `module.variable`, or None where there is none.
+        Its name with that of its module, or None where there is none.
     """
     waiting, seen = list(roots), set[int]()
     while waiting:
@@ -88,6 +91,9 @@ def find_shared_state(roots: Iterable[object]) -> str | None:
         if id(one) in seen:
             continue
         seen.add(id(one))
+        for name, value in _kept_by(one):
+            if not _is_fixed(value):
+                return name
         for function in _functions(one):
             for name, value, is_set in _globals_of(function, function.__code__):
                 if is_set or not _is_fixed(value):
@@ -95,6 +101,36 @@ def find_shared_state(roots: Iterable[object]) -> str | None:
                 if isinstance(value, (type, types.FunctionType)):
                     waiting.append(value)
     return None
+
+
+def _kept_by(one: object) -> Iterator[tuple[str, object]]:
+    """Yield what classes and functions keep themselves: class attributes, defaults, attributes."""
+    if isinstance(one, types.FunctionType) and _is_users(one.__module__):
+        for name, value in vars(one).items():
+            if name != "__wrapped__":
+                yield f"{one.__module__}.{one.__qualname__}.{name}", value
+        for value in (*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()):
+            yield f"{one.__module__}.{one.__qualname__} (a default argument)", value
+    elif isinstance(one, type):
+        for kind in one.__mro__:
+            if not _is_users(kind.__module__):
+                continue
+            for name, value in vars(kind).items():
+                if not name.startswith("__") and not _is_member(value):
+                    yield f"{kind.__module__}.{kind.__qualname__}.{name}", value
+
+
+def _is_member(value: object) -> bool:
+    """Whether a class attribute is a method, a property, a slot or the like, and no data."""
+    return callable(value) or hasattr(value, "__get__") or type(value).__name__ == "_abc_data"
+
+
+def is_by_reference(function: types.FunctionType) -> bool:
+    """Whether copies of a function are the function itself: one that can be imported."""
+    found: object = sys.modules.get(function.__module__ or "")
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function and function.__module__ != "__main__"
 
 
 def _functions(one: object) -> Iterator[types.FunctionType]:
@@ -144,6 +180,10 @@ def _globals_of(
 
 
 def _is_fixed(value: Any) -> bool:
+    if isinstance(value, types.BuiltinMethodType) and name_of_hidden(value.__self__) is not None:
+        return False  # `from random import random`: a thread's draws cannot be led away from it
+    if isinstance(value, types.MethodType) and name_of_hidden(value.__self__) is not None:
+        return True
     if isinstance(value, (type, types.FunctionType, *_FIXED)):
         return True
     if isinstance(value, (tuple, frozenset)):

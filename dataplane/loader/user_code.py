@@ -28,8 +28,18 @@ from dataplane.datasets.dataset import Dataset, OpenedReader
 from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.views import packed_leaves
 from dataplane.errors import LoaderError
-from dataplane.loader.random_streams import Streams, ThreadStreams, mix
-from dataplane.loader.shared_state import SYNCHRONIZATION, find_shared_state
+from dataplane.loader.random_streams import (
+    Streams,
+    ThreadStreams,
+    hidden_generator,
+    mix,
+    name_of_hidden,
+)
+from dataplane.loader.shared_state import (
+    SYNCHRONIZATION,
+    find_shared_state,
+    is_by_reference,
+)
 from dataplane.loader.worker_info import make_worker_info, shown_worker_info
 from dataplane.shards import DatasetIndex
 from dataplane.telemetry import Counters, logger
@@ -41,6 +51,7 @@ __all__ = [
     "Worker",
     "WorkerSetup",
     "copies",
+    "sent",
 ]
 
 _SHARED = (DatasetIndex, OpenedReader, Counters, *SYNCHRONIZATION)
@@ -282,10 +293,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         self._places: dict[int, int] = {}
 
     def persistent_id(self, obj: object) -> int | None:
-        if isinstance(obj, (type, types.FunctionType)):
+        if isinstance(obj, type) or (isinstance(obj, types.FunctionType) and is_by_reference(obj)):
             self.code.append(obj)
         # Classes too: one that is pickled by value would change the original when it is loaded.
-        if not isinstance(obj, (type, *_SHARED)):
+        if not isinstance(obj, (type, *_SHARED)) and name_of_hidden(obj) is None:
             return None
         if id(obj) not in self._places:
             self._places[id(obj)] = len(self.shared)
@@ -299,7 +310,32 @@ class _Unpickler(pickle.Unpickler):
         self._shared = shared
 
     def persistent_load(self, pid: Any) -> object:
-        return self._shared[pid]
+        found = self._shared[pid]
+        name = name_of_hidden(found)
+        return found if name is None else hidden_generator(name)
+
+
+class _SendingPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles for another process, whose hidden generators take the place of this one's."""
+
+    def reducer_override(self, obj: object) -> Any:
+        name = name_of_hidden(obj)
+        if name is not None:
+            return hidden_generator, (name,)
+        if isinstance(obj, types.MethodType) and name_of_hidden(obj.__self__) is not None:
+            return getattr, (obj.__self__, obj.__name__)
+        return super().reducer_override(obj)
+
+
+def sent(code: UserCode, setup: WorkerSetup) -> bytes:
+    """Return the user's code and a setup as a worker process loads them.
+
+    Raises:
+        Exception: it cannot be pickled; whatever its own parts raised.
+    """
+    file = io.BytesIO()
+    _SendingPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump((code, setup))
+    return file.getvalue()
 
 
 def copies(code: UserCode, count: int) -> list[UserCode]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 import threading
 from collections.abc import Callable
@@ -181,3 +183,16 @@ def test_seeds_differ_wherever_a_number_does() -> None:
     seeds = {mix(*numbers) for numbers in ((0, 0), (0, 1), (1, 0), (0, 0, 0), (2**64 - 1, 5))}
     assert len(seeds) == 5
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_copies_of_the_hidden_generators_are_what_they_were_before() -> None:
+    """Also after a thread's stand-ins are in place: libraries pickle and copy what they hold."""
+    in_thread(random.random)
+    np.random.seed(3)
+    random.seed(3)
+    for copied in (copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))):
+        rand, draw = copied(np.random.rand), copied(random.random)
+        expected = np.random.RandomState(3).rand(), random.Random(3).random()
+        assert (rand(), draw()) == expected
+    assert isinstance(np.random.mtrand._rand, np.random.RandomState)
+    assert (np.random.rand(), random.random()) == expected

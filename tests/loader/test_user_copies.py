@@ -267,12 +267,56 @@ def test_a_variable_of_a_script_is_not_shared(url: str, tmp_path: Path) -> None:
         "    for batch in dp.DataLoader(dataset, 2, num_workers=4):\n"
         "        assert torch.equal(batch['x'][:, 0, 0].double(), batch['y'])\n"
         "assert Callable.__call__ is call\n"
+        "from numpy.random import rand\n"
+        "from random import random\n"
+        "def draw(sample):\n"
+        "    return {'y': sample['y'], 'n': rand(), 'r': random()}\n"
+        "found = []\n"
+        "for workers, mode in ((0, None), (2, 'thread'), (2, 'process')):\n"
+        "    dataset = dp.Dataset(sys.argv[1], transform=draw, cache=False)\n"
+        "    loader = dp.DataLoader(dataset, 5, num_workers=workers, transform_mode=mode, seed=1)\n"
+        "    values = [(b['n'].tolist(), b['r'].tolist()) for _ in range(2) for b in loader]\n"
+        "    assert values[0] != values[len(values) // 2]\n"
+        "    found.append(values)\n"
+        "assert found[0] == found[1] == found[2]\n"
         "print('kept apart')\n"
     )
     done = subprocess.run(
         [sys.executable, script, url], check=False, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "kept apart\n"), done.stderr
+
+
+class KeptInTheClass:
+    buffer = np.empty((6, 6), "f4")
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        self.buffer[:] = sample["x"].numpy()
+        for _ in range(30):
+            torch.rand(10).sum()
+        return {"x": torch.from_numpy(self.buffer.copy()), "y": sample["y"]}
+
+
+def kept_in_a_default(
+    sample: dict[str, Any],
+    buffer: np.ndarray = np.empty((6, 6), "f4"),  # noqa: B008 - that is the point
+) -> dict[str, Any]:
+    buffer[:] = sample["x"].numpy()
+    for _ in range(30):
+        torch.rand(10).sum()
+    return {"x": torch.from_numpy(buffer.copy()), "y": sample["y"]}
+
+
+@pytest.mark.parametrize("transform", [KeptInTheClass(), kept_in_a_default])
+def test_what_a_class_or_a_default_keeps_is_not_shared(url: str, transform: Any) -> None:
+    dataset = dp.Dataset(url, transform=transform, cache=False)
+    for batch in dp.DataLoader(dataset, 2, num_workers=4):
+        assert torch.equal(batch["x"][:, 0, 0].double(), batch["y"])
+    loader = dp.DataLoader(dataset, 2, num_workers=4, transform_mode="thread")
+    with pytest.warns(UserWarning, match="of which there is one"):
+        batches = list(loader)
+    for batch in batches:
+        assert torch.equal(batch["x"][:, 0, 0].double(), batch["y"])
 
 
 def test_the_truth_of_a_transform_is_not_asked_for(url: str) -> None:
