@@ -1,4 +1,4 @@
-"""The tests that docs/testing.md names are there."""
+"""The tests that the documentation names are there, and pages that list a file's tests list all."""
 
 from __future__ import annotations
 
@@ -9,14 +9,29 @@ import pytest
 
 _ROOT = Path(__file__).parent.parent
 _NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
-_PAGE = (_ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+_PAGES = {
+    name: _NAMED.findall((_ROOT / "docs" / name).read_text(encoding="utf-8"))
+    for name in ("testing.md", "loader.md")
+}
+_LISTED = ["tests/loader/test_torch_parity.py", "tests/loader/test_stateful_parity.py"]
+"""Files whose tests docs/loader.md lists, each once."""
 
 
-def test_the_page_names_tests() -> None:
-    assert len(_NAMED.findall(_PAGE)) > 40
+@pytest.mark.parametrize("page", _PAGES)
+def test_the_page_names_tests(page: str) -> None:
+    assert len(_PAGES[page]) > 40
 
 
-@pytest.mark.parametrize(("file", "name"), sorted(set(_NAMED.findall(_PAGE))))
+@pytest.mark.parametrize(
+    ("file", "name"), sorted({one for named in _PAGES.values() for one in named})
+)
 def test_each_named_test_is_there(file: str, name: str) -> None:
     source = (_ROOT / file).read_text(encoding="utf-8")
     assert re.search(rf"^(?:def|class) {name}\b", source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", _LISTED)
+def test_the_loader_s_page_lists_each_behaviour_once(file: str) -> None:
+    source = (_ROOT / file).read_text(encoding="utf-8")
+    behaviours = re.findall(r"^def (test_\w+)", source, re.MULTILINE)
+    assert sorted(name for of, name in _PAGES["loader.md"] if of == file) == sorted(behaviours)

@@ -492,9 +492,7 @@ def test_a_state_is_small_and_does_not_grow_with_what_was_read(dataset: Any) -> 
         {"sampler": RandomSampler(dataset)},
     ):
         loader = dp.DataLoader(dataset, 1, **given)
-        sizes = []
-        for _ in loader:
-            sizes.append(len(json.dumps(loader.state_dict())))
+        sizes = [len(json.dumps(loader.state_dict())) for _ in loader]
         assert max(sizes) < 8000
         assert max(sizes) - min(sizes) < 8
 
