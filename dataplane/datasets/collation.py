@@ -6,9 +6,10 @@ or torch's own `DataLoader` is used. Pure functions; safe from any thread.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import default_collate
@@ -94,7 +95,17 @@ def collate(
             batch[f"{name}{OFFSETS_SUFFIX}"] = counts.cumsum(0)
         else:
             batch[name] = _default(values, repr(name))
-    return batch
+    return batch if type(samples[0]) is dict else _of_its_kind(samples[0], batch)
+
+
+def _of_its_kind(sample: dict[Any, Any], batch: dict[Any, Any]) -> dict[Any, Any]:
+    """Return a batch as a dict of the samples' kind, as torch does where that can be copied."""
+    try:
+        clone = copy.copy(sample)
+        clone.update(batch)
+    except TypeError:
+        return batch
+    return clone
 
 
 def _values(
@@ -139,7 +150,7 @@ def _is_ragged(name: Any, values: Sequence[Any], ragged: Collection[str] | None)
 
 def _default(values: Sequence[Any], what: str) -> Any:
     try:
-        return default_collate(list(values))
+        return default_collate(cast("list[Any]", values))  # a tuple stays one in what it makes
     except TypeError as err:
         err.add_note(f"while collating {what}; pass a collate_fn that can")
         raise

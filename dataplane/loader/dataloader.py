@@ -160,6 +160,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 )
             _keep_from_padding(batch_sampler)
             if sampler is None and batch_sampler is None:
+                if shuffle and not len(dataset):  # type: ignore[arg-type]  # as torch's sampler
+                    raise ConfigError("shuffle=True, and the dataset has no samples to shuffle")
                 sampler = EpochSampler(
                     len(dataset),  # type: ignore[arg-type]  # map-style datasets have a length
                     shuffle=bool(shuffle),
@@ -381,7 +383,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 self.batch_sampler,
                 generator=self.generator,
                 seed=self._seed,
-                length=len(self.dataset) if self._is_engine else 0,  # type: ignore[arg-type]
+                length=_length_of(self.dataset) if self._is_engine else 0,
                 identity=functools.partial(_identity_of, self.dataset),
             )
         return place
@@ -498,6 +500,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"this is a {type(dataset).__name__}",
                 hint="use generator= and torch.utils.data.DistributedSampler",
             )
+
+
+def _length_of(dataset: Any) -> int:
+    """Return the length of a dataset; 0 where it has none, and a sampler says all."""
+    return len(dataset) if hasattr(dataset, "__len__") else 0
 
 
 def _is_ours(sampler: object, batch_sampler: object) -> bool:

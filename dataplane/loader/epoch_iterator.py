@@ -99,6 +99,7 @@ class _Decoded:
 
     content: Any
     samples: int
+    is_left_out: bool = False
     decoded_bytes: int = 0
     read_bytes: int = 0
 
@@ -137,6 +138,7 @@ class _Work:
         return _Decoded(
             content,
             len(fetched.samples),
+            not fetched.samples and bool(asked.indices),
             decoded_bytes(fetched.samples),
             packed_bytes(fetched.samples),
         )
@@ -145,7 +147,7 @@ class _Work:
         options, samples = self.options, fetched.samples
         assert self.reader is not None
         threads = min(max(options.num_workers, 1), MAX_DECODE_THREADS)
-        if not samples:
+        if not samples and asked.indices:
             return None
         is_sample = options.single and not isinstance(asked.indices, Bulk)
         if not self.workers and not is_sample:
@@ -173,10 +175,10 @@ class _Work:
         del number
         if isinstance(item, _Asked):
             item = _Decoded(Task(item.first, item.indices), len(item.indices))
-        if item.samples:
+        if not item.is_left_out:
             content = self.workers[worker].run(item.content)
             if content is NOTHING_LEFT:
-                return _Decoded(None, 0)
+                return _Decoded(None, 0, is_left_out=True)
             item.content = _pinned(content) if self.options.pin else content
         return item
 
@@ -247,7 +249,7 @@ class Run:
             while True:
                 self._feed.advance()
                 decoded = self._take()
-                if decoded.samples:
+                if not decoded.is_left_out:
                     break
         except EndOfStream:
             self._progress.finish()

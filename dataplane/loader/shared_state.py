@@ -218,4 +218,6 @@ def _is_users(name: str | None) -> bool:
     file = getattr(module, "__file__", None)
     if file is None:
         return False
-    return not str(file).startswith(_installed_folders())
+    parts = pathlib.PurePath(str(file)).parts
+    is_installed = "site-packages" in parts or "dist-packages" in parts
+    return not is_installed and not str(file).startswith(_installed_folders())

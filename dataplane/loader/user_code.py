@@ -14,7 +14,9 @@ Each call sees random number streams that are a function of (seed, epoch, sample
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import operator
 import pickle
 import types
 from collections.abc import Callable, Sequence
@@ -171,7 +173,7 @@ class Worker:
 
     def _made(self, task: Task) -> Any:
         content = self._samples(task)
-        if task.samples is not None and not content:
+        if task.samples is not None and task.indices and not content:
             return NOTHING_LEFT
         self._seed(task, 0, collating=True)
         if task.is_bulk and self._setup.single:
@@ -229,9 +231,19 @@ class Worker:
         """Give the streams the state of a sample, or of the batch that begins with it."""
         setup = self._setup
         which = task.which[at] if task.which else 0
-        number = task.numbers[at] if task.numbers else task.indices[at] if task.indices else 0
+        number = task.numbers[at] if task.numbers else 0
+        if not task.numbers and task.indices:
+            number = _number(task.indices[at])
         place = task.first + at + 1 if setup.repeats else 0
         self._streams.seed(mix(setup.seed, setup.epoch, which, number, place, int(collating)))
+
+
+def _number(index: object) -> int:
+    """Return a number for an index of any kind, the same in every process."""
+    try:
+        return operator.index(index)  # type: ignore[arg-type]  # asked
+    except TypeError:
+        return int.from_bytes(hashlib.blake2b(repr(index).encode(), digest_size=8).digest())
 
 
 class _NothingLeft:
