@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,8 +140,8 @@ def packed_inside(dataset: object) -> list[Dataset]:
         seen.add(id(value))
         if isinstance(value, Dataset):
             found[id(value)] = value
-        elif isinstance(value, Mapping):
-            for item in list(value.values()):
+        elif type(value) is dict:  # another mapping's values may cost a read each
+            for item in list(value.values())[:64]:
                 look(item, depth + 1)
         elif isinstance(value, (list, tuple)):
             for item in value[:64]:

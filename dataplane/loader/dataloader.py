@@ -88,8 +88,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             concatenated, with offsets. What is not named is stacked.
         keys: whether samples and batches have `"__key__"`.
         transform_mode: where your code runs: in a `thread` per worker, each with its own copy of
-            it, or in a `process`, for code that holds Python's lock; by default in threads, unless
-            copies would still share a module-level variable.
+            it, or in a `process` per worker, for code that holds Python's lock.
         prefetch_factor: see above; 2 by default.
         persistent_workers: whether workers keep their copies of your code from pass to pass.
         pin_memory_device: as in torch.
@@ -132,7 +131,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         world_size: int | None = None,
         ragged: Collection[str] = (),
         keys: bool = True,
-        transform_mode: TransformMode = None,
+        transform_mode: TransformMode = "thread",
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -265,13 +264,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         state = self.__dict__.copy()
         for name in ("_meter", "_ahead", "_workers", "_stateful", "_shard"):
             del state[name]
-        state["_place_"] = self._place.epochs
+        state["_place_"] = self._place.carried
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _place_=None, _shard=None)
         self._begin_anew()
-        self._place.epochs = state["_place_"]
+        self._place.carried = state["_place_"]
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass reads; the ones after it follow on.
@@ -486,7 +485,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _check_own_arguments(
         self, dataset: object, ranks: tuple[object, ...], ragged: object, transform_mode: object
     ) -> None:
-        if transform_mode not in ("thread", "process", None):
+        if transform_mode not in ("thread", "process"):
             raise ConfigError(
                 f'transform_mode must be "thread" or "process", got {transform_mode!r}'
             )

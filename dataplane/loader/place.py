@@ -63,6 +63,7 @@ class Place:
         self._resume: LoaderState | None = None
         self._progress: Progress | None = None
         self._latest: weakref.ref[Pass] | None = None
+        self._begun = (0, 0)  # epoch of the latest pass, and how often one had been named by then
 
     @property
     def own(self) -> EpochSampler | None:
@@ -78,12 +79,14 @@ class Place:
         epoch = whole_number("epoch", epoch)
         if epoch < 0:
             raise ConfigError(f"epoch must be at least 0, got {epoch}")
-        if self.own is not None:
-            self.own.set_epoch(epoch)
-            self._epochs_set, self._offset = self.own.epochs_set, 0
-        else:
+        if self.own is None:
             self._tell_samplers(epoch)
-        self._name(epoch)
+            self._name(epoch)
+            return
+        self.own.set_epoch(epoch)
+        self._offset = 0
+        if self._resume is not None and self._resume.epoch != epoch:
+            self._resume = None
 
     @property
     def state(self) -> LoaderState:
@@ -92,6 +95,9 @@ class Place:
         Raises:
             ConfigError: batches came out of order.
         """
+        progress = self._progress
+        if progress is not None and self._is_open and progress.has_begun:
+            return replace(progress.state, dataset=self._identity())
         self._obey_sampler()
         if self._resume is not None:
             return self._resume
@@ -153,6 +159,7 @@ class Place:
             )
         self._resume = None
         self._progress = Progress(state, order, feed)
+        self._begun = (state.epoch, 0 if self.own is None else self.own.epochs_set)
         return state, feed
 
     @property
@@ -166,13 +173,17 @@ class Place:
         self._latest = weakref.ref(current)
 
     @property
-    def epochs(self) -> tuple[int, int]:
-        """What a copy of the loader goes on from: its next epoch, and who named it last."""
-        return self._next_epoch, self._epochs_set
+    def carried(self) -> tuple[int, int, int, LoaderState | None]:
+        """What a copy of the loader goes on from: its next epoch, and a state that was loaded."""
+        epoch = self._next_epoch
+        if self._progress is not None and self._resume is None:
+            is_done = self._progress.is_finished or not self._is_open
+            epoch = self._epoch_after(self._progress)[0] if is_done else self._progress.start.epoch
+        return epoch, self._epochs_set, self._offset, self._resume
 
-    @epochs.setter
-    def epochs(self, epochs: tuple[int, int]) -> None:
-        self._next_epoch, self._epochs_set = epochs
+    @carried.setter
+    def carried(self, carried: tuple[int, int, int, LoaderState | None]) -> None:
+        self._next_epoch, self._epochs_set, self._offset, self._resume = carried
 
     def _name(self, epoch: int) -> None:
         if self._resume is None or self._resume.epoch != epoch:
@@ -184,10 +195,10 @@ class Place:
 
         Nothing of the pass was read yet. If the epoch is its own, that was heard.
         """
-        own, progress = self.own, self._progress
-        if own is None or progress is None or own.epochs_set == self._epochs_set:
+        own = self.own
+        if own is None or own.epochs_set == self._begun[1]:
             return False
-        if own.epoch + self._offset != progress.start.epoch:
+        if own.epoch + self._offset != self._begun[0]:
             return True
         self._epochs_set = own.epochs_set
         return False
@@ -202,7 +213,7 @@ class Place:
         if own is None or own.epochs_set == self._epochs_set:
             return
         self._epochs_set = own.epochs_set
-        if self._resume is not None:
+        if self._resume is not None and own.epoch + self._offset <= self._resume.epoch:
             self._offset = self._resume.epoch - own.epoch
             return
         epoch = own.epoch + self._offset
@@ -220,10 +231,8 @@ class Place:
             self.own.settle()
         state, before = self._resume, self._progress
         if state is None and before is not None:
-            latest = None if self._latest is None else self._latest()
-            before.is_left = latest is None or latest.is_closed
-            self._next_epoch = before.start.epoch + int(before.moved)
-            if not before.moved and before.start.samples_consumed:
+            self._next_epoch, is_look = self._epoch_after(before)
+            if is_look and before.start.samples_consumed:
                 state = before.start  # a look at where another run had stopped
         if state is not None and state.sampler is not None:
             epoch = state.sampler.get("epoch")
@@ -240,6 +249,17 @@ class Place:
         else:
             seed, is_of_pass = draw_seed(self._generator), True
         return replace(state, seed=seed, is_seed_of_pass=is_of_pass)
+
+    @property
+    def _is_open(self) -> bool:
+        latest = None if self._latest is None else self._latest()
+        return latest is not None and not latest.is_closed
+
+    def _epoch_after(self, before: Progress) -> tuple[int, bool]:
+        """Return the epoch after a pass, and whether that was a look."""
+        before.is_left = not self._is_open
+        has_moved = before.has_moved(is_alone=self.own is None or self.own.num_replicas == 1)
+        return before.start.epoch + int(has_moved), not has_moved
 
     def _fresh(self) -> LoaderState:
         """Return the beginning of the next epoch."""

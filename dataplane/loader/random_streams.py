@@ -43,6 +43,7 @@ from dataplane.errors import LoaderError
 __all__ = [
     "ProcessStreams",
     "Streams",
+    "StreamsHere",
     "ThreadStreams",
     "hidden_generator",
     "mix",
@@ -156,6 +157,34 @@ class ThreadStreams:
                 yield
         finally:
             _local.streams = before
+
+
+class StreamsHere:
+    """The process's generators in its main thread; in any other the thread's own.
+
+    For code that runs wherever the iterator is asked for a batch: another thread that draws from
+    the process's generators meanwhile must not see them moved and put back.
+    """
+
+    def __init__(self) -> None:
+        self._of_process = ProcessStreams()
+        self._of_thread: ThreadStreams | None = None
+
+    def seed(self, value: int) -> None:
+        """Give all three the state that follows from `value`, of 63 bits."""
+        self._here().seed(value)
+
+    def active(self) -> Any:
+        """Return a context in which draws come from here."""
+        return self._here().active()
+
+    def _here(self) -> Streams:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and _local.streams is None:
+            return self._of_process
+        if self._of_thread is None:
+            self._of_thread = ThreadStreams()
+        return self._of_thread
 
 
 class _Local(threading.local):
@@ -346,6 +375,16 @@ def _refused(
     )
 
 
+def _refused_if_dropping(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    """Refuse what drops some of its values; the share that it drops is a float between 0 and 1."""
+    given = (*args, *(value for name, value in kwargs.items() if "drop" in name or name == "p"))
+    if any(isinstance(value, float) and 0 < value < 1 for value in given):
+        return _refused(func, args, kwargs, streams)
+    return func(*args, **kwargs)
+
+
 def _draws() -> dict[Any, Callable[..., Any]]:
     names = (
         "rand randn randint randperm normal bernoulli multinomial poisson binomial _standard_gamma "
@@ -370,6 +409,10 @@ def _draws() -> dict[Any, Callable[..., Any]]:
     )
     for name in refused.split():
         table[getattr(F, name)] = _refused
+    for name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
+        table[getattr(F, name)] = _refused_if_dropping
+    for name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "native_dropout"):
+        table[getattr(torch, name)] = _refused_if_dropping
     for name in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rrelu"):
         table[getattr(torch, name)] = _refused
         table[getattr(torch, f"{name}_")] = _refused

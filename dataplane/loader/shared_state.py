@@ -98,8 +98,11 @@ def find_shared_state(roots: Iterable[object]) -> str | None:
             for name, value, is_set in _globals_of(function, function.__code__):
                 if is_set or not _is_fixed(value):
                     return f"{function.__module__}.{name}"
-                if isinstance(value, (type, types.FunctionType)):
-                    waiting.append(value)
+                waiting.append(value)
+            waiting += _closure_of(function)
+        wrapped = getattr(one, "__wrapped__", None)
+        if isinstance(wrapped, types.FunctionType):
+            waiting.append(wrapped)
     return None
 
 
@@ -111,13 +114,23 @@ def _kept_by(one: object) -> Iterator[tuple[str, object]]:
                 yield f"{one.__module__}.{one.__qualname__}.{name}", value
         for value in (*(one.__defaults__ or ()), *(one.__kwdefaults__ or {}).values()):
             yield f"{one.__module__}.{one.__qualname__} (a default argument)", value
+        for value in _closure_of(one):
+            yield f"{one.__module__}.{one.__qualname__} (its closure)", value
     elif isinstance(one, type):
         for kind in one.__mro__:
-            if not _is_users(kind.__module__):
+            if not _is_users(kind.__module__) or issubclass(kind, (tuple, enum.Enum)):
                 continue
             for name, value in vars(kind).items():
                 if not name.startswith("__") and not _is_member(value):
                     yield f"{kind.__module__}.{kind.__qualname__}.{name}", value
+
+
+def _closure_of(function: types.FunctionType) -> Iterator[object]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:
+            continue  # it is still empty
 
 
 def _is_member(value: object) -> bool:
@@ -167,6 +180,13 @@ def _globals_of(
         found: object = None
         if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             yield str(step.argval), None, True
+        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "globals":
+            yield "globals()", None, True
+        elif step.opname == "IMPORT_NAME" and _is_users_module(sys.modules.get(str(step.argval))):
+            # Which of its variables are used is not followed: any that the code names.
+            for name, value in vars(sys.modules[str(step.argval)]).items():
+                if name in code.co_names:
+                    yield name, value, False
         elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in names:
             found = names[step.argval]
             yield str(step.argval), found, False
@@ -195,6 +215,8 @@ def _is_fixed(value: Any) -> bool:
     if parameters is not None and parameters.frozen:
         return all(map(_is_fixed, vars(value).values())) if hasattr(value, "__dict__") else True
     # What an installed package made and means to be called: decorated functions and the like.
+    if isinstance(value, functools._lru_cache_wrapper):
+        return False
     return callable(value) and isinstance(getattr(value, "__wrapped__", None), types.FunctionType)
 
 
@@ -216,6 +238,8 @@ def _is_users(name: str | None) -> bool:
         return False
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
+    if file is None:  # of a namespace package, or built in
+        file = next(iter(getattr(module, "__path__", ())), None)
     if file is None:
         return False
     parts = pathlib.PurePath(str(file)).parts

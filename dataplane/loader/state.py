@@ -188,10 +188,15 @@ class Progress:
         """Whether a batch was yielded."""
         return self.is_finished or self._batches > 0 or bool(self._yielded)
 
-    @property
-    def moved(self) -> bool:
-        """Whether the pass was more than a look at one batch, so that its epoch counts as begun."""
-        return self.is_finished or self._batches + len(self._yielded) > 1 or not self.is_left
+    def has_moved(self, *, is_alone: bool) -> bool:
+        """Whether the pass was more than a look at one batch, so that its epoch counts as begun.
+
+        Args:
+            is_alone: whether this is the only rank: a pass that is still open counts then, since
+                another beside it is to read something else. Of several ranks one may look alone.
+        """
+        is_beside = is_alone and not self.is_left
+        return self.is_finished or self._batches + len(self._yielded) > 1 or is_beside
 
     @property
     def state(self) -> LoaderState:

@@ -5,14 +5,15 @@
   worker run at a time, with one warning.
 - In processes each has a copy as well, of module-level variables too, and Python's lock is its own.
 
-Which of the two is the loader's `transform_mode`. Where that is left open it is threads, which cost
-no copies of arrays; processes, if copies would still share a module-level variable.
+Which of the two is the loader's `transform_mode`. A process imports modules anew, so it does not
+know what the script has changed in them: that has to be asked for.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
@@ -20,21 +21,24 @@ from typing import Any, Literal, TypeAlias
 from dataplane.errors import ConfigError, LoaderError
 from dataplane.loader.epoch_iterator import BatchWorker
 from dataplane.loader.process_pool import ProcessPool
-from dataplane.loader.random_streams import ProcessStreams, ThreadStreams
+from dataplane.loader.random_streams import StreamsHere, ThreadStreams
 from dataplane.loader.stacklevel import users_stacklevel
-from dataplane.loader.user_code import NotCopied, UserCode, Worker, WorkerSetup, copies
-from dataplane.telemetry import logger
+from dataplane.loader.user_code import UserCode, Worker, WorkerSetup, copies
 
 __all__ = ["TransformMode", "Workers"]
 
-TransformMode: TypeAlias = Literal["thread", "process"] | None
+TransformMode: TypeAlias = Literal["thread", "process"]
+
+
+class _Crew(list[Any]):
+    """The persistent workers of a pass; it lives as long as the pass does."""
 
 
 class Workers:
     """Makes the workers of a loader's passes. Belongs to the training thread.
 
     Args:
-        mode: where they run; None chooses.
+        mode: where they run.
         persistent: whether they keep their copies from pass to pass.
     """
 
@@ -43,7 +47,8 @@ class Workers:
         self._persistent = persistent
         self._lock = threading.Lock()
         self._pool = ProcessPool()
-        self._before: Sequence[Any] = ()
+        self._kept: Sequence[Any] = ()  # of passes that have ended, where they are persistent
+        self._crew: weakref.ref[_Crew] | None = None
         self._is_told = False
 
     def make(self, code: UserCode, setup: WorkerSetup) -> Sequence[BatchWorker]:
@@ -57,37 +62,34 @@ class Workers:
             ConfigError: the code is to run in processes and cannot be pickled.
         """
         if not setup.num_workers:
-            return [Worker(code, setup, ProcessStreams())]
+            return [Worker(code, setup, StreamsHere())]
         setups = [replace(setup, id=number) for number in range(setup.num_workers)]
-        if self._persistent and len(self._before) == len(setups):
-            for worker, own in zip(self._before, setups, strict=True):
+        is_busy = self._crew is not None and self._crew() is not None
+        if self._persistent and not is_busy and len(self._kept) == len(setups):
+            for worker, own in zip(self._kept, setups, strict=True):
                 worker.begin(own)
-            return self._before
-        made = self._in_processes(code, setups) if self._mode == "process" else None
-        made = made or self._in_threads(code, setups)
-        if self._persistent:
-            self._before = made
-        return made
+            made = self._kept
+        elif self._mode == "process":
+            made = self._in_processes(code, setups)
+        else:
+            made = self._in_threads(code, setups)
+        if not self._persistent or is_busy:
+            return made  # a pass beside another one has workers of its own
+        self._kept = made
+        crew = _Crew(made)
+        self._crew = weakref.ref(crew)
+        return crew
 
     def _in_threads(self, code: UserCode, setups: list[WorkerSetup]) -> Sequence[BatchWorker]:
         try:
             own = copies(code, len(setups))
-        except NotCopied as err:
-            if self._mode is None:
-                logger.info("transform and collate_fn run in processes: %s", err)
-                try:
-                    return self._in_processes(code, setups)
-                except ConfigError:
-                    pass
-            why: Exception = err
         except Exception as err:
-            why = err
+            self._warn(err, len(setups))
         else:
             return [
                 Worker(copy, setup, ThreadStreams())
                 for copy, setup in zip(own, setups, strict=True)
             ]
-        self._warn(why, len(setups))
         return [Worker(code, setup, ThreadStreams(), self._lock) for setup in setups]
 
     def _in_processes(self, code: UserCode, setups: list[WorkerSetup]) -> Sequence[BatchWorker]:
@@ -106,7 +108,7 @@ class Workers:
             self._is_told = True
             warnings.warn(
                 f"transform, collate_fn or dataset cannot be copied for each worker ({why}): the "
-                f"{count} workers take turns with the one there is; have it open files and handles "
-                "at its first call, and it can be copied",
+                f"{count} workers take turns with the one there is; keep such things in an object "
+                'that can be copied, opened at its first call, or pass transform_mode="process"',
                 stacklevel=users_stacklevel(),
             )

@@ -70,6 +70,45 @@ def test_the_epoch_that_is_set_is_the_one_of_the_state(dataset: dp.Dataset) -> N
         assert loader.state_dict()["epoch"] == 6
 
 
+def test_an_epoch_named_while_an_iterator_waits_is_the_one_it_reads(dataset: dp.Dataset) -> None:
+    for by_sampler in (False, True):
+        loader = dp.DataLoader(dataset, 2, shuffle=True, seed=5)
+        batches = iter(loader)
+        (loader.sampler if by_sampler else loader).set_epoch(4)
+        assert list(next(batches)["__key__"]) == order(5, 4)[:2]
+        state = loader.state_dict()
+        assert (state["epoch"], state["num_yielded"]) == (4, 1)
+        loader.set_epoch(7)  # for the next pass: the place in this one is kept while it is open
+        next(batches)
+        assert (loader.state_dict()["epoch"], loader.state_dict()["num_yielded"]) == (4, 2)
+        batches.close()
+        assert loader.state_dict()["epoch"] == 7
+        assert keys(loader) == order(5, 7)
+
+
+def test_of_several_ranks_one_may_look_with_an_iterator_that_it_keeps(dataset: dp.Dataset) -> None:
+    loaders = [
+        dp.DataLoader(dataset, 2, shuffle=True, seed=5, rank=rank, world_size=2) for rank in (0, 1)
+    ]
+    kept = iter(loaders[0])
+    next(kept)
+    hands = [keys(loader) for loader in loaders]
+    assert set(hands[0]) | set(hands[1]) == set(order(5, 0))
+    kept.close()
+
+
+def test_the_epoch_after_the_one_that_was_loaded_can_be_named(dataset: dp.Dataset) -> None:
+    for by_sampler in (False, True):
+        loader = dp.DataLoader(dataset, 2, shuffle=True, seed=5)
+        batches = iter(loader)
+        for _ in range(3):
+            next(batches)
+        resumed = dp.DataLoader(dataset, 2, shuffle=True, seed=5)
+        resumed.load_state_dict(loader.state_dict())
+        (resumed.sampler if by_sampler else resumed).set_epoch(1)
+        assert keys(resumed) == order(5, 1)
+
+
 def test_the_canonical_loop_resumes_at_the_epoch_that_it_says(dataset: dp.Dataset) -> None:
     def run(epochs: range) -> list[list[str]]:
         sampler = DistributedSampler(dataset, num_replicas=2, rank=1, seed=3)
@@ -149,6 +188,10 @@ def test_a_used_loader_can_be_copied(dataset: dp.Dataset, copied: Any) -> None:
     other = copied(loader)
     assert keys(other) == order(5, 3)
     assert len(keys(batches)) == SAMPLES - 2
+    assert keys(copied(loader)) == order(5, 4)  # as the loader itself would
+    state = {**loader.state_dict(), "epoch": 2, "samples_consumed": 4, "num_yielded": 2}
+    loader.load_state_dict(state)
+    assert keys(copied(loader)) == order(5, 2)[4:]
 
 
 def test_a_forked_child_is_told_to_make_an_iterator_of_its_own(dataset: dp.Dataset) -> None:

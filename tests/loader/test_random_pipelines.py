@@ -131,7 +131,7 @@ class Pipeline:
             self.size = 3
         self.drop_last = draw.random() < 0.3 and self.size is not None
         self.workers = draw.choice([0, 1, 2, 4])
-        self.mode = draw.choice([None, None, None, "process"])
+        self.mode = draw.choice(["thread", "thread", "thread", "process"])
         if self.mode == "process":
             self.workers = min(self.workers, 1)
         self.collates = draw.random() < 0.3 and self.size is not None and self.wrapper != "stack"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +274,7 @@ def test_a_variable_of_a_script_is_not_shared(url: str, tmp_path: Path) -> None:
         "def draw(sample):\n"
         "    return {'y': sample['y'], 'n': rand(), 'r': random()}\n"
         "found = []\n"
-        "for workers, mode in ((0, None), (2, 'thread'), (2, 'process')):\n"
+        "for workers, mode in ((0, 'thread'), (2, 'thread'), (2, 'process')):\n"
         "    dataset = dp.Dataset(sys.argv[1], transform=draw, cache=False)\n"
         "    loader = dp.DataLoader(dataset, 5, num_workers=workers, transform_mode=mode, seed=1)\n"
         "    values = [(b['n'].tolist(), b['r'].tolist()) for _ in range(2) for b in loader]\n"
@@ -285,6 +287,38 @@ def test_a_variable_of_a_script_is_not_shared(url: str, tmp_path: Path) -> None:
         [sys.executable, script, url], check=False, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout) == (0, "kept apart\n"), done.stderr
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+def test_persistent_workers_of_one_pass_are_not_those_of_another_beside_it(
+    url: str, mode: str
+) -> None:
+    dataset = dp.Dataset(url, transform=Remembering(), cache=False)
+    loader = dp.DataLoader(
+        dataset, 8, shuffle=True, seed=1, num_workers=2, persistent_workers=True,
+        transform_mode=mode,
+    )  # fmt: skip
+    for _ in range(2):
+        for pair in zip(loader, loader, strict=True):
+            for batch in pair:
+                assert torch.equal(batch["x"][:, 0, 0].double(), batch["y"])
+
+
+def test_a_pass_in_another_thread_leaves_the_main_thread_s_numbers_alone(url: str) -> None:
+    loader = dp.DataLoader(dp.Dataset(url, transform=draw, cache=False), 2, seed=1)
+    expected = drawn(loader, 1)
+    found: list[Any] = []
+    loader.set_epoch(0)
+    thread = threading.Thread(target=lambda: found.append(drawn(loader, 1)))
+    torch.manual_seed(3)
+    thread.start()
+    numbers = []
+    while thread.is_alive():
+        numbers.append(torch.rand(1).item())
+    thread.join()
+    assert found[0] == expected
+    torch.manual_seed(3)
+    assert numbers == [torch.rand(1).item() for _ in numbers]
 
 
 class KeptInTheClass:
@@ -307,12 +341,53 @@ def kept_in_a_default(
     return {"x": torch.from_numpy(buffer.copy()), "y": sample["y"]}
 
 
-@pytest.mark.parametrize("transform", [KeptInTheClass(), kept_in_a_default])
+@functools.lru_cache
+def scratch() -> np.ndarray:
+    return np.empty((6, 6), "f4")
+
+
+def kept_in_a_cache(sample: dict[str, Any]) -> dict[str, Any]:
+    return kept_in_a_default(sample, scratch())
+
+
+def _decorated(function: Any) -> Any:
+    buffer = np.empty((6, 6), "f4")
+
+    @functools.wraps(function)
+    def wrapper(sample: dict[str, Any]) -> dict[str, Any]:
+        return function(sample, buffer)
+
+    return wrapper
+
+
+@_decorated
+def kept_in_a_closure(sample: dict[str, Any], buffer: np.ndarray) -> dict[str, Any]:
+    buffer[:] = sample["x"].numpy()
+    for _ in range(30):
+        torch.rand(10).sum()
+    return {"x": torch.from_numpy(buffer.copy()), "y": sample["y"]}
+
+
+@torch.no_grad()
+def kept_under_a_decorator(sample: dict[str, Any]) -> dict[str, Any]:
+    return kept_in_a_default(sample, scratch())
+
+
+KEEPING = [
+    KeptInTheClass(),
+    kept_in_a_default,
+    kept_in_a_cache,
+    kept_in_a_closure,
+    kept_under_a_decorator,
+]
+
+
+@pytest.mark.parametrize("transform", KEEPING)
 def test_what_a_class_or_a_default_keeps_is_not_shared(url: str, transform: Any) -> None:
     dataset = dp.Dataset(url, transform=transform, cache=False)
-    for batch in dp.DataLoader(dataset, 2, num_workers=4):
+    for batch in dp.DataLoader(dataset, 2, num_workers=2, transform_mode="process"):
         assert torch.equal(batch["x"][:, 0, 0].double(), batch["y"])
-    loader = dp.DataLoader(dataset, 2, num_workers=4, transform_mode="thread")
+    loader = dp.DataLoader(dataset, 2, num_workers=4)
     with pytest.warns(UserWarning, match="of which there is one"):
         batches = list(loader)
     for batch in batches:

@@ -22,12 +22,13 @@ import torch
 import dataplane as dp
 
 url, cache, epochs, dropped, mode = sys.argv[1:]
-mode = None if mode == "none" else mode
+transforms, mode = mode != "none", "thread" if mode == "none" else mode
 
 def transform(sample):
     return {"v": sample["fields/velocity"] + torch.rand(1), "k": sample["__key__"]}
 
-dataset = dp.Dataset(url, ["fields/velocity"], cache=cache, transform=transform if mode else None)
+dataset = dp.Dataset(url, ["fields/velocity"], cache=cache)
+dataset.transform = transform if transforms else None
 
 def make():
     return dp.DataLoader(dataset, 2, shuffle=True, seed=1, num_workers=2, transform_mode=mode)
