@@ -223,7 +223,15 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         place.follow(current)
         return current
 
+    def __len__(self) -> int:
+        if self._is_engine:
+            self._place.follow_length(_length_of(self.dataset))
+        return super().__len__()
+
     def _begin_run(self) -> Run:
+        # A `Subset` may have other indices by now, and a class of the user's another length.
+        self._view = None if self._view is None else view_of(self.dataset) or self._view
+        self._place.follow_length(_length_of(self.dataset))
         state, feed = self._place.begin(
             takes_any_index=self._view is None, drop_last=self.drop_last
         )

@@ -70,6 +70,12 @@ class Place:
         """The loader's own sampler; None with one of the user's."""
         return None if self._known is None else self._known[0]
 
+    def follow_length(self, length: int) -> None:
+        """Take over the length that the dataset has now."""
+        self._length = length
+        if self.own is not None:
+            self.own.length = length
+
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch of the next pass, and tell samplers that know of epochs.
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
-from torch.utils.data import Subset
+from torch.utils.data import Subset, default_collate
 
+from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset, OpenedReader
 from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.views import packed_leaves
@@ -180,6 +181,10 @@ class Worker:
             content = self._code.collate_bulk(content)
         elif self._setup.single:
             content = content[0]
+        if isinstance(self._streams, ThreadStreams) and _is_torch_s(self._code.collate):
+            # In a worker it would make batches in shared memory, for another process.
+            with shown_worker_info(None):
+                return self._code.collate(content)
         return self._code.collate(content)
 
     def _samples(self, task: Task) -> Any:
@@ -236,6 +241,11 @@ class Worker:
             number = _number(task.indices[at])
         place = task.first + at + 1 if setup.repeats else 0
         self._streams.seed(mix(setup.seed, setup.epoch, which, number, place, int(collating)))
+
+
+def _is_torch_s(collate: object) -> bool:
+    """Whether a batch is made by torch's `default_collate`, or by ours, which calls it."""
+    return collate is default_collate or isinstance(collate, LayoutCollate)
 
 
 def _number(index: object) -> int:

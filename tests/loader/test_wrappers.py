@@ -218,3 +218,20 @@ def test_datasets_with_other_arrays_fall_back_to_the_users_meaning(
     assert (
         names == [{"global_data/mach", "__key__"}] * SAMPLES + [{"fields/velocity", "__key__"}] * 5
     )
+
+
+def test_a_subset_that_is_changed_between_passes_is_read_as_it_is_then(packed: Packed) -> None:
+    subset = Subset(whole(packed), [1, 2, 3])
+    loader = dp.DataLoader(subset, batch_size=2)
+    assert keys_of(loader) == [["case-001", "case-002"], ["case-003"]]
+    subset.indices = [7, 5, 4, 8, 0]
+    assert len(loader) == 3
+    assert keys_of(loader) == [["case-007", "case-005"], ["case-004", "case-008"], ["case-000"]]
+    subset.indices[:] = [6]
+    assert keys_of(loader) == [["case-006"]]
+
+
+def test_batches_of_worker_threads_are_not_in_shared_memory(packed: Packed) -> None:
+    dataset = whole(packed, transform=lambda sample: {"v": sample["fields/velocity"]})
+    for batch in dp.DataLoader(dataset, batch_size=2, num_workers=2):
+        assert not batch["v"].is_shared()
