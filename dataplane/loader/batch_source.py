@@ -41,6 +41,8 @@ __all__ = [
     "KnownBatches",
     "KnownOrder",
     "SamplerBatches",
+    "set_generator",
+    "state_between_passes",
 ]
 
 LOOKAHEAD = 64
@@ -388,7 +390,29 @@ def _generator_of(sampler: Any) -> torch.Generator:
 
 
 def _random_state(sampler: Any) -> str:
-    return base64.b85encode(_generator_of(sampler).get_state().numpy().tobytes()).decode()
+    return _text_of(_generator_of(sampler))
+
+
+def _text_of(generator: torch.Generator) -> str:
+    return base64.b85encode(generator.get_state().numpy().tobytes()).decode()
+
+
+def set_generator(generator: torch.Generator, state: str) -> None:
+    """Put a generator into a state that `state_between_passes` or `sampler_state` has."""
+    generator.set_state(torch.frombuffer(bytearray(base64.b85decode(state)), dtype=torch.uint8))
+
+
+def state_between_passes(sampler: Any) -> Mapping[str, Any] | None:
+    """Return what it takes to begin the next pass with the generator that a sampler has.
+
+    None where it draws from torch's default generator, which is the user's to save, or keeps a
+    state of its own.
+    """
+    generator = _generator_of(sampler)
+    if generator is torch.default_generator or hasattr(sampler, "state_dict"):
+        return None
+    nothing = hashlib.blake2b(digest_size=16).hexdigest()
+    return {"epoch": None, "own": None, "random": _text_of(generator), "digest": nothing}
 
 
 @contextlib.contextmanager
@@ -399,7 +423,7 @@ def _put_back(sampler: Any, state: str | None) -> Iterator[None]:
         return
     generator = _generator_of(sampler)
     before = generator.get_state()
-    generator.set_state(torch.frombuffer(bytearray(base64.b85decode(state)), dtype=torch.uint8))
+    set_generator(generator, state)
     try:
         yield
     finally:

@@ -19,7 +19,14 @@ import torch
 from torch.utils.data import BatchSampler
 
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import BatchSource, KnownBatches, KnownOrder, SamplerBatches
+from dataplane.loader.batch_source import (
+    BatchSource,
+    KnownBatches,
+    KnownOrder,
+    SamplerBatches,
+    set_generator,
+    state_between_passes,
+)
 from dataplane.loader.epoch_iterator import Pass
 from dataplane.loader.ranks import draw_seed, rank_of_process, whole_number
 from dataplane.loader.sampler import EpochSampler
@@ -108,6 +115,9 @@ class Place:
         if self._resume is not None:
             return self._resume
         state = self._fresh() if self._progress is None else self._progress.state
+        if self._progress is not None and self._progress.is_finished and state.seed is None:
+            drawing = self._sampler if self._batch_sampler is None else self._batch_sampler
+            state = replace(state, sampler=state_between_passes(drawing))
         return replace(state, dataset=self._identity())
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,6 +139,8 @@ class Place:
         self._obey_sampler()
         if self.own is not None and state.seed is not None and not state.is_seed_of_pass:
             self.own.adopt(state.seed)
+        if self.own is not None and state.sampler is not None and self.own.generator is not None:
+            set_generator(self.own.generator, state.sampler["random"])
         if self.own is None and state.sampler is not None:
             epoch = state.sampler.get("epoch")
             if epoch is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import pickle
@@ -373,3 +374,25 @@ def test_batches_move_to_a_device_as_dicts_of_tensors_do(dataset: dp.Dataset) ->
         for size in (2, None):
             for batch in dp.DataLoader(dataset, size, keys=False):
                 assert list(batch) == ["global_data/mach"]
+
+
+@pytest.mark.parametrize("kind", ["shuffle", "sampler"])
+def test_a_job_that_stops_after_each_epoch_goes_on_with_its_generator(
+    dataset: dp.Dataset, kind: str
+) -> None:
+    def make() -> dp.DataLoader[Any]:
+        generator = torch.Generator().manual_seed(3)
+        if kind == "shuffle":
+            return dp.DataLoader(dataset, 2, shuffle=True, generator=generator)
+        return dp.DataLoader(dataset, 2, sampler=RandomSampler(dataset, generator=generator))
+
+    whole = make()
+    expected = [keys(whole) for _ in range(3)]
+    assert len({tuple(epoch) for epoch in expected}) == 3
+    state: dict[str, Any] | None = None
+    for epoch in expected:
+        loader = make()
+        if state is not None:
+            loader.load_state_dict(json.loads(json.dumps(state)))
+        assert keys(loader) == epoch
+        state = loader.state_dict()
