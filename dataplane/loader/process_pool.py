@@ -17,6 +17,8 @@ from typing import Any
 
 import cloudpickle
 
+from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.views import packed_inside
 from dataplane.loader.random_streams import ProcessStreams
 from dataplane.loader.user_code import Task, UserCode, Worker, WorkerSetup, sent
 from dataplane.loader.worker_process import WorkerProcess
@@ -29,17 +31,30 @@ class _Server:
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
+        self._packed: list[Dataset] = []
+        self._told: list[dict[str, float]] = []
 
     def __call__(self, message: tuple[str, Any]) -> Any:
         kind, content = message
         if kind == "load":
             code, setup = cloudpickle.loads(content)
             self._worker = Worker(code, setup, ProcessStreams())
+            self._packed = packed_inside(code.dataset)
+            self._told = [{} for _ in self._packed]
             return None
         assert self._worker is not None
         if kind == "begin":
             return self._worker.begin(content)
-        return self._worker.run(content)
+        return self._worker.run(content), self._counts()
+
+    def _counts(self) -> list[dict[str, float]]:
+        """Return what each packed dataset has counted here since the last time."""
+        now = [dataset.counters.snapshot() for dataset in self._packed]
+        before, self._told = self._told, now
+        return [
+            {name: count - old.get(name, 0) for name, count in new.items()}
+            for new, old in zip(now, before, strict=True)
+        ]
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
@@ -58,8 +73,9 @@ class _Slot:
 class ProcessWorker:
     """A worker of a pass whose code runs in a process of its own."""
 
-    def __init__(self, slot: _Slot, code: bytes) -> None:
+    def __init__(self, slot: _Slot, code: bytes, packed: list[Dataset]) -> None:
         self._slot = slot
+        self._packed = packed
         self._message: tuple[str, Any] | None = ("load", code)
         slot.owner = weakref.ref(self)
 
@@ -78,7 +94,10 @@ class ProcessWorker:
         if self._message is not None:
             self._slot.process.call(self._message)
             self._message = None
-        return self._slot.process.call(("run", task))
+        content, counts = self._slot.process.call(("run", task))
+        for dataset, counted in zip(self._packed, counts, strict=True):
+            dataset.counters.add_all({name: count for name, count in counted.items() if count})
+        return content
 
 
 class ProcessPool:
@@ -94,13 +113,17 @@ class ProcessPool:
             Exception: the code cannot be pickled; whatever its own parts raised.
             LoaderError: a process cannot be started.
         """
+        packed = packed_inside(code.dataset)
         payloads = [sent(code, setup) for setup in setups]
         free = [slot for slot in self._slots if slot.is_free]
         while len(free) < len(setups):
             slot = _Slot(WorkerProcess(_SERVER, name=f"dp-worker-{len(self._slots)}"))
             self._slots.append(slot)
             free.append(slot)
-        return [ProcessWorker(slot, payload) for slot, payload in zip(free, payloads, strict=False)]
+        return [
+            ProcessWorker(slot, payload, packed)
+            for slot, payload in zip(free, payloads, strict=False)
+        ]
 
 
 _SERVER = cloudpickle.dumps(_Server())

@@ -193,3 +193,17 @@ def test_arguments_of_where_code_runs_are_checked(dataset: dp.Dataset) -> None:
         dp.DataLoader(dataset, transform_mode="fiber")
     with pytest.raises(dp.ConfigError, match="is one string"):
         dp.DataLoader(dataset, ragged="points")
+
+
+def test_what_is_left_out_in_a_process_counts(packed: Packed) -> None:
+    def broken(sample: dict[str, Any]) -> dict[str, Any]:
+        if sample["__key__"] in ("case-001", "case-007"):
+            raise ValueError("not this one")
+        return {"k": sample["__key__"]}
+
+    with dp.Dataset(
+        packed.url, NAMES, cache=False, transform=broken, transform_errors="skip"
+    ) as dataset:
+        for counted in (2, 4):
+            assert sum(len(batch["k"]) for batch in in_processes(dataset)) == SAMPLES - 2
+            assert dataset.counters["dataset_samples_skipped"] == counted
