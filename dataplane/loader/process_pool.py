@@ -37,7 +37,7 @@ class _Server:
     def __call__(self, message: tuple[str, Any]) -> Any:
         kind, content = message
         if kind == "load":
-            code, setup = cloudpickle.loads(content)
+            code, setup = cloudpickle.loads(content[0]), content[1]
             self._worker = Worker(code, setup, ProcessStreams())
             self._packed = packed_inside(code.dataset)
             self._told = [{} for _ in self._packed]
@@ -73,7 +73,7 @@ class _Slot:
 class ProcessWorker:
     """A worker of a pass whose code runs in a process of its own."""
 
-    def __init__(self, slot: _Slot, code: bytes, packed: list[Dataset]) -> None:
+    def __init__(self, slot: _Slot, code: tuple[bytes, WorkerSetup], packed: list[Dataset]) -> None:
         self._slot = slot
         self._packed = packed
         self._message: tuple[str, Any] | None = ("load", code)
@@ -114,15 +114,15 @@ class ProcessPool:
             LoaderError: a process cannot be started.
         """
         packed = packed_inside(code.dataset)
-        payloads = [sent(code, setup) for setup in setups]
+        payload = sent(code)
         free = [slot for slot in self._slots if slot.is_free]
         while len(free) < len(setups):
             slot = _Slot(WorkerProcess(_SERVER, name=f"dp-worker-{len(self._slots)}"))
             self._slots.append(slot)
             free.append(slot)
         return [
-            ProcessWorker(slot, payload, packed)
-            for slot, payload in zip(free, payloads, strict=False)
+            ProcessWorker(slot, (payload, setup), packed)
+            for slot, setup in zip(free, setups, strict=False)
         ]
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
+import torch
 from torch.utils.data import Subset, default_collate
 
 from dataplane.datasets.collation import LayoutCollate
@@ -305,6 +306,10 @@ def _several(dataset: Any) -> Callable[[list[int]], Any] | None:
     return several if callable(several) else None
 
 
+def _is_in_shared_memory(tensor: torch.Tensor) -> bool:
+    return bool(tensor.is_shared())  # type: ignore[no-untyped-call]
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """Pickles for this process: what all copies share is noted, and not written."""
 
@@ -318,7 +323,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         if isinstance(obj, type) or (isinstance(obj, types.FunctionType) and is_by_reference(obj)):
             self.code.append(obj)
         # Classes too: one that is pickled by value would change the original when it is loaded.
-        if not isinstance(obj, (type, *_SHARED)) and name_of_hidden(obj) is None:
+        is_shared = isinstance(obj, (type, *_SHARED)) or (
+            isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj)
+        )
+        if not is_shared and name_of_hidden(obj) is None:
             return None
         if id(obj) not in self._places:
             self._places[id(obj)] = len(self.shared)
@@ -346,17 +354,19 @@ class _SendingPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return hidden_generator, (name,)
         if isinstance(obj, types.MethodType) and name_of_hidden(obj.__self__) is not None:
             return getattr, (obj.__self__, obj.__name__)
+        if isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj):
+            raise TypeError("a tensor in shared memory would be another one there")
         return super().reducer_override(obj)
 
 
-def sent(code: UserCode, setup: WorkerSetup) -> bytes:
-    """Return the user's code and a setup as a worker process loads them.
+def sent(code: UserCode) -> bytes:
+    """Return the user's code as a worker process loads it.
 
     Raises:
         Exception: it cannot be pickled; whatever its own parts raised.
     """
     file = io.BytesIO()
-    _SendingPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump((code, setup))
+    _SendingPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(code)
     return file.getvalue()
 
 

@@ -207,3 +207,22 @@ def test_what_is_left_out_in_a_process_counts(packed: Packed) -> None:
         for counted in (2, 4):
             assert sum(len(batch["k"]) for batch in in_processes(dataset)) == SAMPLES - 2
             assert dataset.counters["dataset_samples_skipped"] == counted
+
+
+def test_a_tensor_in_shared_memory_stays_one_or_is_refused(dataset: dp.Dataset) -> None:
+    class Curriculum:
+        def __init__(self) -> None:
+            self.step = torch.zeros(1).share_memory_()
+
+        def __call__(self, sample: dict[str, Any]) -> float:
+            return float(self.step)
+
+    dataset.transform = transform = Curriculum()
+    loader = dp.DataLoader(dataset, 1, num_workers=1, prefetch_factor=1)
+    seen = []
+    for step, batch in enumerate(loader):
+        seen.append(float(batch[0]))
+        transform.step.fill_(step + 1)
+    assert seen[-1] > 0
+    with pytest.raises(dp.ConfigError, match="a tensor in shared memory"):
+        list(in_processes(dataset))
