@@ -3,7 +3,7 @@
 Samples of the same structure (`shards/index_chunks.py`) have plans that differ only in where chunks
 lie and which are not stored. A `Form` is what is the same: rows of the table of chunks, and the
 parts. `FormTable` knows the form of every sample that was asked for so far, and the byte range of
-the shard that has all its chunks: 20 bytes per sample, found for whole stretches of samples.
+the shard that has all its chunks: 32 bytes per sample, found for whole stretches of samples.
 
 A sample has no form, and is planned by itself, when something about it is wrong, so that errors are
 those of the single plan; when its chunks do not lie together; and when its structure is one of too

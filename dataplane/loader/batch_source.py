@@ -398,8 +398,19 @@ def _text_of(generator: torch.Generator) -> str:
 
 
 def set_generator(generator: torch.Generator, state: str) -> None:
-    """Put a generator into a state that `state_between_passes` or `sampler_state` has."""
-    generator.set_state(torch.frombuffer(bytearray(base64.b85decode(state)), dtype=torch.uint8))
+    """Put a generator into a state that `state_between_passes` or `sampler_state` has.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        content = bytearray(base64.b85decode(state))
+        generator.set_state(torch.frombuffer(content, dtype=torch.uint8))
+    except (TypeError, ValueError, RuntimeError) as err:
+        raise ConfigError(
+            f"loader state: the state of a generator cannot be put back: {err}",
+            hint="pass what state_dict() of a dataplane.DataLoader returned, whole",
+        ) from err
 
 
 def state_between_passes(sampler: Any) -> Mapping[str, Any] | None:

@@ -2,16 +2,16 @@
 
 It is a subclass with torch's whole signature. For packed datasets, and torch's wrappers and the
 user's own classes around them, the arguments keep their meaning, with threads in the place of
-worker processes; docs/loader.md has the table of what each one does. For any other dataset nothing
-is overridden: torch's own code runs.
+worker processes; docs/loader.md has the table of what each one does. For any other dataset torch's
+own code runs, or torchdata's, which is that with a state.
 
 Epochs: a loader counts its passes, from 0 on; whoever calls `set_epoch`, of the loader or of its
 sampler, says which one is next. A pass that was left within its first batch was a look, and does
 not count. After `load_state_dict` the next pass resumes where the state was taken, and a
 `set_epoch` with the state's own epoch keeps that place.
 
-A loader belongs to one thread. This module has arguments, epochs and state; the order is in
-`sampler.py`, a pass in `epoch_iterator.py`, the user's code in `user_code.py`.
+A loader belongs to one thread. This module has arguments; epochs and state are in `place.py`, the
+order in `sampler.py`, a pass in `epoch_iterator.py`, the user's code in `user_code.py`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler
 
-from dataplane.errors import ConfigError
 from dataplane.loader.batch_source import (
     BatchSource,
     KnownBatches,
@@ -28,7 +27,7 @@ from dataplane.loader.batch_source import (
     state_between_passes,
 )
 from dataplane.loader.epoch_iterator import Pass
-from dataplane.loader.ranks import draw_seed, rank_of_process, whole_number
+from dataplane.loader.ranks import draw_seed, epoch_number, rank_of_process
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.state import LoaderState, Progress
 
@@ -89,9 +88,7 @@ class Place:
         Raises:
             ConfigError: the epoch is negative, or no whole number.
         """
-        epoch = whole_number("epoch", epoch)
-        if epoch < 0:
-            raise ConfigError(f"epoch must be at least 0, got {epoch}")
+        epoch = epoch_number(epoch)
         if self.own is None:
             self._tell_samplers(epoch)
             self._name(epoch)
@@ -140,7 +137,7 @@ class Place:
         if self.own is not None and state.seed is not None and not state.is_seed_of_pass:
             self.own.adopt(state.seed)
         if self.own is not None and state.sampler is not None and self.own.generator is not None:
-            set_generator(self.own.generator, state.sampler["random"])
+            set_generator(self.own.generator, state.sampler.get("random", ""))
         if self.own is None and state.sampler is not None:
             epoch = state.sampler.get("epoch")
             if epoch is not None:

@@ -10,9 +10,8 @@ by the next pass. A forked child starts processes of its own. `take` belongs to 
 
 from __future__ import annotations
 
-import os
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
@@ -62,12 +61,11 @@ class _Slot:
     """A worker process and who has it."""
 
     process: WorkerProcess
-    pid: int = field(default_factory=os.getpid)
     owner: weakref.ref[ProcessWorker] | None = None
 
     @property
     def is_free(self) -> bool:
-        return self.pid == os.getpid() and (self.owner is None or self.owner() is None)
+        return self.owner is None or self.owner() is None
 
 
 class ProcessWorker:
@@ -78,6 +76,11 @@ class ProcessWorker:
         self._packed = packed
         self._message: tuple[str, Any] | None = ("load", code)
         slot.owner = weakref.ref(self)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether its process is there."""
+        return self._slot.process.is_usable
 
     def begin(self, setup: WorkerSetup) -> None:
         """Begin a pass with the copy of the code that is there."""
@@ -115,6 +118,8 @@ class ProcessPool:
         """
         packed = packed_inside(code.dataset)
         payload = sent(code)
+        # One that was killed, or is that of a forked child's parent, is of no more use.
+        self._slots = [slot for slot in self._slots if slot.process.is_usable]
         free = [slot for slot in self._slots if slot.is_free]
         while len(free) < len(setups):
             slot = _Slot(WorkerProcess(_SERVER, name=f"dp-worker-{len(self._slots)}"))

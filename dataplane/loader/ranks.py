@@ -20,7 +20,7 @@ import torch.distributed as dist
 from dataplane.errors import ConfigError
 from dataplane.telemetry import logger
 
-__all__ = ["draw_seed", "rank_of_process", "shared_seed", "whole_number"]
+__all__ = ["draw_seed", "epoch_number", "rank_of_process", "shared_seed", "whole_number"]
 
 _KEY = "dataplane/seed"
 
@@ -37,6 +37,18 @@ def whole_number(name: str, value: object) -> int:
     except TypeError:
         pass
     raise ConfigError(f"{name} must be a whole number, got {value!r:.60}")
+
+
+def epoch_number(epoch: object) -> int:
+    """Return the number of an epoch.
+
+    Raises:
+        ConfigError: it is negative, or no whole number.
+    """
+    number = whole_number("epoch", epoch)
+    if number < 0:
+        raise ConfigError(f"epoch must be at least 0, got {number}")
+    return number
 
 
 def rank_of_process() -> tuple[int, int]:

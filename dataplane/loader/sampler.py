@@ -24,7 +24,13 @@ from torch.utils.data import DistributedSampler
 from dataplane.datasets.order import permutation, rank_count, rank_positions
 from dataplane.errors import ConfigError
 from dataplane.loader.batch_source import KnownOrder
-from dataplane.loader.ranks import draw_seed, rank_of_process, shared_seed, whole_number
+from dataplane.loader.ranks import (
+    draw_seed,
+    epoch_number,
+    rank_of_process,
+    shared_seed,
+    whole_number,
+)
 from dataplane.telemetry import logger
 
 __all__ = ["EpochSampler"]
@@ -113,10 +119,7 @@ class EpochSampler(DistributedSampler[int]):
         Raises:
             ConfigError: the epoch is negative, or no whole number.
         """
-        epoch = whole_number("epoch", epoch)
-        if epoch < 0:
-            raise ConfigError(f"epoch must be at least 0, got {epoch}")
-        self.epoch = epoch
+        self.epoch = epoch_number(epoch)
         self.epochs_set += 1
 
     def settle(self) -> None:

@@ -102,6 +102,11 @@ class LoaderState:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigError(f"loader state: {name} must be a count, got {value!r}")
+        if not isinstance(values["sampler"], Mapping | None):
+            raise ConfigError(
+                f"loader state: sampler must be a dict, got {type(values['sampler']).__name__}",
+                hint=_HINT,
+            )
         return cls(**values)  # type: ignore[arg-type]  # checked above
 
     def check_fits(self, own: LoaderState, given_seed: int | None) -> None:
@@ -117,12 +122,14 @@ class LoaderState:
         if self.dataset_length != own.dataset_length:
             raise ConfigError(
                 f"the state is of a dataset with {self.dataset_length} samples, "
-                f"this one has {own.dataset_length}"
+                f"this one has {own.dataset_length}",
+                hint="load it into a loader of that dataset",
             )
         if self.dataset and own.dataset and self.dataset != own.dataset:
             raise ConfigError(
                 f"the state is of dataset {self.dataset}, this one is {own.dataset}: other "
-                "samples, or in another order"
+                "samples, or in another order",
+                hint="load it into a loader of that dataset",
             )
         if self.order != own.order:
             raise ConfigError(

@@ -158,6 +158,11 @@ class Worker:
                 ),
             )
 
+    @property
+    def is_usable(self) -> bool:
+        """True: a worker of this process is as long as that."""
+        return True
+
     def run(self, task: Task) -> Any:
         """Make the batch of a task, and start the worker before the first.
 
@@ -222,14 +227,16 @@ class Worker:
         dataset = self._code.dataset
         count = len(dataset)
         position = task.indices[at]
-        for ahead in range(1, min(count, MAX_REPLACEMENTS)):
+        tries = min(count, MAX_REPLACEMENTS)
+        for ahead in range(1, tries):
             self._seed(task, at)
             try:
                 return dataset[(position + ahead) % count]
             except Exception as err:
                 _report(dataset, err)
         raise LoaderError(
-            f"the transform fails for the {MAX_REPLACEMENTS} samples from number {position} on",
+            f"the transform fails for {tries} samples from number {position} on, so none can "
+            "replace it",
             hint="see the log for each of them",
         )
 

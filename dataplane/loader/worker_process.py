@@ -94,6 +94,11 @@ class WorkerProcess:
         """Number of the process, also when it has ended."""
         return self._child.process.pid
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be called from here: it has not ended, and is not that of a parent."""
+        return self._child.is_usable
+
     def call(self, argument: object) -> Any:
         """Have the function called, and return what it returns.
 
@@ -177,6 +182,12 @@ class _Child:
 
     def __str__(self) -> str:
         return f"the worker process {self.name} (pid {self.process.pid})"
+
+    @property
+    def is_usable(self) -> bool:
+        if os.getpid() != self._owner or self._end is not None or self._is_closing:
+            return False
+        return self.process.poll() is None
 
     def take_turn(self) -> None:
         """Become the one who uses the connection.

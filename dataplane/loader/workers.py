@@ -65,7 +65,8 @@ class Workers:
             return [Worker(code, setup, StreamsHere())]
         setups = [replace(setup, id=number) for number in range(setup.num_workers)]
         is_busy = self._crew is not None and self._crew() is not None
-        if self._persistent and not is_busy and len(self._kept) == len(setups):
+        is_kept = len(self._kept) == len(setups) and all(one.is_usable for one in self._kept)
+        if self._persistent and not is_busy and is_kept:
             for worker, own in zip(self._kept, setups, strict=True):
                 worker.begin(own)
             made = self._kept

@@ -396,3 +396,18 @@ def test_a_job_that_stops_after_each_epoch_goes_on_with_its_generator(
             loader.load_state_dict(json.loads(json.dumps(state)))
         assert keys(loader) == epoch
         state = loader.state_dict()
+
+
+@pytest.mark.parametrize("damaged", ["no state", "", None, 7])
+def test_a_state_whose_generator_is_damaged_is_refused(dataset: dp.Dataset, damaged: Any) -> None:
+    def make() -> dp.DataLoader[Any]:
+        return dp.DataLoader(dataset, 2, shuffle=True, generator=torch.Generator())
+
+    loader = make()
+    keys(loader)
+    state = loader.state_dict()
+    state["sampler"] = {**state["sampler"], "random": damaged}
+    with pytest.raises(dp.ConfigError, match="generator cannot be put back"):
+        make().load_state_dict(state)
+    with pytest.raises(dp.ConfigError, match="sampler must be a dict, got str"):
+        make().load_state_dict({**state, "sampler": "x"})

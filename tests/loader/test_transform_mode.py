@@ -164,6 +164,18 @@ def test_a_process_that_is_killed_is_an_error_and_not_a_hang(dataset: dp.Dataset
     with pytest.raises(RuntimeError, match="dp-worker-0"):
         list(batches)
     del batches
+    # The next pass has another process in its place.
+    assert {int(other) for batch in loader for other in batch["pid"]}.isdisjoint({pid})
+
+
+def test_a_persistent_process_that_is_killed_is_replaced_in_the_next_pass(
+    dataset: dp.Dataset,
+) -> None:
+    dataset.transform = where
+    loader = in_processes(dataset, num_workers=1, persistent_workers=True)
+    pid = int(next(iter(loader))["pid"][0])
+    os.kill(pid, signal.SIGKILL)
+    assert len({int(other) for batch in loader for other in batch["pid"]} - {pid}) == 1
 
 
 def test_a_class_of_the_users_reads_in_the_processes(packed: Packed) -> None:
