@@ -22,7 +22,6 @@ class _Local(threading.local):
 
 
 _local = _Local()
-_lock = threading.Lock()
 _PLACE = "_dataplane_worker_info"
 """Name in torch's module under which its function finds this module's."""
 
@@ -40,10 +39,11 @@ def _get_worker_info() -> Any:
 @contextmanager
 def shown_worker_info(info: Any) -> Iterator[None]:
     """Have `get_worker_info()` answer `info` in this thread."""
-    with _lock:
-        if not hasattr(torch_worker, _PLACE):
-            setattr(torch_worker, _PLACE, _info_of_thread)
-            torch_worker.get_worker_info.__code__ = _get_worker_info.__code__
+    if not hasattr(torch_worker, _PLACE):
+        # In whatever order threads come here, each puts the same two things in place.
+        setattr(torch_worker, _PLACE, _info_of_thread)
+    if torch_worker.get_worker_info.__code__ is not _get_worker_info.__code__:
+        torch_worker.get_worker_info.__code__ = _get_worker_info.__code__
     before = _local.info
     _local.info = info
     try:

@@ -2,7 +2,7 @@
 
 Loaded before any test module, and so before dataplane. At the end the run fails when locks were
 taken in a circle, or in an order that docs/locks.md does not have. Forked and started processes are
-not recorded.
+not recorded; those of pytest-xdist are, and the first process judges what all of them saw.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.locking.order import LOCKS_PAGE, OrderRecorder, documented_ranks, obj
 _recorder = OrderRecorder()
 tracked.install(_recorder)
 
+_EDGES = "lock_edges"
 _BYTES = {1024: "SETUP_BYTE", 1025: "EVICT_BYTE", 1027: "PINS_BYTE", 1028: "CATALOG_BYTE"}
 
 
@@ -66,8 +67,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if _wrong() and exitstatus == pytest.ExitCode.OK:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # a process of pytest-xdist
+        output[_EDGES] = [[*names, stack] for names, stack in _recorder.edges.items()]
+    elif _wrong() and exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a process of pytest-xdist recorded; one that died is reported by xdist."""
+    del error
+    for first, second, stack in getattr(node, "workeroutput", {}).get(_EDGES, ()):
+        _recorder.edges.setdefault((first, second), stack)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
