@@ -8,6 +8,8 @@ NATIVE_BUILD := build/native-test
 TSAN_BUILD := build/native-tsan
 SANITIZED_BUILD := build/native-sanitized
 SANITIZED_TESTS ?= tests/codecs tests/native tests/cache/test_damage.py tests/cache/test_ranges.py tests/shards/test_rounding.py
+# Test processes at once. More than there are cores makes tests with limits of time late.
+TEST_PROCESSES ?= $(shell nproc)
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 
@@ -33,7 +35,7 @@ demo: setup ## Run the whole data plane on generated data and print what it did
 	$(BIN)/dataplane demo $(DEMO_ARGS)
 
 test: setup ## Run every test that needs no GPU
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 stress: setup ## Run the tests of tests/stress in full: kills, damage, power cuts, bad weather
 	DATAPLANE_STRESS=full $(BIN)/python -m pytest tests/stress -o faulthandler_timeout=3600 $(PYTEST_ARGS)

@@ -94,9 +94,18 @@ def assert_shared_out(ranks: list[list[list]], keys: list[str]) -> None:
 
 
 _PROLOGUE = """\
-import json, logging, sys, warnings
+import atexit, json, logging, sys, warnings
 
 warnings.simplefilter("ignore")
+
+
+@atexit.register
+def leave():
+    # A thread of gloo that still holds a tensor when the interpreter ends aborts the process.
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def report(rank, value):

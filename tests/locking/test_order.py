@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
+
+import pytest
 
 from tests.locking.order import (
     LOCKS_PAGE,
@@ -92,3 +98,27 @@ def test_the_locks_page_names_no_lock_twice() -> None:
     rows = [line for line in LOCKS_PAGE.read_text().splitlines() if line[:3].strip("| ").isdigit()]
     names = [name for row in rows for name in row.split("|")[2].replace("`", "").split(",")]
     assert len({name.strip() for name in names}) == len(names) > 20
+
+
+@pytest.mark.parametrize("processes", [[], ["-n", "2"]])
+def test_the_plugin_fails_a_run_that_takes_locks_the_wrong_way_round(
+    tmp_path: Path, processes: list[str]
+) -> None:
+    (tmp_path / "test_wrong.py").write_text(
+        "from dataplane.loader.random_streams import _install_lock\n"
+        "from dataplane.telemetry import Counters\n"
+        "def test_wrong():\n"
+        "    with Counters()._lock, _install_lock:\n"
+        "        pass\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.locking.plugin", *processes,
+         "--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path)],
+        check=False, capture_output=True, text=True, timeout=100, cwd=LOCKS_PAGE.parents[1],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert "1 passed" in run.stdout
+    assert (
+        "_install_lock (rank 11) is waited for while Counters._lock (rank 12) is held" in run.stdout
+    )
+    assert run.returncode == 1
