@@ -15,14 +15,16 @@ sample), in one of two ways:
 
 Out of reach in a thread: a name bound earlier to a function of C (`from random import random`,
 `from numpy.random import rand`), generators of a GPU, and generators of the user's own, which are
-copied with his code. torch functions that take no generator are refused in a thread with what to
-do, apart from `dropout`, which is drawn here.
+copied with his code; threads that his code starts; `torch.jit` functions. torch functions and
+operators that take no generator are refused in a thread with what to do, apart from `dropout`,
+which is drawn here.
 
 A `ThreadStreams` belongs to its thread.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import random
@@ -139,6 +141,10 @@ class ThreadStreams:
         if self._numpy is None:
             self._numpy = np.random.RandomState(self._value & 0xFFFF_FFFF)
         return self._numpy
+
+    def set_numpy(self, generator: np.random.RandomState) -> None:
+        """Draw NumPy's numbers from another generator, until the next `seed`."""
+        self._numpy = generator
 
     @property
     def python(self) -> random.Random:
@@ -273,6 +279,24 @@ def _stand_in_for_numpy() -> None:
             if getattr(getattr(holder, name, None), "__self__", None) is instance:
                 setattr(holder, name, getattr(stand_in, name))
     module._rand = stand_in
+    set_bit_generator = module.set_bit_generator
+
+    def set_for_this_thread(bitgen: Any) -> None:
+        streams = _local.streams
+        if streams is not None:
+            streams.set_numpy(np.random.RandomState(bitgen))
+            return
+        with _install_lock:
+            module._rand = instance  # what the function speaks to
+            try:
+                set_bit_generator(bitgen)
+            finally:
+                module._rand = stand_in
+
+    wrapped = functools.wraps(set_bit_generator)(set_for_this_thread)
+    for holder in (module, np.random):
+        if hasattr(holder, "set_bit_generator"):
+            vars(holder)["set_bit_generator"] = wrapped
 
 
 def _led_attribute(original: Any, name: str) -> Any:
@@ -334,10 +358,23 @@ class _ThreadDraws(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
+        generator = kwargs.get("generator")
+        if generator is torch.default_generator:
+            return func(*args, **{**kwargs, "generator": self._streams.torch})
         draw = _DRAWS.get(func)
-        if draw is None or kwargs.get("generator") is not None:
+        if generator is not None or (draw is None and not _is_drawing_operator(func)):
             return func(*args, **kwargs)
-        return draw(func, args, kwargs, self._streams)
+        return (draw or _operator)(func, args, kwargs, self._streams)
+
+
+def _is_drawing_operator(func: Any) -> bool:
+    """Whether something is an operator (`torch.ops.aten.rand`) that may draw random numbers."""
+    if isinstance(func, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded in func.tags
+    if not isinstance(func, torch._ops.OpOverloadPacket):
+        return False
+    names = func.overloads()  # type: ignore[no-untyped-call]
+    return any(_is_drawing_operator(getattr(func, name)) for name in names)
 
 
 def _with_generator(
@@ -373,6 +410,17 @@ def _refused(
         "share, so what it gives would differ from run to run",
         hint='pass transform_mode="process", or num_workers=0',
     )
+
+
+def _operator(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    """Refuse an operator that draws, unless what it draws from is among its arguments."""
+    if any(isinstance(value, torch.Generator) for value in args):
+        ours = streams.torch
+        args = tuple(ours if value is torch.default_generator else value for value in args)
+        return func(*args, **kwargs)
+    return _refused(func, args, kwargs, streams)
 
 
 def _refused_if_dropping(

@@ -6,6 +6,8 @@ process group is there, else of the launcher's variables RANK and WORLD_SIZE.
 A seed that is drawn must be the same on all ranks, and a rank that looks at a batch on its own must
 neither hang nor shift the others: so there is one drawn seed for a job. The rank that needs it
 first draws it and leaves it in the process group's key-value store, where the others find it.
+There ranks also note which epoch they have begun: one that read more passes than the others, and
+so a permutation of its own, is found when its epoch ends.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ import torch.distributed as dist
 from dataplane.errors import ConfigError
 from dataplane.telemetry import logger
 
-__all__ = ["draw_seed", "epoch_number", "rank_of_process", "shared_seed", "whole_number"]
+__all__ = [
+    "draw_seed",
+    "epoch_number",
+    "note_epoch",
+    "rank_of_process",
+    "ranks_behind",
+    "shared_seed",
+    "whole_number",
+]
 
 _KEY = "dataplane/seed"
 
@@ -95,6 +105,39 @@ def shared_seed(generator: torch.Generator | None) -> int:
     seed = int(store.compare_set(_KEY, "", mine))
     logger.info("the drawn seed of this job is %d", seed)
     return seed
+
+
+def note_epoch(order: str, epoch: int) -> None:
+    """Note for the other ranks which epoch of an order this one begins.
+
+    Args:
+        order: name of the order, the same on all ranks.
+        epoch: epoch.
+    """
+    if _has_group():
+        store = dist.distributed_c10d._get_default_store()
+        store.set(_epoch_key(order, dist.get_rank()), str(epoch))
+
+
+def ranks_behind(order: str, epoch: int) -> dict[int, int]:
+    """Return the ranks that have not begun an epoch yet, and which they are in; waits for none.
+
+    Args:
+        order: name of the order.
+        epoch: epoch that this rank has read to its end.
+    """
+    found: dict[int, int] = {}
+    if _has_group():
+        store = dist.distributed_c10d._get_default_store()
+        for rank in range(dist.get_world_size()):
+            key = _epoch_key(order, rank)
+            if store.check([key]):
+                found[rank] = int(store.get(key))
+    return {rank: begun for rank, begun in found.items() if begun < epoch}
+
+
+def _epoch_key(order: str, rank: int) -> str:
+    return f"dataplane/epoch/{order}/{rank}"
 
 
 def _has_group() -> bool:

@@ -95,6 +95,9 @@ def find_shared_state(roots: Iterable[object]) -> str | None:
             if not _is_fixed(value):
                 return name
         for function in _functions(one):
+            attribute = _attribute_set(function, function.__code__)
+            if attribute is not None:
+                return f"{function.__module__}.{function.__qualname__} (which sets {attribute})"
             for name, value, is_set in _globals_of(function, function.__code__):
                 if is_set or not _is_fixed(value):
                     return f"{function.__module__}.{name}"
@@ -126,7 +129,11 @@ def _kept_by(one: object) -> Iterator[tuple[str, object]]:
 
 
 def _closure_of(function: types.FunctionType) -> Iterator[object]:
-    for cell in function.__closure__ or ():
+    yield from _contents(function.__closure__ or ())
+
+
+def _contents(cells: Iterable[types.CellType]) -> Iterator[object]:
+    for cell in cells:
         try:
             yield cell.cell_contents
         except ValueError:
@@ -197,6 +204,67 @@ def _globals_of(
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _globals_of(function, constant)
+
+
+def _attribute_set(function: types.FunctionType, code: types.CodeType) -> str | None:
+    """Return what code sets of a class or function, all of whose copies share it, or None."""
+    if function.__name__ == "__init_subclass__":
+        return None  # runs where a class is made
+    steps = list(dis.get_instructions(code))
+    for at, step in enumerate(steps):
+        if step.opname == "STORE_ATTR":
+            end = at - 1
+            if steps[end].opname == "SWAP":  # of `x.n += 1`, where x was taken twice
+                end = _place_of_copy(steps, at) - 1
+            owner = _shared_owner(function, steps, end)
+            if owner is not None:
+                return f"{owner}.{step.argval}"
+        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "setattr":
+            for end in range(at + 1, min(at + 5, len(steps))):
+                owner = _shared_owner(function, steps, end)
+                if owner is not None:
+                    return f"an attribute of {owner}"
+                if steps[end].opname == "LOAD_CONST":
+                    break
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found = _attribute_set(function, constant)
+            if found is not None:
+                return found
+    return None
+
+
+def _place_of_copy(steps: list[dis.Instruction], at: int) -> int:
+    for place in range(at - 1, 0, -1):
+        after = steps[place + 1]
+        if steps[place].opname == "COPY" and after.argval == steps[at].argval:
+            return place
+    return at
+
+
+def _shared_owner(
+    function: types.FunctionType, steps: list[dis.Instruction], end: int
+) -> str | None:
+    """Return the name of the class or function that the expression ending at a step is, if any."""
+    step = steps[end]
+    if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval == "__class__":
+        return "its class"
+    if step.opname.startswith("LOAD_FAST") and step.argval == "cls":
+        return "its class"
+    if step.opname.startswith("CALL"):
+        before = steps[max(end - 4, 0) : end]
+        is_type = any(one.opname == "LOAD_GLOBAL" and one.argval == "type" for one in before)
+        return "its class" if is_type else None
+    value: object = None
+    if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+        value = function.__globals__.get(str(step.argval))
+    elif step.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF"):
+        names = function.__code__.co_freevars
+        if step.argval in names:
+            cell = (function.__closure__ or ())[names.index(str(step.argval))]
+            value = next(_contents([cell]), None)
+    is_shared = isinstance(value, (type, types.FunctionType, types.ModuleType))
+    return str(step.argval) if is_shared else None
 
 
 def _is_fixed(value: Any) -> bool:

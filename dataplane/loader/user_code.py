@@ -19,18 +19,19 @@ import io
 import operator
 import pickle
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import cloudpickle
 import torch
-from torch.utils.data import Subset, default_collate
+from torch.utils.data import StackDataset, Subset, default_collate
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset, OpenedReader
-from dataplane.datasets.reader import MAX_REPLACEMENTS
-from dataplane.datasets.views import packed_leaves
+from dataplane.datasets.reader import MAX_REPLACEMENTS, SAMPLE_ERRORS
+from dataplane.datasets.samples import KEY
+from dataplane.datasets.views import packed_inside, packed_leaves
 from dataplane.errors import LoaderError
 from dataplane.loader.random_streams import (
     Streams,
@@ -94,6 +95,7 @@ class WorkerSetup:
             the dataset is asked for them.
         repeats: whether the order may give a sample twice; the place in the order then takes part
             in the seeds.
+        keys: whether samples have their keys.
     """
 
     id: int | None
@@ -103,6 +105,7 @@ class WorkerSetup:
     single: bool
     is_packed: bool
     repeats: bool
+    keys: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class Worker:
         self._info: Any = None
         if setup.is_packed:
             self._leaves = packed_leaves(code.dataset)
+        self._several = None if setup.is_packed else _several(code.dataset)
         self.begin(setup)
 
     def begin(self, setup: WorkerSetup) -> None:
@@ -180,7 +184,7 @@ class Worker:
 
     def _made(self, task: Task) -> Any:
         content = self._samples(task)
-        if task.samples is not None and task.indices and not content:
+        if content is NOTHING_LEFT:
             return NOTHING_LEFT
         self._seed(task, 0, collating=True)
         if task.is_bulk and self._setup.single:
@@ -195,18 +199,39 @@ class Worker:
 
     def _samples(self, task: Task) -> Any:
         if task.samples is not None:
-            made = [self._transformed(task, at) for at in range(len(task.samples))]
-            return [sample for sample in made if sample is not _LEFT_OUT]
-        dataset = self._code.dataset
-        several = None if self._setup.single else _several(dataset)
-        if several is not None:
+            return _kept(self._transformed(task, at) for at in range(len(task.samples)))
+        if self._several is not None and not self._setup.single:
             self._seed(task, 0)
-            return several(task.indices)
-        samples = []
-        for at, index in enumerate(task.indices):
-            self._seed(task, at)
-            samples.append(dataset[index])
-        return samples
+            return self._several(task.indices)
+        return _kept(self._asked_for(task, at) for at in range(len(task.indices)))
+
+    def _asked_for(self, task: Task, at: int) -> Any:
+        """Return a sample of a dataset that reads packed samples itself."""
+        self._seed(task, at)
+        try:
+            return self._code.dataset[task.indices[at]]
+        except Exception as err:
+            blamed = self._blamed(err)
+            if blamed is None or blamed.transform_errors == "raise":
+                raise
+            _report(blamed, err)
+            if blamed.transform_errors == "skip":
+                return _LEFT_OUT
+            return self._replacement(blamed, task, at)
+
+    def _blamed(self, err: Exception) -> Dataset | None:
+        """Return the packed dataset whose code of the user's has failed, and whose policy counts.
+
+        None where that is code of a class of the user's that has no policy, or no code of his.
+        """
+        if isinstance(err, SAMPLE_ERRORS):
+            return None
+        dataset = self._code.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        if isinstance(dataset, Dataset):
+            return dataset
+        return _failed_transform(err)
 
     def _transformed(self, task: Task, at: int) -> Any:
         assert task.samples is not None
@@ -220,9 +245,11 @@ class Worker:
             if leaf.transform_errors == "raise":
                 raise
             _report(leaf, err)
-            return _LEFT_OUT if leaf.transform_errors == "skip" else self._replacement(task, at)
+            if leaf.transform_errors == "skip":
+                return _LEFT_OUT
+            return self._replacement(leaf, task, at)
 
-    def _replacement(self, task: Task, at: int) -> Any:
+    def _replacement(self, blamed: Dataset, task: Task, at: int) -> Any:
         """Return the next sample of the dataset whose transform does not fail."""
         dataset = self._code.dataset
         count = len(dataset)
@@ -231,9 +258,13 @@ class Worker:
         for ahead in range(1, tries):
             self._seed(task, at)
             try:
-                return dataset[(position + ahead) % count]
+                sample = dataset[(position + ahead) % count]
             except Exception as err:
-                _report(dataset, err)
+                _report(blamed, err)
+                continue
+            if not self._setup.keys and isinstance(sample, dict):
+                sample.pop(KEY, None)
+            return sample
         raise LoaderError(
             f"the transform fails for {tries} samples from number {position} on, so none can "
             "replace it",
@@ -275,11 +306,27 @@ NOTHING_LEFT = _NothingLeft()
 _LEFT_OUT = object()
 
 
-def _report(dataset: Any, err: Exception) -> None:
-    counters = getattr(dataset, "counters", None)
-    if counters is not None:
-        done = "skipped" if dataset.transform_errors == "skip" else "replaced"
-        counters.add(f"dataset_samples_{done}", 1)
+def _kept(made: Iterable[Any]) -> Any:
+    """Return the samples that no policy has left out, or `NOTHING_LEFT` of some."""
+    samples = list(made)
+    kept = [sample for sample in samples if sample is not _LEFT_OUT]
+    return kept if kept or not samples else NOTHING_LEFT
+
+
+def _failed_transform(err: Exception) -> Dataset | None:
+    """Return the packed dataset whose transform raised an error, if one did."""
+    step = err.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code is Dataset.transformed.__code__:
+            found: Dataset = step.tb_frame.f_locals["self"]
+            return found
+        step = step.tb_next
+    return None
+
+
+def _report(dataset: Dataset, err: Exception) -> None:
+    done = "skipped" if dataset.transform_errors == "skip" else "replaced"
+    dataset.counters.add(f"dataset_samples_{done}", 1)
     notes = "; ".join(getattr(err, "__notes__", []))
     logger.warning("left out a sample: %s: %s (%s)", type(err).__name__, err, notes)
 
@@ -304,7 +351,14 @@ class _Generators:
 
 
 def _several(dataset: Any) -> Callable[[list[int]], Any] | None:
-    """Return a dataset's own way to give several samples, if it has one."""
+    """Return a dataset's own way to give several samples, if it has one.
+
+    None for torch's stack of datasets with transforms, whose draws are to be of each sample's own.
+    """
+    if type(dataset) is StackDataset and any(
+        one.transform is not None for one in packed_inside(dataset)
+    ):
+        return None
     if type(dataset) is Subset:  # which has one only to pass the question on
         return dataset.__getitems__ if _several(dataset.dataset) is not None else None
     if isinstance(dataset, Dataset) and type(dataset).__getitems__ is Dataset.__getitems__:

@@ -172,6 +172,61 @@ def test_what_takes_no_generator_is_refused_with_what_to_do() -> None:
     assert in_thread(work) == "refused"
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.ops.aten.rand([3]),
+        lambda: torch.ops.aten.rand.default([3]),
+        lambda: torch.ops.aten.bernoulli_.float(torch.ones(3)),
+        lambda: torch.ops.aten.native_dropout(torch.ones(3), 0.5, True),
+    ],
+)
+def test_operators_that_draw_are_refused_too(draw: Any) -> None:
+    def work() -> str:
+        with pytest.raises(dp.LoaderError, match=r"draws from torch's default generator"):
+            draw()
+        torch.ops.aten.add(torch.ones(3), 1)
+        return "refused"
+
+    before = everything()
+    assert in_thread(work) == "refused"
+    assert everything() == before
+
+
+def test_the_default_generator_by_name_is_the_thread_s() -> None:
+    def draw() -> Any:
+        given = torch.default_generator
+        return (
+            torch.rand(3, generator=given),
+            torch.ops.aten.rand.generator([3], generator=given),
+            torch.randperm(5, generator=given),
+        )
+
+    expected = alone(draw)
+    before = everything()
+    assert _same(in_thread(draw), expected)
+    assert everything() == before
+
+
+def test_another_bit_generator_is_that_of_the_thread_which_sets_it() -> None:
+    in_thread(random.random)  # the stand-ins are in place
+    ours = np.random.get_bit_generator()
+
+    def work() -> Any:
+        np.random.set_bit_generator(np.random.PCG64(5))
+        return np.random.rand(3)
+
+    expected = np.random.RandomState(np.random.PCG64(5)).rand(3)
+    assert np.array_equal(in_thread(work), expected)
+    assert np.random.get_bit_generator() is ours
+    try:
+        assert np.array_equal(work(), expected)
+    finally:
+        np.random.set_bit_generator(ours)
+    np.random.seed(3)
+    assert np.random.rand() == np.random.RandomState(3).rand()
+
+
 def test_a_generator_of_ones_own_is_left_alone() -> None:
     def drawn() -> torch.Tensor:
         return torch.rand(3, generator=torch.Generator().manual_seed(8))

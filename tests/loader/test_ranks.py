@@ -119,3 +119,44 @@ def test_ranks_share_the_seed_that_the_first_of_them_draws(
     order = [f"case-{i:03d}" for i in dp.permutation(SAMPLES, seed=seeds[0], epoch=0)]
     assert hands == [order[0::2], [*order[1::2], order[0]]]
     assert any(str(seeds[0]) in record.getMessage() for record in caplog.records)
+
+
+def test_a_rank_that_has_read_more_epochs_than_the_others_is_told(
+    dataset: dp.Dataset, group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its permutation is another than theirs, so samples come twice or not at all."""
+
+    def become(rank: int) -> None:
+        monkeypatch.setattr(dist, "get_rank", lambda: rank)
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+    loaders = []
+    for rank in range(2):
+        become(rank)
+        loaders.append(dp.DataLoader(dataset, batch_size=2, shuffle=True, seed=3))
+    become(0)
+    for _ in zip(loaders[0], range(2), strict=False):
+        pass  # looks at two batches, alone
+    # Ranks that wait for each other begin an epoch before one of them has ended it.
+    passes = []
+    for rank in range(2):
+        become(rank)
+        passes.append(iter(loaders[rank]))
+        next(passes[rank])
+    for rank in range(2):
+        become(rank)
+        list(passes[rank])
+    become(0)
+    with pytest.warns(UserWarning, match=r"rank 0 has read epoch 1 .*rank 1 is in epoch 0"):
+        next(iter(loaders[0]))
+
+
+def test_ranks_in_step_are_told_nothing(
+    dataset: dp.Dataset, group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaders = [dp.DataLoader(dataset, batch_size=2, shuffle=True, seed=3) for _ in range(2)]
+    for _ in range(3):
+        for rank, loader in enumerate(loaders):
+            monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+            monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+            assert len(keys(loader)) == 6  # a warning would be an error
