@@ -1,9 +1,8 @@
 """The user's code of a loader, as a worker runs it: dataset, transform and collate_fn.
 
 Each worker has its own copy of all three, made together, so that what they share they share in the
-copy too, and nothing is shared between workers: as with torch's worker processes. A copy is what
-`pickle` would make (by value also for lambdas, closures and what a script defines itself). Which
-worker has what is decided in `workers.py`.
+copy too, and nothing is shared between workers: as with torch's worker processes. How copies are
+made says `user_copies.py`, which worker has what `workers.py`.
 
 In the training thread (`num_workers=0`) the user's own objects run, as with torch.
 
@@ -15,39 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import operator
-import pickle
-import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-import torch
 from torch.utils.data import StackDataset, Subset, default_collate
 
 from dataplane.datasets.collation import LayoutCollate
-from dataplane.datasets.dataset import Dataset, OpenedReader
+from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.reader import MAX_REPLACEMENTS, SAMPLE_ERRORS
 from dataplane.datasets.samples import KEY
 from dataplane.datasets.views import packed_inside, packed_leaves
 from dataplane.errors import LoaderError
-from dataplane.loader.random_streams import (
-    Streams,
-    ThreadStreams,
-    hidden_generator,
-    mix,
-    name_of_hidden,
-)
-from dataplane.loader.shared_state import (
-    SYNCHRONIZATION,
-    find_shared_state,
-    is_by_reference,
-)
+from dataplane.loader.random_streams import Streams, ThreadStreams, mix
 from dataplane.loader.worker_info import make_worker_info, shown_worker_info
-from dataplane.shards import DatasetIndex
-from dataplane.telemetry import Counters, logger
+from dataplane.telemetry import logger
 
 __all__ = [
     "NOTHING_LEFT",
@@ -55,12 +37,7 @@ __all__ = [
     "UserCode",
     "Worker",
     "WorkerSetup",
-    "copies",
-    "sent",
 ]
-
-_SHARED = (DatasetIndex, OpenedReader, Counters, *SYNCHRONIZATION)
-"""What is safe from any thread: parts of a dataset, and what is made to be shared by threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,91 +342,3 @@ def _several(dataset: Any) -> Callable[[list[int]], Any] | None:
         return None  # which asks for each as well
     several = getattr(dataset, "__getitems__", None)
     return several if callable(several) else None
-
-
-def _is_in_shared_memory(tensor: torch.Tensor) -> bool:
-    return bool(tensor.is_shared())  # type: ignore[no-untyped-call]
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles for this process: what all copies share is noted, and not written."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.shared: list[object] = []
-        self.code: list[object] = []
-        self._places: dict[int, int] = {}
-
-    def persistent_id(self, obj: object) -> int | None:
-        if isinstance(obj, type) or (isinstance(obj, types.FunctionType) and is_by_reference(obj)):
-            self.code.append(obj)
-        # Classes too: one that is pickled by value would change the original when it is loaded.
-        is_shared = isinstance(obj, (type, *_SHARED)) or (
-            isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj)
-        )
-        if not is_shared and name_of_hidden(obj) is None:
-            return None
-        if id(obj) not in self._places:
-            self._places[id(obj)] = len(self.shared)
-            self.shared.append(obj)
-        return self._places[id(obj)]
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, shared: list[object]) -> None:
-        super().__init__(file)
-        self._shared = shared
-
-    def persistent_load(self, pid: Any) -> object:
-        found = self._shared[pid]
-        name = name_of_hidden(found)
-        return found if name is None else hidden_generator(name)
-
-
-class _SendingPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles for another process, whose hidden generators take the place of this one's."""
-
-    def reducer_override(self, obj: object) -> Any:
-        name = name_of_hidden(obj)
-        if name is not None:
-            return hidden_generator, (name,)
-        if isinstance(obj, types.MethodType) and name_of_hidden(obj.__self__) is not None:
-            return getattr, (obj.__self__, obj.__name__)
-        if isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj):
-            raise TypeError("a tensor in shared memory would be another one there")
-        return super().reducer_override(obj)
-
-
-def sent(code: UserCode) -> bytes:
-    """Return the user's code as a worker process loads it.
-
-    Raises:
-        Exception: it cannot be pickled; whatever its own parts raised.
-    """
-    file = io.BytesIO()
-    _SendingPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(code)
-    return file.getvalue()
-
-
-def copies(code: UserCode, count: int) -> list[UserCode]:
-    """Return `count` copies of the user's code, for as many threads of this process.
-
-    Raises:
-        NotCopied: a module-level variable would be shared by the copies.
-        Exception: it cannot be copied; whatever its own parts raised.
-    """
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(code)
-    state = find_shared_state(pickler.code)
-    if state is not None:
-        raise NotCopied(f"its code uses the variable {state}, of which there is one")
-    made = []
-    for _ in range(count):
-        file.seek(0)
-        made.append(_Unpickler(file, pickler.shared).load())
-    return made
-
-
-class NotCopied(Exception):
-    """A copy of the user's code would share state with the original."""

@@ -59,6 +59,68 @@ def test_values_of_two_samples_never_meet_in_one(url: str, workers: int) -> None
             assert torch.equal(batch["x"][:, 0, 0].double(), batch["y"])
 
 
+class RememberingMuch:
+    """As `Remembering`, in arrays so large that copies map them."""
+
+    def __init__(self) -> None:
+        self.array = np.zeros((600, 600), "f4")
+        self.tensor = torch.zeros(2, 600, 600)[1]
+        self.same = self.array[:6, :6]
+        self.fixed = np.arange(1 << 20, dtype="u1")
+        self.fixed.flags.writeable = False
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        assert not self.fixed.flags.writeable
+        self.array[:6, :6] = sample["x"].numpy()
+        self.tensor[:6, :6] = sample["x"]
+        for _ in range(30):
+            torch.rand(10).sum()  # lets go of Python's lock
+        both = self.array[:6, :6] + self.tensor[:6, :6].numpy()
+        return {"x": torch.from_numpy(both / 2), "y": sample["y"]}
+
+
+@pytest.mark.parametrize("workers", [0, 4])
+def test_values_never_meet_in_large_arrays_either(url: str, workers: int) -> None:
+    transform = RememberingMuch()
+    dataset = dp.Dataset(url, transform=transform, cache=False)
+    for batch in dp.DataLoader(dataset, 3, num_workers=workers):
+        assert torch.equal(batch["x"][:, 0, 0].double(), batch["y"])
+    assert transform.array.any() == (workers == 0)
+    assert bool(transform.tensor.any()) == (workers == 0)
+
+
+MEMORY = """
+import sys, numpy as np, torch
+import dataplane as dp
+
+def used_mib():
+    for line in open("/proc/self/smaps_rollup"):
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+
+class Table:
+    def __init__(self):
+        self.array = np.ones((64, 1 << 20), "u1")
+        self.tensor = torch.ones(64, 1 << 20, dtype=torch.uint8)
+    def __call__(self, sample):
+        return {"sum": int(self.array.sum(dtype="i8")) + int(self.tensor.sum())}
+
+dataset = dp.Dataset(sys.argv[1], transform=Table(), cache=False)
+before = used_mib()
+batches = iter(dp.DataLoader(dataset, 2, num_workers=6))
+for _ in range(12):
+    assert next(batches)["sum"].tolist() == [128 << 20] * 2
+print(used_mib() - before)
+"""
+
+
+def test_what_is_large_is_in_memory_once_more_and_not_for_each_worker(url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, url], check=True, capture_output=True, text=True, timeout=100
+    )
+    assert 100 < float(done.stdout) < 128 * 3  # of 6 workers, each of which reads all 128 MiB
+
+
 def test_values_of_two_samples_never_meet_in_a_closure(url: str) -> None:
     buffer = np.empty((6, 6), "f4")
 
