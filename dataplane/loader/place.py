@@ -10,6 +10,7 @@ Belongs to the training thread.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -32,14 +33,17 @@ from dataplane.loader.ranks import (
     draw_seed,
     epoch_number,
     note_epoch,
+    rank_behind,
     rank_of_process,
-    ranks_behind,
 )
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.state import LoaderState, Progress
 
 __all__ = ["Place"]
+
+_numbers = itertools.count()
+"""Numbers of the loaders of this process, by which ranks find each other's."""
 
 
 class Place:
@@ -77,6 +81,7 @@ class Place:
         self._resume: LoaderState | None = None
         self._progress: Progress | None = None
         self._latest: weakref.ref[Pass] | None = None
+        self._number = next(_numbers)
         self._is_warned_of_ranks = False
         self._begun = (0, 0)  # epoch of the latest pass, and how often one had been named by then
 
@@ -280,17 +285,16 @@ class Place:
         own = self.own
         if own is None or own.num_replicas == 1 or not own.shuffle or own.epochs_set:
             return
-        order = f"{self._identity()}/{state.seed}"
-        if before is not None and before.is_finished:
-            behind = ranks_behind(order, before.start.epoch)
-            if behind and not self._is_warned_of_ranks:
+        order = f"{self._number}/{self._identity()}"
+        if before is not None and before.is_finished and not self._is_warned_of_ranks:
+            behind = rank_behind(order, before.start.epoch)
+            if behind is not None:
                 self._is_warned_of_ranks = True
-                rank, epoch = next(iter(behind.items()))
                 warnings.warn(
                     f"rank {own.rank} has read epoch {before.start.epoch} of this DataLoader, and "
-                    f"rank {rank} is in epoch {epoch}: unless ranks do not wait for each other, "
-                    "they have begun unequal numbers of passes, and their shares overlap; call "
-                    "loader.set_epoch(epoch) on every rank before each epoch",
+                    f"rank {behind[0]} is in epoch {behind[1]}: unless ranks do not wait for each "
+                    "other, they have begun unequal numbers of passes, and their shares overlap; "
+                    "call loader.set_epoch(epoch) on every rank before each epoch",
                     stacklevel=users_stacklevel(),
                 )
         note_epoch(order, state.epoch)

@@ -12,6 +12,7 @@ so a permutation of its own, is found when its epoch ends.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from typing import SupportsIndex, cast
@@ -26,8 +27,8 @@ __all__ = [
     "draw_seed",
     "epoch_number",
     "note_epoch",
+    "rank_behind",
     "rank_of_process",
-    "ranks_behind",
     "shared_seed",
     "whole_number",
 ]
@@ -115,25 +116,29 @@ def note_epoch(order: str, epoch: int) -> None:
         epoch: epoch.
     """
     if _has_group():
-        store = dist.distributed_c10d._get_default_store()
-        store.set(_epoch_key(order, dist.get_rank()), str(epoch))
+        with contextlib.suppress(Exception):  # a store that is gone must not end a run
+            store = dist.distributed_c10d._get_default_store()
+            store.set(_epoch_key(order, dist.get_rank()), str(epoch))
 
 
-def ranks_behind(order: str, epoch: int) -> dict[int, int]:
-    """Return the ranks that have not begun an epoch yet, and which they are in; waits for none.
+def rank_behind(order: str, epoch: int) -> tuple[int, int] | None:
+    """Return the next rank and the epoch that it is in, where it has not begun an epoch yet.
+
+    Waits for nothing. Each rank asks for one other, so that where ranks have parted one of them
+    finds it, and a job of thousands asks no more.
 
     Args:
         order: name of the order.
         epoch: epoch that this rank has read to its end.
     """
-    found: dict[int, int] = {}
     if _has_group():
-        store = dist.distributed_c10d._get_default_store()
-        for rank in range(dist.get_world_size()):
+        with contextlib.suppress(Exception):  # as in `note_epoch`
+            store = dist.distributed_c10d._get_default_store()
+            rank = (dist.get_rank() + 1) % dist.get_world_size()
             key = _epoch_key(order, rank)
-            if store.check([key]):
-                found[rank] = int(store.get(key))
-    return {rank: begun for rank, begun in found.items() if begun < epoch}
+            if store.check([key]) and (begun := int(store.get(key))) < epoch:
+                return rank, begun
+    return None
 
 
 def _epoch_key(order: str, rank: int) -> str:

@@ -136,9 +136,8 @@ class LoaderState:
                 f"the state is of a {self.order} order, this loader's is {own.order}",
                 hint="construct the loader with the same shuffle and sampler",
             )
-        # Ranks take whole turns, so the last may end beyond the end: by less than once around.
-        is_over = self.samples_consumed >= 2 * self.dataset_length and self.num_yielded > 1
-        if self.order != "sampler" and (is_over or self.num_yielded > self.samples_consumed):
+        # No upper bound: ranks take whole turns, of which more than the dataset may be under way.
+        if self.order != "sampler" and self.num_yielded > self.samples_consumed:
             raise ConfigError(
                 f"the state has {self.samples_consumed} samples in {self.num_yielded} batches "
                 f"behind it, in an epoch of {self.dataset_length} samples",

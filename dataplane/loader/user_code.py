@@ -23,10 +23,10 @@ from torch.utils.data import StackDataset, Subset, default_collate
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
-from dataplane.datasets.reader import MAX_REPLACEMENTS, SAMPLE_ERRORS
+from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.samples import KEY
 from dataplane.datasets.views import packed_inside, packed_leaves
-from dataplane.errors import LoaderError
+from dataplane.errors import DataplaneError, LoaderError
 from dataplane.loader.random_streams import Streams, ThreadStreams, mix
 from dataplane.loader.worker_info import make_worker_info, shown_worker_info
 from dataplane.telemetry import logger
@@ -188,7 +188,7 @@ class Worker:
         try:
             return self._code.dataset[task.indices[at]]
         except Exception as err:
-            blamed = self._blamed(err)
+            blamed = self._blamed(err, task.indices[at])
             if blamed is None or blamed.transform_errors == "raise":
                 raise
             _report(blamed, err)
@@ -196,19 +196,18 @@ class Worker:
                 return _LEFT_OUT
             return self._replacement(blamed, task, at)
 
-    def _blamed(self, err: Exception) -> Dataset | None:
+    def _blamed(self, err: Exception, index: object) -> Dataset | None:
         """Return the packed dataset whose code of the user's has failed, and whose policy counts.
 
-        None where that is code of a class of the user's that has no policy, or no code of his.
+        None where that is code of a class of the user's that has no policy, or no code of his: a
+        store that is down, a function that is refused, an index that is none.
         """
-        if isinstance(err, SAMPLE_ERRORS):
-            return None
         dataset = self._code.dataset
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
-        if isinstance(dataset, Dataset):
-            return dataset
-        return _failed_transform(err)
+        if isinstance(err, DataplaneError) or not isinstance(index, int):
+            return None
+        if isinstance(err, IndexError) and not -len(dataset) <= index < len(dataset):
+            return None
+        return _failed_dataset(err)
 
     def _transformed(self, task: Task, at: int) -> Any:
         assert task.samples is not None
@@ -219,7 +218,7 @@ class Worker:
         try:
             return leaf.transformed(task.samples[at])
         except Exception as err:
-            if leaf.transform_errors == "raise":
+            if leaf.transform_errors == "raise" or isinstance(err, DataplaneError):
                 raise
             _report(leaf, err)
             if leaf.transform_errors == "skip":
@@ -237,6 +236,8 @@ class Worker:
             try:
                 sample = dataset[(position + ahead) % count]
             except Exception as err:
+                if isinstance(err, DataplaneError):
+                    raise
                 _report(blamed, err)
                 continue
             if not self._setup.keys and isinstance(sample, dict):
@@ -290,13 +291,15 @@ def _kept(made: Iterable[Any]) -> Any:
     return kept if kept or not samples else NOTHING_LEFT
 
 
-def _failed_transform(err: Exception) -> Dataset | None:
-    """Return the packed dataset whose transform raised an error, if one did."""
+def _failed_dataset(err: Exception) -> Dataset | None:
+    """Return the packed dataset in whose transform or own `__getitem__` an error was raised."""
     step = err.__traceback__
     while step is not None:
-        if step.tb_frame.f_code is Dataset.transformed.__code__:
-            found: Dataset = step.tb_frame.f_locals["self"]
-            return found
+        frame = step.tb_frame
+        if frame.f_code.co_name in ("transformed", "__getitem__"):
+            found = frame.f_locals.get("self")
+            if isinstance(found, Dataset):
+                return found
         step = step.tb_next
     return None
 

@@ -6,7 +6,9 @@ and reader, locks and queues, tensors in shared memory.
 
 Large arrays and tensors are written once, into memory without a name, and each copy maps that
 privately: pages are shared until a copy writes to them, as a forked worker shares its parent's. So
-code that holds gigabytes costs them once more, and not once for each worker.
+code that holds gigabytes costs them once more, and not once for each worker. Tensors made so cannot
+be resized. Arrays that are not contiguous, masked arrays and `bytes` are copied; what maps a file
+(`np.memmap`, unless its mode is "c") is shared, as the file is.
 
 Functions without state; for the training thread.
 """
@@ -19,7 +21,7 @@ import os
 import pickle
 import types
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import cloudpickle
 import numpy as np
@@ -44,7 +46,14 @@ _SHARED = (DatasetIndex, OpenedReader, Counters, *SYNCHRONIZATION)
 
 
 def _is_in_shared_memory(tensor: torch.Tensor) -> bool:
-    return bool(tensor.is_shared())  # type: ignore[no-untyped-call]
+    is_plain = tensor.layout is torch.strided
+    return is_plain and bool(tensor.is_shared())  # type: ignore[no-untyped-call]
+
+
+def _is_file(array: npt.NDArray[Any]) -> bool:
+    """Whether an array maps a file whose other mappings see what is written to it."""
+    mapped = array if isinstance(array, np.memmap) else array.base
+    return isinstance(mapped, np.memmap) and mapped.mode != "c"
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
@@ -58,13 +67,16 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         self.shared: list[object] = []
         self.code: list[object] = []
         self._places: dict[int, int] = {}
+        self._storages: dict[int, npt.NDArray[np.uint8]] = {}
 
     def persistent_id(self, obj: object) -> int | None:
         if isinstance(obj, type) or (isinstance(obj, types.FunctionType) and is_by_reference(obj)):
             self.code.append(obj)
         # Classes too: one that is pickled by value would change the original when it is loaded.
-        is_shared = isinstance(obj, (type, *_SHARED)) or (
-            isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj)
+        is_shared = (
+            isinstance(obj, (type, *_SHARED))
+            or (isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj))
+            or (isinstance(obj, np.ndarray) and _is_file(obj))
         )
         if not is_shared and name_of_hidden(obj) is None:
             return None
@@ -74,11 +86,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         return self._places[id(obj)]
 
     def reducer_override(self, obj: object) -> Any:
-        if isinstance(obj, torch.storage.TypedStorage) and _is_of_cpu(obj):
-            values = _bytes_of(obj)
-            if values.nbytes >= LARGE_BYTES:
-                return _storage_of, (values, obj.dtype)
+        if isinstance(obj, torch.storage.TypedStorage):
+            # Asked itself, a typed one warns that it is deprecated.
+            untyped: Any = obj._untyped_storage
+            if untyped.device.type == "cpu" and untyped.nbytes() >= LARGE_BYTES:
+                return _storage_of, (self._bytes_of(untyped), obj.dtype)
         return super().reducer_override(obj)
+
+    def _bytes_of(self, untyped: Any) -> npt.NDArray[np.uint8]:
+        """Return a storage as an array, the same one for all tensors that share it."""
+        known = self._storages.get(untyped.data_ptr())
+        if known is None:
+            known = torch.empty(0, dtype=torch.uint8, device="cpu").set_(untyped).numpy()
+            self._storages[untyped.data_ptr()] = known
+        return known
 
     def _is_written_here(self, buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
@@ -86,17 +107,6 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return True
         self.large.append(view)
         return False
-
-
-def _is_of_cpu(storage: torch.storage.TypedStorage) -> bool:
-    untyped: Any = storage._untyped_storage  # asked itself, a typed one warns that it is deprecated
-    return untyped.device.type == "cpu"
-
-
-def _bytes_of(storage: torch.storage.TypedStorage) -> npt.NDArray[np.uint8]:
-    untyped: Any = storage._untyped_storage
-    values: npt.NDArray[np.uint8] = torch.tensor([], dtype=torch.uint8).set_(untyped).numpy()
-    return values
 
 
 def _storage_of(values: npt.NDArray[np.uint8], dtype: torch.dtype) -> torch.storage.TypedStorage:
@@ -107,36 +117,48 @@ def _storage_of(values: npt.NDArray[np.uint8], dtype: torch.dtype) -> torch.stor
 
 
 class _Mapped:
-    """Buffers in memory without a name, which each copy maps for itself."""
+    """Buffers in memory without a name, which each copy maps for itself. A context manager."""
 
     def __init__(self, buffers: list[memoryview]) -> None:
-        self._fd = -1
         self._places: list[tuple[int, int, bool]] = []  # offset, length, whether it is read-only
-        if not buffers:
-            return
-        self._fd = os.memfd_create("dataplane-copies")
-        offset = 0
-        for buffer in buffers:
-            self._places.append((offset, buffer.nbytes, buffer.readonly))
-            at = 0
-            while at < buffer.nbytes:
-                at += os.pwrite(self._fd, buffer[at:], offset + at)
-            offset += -(-buffer.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._length = 0
+        self._fd = os.memfd_create("dataplane-copies") if buffers else -1
+        try:
+            for buffer in buffers:
+                self._write(buffer)
+        except BaseException:
+            self.__exit__()
+            raise
 
-    def mapped(self) -> Iterator[mmap.mmap]:
+    def _write(self, buffer: memoryview) -> None:
+        self._places.append((self._length, buffer.nbytes, buffer.readonly))
+        at = 0
+        while at < buffer.nbytes:
+            at += os.pwrite(self._fd, buffer[at:], self._length + at)
+        self._length += -(-buffer.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        os.ftruncate(self._fd, self._length)
+
+    def mapped(self) -> Iterator[memoryview]:
         """Yield the buffers, mapped anew; what is written there nobody else sees."""
+        if not self._places:
+            return
+        # Writable for all, since torch writes to read-only arrays; one mapping, one descriptor.
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        view = memoryview(mmap.mmap(self._fd, self._length, mmap.MAP_PRIVATE, access))
         for offset, length, is_readonly in self._places:
-            access = mmap.PROT_READ | (0 if is_readonly else mmap.PROT_WRITE)
-            yield mmap.mmap(self._fd, length, mmap.MAP_PRIVATE, access, offset=offset)
+            part = view[offset : offset + length]
+            yield part.toreadonly() if is_readonly else part
 
-    def close(self) -> None:
-        """Let go of the memory; what is mapped stays until it is unmapped."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            os.close(self._fd)  # what is mapped stays until it is unmapped
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, shared: list[object], large: Iterator[mmap.mmap]) -> None:
+    def __init__(self, file: io.BytesIO, shared: list[object], large: Iterator[memoryview]) -> None:
         super().__init__(file, buffers=large)
         self._shared = shared
 
@@ -184,14 +206,11 @@ def copies(code: _Code, count: int) -> list[_Code]:
     state = find_shared_state(pickler.code)
     if state is not None:
         raise NotCopied(f"its code uses the variable {state}, of which there is one")
-    memory = _Mapped(pickler.large)
-    try:
-        made = []
+    made = []
+    with _Mapped(pickler.large) as memory:
         for _ in range(count):
             file.seek(0)
             made.append(_Unpickler(file, pickler.shared, memory.mapped()).load())
-    finally:
-        memory.close()
     return made
 
 

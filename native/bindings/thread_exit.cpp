@@ -3,8 +3,8 @@
 // Before Python 3.14 the interpreter ends a daemon thread with pthread_exit when it asks for the
 // lock of an interpreter that ends, and that unwinds the C++ frames above it (see gil.hpp). Frames
 // of torch may not be unwound, so a process whose transform is in the middle of one of its
-// functions would abort after all its work was done. A thread that is marked here waits instead,
-// and ends with the process.
+// functions would abort after all its work was done. A thread that is marked here waits instead
+// where std::terminate would end the process for that, and ends with the process.
 //
 // Source: std::terminate and [except.terminate] of the C++ standard; a forced unwind is no
 // exception of C++, so there is no current one.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
+import torch
 
 from dataplane.loader.shared_state import find_shared_state
 
@@ -40,6 +41,33 @@ class SetsInAClassMethod:
         self.keep(sample)
 
 
+class SetsInAClassMethodOfAnyWord:
+    @classmethod
+    def keep(klass, sample: Any) -> None:
+        klass.latest = sample
+
+    def __call__(self, sample: Any) -> None:
+        self.keep(sample)
+
+
+class SetsByAnotherName:
+    def __call__(self, sample: Any) -> None:
+        kind = type(self)
+        kind.latest = sample
+
+
+class Numbered:
+    count = 0
+
+    def __init__(self) -> None:
+        Numbered.count += 1
+
+
+class MakesNumberedOnes:
+    def __call__(self, _: Any) -> Any:
+        return Numbered()
+
+
 class SetsByFunction:
     def __call__(self, sample: Any) -> None:
         setattr(type(self), "latest", sample)  # noqa: B010
@@ -71,6 +99,14 @@ class SetsInAComprehension:
         return [one(sample) for sample in samples]
 
 
+def long_function() -> Any:
+    """With so many names that those at its end take two instructions."""
+    names = "; ".join(f"sample.n{number}" for number in range(300))
+    scope: dict[str, Any] = {"SetsOfItsType": SetsOfItsType, "__name__": __name__}
+    exec(f"def keep(sample): {names}; SetsOfItsType.late = sample", scope)
+    return scope["keep"]
+
+
 @pytest.mark.parametrize(
     ("code", "named"),
     [
@@ -79,6 +115,10 @@ class SetsInAComprehension:
         (SetsByName, "SetsByName.latest"),
         (Counts, "its class.count"),
         (SetsInAClassMethod, "its class.latest"),
+        (SetsInAClassMethodOfAnyWord, "its class.latest"),
+        (SetsByAnotherName, "its class.latest"),
+        (MakesNumberedOnes, "Numbered.count"),
+        (long_function(), "SetsOfItsType.late"),
         (SetsByFunction, "an attribute of its class"),
         (keeps_on_itself, "keeps_on_itself.latest"),
         (calls_one_that_keeps, "keeps_on_itself.latest"),
@@ -115,5 +155,53 @@ class OfItsOwn:
         return sample
 
 
-def test_what_an_object_sets_of_its_own_is_not_shared() -> None:
-    assert find_shared_state([OfItsOwn]) is None
+class SetsManyOfItsOwn(torch.nn.Module):
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        for name, value in given.items():
+            setattr(self, name, torch.as_tensor(value))
+
+    def change(self, **given: Any) -> None:
+        for name, value in given.items():
+            setattr(self, name, torch.nn.Linear(value, value))
+            setattr(self, f"{name}_kind", OfItsOwn)
+
+
+class Says(Protocol):
+    def __call__(self, sample: Any) -> Any: ...
+
+
+class IsAsItSays(Says):
+    def __call__(self, sample: Any) -> Any:
+        return sample
+
+
+class ConfiguredByTheScript:
+    @classmethod
+    def configure(cls, size: int) -> None:
+        cls.size = size
+
+    def __call__(self, sample: Any) -> Any:
+        return sample
+
+
+class HasAVariableOfThatName:
+    def __call__(self, sample: Any) -> Any:
+        cls = sample["cls"]
+        cls.requires_grad = False
+        return cls
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        OfItsOwn,
+        SetsManyOfItsOwn,
+        IsAsItSays,
+        Numbered,
+        ConfiguredByTheScript,
+        HasAVariableOfThatName,
+    ],
+)
+def test_what_an_object_sets_of_its_own_is_not_shared(code: Any) -> None:
+    assert find_shared_state([code]) is None

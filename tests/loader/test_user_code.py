@@ -194,6 +194,30 @@ def test_the_policy_is_that_of_the_dataset_whose_code_failed_however_it_is_asked
         keys("raise", 3)
 
 
+@pytest.mark.parametrize("kind", ["plain", "subclass"])
+@pytest.mark.parametrize("policy", ["skip", "replace"])
+def test_a_policy_for_user_code_hides_no_error_of_ours(
+    packed: Packed, kind: str, policy: str
+) -> None:
+    class Asking(dp.Dataset):
+        def __getitem__(self, i: int) -> Any:
+            raise dp.StoreError("the store is down")
+
+    def refused(sample: dict) -> dict:
+        torch.nn.functional.gumbel_softmax(torch.ones(3))
+        return sample
+
+    given: Any = {"transform_errors": policy, "cache": False}
+    inner = (
+        Asking(packed.url, **given)
+        if kind == "subclass"
+        else dp.Dataset(packed.url, transform=refused, **given)
+    )
+    expected = dp.StoreError if kind == "subclass" else dp.LoaderError
+    with pytest.raises(expected, match=r"the store is down|gumbel_softmax"):
+        list(dp.DataLoader(inner, 2, num_workers=2))
+
+
 def test_a_class_around_a_dataset_has_no_policy_for_its_own_code(packed: Packed) -> None:
     class Broken(Around):
         def __getitem__(self, i: int) -> Any:

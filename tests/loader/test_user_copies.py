@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import sqlite3
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 import dataplane as dp
+from dataplane.loader import user_copies
 from dataplane.shards import SourceArray, SourceSample
 from tests.datasets.packed import pack
 
@@ -65,7 +68,6 @@ class RememberingMuch:
     def __init__(self) -> None:
         self.array = np.zeros((600, 600), "f4")
         self.tensor = torch.zeros(2, 600, 600)[1]
-        self.same = self.array[:6, :6]
         self.fixed = np.arange(1 << 20, dtype="u1")
         self.fixed.flags.writeable = False
 
@@ -121,6 +123,64 @@ def test_what_is_large_is_in_memory_once_more_and_not_for_each_worker(url: str) 
     assert (
         100 < float(done.stdout) < 128 * 3
     )  # of 6 workers, each of which reads each page of 128 MiB
+
+
+def copied(value: Any, count: int = 1) -> list[Any]:
+    return user_copies.copies(value, count)
+
+
+def test_what_is_read_only_stays_so_and_can_be_written_through_torch() -> None:
+    given = np.frombuffer(bytes(4 << 20), "f4")
+    (copy,) = copied(given)
+    assert not copy.flags.writeable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of exactly that
+        torch.from_numpy(copy)[:10].add_(1)
+    assert copy[:11].tolist() == [1.0] * 10 + [0.0]
+    assert not given.any()
+
+
+def test_tensors_that_share_memory_share_it_in_the_copy_and_are_written_once() -> None:
+    whole = torch.arange(1 << 20)
+    given = [*whole.split(1 << 15), whole]
+    one, other = copied(given, 2)
+    one[0][0] = 77
+    assert one[-1][0] == 77
+    assert (other[-1][0], whole[0]) == (0, 0)
+    assert all(map(torch.equal, other, given))
+
+
+def test_a_copy_takes_one_descriptor_however_many_arrays_it_has() -> None:
+    given = [np.full(1 << 20, number, "u1") for number in range(40)]
+    before = len(os.listdir("/proc/self/fd"))
+    made = copied(given, 3)
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+    for copy in made:
+        assert all(map(np.array_equal, copy, given))
+    del made, copy
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_file_that_is_mapped_is_not_copied(tmp_path: Path) -> None:
+    np.save(tmp_path / "table.npy", np.arange(1 << 18, dtype="f8"))
+    table = np.load(tmp_path / "table.npy", mmap_mode="r+")
+    mapped, plain = copied([table, np.asarray(table)])[0]
+    assert np.shares_memory(mapped, table)
+    assert np.shares_memory(plain, table)
+    private = np.load(tmp_path / "table.npy", mmap_mode="c")
+    assert not np.shares_memory(copied(private)[0], private)
+
+
+def test_a_default_device_is_not_that_of_what_is_copied() -> None:
+    given = torch.arange(1 << 19)
+    with torch.device("meta"):
+        (found,) = copied(given)
+    assert torch.equal(found, given)
+
+
+def test_sparse_tensors_are_copied() -> None:
+    (found,) = copied(torch.eye(3).to_sparse())
+    assert torch.equal(found.to_dense(), torch.eye(3))
 
 
 def test_values_of_two_samples_never_meet_in_a_closure(url: str) -> None:
