@@ -14,24 +14,28 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.cache.admin import (
+    KEY_VARIABLE,
     Session,
     check_usable,
     excess_bytes,
     is_in_use,
+    load_key,
 )
 from dataplane.cache.admin import has_files as files_are_left
 from dataplane.cache.config import CacheConfig
 from dataplane.cli.checks.finding import Finding, Values, fail, ok, skip, warn
+from dataplane.cli.checks.versions import installed_version
 from dataplane.errors import CacheError
+from dataplane.extras import install_hint
 from dataplane.mount_table import Mounted, filesystem_of
 from dataplane.units import format_bytes, format_count
 
-__all__ = ["Place", "directory", "file_system", "files", "holes", "place_of", "space"]
+__all__ = ["Place", "directory", "encryption", "file_system", "files", "holes", "place_of", "space"]
 
 _SHARED = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"}
@@ -116,6 +120,8 @@ def directory(config: CacheConfig, *, user: int | None = None) -> Finding:
         return ok(f"{config.dir} is not there yet; it can be made in {place.found}", **values)
     mode = stat.S_IMODE(status.st_mode)
     shown = f"{config.dir}, mode {mode:04o}, {config.sharing}"
+    if config.sharing == "private" and mode & 0o077 and not is_in_use(config.dir):
+        shown += ", which its first use makes 0700"
     link = f", a link to {place.found}" if config.dir.is_symlink() else ""
     return ok(f"{shown}{link}", mode=f"{mode:04o}", **values)
 
@@ -244,7 +250,7 @@ def holes(place: Place, punch: Callable[[int, int], int] | None = None) -> Findi
         trial = _unnamed_file(place.found)
     except OSError as err:
         if err.errno in (errno.ENOSPC, errno.EDQUOT):
-            return skip("not tried: the disk is full")
+            return skip("not tried: there is no room for a file")
         return skip(f"not tried: {place.found} cannot be written to ({err.strerror})")
     try:
         try:
@@ -254,7 +260,7 @@ def holes(place: Place, punch: Callable[[int, int], int] | None = None) -> Findi
             os.fsync(trial)
         except OSError as err:
             if err.errno in (errno.ENOSPC, errno.EDQUOT):
-                return skip("not tried: the disk is full")
+                return skip("not tried: there is no room for a file")
             return fail(
                 f"{place.found} cannot be written to: {err.strerror}",
                 "look for errors of the disk in dmesg",
@@ -283,6 +289,40 @@ def holes(place: Place, punch: Callable[[int, int], int] | None = None) -> Findi
             **values,
         )
     return ok(f"tried: a hole of {format_bytes(_TRIAL_BYTES)} gave its space back", **values)
+
+
+def encryption(
+    config: CacheConfig,
+    environ: Mapping[str, str] | None = None,
+    installed: Callable[[str], str | None] = installed_version,
+    load: Callable[[Path | None], bytes] = load_key,
+) -> Finding:
+    """Check that a cache that is to be encrypted has a key, and the package for it.
+
+    Args:
+        config: configuration of the cache.
+        environ: the environment.
+        installed: function that tells an installed version.
+        load: function that loads the key; what it returns is not looked at.
+
+    Raises:
+        ConfigError: the key cannot be used.
+    """
+    if not config.encrypt:
+        return skip("off")
+    environ = os.environ if environ is None else environ
+    version = installed("cryptography")
+    if version is None:
+        return fail("cryptography is not installed, which seals blocks", install_hint("encrypt"))
+    if KEY_VARIABLE in environ:
+        origin = KEY_VARIABLE
+    elif config.key_file is not None:
+        origin = str(config.key_file)
+    else:
+        # It is made at the first read; a look makes none.
+        return ok(f"on, with a key of this boot; cryptography {version}", origin="boot")
+    load(config.key_file)
+    return ok(f"on, with the key of {origin}; cryptography {version}", origin=origin)
 
 
 def used_bytes(config: CacheConfig) -> int:

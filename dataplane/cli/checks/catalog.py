@@ -22,7 +22,7 @@ from dataplane.cli.checks.nvml import Driver, ask_driver, gpus_on_bus
 from dataplane.cli.checks.versions import installed_version
 from dataplane.config import Resolved, assemble, load_toml
 from dataplane.distribution import optional_requirements, required_python, requirements
-from dataplane.errors import DataplaneError
+from dataplane.errors import ConfigError, DataplaneError
 
 if TYPE_CHECKING:
     from dataplane.cache.config import CacheConfig
@@ -89,7 +89,9 @@ def checks_of(asked: Asked) -> list[Check]:
         *_cache(settings, why),
         *_store(asked, settings, why),
     ]
-    return [check for check in found if check.group not in asked.without]
+    # Settings that cannot be read are told whatever is left out: it is why other lines are empty.
+    needed = "software.settings" if failure is not None else None
+    return [it for it in found if it.group not in asked.without or it.name == needed]
 
 
 def _settings(asked: Asked) -> _Settings:
@@ -172,22 +174,29 @@ def _cache(settings: _Settings | None, why: str) -> Iterator[Check]:
     from dataplane.cli.checks import cache
 
     config = settings.cache.value
-    place = functools.partial(cache.place_of, config.dir)
     late = f"the file system of {config.dir} hangs; name another with --cache-dir"
 
-    def check(name: str, look: Callable[[], Finding]) -> Check:
-        return Check(f"cache.{name}", look, timeout_s=15.0, when_late=late)
+    def check(name: str, look: Callable[[cache.Place], Finding]) -> Check:
+        def look_at_place() -> Finding:
+            try:
+                place = cache.place_of(config.dir)
+            except OSError as err:  # the line of the directory says what follows from it
+                return skip(f"{config.dir} cannot be looked at: {err.strerror}")
+            return look(place)
 
-    yield check("directory", lambda: cache.directory(config))
-    yield check("filesystem", lambda: cache.file_system(place()))
-    yield check("space", lambda: cache.space(config, place()))
-    yield check("inodes", lambda: cache.files(place()))
-    yield check("holes", lambda: cache.holes(place()))
+        return Check(f"cache.{name}", look_at_place, timeout_s=15.0, when_late=late)
+
+    yield Check("cache.directory", lambda: cache.directory(config), timeout_s=15.0, when_late=late)
+    yield check("filesystem", cache.file_system)
+    yield check("space", lambda place: cache.space(config, place))
+    yield check("inodes", cache.files)
+    yield check("holes", cache.holes)
+    yield Check("cache.encryption", lambda: cache.encryption(config))
 
 
 def _store(asked: Asked, settings: _Settings | None, why: str) -> Iterator[Check]:
     if settings is None:
-        yield Check("store.credentials", lambda: skip(why))
+        yield Check("store.read", lambda: skip(why))
         return
     from dataplane.cli.checks import server, store
 
@@ -202,15 +211,27 @@ def _store(asked: Asked, settings: _Settings | None, why: str) -> Iterator[Check
     late = "the network or the server hangs; check the address, firewalls and proxies"
 
     def check(name: str, look: Callable[[], Finding], timeout_s: float = _SERVER_S) -> Check:
-        return Check(f"store.{name}", look, timeout_s=timeout_s, when_late=late)
+        def look_if_usable() -> Finding:
+            try:
+                address()
+            except ConfigError:  # the line of the endpoint says it
+                return skip("the URL or the endpoint cannot be used")
+            return look()
 
-    yield check("credentials", lambda: store.credentials(url, config, origin))
-    yield check("certificates", lambda: store.certificates(config))
-    yield check("endpoint", lambda: server.endpoint(address(), answer))
+        return Check(f"store.{name}", look_if_usable, timeout_s=timeout_s, when_late=late)
+
+    yield Check(
+        "store.endpoint",
+        lambda: server.endpoint(address(), answer, asked=url),
+        timeout_s=_SERVER_S,
+        when_late=late,
+    )
     yield check(
         "clock",
         lambda: server.clock(address(), answer, is_signed=store.is_signed(url, config)),
     )
+    yield Check("store.certificates", lambda: store.certificates(config))
+    yield check("credentials", lambda: store.credentials(url, config, origin))
     yield check("read", lambda: store.reading(url, config), _READING_S)
 
 

@@ -185,4 +185,5 @@ def our_mounts(
         advice.append("or mount there again, which clears a dead mount away")
     if dead or hanging:
         return fail("; ".join(said), "; ".join(advice), **values)
+    said[0] += "" if unknown else f", which {'answers' if count == 1 else 'answer'}"
     return ok("; ".join(said), **values)

@@ -3,14 +3,15 @@
 Every check has a daemon thread, so that one that hangs (in a dead file system, in a driver) costs
 its own line and no more: the thread is left behind, and ends with the process. All begin at once;
 findings come in the order of the checks. An error of dataplane is a failed check with its message
-and hint. Any other exception is a line as well; its text is not shown, since nobody knows what is
-in it, and what a check handles may be secret.
+and hint. Any other exception is a line as well. Of the system's errors it has the reason; the text
+of others is not shown, since nobody knows what is in it, and what a check handles may be secret.
 
 Threads: a check must not change what another one looks at.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
@@ -47,7 +48,7 @@ def finding_of(check: Check) -> Finding:
     except BaseException as err:  # the boundary of the check's thread
         logger.debug("the check %s failed", check.name, exc_info=True)
         return fail(
-            f"the check itself failed: {type(err).__name__}{_place(err)}",
+            f"the check itself failed: {type(err).__name__}{_reason(err)}{_place(err)}",
             "dataplane --debug doctor shows more; please report it",
         )
 
@@ -62,6 +63,13 @@ def _started(check: Check) -> SimpleQueue[Finding]:
     except RuntimeError:  # no more threads: that is a finding, too
         queue.put(fail("no thread could be started for it", "raise the limit: ulimit -u"))
     return queue
+
+
+def _reason(err: BaseException) -> str:
+    if not isinstance(err, OSError) or not err.errno:
+        return ""
+    named = f" of {err.filename}" if isinstance(err.filename, str) else ""
+    return f" ({os.strerror(err.errno)}{named})"
 
 
 def _place(err: BaseException) -> str:

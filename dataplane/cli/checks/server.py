@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from dataplane.cli.checks.finding import Finding, Values, fail, ok, skip, warn
+from dataplane.cli.text import printable
 from dataplane.errors import DataplaneError, StoreError, Timeout, Unavailable
 from dataplane.stores.base import StoreConfig
 from dataplane.stores.clients.access import s3_access
@@ -149,15 +150,20 @@ def ask_server(url: str, config: StoreConfig, *, timeout_s: float = _TIMEOUT_S) 
         raise _no_answer(err, url, config) from err
 
 
-def endpoint(url: str | None, ask: Callable[[], ServerAnswer]) -> Finding:
+def endpoint(
+    url: str | None, ask: Callable[[], ServerAnswer], *, asked: str | None = None
+) -> Finding:
     """Check that the server of the store answers.
 
     Args:
         url: its address; None where there is none to ask.
         ask: function that asks it.
+        asked: URL of the store, or None.
     """
+    if url is None and asked is not None:
+        return skip(f"{printable(asked)} has no server that is asked here")
     if url is None:
-        return skip("no server to ask", "name one: dataplane doctor s3://bucket/prefix")
+        return skip("no store was named", "name one: dataplane doctor s3://bucket/prefix")
     answer = ask()
     took = format_duration(answer.took_s)
     values: Values = {"url": url, "status": answer.status, "took_s": round(answer.took_s, 4)}

@@ -35,7 +35,7 @@ _METHODS = {
     "login": "a login",
     "boto-config": "keys in the boto file",
 }
-_ABSENT = ("not found", "not usable", "none found")
+_ABSENT = ("not found", "not usable", "none found", "the instance's role, if it has one")
 _ASKS_OTHERS = ("assume-role", "custom-process", "container-role", "iam-role")
 """Providers of botocore that start a program or make a request; that of an assumed role asks at
 once for the credentials to assume it with."""
