@@ -9,11 +9,15 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dataplane.cli.checks.finding import Finding, Values, fail, ok, skip, warn
 from dataplane.cli.checks.versions import installed_version, package_of, range_of, satisfies
 from dataplane.cli.text import plural
 from dataplane.extras import install_hint
+
+if TYPE_CHECKING:
+    from dataplane.codecs import NativeInfo
 
 __all__ = ["extras", "native_module", "packages", "python", "torch"]
 
@@ -113,16 +117,17 @@ def extras(
     return ok("; ".join(parts), **values)
 
 
-def native_module(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
+def native_module(
+    cpuinfo: Path = Path("/proc/cpuinfo"), ask: Callable[[], NativeInfo] | None = None
+) -> Finding:
     """Check the build of the native module, and that it uses what this processor can.
 
     Args:
         cpuinfo: file with the flags of the processor.
+        ask: function that describes the native module; by default it is loaded here.
     """
     try:
-        from dataplane.codecs.decode import native_info
-
-        info = native_info()
+        info = (ask or _native_info)()
     except (ImportError, AttributeError) as err:  # an older one lacks names
         return fail(
             f"the native module cannot be loaded: {_first_line(err)}",
@@ -148,6 +153,12 @@ def native_module(cpuinfo: Path = Path("/proc/cpuinfo")) -> Finding:
             **values,
         )
     return ok(found, **values)
+
+
+def _native_info() -> NativeInfo:
+    from dataplane.codecs import native_info
+
+    return native_info()
 
 
 def _wrong(requirement: str, installed: Installed) -> str:
