@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -164,8 +165,17 @@ except OSError as err:
 """
 
 
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A folder that other users reach; pytest's own are for one user."""
+    with tempfile.TemporaryDirectory(prefix="dataplane-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 @needs_root
-def test_a_directory_that_cannot_be_read_or_written_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_read_or_written_is_refused(common: Path) -> None:
     def as_nobody(path: Path) -> str:
         done = subprocess.run(
             [sys.executable, "-c", _AS_NOBODY, str(path)],
@@ -173,15 +183,13 @@ def test_a_directory_that_cannot_be_read_or_written_is_refused(tmp_path: Path) -
         )  # fmt: skip
         return done.stdout
 
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent != Path("/") and not parent.stat().st_mode & 0o001:
-            parent.chmod(0o711)
-    (tmp_path / "locked").mkdir(mode=0o700)
-    assert as_nobody(tmp_path / "locked" / "cache").startswith("fail |")
-    assert "Permission denied" in as_nobody(tmp_path / "locked" / "cache")
-    (tmp_path / "readable").mkdir(mode=0o755)
-    assert "belongs to user 0" in as_nobody(tmp_path / "readable")
-    said = as_nobody(tmp_path / "readable" / "cache")
+    (common / "locked").mkdir(mode=0o700)
+    said = as_nobody(common / "locked" / "cache")
+    assert said.startswith("fail |")
+    assert "Permission denied" in said
+    (common / "readable").mkdir(mode=0o755)
+    assert "belongs to user 0" in as_nobody(common / "readable")
+    said = as_nobody(common / "readable" / "cache")
     assert "cannot be written to: Permission denied" in said
     assert "not tried" in said
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 
 from dataplane.cli.checks.catalog import GROUPS, Asked, checks_of
 from dataplane_testing.s3 import S3Endpoint
+from tests.stores.fakes import Answer, HttpServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "doctor.md"
@@ -278,17 +280,20 @@ def test_without_the_native_module_the_rest_is_still_checked(tmp_path: Path) -> 
     assert lines["limits.files"]["status"] in STATUSES
 
 
-def test_the_command_ends_at_ctrl_c_though_a_server_is_silent(tmp_path: Path) -> None:
-    from tests.stores.fakes import Answer, HttpServer
+def test_the_command_ends_at_ctrl_c_though_a_server_is_silent() -> None:
+    asked = threading.Event()
 
-    with HttpServer(lambda _: Answer(is_silent=True)) as silent:
+    def say_nothing(_: object) -> Answer:
+        asked.set()
+        return Answer(is_silent=True)
+
+    with HttpServer(say_nothing) as silent:
         child = subprocess.Popen(
             [sys.executable, "-m", "dataplane", "doctor", "s3://data/x", "--anonymous",
              "--endpoint-url", silent.url, *ONLY_STORE],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        while not silent.requests and child.poll() is None:
-            pass
+        assert asked.wait(90)
         child.send_signal(signal.SIGINT)
         _, errors = child.communicate(timeout=60)
     assert child.returncode == 130

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["GROUPS", "Asked", "checks_of"]
 
 GROUPS = ("software", "limits", "gpu", "mount", "cache", "store")
-_DRIVER_S = 25.0
-_SERVER_S = 20.0
-_READING_S = 40.0
+_DRIVER_S = 30.0
+_SERVER_S = 30.0
+_READING_S = 45.0
 ValueT = TypeVar("ValueT")
 
 
@@ -162,9 +162,9 @@ def _gpu(driver: Callable[[], Driver]) -> Iterator[Check]:
 def _mount() -> Iterator[Check]:
     is_wanted = installed_version("mfusepy") is not None
     yield Check("mount.device", lambda: mounting.device(is_wanted=is_wanted))
-    yield Check("mount.library", mounting.library, timeout_s=20.0)
-    yield Check("mount.passthrough", mounting.passthrough, timeout_s=15.0)
-    yield Check("mount.mounts", mounting.our_mounts, timeout_s=20.0)
+    yield Check("mount.library", mounting.library, timeout_s=30.0)
+    yield Check("mount.passthrough", mounting.passthrough, timeout_s=30.0)
+    yield Check("mount.mounts", mounting.our_mounts, timeout_s=45.0)
 
 
 def _cache(settings: _Settings | None, why: str) -> Iterator[Check]:
@@ -184,9 +184,9 @@ def _cache(settings: _Settings | None, why: str) -> Iterator[Check]:
                 return skip(f"{config.dir} cannot be looked at: {err.strerror}")
             return look(place)
 
-        return Check(f"cache.{name}", look_at_place, timeout_s=15.0, when_late=late)
+        return Check(f"cache.{name}", look_at_place, when_late=late)
 
-    yield Check("cache.directory", lambda: cache.directory(config), timeout_s=15.0, when_late=late)
+    yield Check("cache.directory", lambda: cache.directory(config), when_late=late)
     yield check("filesystem", cache.file_system)
     yield check("space", lambda place: cache.space(config, place))
     yield check("inodes", cache.files)

@@ -48,7 +48,7 @@ class Check:
 
     name: str
     look: Callable[[], Finding]
-    timeout_s: float = 10.0
+    timeout_s: float = 20.0
     when_late: str = ""
 
     @property

@@ -30,8 +30,8 @@ from dataplane.mount_table import Mounted, Probe, mounts, probe
 __all__ = ["device", "library", "our_mounts", "passthrough"]
 
 _FIRST_WITH_PASSTHROUGH = (6, 9)
-_LOOK_S = 3.0
-_ALL_LOOKS_S = 12.0
+_LOOK_S = 10.0
+_ALL_LOOKS_S = 30.0
 _DAEMON = "mounts read through their daemon, as those of this release always do"
 
 

@@ -23,7 +23,7 @@ __all__ = ["Privileges", "kernel_offers", "kernel_version", "privileges"]
 
 _CAP_SYS_ADMIN = 21
 _ALL_USERS = 4_294_967_295
-_TIMEOUT_S = 8.0
+_TIMEOUT_S = 20.0
 # What struct fuse_init_in holds after a header of 40 bytes: major, minor, max_readahead, flags,
 # flags2. FUSE_INIT_EXT says that flags2 is there; FUSE_PASSTHROUGH is bit 37, which is bit 5 of it.
 _PROGRAM = """
