@@ -164,6 +164,14 @@ def test_settings_that_cannot_be_read_are_told_whatever_is_left_out() -> None:
     assert lines["cache.directory"]["status"] == "skip"
 
 
+def test_a_variable_that_nothing_reads_is_a_warning() -> None:
+    without = [word for group in GROUPS if group != "software" for word in ("--skip", group)]
+    done = doctor("--json", *without, DATAPLANE_CACHE_DIRR="/x")
+    found = by_name(done)["software.settings"]
+    assert (found["status"], done.returncode) == ("warn", 0)
+    assert "did you mean DATAPLANE_CACHE_DIR?" in found["found"]
+
+
 def test_a_cache_directory_that_cannot_be_used_has_the_code_of_caches(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = doctor("--json", *ONLY_CACHE, "--cache-dir", str(tmp_path / "file"))

@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dataplane.cli.checks import gpu, limits, mounting, software
-from dataplane.cli.checks.finding import Check, Finding, ok, skip
+from dataplane.cli.checks.finding import Check, Finding, ok, skip, warn
 from dataplane.cli.checks.nvml import Driver, ask_driver, gpus_on_bus
 from dataplane.cli.checks.versions import installed_version
 from dataplane.config import Resolved, assemble, load_toml
@@ -121,15 +121,19 @@ def _software(settings: _Settings | None, failure: Finding | None) -> Iterator[C
     )
 
 
-def _settings_found(settings: _Settings) -> Finding:
+def _settings_found(settings: _Settings, environ: Mapping[str, str] = os.environ) -> Finding:
+    from dataplane.cli.config import unread
+
     origins = [*settings.cache.origins.values(), *settings.store.origins.values()]
     given = sum(origin not in ("default", "argument") for origin in origins)
     exists = "" if Path(settings.file).exists() else " (not there)"
-    return ok(
+    found = (
         f"{given} set by the file {settings.file}{exists} or the environment; "
-        "dataplane config shows them",
-        set=given,
+        "dataplane config shows them"
     )
+    if warnings := list(unread(environ)):
+        return warn(f"{'; '.join(warnings)}; {found}", "correct or unset it", set=given)
+    return ok(found, set=given)
 
 
 def _limits(driver: Callable[[], Driver]) -> Iterator[Check]:

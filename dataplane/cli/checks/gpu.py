@@ -233,7 +233,7 @@ def torch_build(
         find: function that finds the folder of a package.
     """
     if not said.has_gpu:
-        return skip("no GPU to build torch for")
+        return skip("no GPU, so whether torch is built for one does not matter")
     if version_file is None:
         folder = (find or _folder_of)("torch")
         if folder is None:
