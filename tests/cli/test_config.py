@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from dataplane.cli.config import _SECTIONS, unread, config, markdown
+from dataplane.cli.config import _SECTIONS, config, markdown, unread
 from dataplane.config import SECTIONS
 from tests.stores.fakes import Answer, HttpServer
 
