@@ -132,6 +132,18 @@ def test_this_machine_is_asked_without_an_error() -> None:
     assert found.status in {"ok", "warn", "skip"}, found
 
 
+@pytest.mark.gpu
+def test_a_real_gpu_is_named_with_its_driver() -> None:
+    said = ask_driver()
+    if not said.has_gpu:
+        pytest.skip("no NVIDIA GPU answers on this machine")
+    found = gpu.driver(said, on_bus=gpus_on_bus(), visible=None)
+    assert found.status == "ok", found
+    assert said.version
+    assert said.version in found.found
+    assert said.gpus[0].memory_bytes > 1 << 30
+
+
 def test_gpus_are_found_on_the_bus(tmp_path: Path) -> None:
     devices = {
         "0000:00:01.0": ("0x10de", "0x030000"),
