@@ -25,6 +25,7 @@ from typing import Any, Protocol, Self
 
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from dataplane import _native
 from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.reader import SAMPLE_ERRORS
 from dataplane.datasets.samples import KEY, decoded_bytes, packed_bytes
@@ -214,6 +215,8 @@ class Run:
         progress: Progress,
         ahead: Prefetcher | None,
     ) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            _native.outlast_interpreter()  # a daemon thread of the user's, maybe
         self.meter = Meter()
         self._options = options
         self._feed = feed
