@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,11 +53,12 @@ class OrderRecorder:
         if held is not None and lock in held:  # another thread may release it
             held.remove(lock)
 
-    def _held(self) -> list[tracked.Tracked]:
+    def _held(self) -> deque[tracked.Tracked]:
         try:
             return self._local.held
         except AttributeError:
-            self._local.held = []
+            # No list: a lock refers to it, and libraries walk through the lists of objects.
+            self._local.held = deque()
             return self._local.held
 
 
