@@ -1,0 +1,88 @@
+"""Data for the training examples: generated datasets, statistics of a dataset, parts of it.
+
+A generated dataset is packed into a folder once and read from there by later runs. It is written
+with the project's own writer, as `dataplane pack` does: whoever has simulation files needs none of
+this but `scale_of` and `split`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from launch import Place
+from torch.utils.data import Subset
+
+import dataplane as dp
+from dataplane.shards import INDEX_KEY, DatasetWriter, SourceSample
+from dataplane.shards.summary import summarise
+from dataplane.stores import open_store
+
+__all__ = ["Scale", "generated", "scale_of", "split"]
+
+
+def generated(folder: Path, count: int, make: Callable[[int], SourceSample], place: Place) -> str:
+    """Pack samples `make(0)` to `make(count - 1)` into a folder, unless they are there already.
+
+    One process does it for all of a host. The index is written last, so a run that is killed here
+    leaves no dataset, and the next one begins anew.
+    """
+    if (folder / INDEX_KEY).exists():
+        place.say(f"data: {folder}, generated before")
+    elif place.is_first:
+        place.say(f"data: generating {count} samples into {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        with DatasetWriter(open_store(str(folder))) as writer:
+            for number in range(count):
+                writer.add(make(number))
+    place.wait_for_all()
+    return str(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Mean and standard deviation of an array over a whole dataset, in the array's units."""
+
+    mean: float
+    std: float
+
+    def standardise(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values of mean 0 and deviation 1 over the dataset, in float32."""
+        return (values.float() - self.mean) / self.std
+
+
+def scale_of(dataset: dp.Dataset, name: str) -> Scale:
+    """Return mean and deviation of an array's elements, which `dataplane pack` has stored.
+
+    Raises:
+        ConfigError: the dataset has none, or the array is the same everywhere.
+    """
+    [array] = [one for one in summarise(dataset.index) if one.name == name]
+    if array.mean is None or array.std is None or not array.std > 0:
+        raise dp.ConfigError(
+            f"{dataset.url}: mean and standard deviation of {name!r} are {array.mean} and "
+            f"{array.std}, and values are to be scaled by them",
+            hint=f"look at it with: dataplane info {dataset.url}",
+        )
+    return Scale(array.mean, array.std)
+
+
+def split(dataset: dp.Dataset, holdout: float) -> tuple[Subset, Subset]:
+    """Part the samples in two: to train with, and to validate with; always the same ones.
+
+    Raises:
+        ConfigError: a part would be empty.
+    """
+    order = dp.permutation(len(dataset), seed=0, epoch=0)
+    kept = round(len(dataset) * holdout)
+    if not 0 < kept < len(dataset):
+        raise dp.ConfigError(
+            f"{dataset.url}: --holdout {holdout:g} of {len(dataset)} samples are {kept}, and both "
+            "parts need at least one",
+            hint="give a share between 0 and 1, or pack more samples",
+        )
+    training, validation = (np.sort(part).tolist() for part in (order[kept:], order[:kept]))
+    return Subset(dataset, training), Subset(dataset, validation)
