@@ -70,12 +70,12 @@ def make_parser(name: str, description: str, *, samples: int) -> argparse.Argume
     add = parser.add_argument
     add("--data", metavar="URL", help="packed dataset; without it one is generated into --folder")
     add("--folder", type=Path, default=FOLDER, help="folder for what is generated")
-    add("--samples", type=_positive, default=samples, help="number of samples to generate")
+    add("--samples", type=_count, default=samples, help="number of samples to generate")
     add("--holdout", type=float, default=0.125, help="share of the samples to validate with")
-    add("--epochs", type=_positive, default=8, help="epochs in all, those before a resume included")
-    add("--batch-size", type=_positive, default=4, help="samples per step of each process")
+    add("--epochs", type=_count, default=8, help="epochs in all, those before a resume included")
+    add("--batch-size", type=_count, default=4, help="samples per step of each process")
     add("--workers", type=int, default=2, help="threads that decode")
-    add("--learning-rate", type=float, default=3e-3, help="of Adam")
+    add("--learning-rate", type=_positive_float, default=3e-3, help="of Adam, also after a resume")
     add("--seed", type=int, default=0, help="of the order and the first weights")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     add(
@@ -86,9 +86,9 @@ def make_parser(name: str, description: str, *, samples: int) -> argparse.Argume
     checkpoint = FOLDER / f"{name}.pt"
     add("--checkpoint", type=Path, default=checkpoint, help="file for model, optimizer and place")
     add("--resume", action="store_true", help="go on with the checkpoint, if there is one")
-    add("--save-every", type=_positive, default=100, help="steps between checkpoints in an epoch")
-    add("--stop-after", type=_positive, help="steps until the run saves and stops, as for Ctrl-C")
-    add("--log-every", type=_positive, default=10, help="steps between lines")
+    add("--save-every", type=_count, default=100, help="steps between checkpoints in an epoch")
+    add("--stop-after", type=_count, help="steps until the run saves and stops, as for Ctrl-C")
+    add("--log-every", type=_count, default=10, help="steps between lines")
     add("--log-samples", type=Path, metavar="FILE", help="file to add a JSON line to at each step")
     add("--cache-dir", type=Path, help="cache of --data; by default the user's")
     return parser
@@ -143,8 +143,13 @@ def _place(wanted: str) -> Iterator[Place]:
         dist.destroy_process_group()
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
-    return value
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _positive_float(text: str) -> float:
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    return float(text)

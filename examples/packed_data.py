@@ -27,8 +27,8 @@ __all__ = ["Scale", "generated", "scale_of", "split"]
 def generated(folder: Path, count: int, make: Callable[[int], SourceSample], place: Place) -> str:
     """Pack samples `make(0)` to `make(count - 1)` into a folder, unless they are there already.
 
-    One process does it for all of a host. The index is written last, so a run that is killed here
-    leaves no dataset, and the next one begins anew.
+    One process does it for all, so processes on several hosts need a folder that they share. The
+    index is written last: a run that is killed here leaves no dataset, and the next begins anew.
     """
     if (folder / INDEX_KEY).exists():
         place.say(f"data: {folder}, generated before")

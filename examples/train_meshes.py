@@ -90,6 +90,13 @@ class MeshLoss:
             offsets = torch.arange(0, (meshes + 1) * size, size, device=points.device)
             points, target = points.flatten(0, 1), target.flatten(0, 1)
             extra = [values.flatten(0, 1) for values in extra]
+        names = [*self._names.features, self._names.target]
+        for name, values in zip(names, [*extra, target], strict=True):
+            if len(values) != len(points):
+                raise dp.ConfigError(
+                    f"{name!r} has {len(values)} rows in a batch of {len(points)} points",
+                    hint="choose arrays of point_data with --features and --target",
+                )
         columns = [self._points.standardise(points)]
         columns += [values.float().reshape(len(points), -1) for values in extra]
         predicted = model(torch.cat(columns, 1), offsets).float()
@@ -103,7 +110,7 @@ def ellipsoid(number: int, *, points: int, seed: int) -> SourceSample:
     Its semi-axes, attitude and number of points (about `points`) are drawn from seed and number.
     """
     rng = np.random.default_rng([seed, number])
-    axes = rng.uniform(0.4, 1.6, 3)  # m
+    axes = rng.uniform(0.6, 1.4, 3)  # m
     attitude = np.linalg.qr(rng.standard_normal((3, 3))).Q
     segments = rng.integers(3, 6) + round(np.sqrt(points * rng.uniform(1.0, 2.0)))
     rings = max(3, round(points * rng.uniform(0.7, 1.3) / segments))

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 
 import dataplane as dp
 
-__all__ = ["Batch", "Trainer"]
+__all__ = ["Batch", "Interrupt", "Trainer"]
 
 Batch = dict[str, Any]
 MAX_GRADIENT_NORM = 1.0
@@ -91,7 +91,7 @@ class Trainer:
         last_step = self.step + (self.arguments.stop_after or 0)
         if first_epoch >= end:
             self.place.say(f"all {end} epochs are done: --epochs gives more")
-        with _Interrupt() as interrupt, SampleLog(self.arguments.log_samples) as log:
+        with Interrupt() as interrupt, SampleLog(self.arguments.log_samples) as log:
             for self.epoch in range(first_epoch, end):
                 progress = Progress(self.loader, self.place.world_size)
                 for batch in self.loader:
@@ -107,7 +107,7 @@ class Trainer:
                 self.place.say(f"epoch {self.epoch}: {progress.summary()}, validation {error:.4f}")
         return 0
 
-    def _step(self, batch: Batch, interrupt: _Interrupt, log: SampleLog, progress: Progress) -> int:
+    def _step(self, batch: Batch, interrupt: Interrupt, log: SampleLog, progress: Progress) -> int:
         """Train on a batch; return the signal that any rank got, or 0."""
         self.replica.train()
         loss = self._loss(self.replica, batch)
@@ -221,12 +221,14 @@ class Trainer:
             )
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.arguments.learning_rate  # not the one that was saved
         self.loader.load_state_dict(saved["loader"])
         self.epoch = saved["loader"]["epoch"]
         self.place.say(f"resumed from {path} in epoch {self.epoch}, after step {self.step}")
 
 
-class _Interrupt:
+class Interrupt:
     """Takes down the first Ctrl-C or SIGTERM, for the loop to end after its step.
 
     The handlers that were there before come back at the end of the `with` block.
