@@ -62,35 +62,33 @@ def make_parser(name: str, description: str, *, samples: int) -> argparse.Argume
         description: purpose of the program.
         samples: number of samples to generate by default.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        argument_default=None,
-    )
+    parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
+    checkpoint = FOLDER / f"{name}.pt"
     add("--data", metavar="URL", help="packed dataset; without it one is generated into --folder")
-    add("--folder", type=Path, default=FOLDER, help="folder for what is generated")
-    add("--samples", type=_count, default=samples, help="number of samples to generate")
-    add("--holdout", type=float, default=0.125, help="share of the samples to validate with")
-    add("--epochs", type=_count, default=8, help="epochs in all, those before a resume included")
-    add("--batch-size", type=_count, default=4, help="samples per step of each process")
-    add("--workers", type=int, default=2, help="threads that decode")
-    add("--learning-rate", type=_positive_float, default=3e-3, help="of Adam, also after a resume")
-    add("--seed", type=int, default=0, help="of the order and the first weights")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    add("--folder", type=Path, default=FOLDER, help="for what is generated (%(default)s)")
+    add("--samples", type=_count, default=samples, help="to generate (%(default)s)")
+    add("--holdout", type=float, default=0.125, help="share to validate with (%(default)s)")
+    add("--epochs", type=_count, default=8, help="in all, with those before a resume (%(default)s)")
+    add("--batch-size", type=_count, default=4, help="of each process (%(default)s)")
+    add("--workers", type=int, default=2, help="threads that decode (%(default)s)")
+    add("--learning-rate", type=_positive, default=3e-3, help="of Adam (%(default)s)")
+    add("--seed", type=int, default=0, help="of the order and the first weights (%(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     add(
         "--amp",
         action=argparse.BooleanOptionalAction,
-        help="bfloat16 where autocast thinks it safe; by default on GPUs",
+        help="bfloat16 where autocast takes it for safe; without a word of yours, on GPUs",
     )
-    checkpoint = FOLDER / f"{name}.pt"
-    add("--checkpoint", type=Path, default=checkpoint, help="file for model, optimizer and place")
+    add("--checkpoint", type=Path, default=checkpoint, help="file (%(default)s)")
     add("--resume", action="store_true", help="go on with the checkpoint, if there is one")
-    add("--save-every", type=_count, default=100, help="steps between checkpoints in an epoch")
-    add("--stop-after", type=_count, help="steps until the run saves and stops, as for Ctrl-C")
-    add("--log-every", type=_count, default=10, help="steps between lines")
-    add("--log-samples", type=Path, metavar="FILE", help="file to add a JSON line to at each step")
-    add("--cache-dir", type=Path, help="cache of --data; by default the user's")
+    add("--save-every", type=_count, default=100, help="steps, and after each epoch (%(default)s)")
+    add("--stop-after", type=_count, help="steps: save and stop then, as for Ctrl-C")
+    add("--log-every", type=_count, default=10, help="steps (%(default)s)")
+    add(
+        "--log-samples", type=Path, metavar="FILE", help="gets keys and loss of every step, as JSON"
+    )
+    add("--cache-dir", type=Path, help="cache for --data; by default the user's")
     return parser
 
 
@@ -149,7 +147,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _positive_float(text: str) -> float:
+def _positive(text: str) -> float:
     if not float(text) > 0:
         raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
     return float(text)

@@ -1,15 +1,15 @@
-"""Data for the training examples: generated datasets, statistics of a dataset, parts of it.
+"""Data for the training examples: datasets, generated or given, their statistics and parts.
 
-A generated dataset is packed into a folder once and read from there by later runs. It is written
-with the project's own writer, as `dataplane pack` does: whoever has simulation files needs none of
-this but `scale_of` and `split`.
+A generated dataset is packed into a folder once and read from there by later runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +17,49 @@ from launch import Place
 from torch.utils.data import Subset
 
 import dataplane as dp
+from dataplane.datasets.layout import Arrangement
 from dataplane.shards import INDEX_KEY, DatasetWriter, SourceSample
 from dataplane.shards.summary import summarise
 from dataplane.stores import open_store
 
-__all__ = ["Scale", "generated", "scale_of", "split"]
+__all__ = ["Scale", "open_dataset", "scale_of", "split"]
 
 
-def generated(folder: Path, count: int, make: Callable[[int], SourceSample], place: Place) -> str:
+def open_dataset(
+    arrays: Sequence[str],
+    arguments: argparse.Namespace,
+    place: Place,
+    generate: tuple[str, Callable[[int], SourceSample]],
+) -> dp.Dataset:
+    """Open the dataset of `--data`, or one that is generated.
+
+    Args:
+        arrays: names of the arrays to read; of others no byte is fetched.
+        arguments: those of `launch.make_parser`.
+        place: this process.
+        generate: name of the dataset to generate, and function that makes a sample by its number.
+
+    Raises:
+        ConfigError: there are no such arrays, or no tensors can be made of them.
+    """
+    if arguments.data is not None:
+        dataset = dp.Dataset(arguments.data, arrays=arrays, cache=arguments.cache_dir)
+    else:
+        name, make = generate
+        folder = arguments.folder / name
+        _pack(folder, arguments.samples, make, place)
+        dataset = dp.Dataset(folder, arrays=arrays, cache=False)  # it is on the local disk already
+    for layout in dataset.layouts:
+        if layout.arrangement is Arrangement.LISTED:
+            raise dp.ConfigError(
+                f"{dataset.url}: {layout.name!r} has extents or an element type that vary from "
+                "sample to sample, and cannot be one tensor of a batch",
+                hint="choose other arrays, or pack these alike",
+            )
+    return dataset
+
+
+def _pack(folder: Path, count: int, make: Callable[[int], SourceSample], place: Place) -> None:
     """Pack samples `make(0)` to `make(count - 1)` into a folder, unless they are there already.
 
     One process does it for all, so processes on several hosts need a folder that they share. The
@@ -39,7 +74,6 @@ def generated(folder: Path, count: int, make: Callable[[int], SourceSample], pla
             for number in range(count):
                 writer.add(make(number))
     place.wait_for_all()
-    return str(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +104,7 @@ def scale_of(dataset: dp.Dataset, name: str) -> Scale:
     return Scale(array.mean, array.std)
 
 
-def split(dataset: dp.Dataset, holdout: float) -> tuple[Subset, Subset]:
+def split(dataset: dp.Dataset, holdout: float) -> tuple[Subset[Any], Subset[Any]]:
     """Part the samples in two: to train with, and to validate with; always the same ones.
 
     Raises:

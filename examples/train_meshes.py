@@ -17,17 +17,21 @@ everywhere gives 1.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from launch import Place, make_parser, run
-from packed_data import Scale, generated, scale_of, split
+from packed_data import Scale, open_dataset, scale_of, split
 from torch import nn
 from training_loop import Batch, Trainer
 
 import dataplane as dp
 from dataplane.shards import SourceArray, SourceSample
+
+Floats = npt.NDArray[np.float64]
 
 POINTS = "points"
 NORMALS = "point_data/normals"
@@ -61,7 +65,8 @@ class PointNetwork(nn.Module):
         local = self.local(features)
         shape = self.shape(torch.cat([_pooled(local, offsets, how) for how in ("mean", "max")], 1))
         shape = torch.repeat_interleave(shape, offsets.diff(), dim=0)
-        return self.head(torch.cat([local, shape], 1)).squeeze(1)
+        values: torch.Tensor = self.head(torch.cat([local, shape], 1))
+        return values.squeeze(1)
 
 
 def _pooled(rows: torch.Tensor, offsets: torch.Tensor, how: str) -> torch.Tensor:
@@ -90,18 +95,23 @@ class MeshLoss:
             offsets = torch.arange(0, (meshes + 1) * size, size, device=points.device)
             points, target = points.flatten(0, 1), target.flatten(0, 1)
             extra = [values.flatten(0, 1) for values in extra]
-        names = [*self._names.features, self._names.target]
-        for name, values in zip(names, [*extra, target], strict=True):
+        for name, values in zip(self._names.features, extra, strict=True):
             if len(values) != len(points):
-                raise dp.ConfigError(
-                    f"{name!r} has {len(values)} rows in a batch of {len(points)} points",
-                    hint="choose arrays of point_data with --features and --target",
-                )
+                raise _misfit(name, values, points)
+        if target.numel() != len(points):
+            raise _misfit(self._names.target, target, points)
         columns = [self._points.standardise(points)]
         columns += [values.float().reshape(len(points), -1) for values in extra]
         predicted = model(torch.cat(columns, 1), offsets).float()
-        error = (predicted - self._target.standardise(target)).square()
+        error = (predicted - self._target.standardise(target.flatten())).square()
         return torch.segment_reduce(error, "mean", offsets=offsets).mean()
+
+
+def _misfit(name: str, values: torch.Tensor, points: torch.Tensor) -> dp.ConfigError:
+    return dp.ConfigError(
+        f"{name!r} is {list(values.shape)} in a batch of {len(points)} points",
+        hint="features have a row at each point, the target one number: use arrays of point_data",
+    )
 
 
 def ellipsoid(number: int, *, points: int, seed: int) -> SourceSample:
@@ -127,7 +137,7 @@ def ellipsoid(number: int, *, points: int, seed: int) -> SourceSample:
     return SourceSample(f"ellipsoid-{number:06d}", arrays, {"semi_axes": axes.tolist()})
 
 
-def pressure_coefficient(axes: np.ndarray, normals: np.ndarray, wind: np.ndarray) -> np.ndarray:
+def pressure_coefficient(axes: Floats, normals: Floats, wind: Floats) -> Floats:
     """Return the pressure coefficient on an ellipsoid in potential flow, float64[N].
 
     The velocity at the surface is the part along it of one vector, `2 wind / (2 - alpha)`, where
@@ -147,10 +157,11 @@ def pressure_coefficient(axes: np.ndarray, normals: np.ndarray, wind: np.ndarray
     alpha = axes.prod() * (dx / (squares * np.sqrt(squares.prod(axis=0)))).sum(axis=1)
     velocity = 2 * wind / (2 - alpha)
     across = normals @ velocity
-    return 1 - (velocity @ velocity - across**2)
+    along: Floats = velocity @ velocity - across**2
+    return 1 - along
 
 
-def sphere(rings: int, segments: int) -> tuple[np.ndarray, np.ndarray]:
+def sphere(rings: int, segments: int) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Return points [rings * segments + 2, 3] and triangles of a sphere of radius 1."""
     polar, azimuth = np.meshgrid(
         np.pi * (np.arange(rings) + 0.5) / rings,
@@ -174,20 +185,15 @@ def sphere(rings: int, segments: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(arguments: argparse.Namespace, place: Place) -> int:
-    url, cache = arguments.data, arguments.cache_dir
-    if url is None:
-        cache = False  # the data are on the local disk already
-        folder = arguments.folder / f"meshes-{arguments.samples}x{arguments.points}"
-        url = generated(
-            folder,
-            arguments.samples,
-            lambda number: ellipsoid(number, points=arguments.points, seed=1),
-            place,
-        )
-    features = list(dict.fromkeys(arguments.features))
-    dataset = dp.Dataset(url, arrays=[POINTS, *features, arguments.target], cache=cache)
-    sample = dataset.numpy(0)
-    columns = sum(sample[name].size for name in (POINTS, *features)) // len(sample[POINTS])
+    size = arguments.points
+    generate = (
+        f"meshes-{arguments.samples}x{size}",
+        lambda number: ellipsoid(number, points=size, seed=1),
+    )
+    inputs = [POINTS, *arguments.features]
+    dataset = open_dataset([*inputs, arguments.target], arguments, place, generate)
+    first = dataset.index[0].arrays
+    columns = sum(math.prod(first[name].meta.shape[1:]) for name in inputs)
     loss = MeshLoss(scale_of(dataset, POINTS), scale_of(dataset, arguments.target), arguments)
     model = PointNetwork(columns, arguments.width)
     settings = {"columns": columns, "width": arguments.width}
@@ -202,10 +208,10 @@ def main(arguments: list[str] | None = None) -> int:
     description = "Predict the pressure on a body from its surface mesh."
     parser = make_parser("meshes", description, samples=256)
     add = parser.add_argument
-    add("--points", type=int, default=500, help="points of a generated mesh, about")
-    add("--features", nargs="*", default=[NORMALS], help="arrays besides the points to look at")
-    add("--target", default=TARGET, help="array to predict, a number at each point")
-    add("--width", type=int, default=64, help="of the network's layers")
+    add("--points", type=int, default=500, help="of a generated mesh, about (%(default)s)")
+    add("--features", nargs="*", default=[NORMALS], help="arrays to look at besides the points")
+    add("--target", default=TARGET, help="array to predict, a number at each point (%(default)s)")
+    add("--width", type=int, default=64, help="of the layers (%(default)s)")
     return run("train_meshes", parser.parse_args(arguments), train)
 
 

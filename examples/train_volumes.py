@@ -22,7 +22,7 @@ import sys
 import numpy as np
 import torch
 from launch import Place, make_parser, run
-from packed_data import Scale, generated, scale_of, split
+from packed_data import Scale, open_dataset, scale_of, split
 from torch import nn
 from training_loop import Batch, Trainer
 
@@ -80,7 +80,8 @@ class UNet3d(nn.Module):
         fields = levels.pop()
         for block in reversed(self.up):
             fields = block(torch.cat([self.refine(fields), levels.pop()], 1))
-        return self.out(fields).squeeze(1)
+        values: torch.Tensor = self.out(fields)
+        return values.squeeze(1)
 
 
 class VolumeLoss:
@@ -92,7 +93,7 @@ class VolumeLoss:
 
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         fields = [_channels_first(scale.standardise(batch[n])) for n, scale in self._inputs.items()]
-        predicted = model(torch.cat(fields, 1)).float()
+        predicted: torch.Tensor = model(torch.cat(fields, 1)).float()
         return (predicted - self._scale.standardise(batch[self._target])).square().mean()
 
 
@@ -151,14 +152,12 @@ def channels_of(dataset: dp.Dataset, target: str) -> int:
 
 
 def train(arguments: argparse.Namespace, place: Place) -> int:
-    url, cache = arguments.data, arguments.cache_dir
-    if url is None:
-        cells, cache = arguments.cells, False  # they are on the local disk already
-        folder = arguments.folder / f"volumes-{arguments.samples}x{cells}"
-        url = generated(
-            folder, arguments.samples, lambda n: taylor_green(n, cells=cells, seed=1), place
-        )
-    dataset = dp.Dataset(url, arrays=[*arguments.inputs, arguments.target], cache=cache)
+    cells = arguments.cells
+    generate = (
+        f"volumes-{arguments.samples}x{cells}",
+        lambda number: taylor_green(number, cells=cells, seed=1),
+    )
+    dataset = open_dataset([*arguments.inputs, arguments.target], arguments, place, generate)
     channels = channels_of(dataset, arguments.target)
     loss = VolumeLoss(
         {name: scale_of(dataset, name) for name in arguments.inputs},
@@ -180,10 +179,15 @@ def main(arguments: list[str] | None = None) -> int:
     description = "Predict the pressure of a flow from its velocity."
     parser = make_parser("volumes", description, samples=64)
     add = parser.add_argument
-    add("--cells", type=int, default=32, help="cells along an edge of a generated volume")
+    add("--cells", type=int, default=24, help="along an edge of a generated volume (%(default)s)")
     add("--inputs", nargs="+", default=[INPUT], help="fields to look at")
-    add("--target", default=TARGET, help="field to predict, one number per cell")
-    add("--width", type=int, default=8, help="channels of the finest level, a multiple of 4")
+    add("--target", default=TARGET, help="field to predict, a number at each cell (%(default)s)")
+    add(
+        "--width",
+        type=int,
+        default=8,
+        help="channels of the finest level, a multiple of 4 (%(default)s)",
+    )
     return run("train_volumes", parser.parse_args(arguments), train)
 
 

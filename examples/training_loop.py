@@ -160,8 +160,7 @@ class Trainer:
             total += torch.stack([self._loss(self.model, batch) * count, total.new_tensor(count)])
         if self.place.world_size > 1:
             dist.all_reduce(total)
-        error, count = total.tolist()
-        return error / count
+        return float(total[0] / total[1])
 
     def _loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         device = self.place.device

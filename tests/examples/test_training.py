@@ -265,4 +265,7 @@ def test_a_scalar_field_is_an_input_as_a_vector_field_is(run: Runner) -> None:
 def test_arrays_of_another_length_than_the_points_are_refused(run: Runner) -> None:
     done = run("train_meshes", "--features", "cells/connectivity")
     assert done.code == 2
-    assert "'cells/connectivity' has" in done.errors
+    assert "'cells/connectivity' is [" in done.errors
+    done = run("train_meshes", "--target", "point_data/normals", "--features")
+    assert done.code == 2
+    assert "'point_data/normals' is [" in done.errors
