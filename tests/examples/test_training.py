@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +24,9 @@ LEARNING = {
     "train_volumes": ["--samples", "48", "--batch-size", "3", "--epochs", "6"],
 }
 both = pytest.mark.parametrize("example", ["train_meshes", "train_volumes"])
+
+
+COMMAND = re.compile(r"examples/(train_\w+)\.py([^`#\n]*)")
 
 
 def validations(run: Run) -> list[float]:
@@ -269,3 +274,23 @@ def test_arrays_of_another_length_than_the_points_are_refused(run: Runner) -> No
     done = run("train_meshes", "--target", "point_data/normals", "--features")
     assert done.code == 2
     assert "'point_data/normals' is [" in done.errors
+
+
+def test_the_commands_that_the_pages_show_are_accepted(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepted = []
+    pages = [
+        EXAMPLES / "README.md",
+        *(EXAMPLES.parent / name for name in ("README.md", "docs/loader.md")),
+    ]
+    pages += [EXAMPLES / f"{name}.py" for name in LEARNING]
+    for page in pages:
+        for name, words in COMMAND.findall(page.read_text()):
+            if words.startswith((")", "]")):
+                continue  # a link
+            module = run.modules[name]
+            monkeypatch.setattr(module, "run", lambda *it: accepted.append(it) or 0)
+            assert module.main(shlex.split(words)) == 0
+    assert len(accepted) >= 12
+    assert {program for program, *_ in accepted} == {*LEARNING}
