@@ -33,21 +33,22 @@ INPUT = "fields/velocity"
 TARGET = "fields/pressure"
 DENSITY = 1.2  # kg/m³
 LEVELS = 3
-GROUPS = 4  # of channels that are normalised together, which works for batches of one as well
 
 
 class Block(nn.Sequential):
-    """Two convolutions in a periodic box. For a box with walls, pad with zeros."""
+    """Two convolutions in a periodic box. For a box with walls, pad with zeros.
+
+    Nothing is normalised between them: that would take away how fast the flow of a sample is, and
+    its pressure goes with the square of that.
+    """
 
     def __init__(self, channels_in: int, channels: int) -> None:
-        layers: list[nn.Module] = []
-        for before in (channels_in, channels):
-            layers += [
-                nn.Conv3d(before, channels, 3, padding=1, padding_mode="circular"),
-                nn.GroupNorm(GROUPS, channels),
-                nn.GELU(),
-            ]
-        super().__init__(*layers)
+        super().__init__(
+            nn.Conv3d(channels_in, channels, 3, padding=1, padding_mode="circular"),
+            nn.GELU(),
+            nn.Conv3d(channels, channels, 3, padding=1, padding_mode="circular"),
+            nn.GELU(),
+        )
 
 
 class UNet3d(nn.Module):
@@ -55,7 +56,7 @@ class UNet3d(nn.Module):
 
     Args:
         channels_in: channels of the input.
-        width: channels of the finest level, a multiple of 4; each coarser one has twice as many.
+        width: channels of the finest level; each coarser one has twice as many.
     """
 
     def __init__(self, channels_in: int, width: int) -> None:
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--width",
         type=int,
         default=8,
-        help="channels of the finest level, a multiple of 4 (%(default)s)",
+        help="channels of the finest level (%(default)s)",
     )
     return run("train_volumes", parser.parse_args(arguments), train)
 

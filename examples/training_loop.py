@@ -98,7 +98,8 @@ class Trainer:
                     signum = self._step(batch, interrupt, log, progress)
                     if signum or self.step == last_step:
                         self._save(self.arguments.checkpoint)
-                        self.place.say(f"stopped after step {self.step}")
+                        saved = self.arguments.checkpoint
+                        self.place.say(f"stopped after step {self.step}, saved {saved}")
                         return 128 + signum if signum else 0
                     if self.step % self.arguments.save_every == 0:
                         self._save(self.arguments.checkpoint)

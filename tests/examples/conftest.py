@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +19,12 @@ from typing import Any
 import pytest
 import torch
 
+DEADLINE_S = 150  # of a program that starts beside many others
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SMALL = {
     "train_meshes": ["--samples", "48", "--points", "80", "--width", "32", "--batch-size", "6"],
     "train_volumes": ["--samples", "24", "--cells", "8", "--width", "4", "--batch-size", "3"],
 }
-TRAINED_WITH = {"train_meshes": 42, "train_volumes": 21}  # an eighth is held out
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,42 @@ class Run:
     @property
     def losses(self) -> list[float]:
         return [line["loss"] for line in self.steps]
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a program; at the end none of its processes is left, however the test went."""
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    ) as program:
+        try:
+            yield program
+        finally:
+            for child in _children(program.pid):  # torchrun's are in sessions of their own
+                os.kill(child, signal.SIGKILL)
+            program.kill()
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(it) for it in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended
+        return []
+
+
+def interrupt_after(program: subprocess.Popen[str], log: Path, lines: int) -> tuple[str, str]:
+    """Send Ctrl-C to a program once it has logged so much, and return what it printed."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not (log.exists() and len(log.read_bytes().splitlines()) >= lines):
+        assert program.poll() is None, program.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    program.send_signal(signal.SIGINT)
+    return program.communicate(timeout=DEADLINE_S)
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from tests.examples.conftest import EXAMPLES, Runner, read_steps
+from tests.examples.conftest import (
+    DEADLINE_S,
+    EXAMPLES,
+    Runner,
+    interrupt_after,
+    read_steps,
+    started,
+)
 
 PROCESSES = 2
 TRAINED_WITH = {"train_meshes": 42, "train_volumes": 28}  # of 48 and 32, an eighth is held out
@@ -20,17 +23,11 @@ BATCHES = {"train_meshes": 3, "train_volumes": 2}
 STEPS = 7  # of an epoch, in both
 
 
-def start(run: Runner, example: str, *more: str) -> subprocess.Popen[str]:
-    """Start a small run with two processes."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+def torchrun(run: Runner, example: str, *more: str) -> list[str]:
+    """Return the command of a small run with two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     program = [str(EXAMPLES / f"{example}.py"), *run.arguments(example, *more)]
-    return subprocess.Popen(
-        [*torchrun, f"--nproc_per_node={PROCESSES}", *program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+    return [*launcher, f"--nproc_per_node={PROCESSES}", *program]
 
 
 def by_step(log: Path) -> list[list[dict]]:
@@ -43,6 +40,7 @@ def by_step(log: Path) -> list[list[dict]]:
 
 
 @pytest.mark.parametrize("example", ["train_meshes", "train_volumes"])
+@pytest.mark.timeout(3 * DEADLINE_S)
 def test_two_processes_train_as_one_does_and_one_goes_on_with_their_checkpoint(
     run: Runner, example: str
 ) -> None:
@@ -50,11 +48,10 @@ def test_two_processes_train_as_one_does_and_one_goes_on_with_their_checkpoint(
     data = ["--epochs", "2"] if example == "train_meshes" else ["--epochs", "2", "--samples", "32"]
     each = ["--batch-size", str(BATCHES[example])]
     together = ["--batch-size", str(BATCHES[example] * PROCESSES)]
-    started = start(
-        run, example, *data, *each, "--log-samples", str(log), "--stop-after", str(STEPS + 2)
-    )
-    output, errors = started.communicate(timeout=90)
-    assert started.returncode == 0, errors
+    stop = ["--log-samples", str(log), "--stop-after", str(STEPS + 2)]
+    with started(torchrun(run, example, *data, *each, *stop)) as program:
+        output, errors = program.communicate(timeout=DEADLINE_S)
+    assert program.returncode == 0, errors
     ranks = by_step(log)
     rest = run(example, *data, *together, "--resume")
     whole = run(example, *data, *together, "--checkpoint", str(run.folder / "whole.pt"))
@@ -84,23 +81,15 @@ def test_two_processes_train_as_one_does_and_one_goes_on_with_their_checkpoint(
     assert not list(run.folder.glob(".*.tmp"))
 
 
+@pytest.mark.timeout(3 * DEADLINE_S)
 def test_ctrl_c_stops_all_processes_at_one_step_with_a_checkpoint(run: Runner) -> None:
     log = run.folder / "ranks.jsonl"
-    started = start(run, "train_meshes", "--epochs", "100000", "--log-samples", str(log))
-    try:
-        deadline = time.monotonic() + 60
-        while not (log.exists() and len(log.read_bytes().splitlines()) >= 10):
-            assert started.poll() is None, started.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        started.send_signal(signal.SIGINT)
-        output, errors = started.communicate(timeout=60)
-    finally:
-        started.kill()
-        started.wait()
+    more = ["--epochs", "100000", "--log-samples", str(log)]
+    with started(torchrun(run, "train_meshes", *more)) as program:
+        output, errors = interrupt_after(program, log, 10)
     ranks = by_step(log)
     assert [len(lines) for lines in ranks] == [PROCESSES] * len(ranks)
-    assert f"stopped after step {len(ranks)}\n" in output
+    assert f"stopped after step {len(ranks)}, saved " in output
     assert "terminate called" not in errors
     rest = run("train_meshes", "--epochs", "100000", "--resume", "--stop-after", "1")
     assert any(f"after step {len(ranks)}" in line for line in rest.output)
