@@ -18,6 +18,8 @@ status_codes: Mapping[str, int]
 stage_align: int
 staged_stream_layout: Mapping[str, tuple[int, int]]
 
+def outlast_interpreter() -> None: ...
+def process_ends() -> None: ...
 def crc32c(bytes: Buffer, seed: int = 0) -> int: ...  # noqa: A002
 def copy_ranges(
     ranges: Buffer,

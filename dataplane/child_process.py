@@ -7,6 +7,9 @@ process, so a child of a passing thread would be killed with that. One thread, d
 long as the process and starts them all. It blocks SIGINT, which its children begin with: a Ctrl-C
 in the terminal cannot end one that has not come so far as to ignore it (`ignore_interrupts`).
 
+`output_of` asks a short-lived child for its output, with a deadline that holds whatever the child
+hangs in: what may block for ever, such as a look at a dead mount, is looked at so.
+
 Thread-safe. Lock: `_Starter._lock` guards that the thread is started once. A forked child begins
 without that thread.
 """
@@ -19,15 +22,83 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
 from dataplane import deferred
 
-__all__ = ["end_with_parent", "ignore_interrupts", "search_path", "start_interpreter"]
+__all__ = [
+    "Output",
+    "end_with_parent",
+    "ignore_interrupts",
+    "output_of",
+    "search_path",
+    "start_interpreter",
+]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Output of a child that has ended.
+
+    Attributes:
+        code: its exit status; minus the signal that ended it.
+        text: what it wrote to standard output.
+        errors: what it wrote to standard error.
+    """
+
+    code: int
+    text: str
+    errors: str
+
+
+def output_of(
+    command: Sequence[str], timeout_s: float, *, environ: Mapping[str, str] | None = None
+) -> Output | None:
+    """Run a command to its end, and return its output; None when it did not end in time.
+
+    Args:
+        command: program and arguments.
+        timeout_s: time that it has; then it is killed.
+        environ: its environment; by default that of this process.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    child = subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        env=None if environ is None else dict(environ),
+    )
+    try:
+        text, errors = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        _abandon(child)
+        return None
+    except BaseException:  # Ctrl-C
+        _abandon(child)
+        raise
+    return Output(child.returncode, text, errors)
+
+
+def _abandon(child: subprocess.Popen[str]) -> None:
+    """Kill a child that may be stuck in a mount, where it ends only when the mount does."""
+    child.kill()
+    for stream in (child.stdout, child.stderr):
+        assert stream is not None, "it was started with pipes"
+        stream.close()
+    try:
+        child.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        child.returncode = -signal.SIGKILL  # not to be waited for any more; init will
 
 
 def search_path() -> list[str]:

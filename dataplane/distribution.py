@@ -17,7 +17,14 @@ from typing import Any
 
 from dataplane.errors import ConfigError
 
-__all__ = ["DISTRIBUTION", "checkout", "optional_requirements", "version"]
+__all__ = [
+    "DISTRIBUTION",
+    "checkout",
+    "optional_requirements",
+    "required_python",
+    "requirements",
+    "version",
+]
 
 DISTRIBUTION = "simdataplane"
 _PROJECT_FILE = "pyproject.toml"
@@ -45,6 +52,30 @@ def version() -> str:
             f"{Path(__file__).parent} belongs to no installed distribution {DISTRIBUTION}",
             hint=f"install it again: pip install {DISTRIBUTION}",
         ) from err
+
+
+def required_python() -> str:
+    """Return the range of Python versions, such as `>=3.11`; empty where that is not known."""
+    folder = checkout()
+    if folder is not None:
+        return str(_project(folder).get("requires-python", ""))
+    try:
+        described = metadata.metadata(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return ""
+    return str(described["Requires-Python"]) if "Requires-Python" in described else ""
+
+
+def requirements() -> list[str]:
+    """Return what the distribution requires in any case, as `click>=8.1`."""
+    folder = checkout()
+    if folder is not None:
+        return [str(text) for text in _project(folder).get("dependencies", ())]
+    try:
+        required = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [text.partition(";")[0].strip() for text in required if "extra ==" not in text]
 
 
 def optional_requirements() -> Iterator[tuple[str, str]]:

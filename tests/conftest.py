@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ from tests.servers.s3 import (  # noqa: F401 - fixtures
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts what it puts in the background so, and programs of tests would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there by now out of all collections of garbage; it stays until the end."""
+    gc.collect()
+    gc.freeze()
+
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 

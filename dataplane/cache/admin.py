@@ -9,7 +9,8 @@ from dataplane.cache.disk.other_version import remove_other_version
 from dataplane.cache.disk.pins import Pin
 from dataplane.cache.disk.session import Session
 from dataplane.cache.disk.unusable import is_news
-from dataplane.cache.entries.keys import KEY_VARIABLE
+from dataplane.cache.entries.keys import KEY_VARIABLE, load_key
+from dataplane.cache.eviction.budget import excess_bytes, has_files
 from dataplane.cache.eviction.catalog import Catalog
 from dataplane.cache.eviction.inventory import EntryRow, Totals, add_up, disk_room, walk
 from dataplane.cache.gauges import directory_gauges
@@ -34,8 +35,11 @@ __all__ = [
     "collect",
     "directory_gauges",
     "disk_room",
+    "excess_bytes",
+    "has_files",
     "is_in_use",
     "is_news",
+    "load_key",
     "read_published",
     "remove_other_version",
     "unusable_warning",

@@ -27,7 +27,7 @@ from dataplane.stores.clients.access import s3_access
 from dataplane.stores.urls import without_credentials
 from dataplane.units import format_bytes, parse_bytes
 
-__all__ = ["config", "markdown"]
+__all__ = ["config", "markdown", "unread"]
 
 _SECTIONS: dict[str, type[Any]] = {"cache": CacheConfig, "store": StoreConfig}
 
@@ -77,7 +77,7 @@ def config(*, as_json: bool) -> None:
     only the kind is shown. In JSON, sizes are in bytes and times in seconds; what is not set is
     null. A DATAPLANE_* variable that nothing reads is named on standard error.
     """
-    for warning in _unread(os.environ):
+    for warning in unread(os.environ):
         click.echo(f"dataplane: {warning}", err=True)
     resolved = {name: assemble(cls, name) for name, cls in _SECTIONS.items()}
     settings = list(_settings(resolved))
@@ -153,7 +153,7 @@ def _settings(resolved: dict[str, Resolved[Any]]) -> Iterator[Setting]:
             )
 
 
-def _unread(environ: Mapping[str, str]) -> Iterator[str]:
+def unread(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each variable that looks like a setting and is none."""
     fields = (field for cls in _SECTIONS.values() for field in _fields(cls))
     settings = {variable for field in fields for variable in field.metadata.get("env", ())}

@@ -30,6 +30,7 @@ _DEBUG_HINT = "dataplane --debug … shows where"
 _BUILT_IN = {
     "cache": ("dataplane.cli.cache", "cache", "Look into the cache, check it, empty it."),
     "config": ("dataplane.cli.config", "config", "Show every setting and where it came from."),
+    "doctor": ("dataplane.cli.doctor", "doctor", "Check what this machine lacks, and what to do."),
     "info": ("dataplane.cli.info", "info", "Describe a packed dataset."),
     "stats": ("dataplane.cli.stats", "stats", "Watch the processes that use the cache."),
     "warm": ("dataplane.cli.warm", "warm", "Bring objects into the cache ahead of their readers."),

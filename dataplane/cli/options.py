@@ -1,19 +1,25 @@
-"""Options that several subcommands share, and the configurations made from them."""
+"""Options that several subcommands share, and the configurations made from them.
+
+The configurations are imported by the functions that make them: `dataplane doctor` has the options,
+and works where the native module does not.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dataplane.cache.config import CacheConfig
 from dataplane.config import assemble
 from dataplane.errors import ConfigError
-from dataplane.stores.base import StoreConfig
 from dataplane.units import parse_bytes
+
+if TYPE_CHECKING:
+    from dataplane.cache.config import CacheConfig
+    from dataplane.stores.base import StoreConfig
 
 __all__ = [
     "BYTES",
@@ -148,10 +154,14 @@ def store_config(
     endpoint_url: str | None = None, region: str | None = None, *, anonymous: bool | None = None
 ) -> StoreConfig:
     """Merge the options of `store_options` with environment, file and defaults."""
+    from dataplane.stores.base import StoreConfig
+
     arguments = {"endpoint_url": endpoint_url, "region": region, "anonymous": anonymous}
     return assemble(StoreConfig, "store", arguments).value
 
 
 def cache_config(cache_dir: Path | None = None, cache_size: int | None = None) -> CacheConfig:
     """Merge the options of `cache_options` with environment, file and defaults."""
+    from dataplane.cache.config import CacheConfig
+
     return assemble(CacheConfig, "cache", {"dir": cache_dir, "size_bytes": cache_size}).value

@@ -41,6 +41,8 @@ Sample: TypeAlias = "dict[str, torch.Tensor | str]"
 Batch: TypeAlias = "dict[str, torch.Tensor | list[torch.Tensor | None] | list[str]]"
 _Array: TypeAlias = npt.NDArray[Any]
 
+torch.serialization.add_safe_globals([Keys])  # a batch that was saved can be loaded again
+
 
 def assemble(
     samples: Sequence[FetchedSample],

@@ -7,7 +7,8 @@ or torch's own `DataLoader` is used. Pure functions; safe from any thread.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,10 +29,12 @@ class LayoutCollate:
     Attributes:
         ragged: names of tensors that are concatenated, with offsets.
         listed: names of values that are put into a list as they are.
+        is_declared: whether the user named what is ragged; a name that is nowhere is warned of.
     """
 
     ragged: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
+    is_declared: bool = False
 
     @classmethod
     def of(cls, layouts: Iterable[ArrayLayout]) -> LayoutCollate:
@@ -44,6 +47,8 @@ class LayoutCollate:
 
     def __call__(self, samples: Sequence[Any]) -> Any:
         """Return the batch of some samples."""
+        if self.is_declared:
+            _warn_of_unknown(self.ragged, samples)
         return collate(samples, self.ragged, self.listed)
 
 
@@ -96,6 +101,27 @@ def collate(
         else:
             batch[name] = _default(values, repr(name))
     return batch if type(samples[0]) is dict else _of_its_kind(samples[0], batch)
+
+
+def _warn_of_unknown(ragged: Collection[str], samples: Sequence[Any]) -> None:
+    known = set(_names(samples))
+    unknown = [name for name in ragged if name not in known]
+    if unknown:
+        warnings.warn(
+            f"ragged={unknown} names nothing in a batch, whose samples have "
+            f"{sorted(map(str, known))}: nothing is concatenated for it",
+            stacklevel=2,
+        )
+
+
+def _names(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the names in samples, and in dicts and tuples inside of them."""
+    for value in values:
+        if isinstance(value, dict):
+            yield from value
+            yield from _names(value.values())
+        elif type(value) is tuple:
+            yield from _names(value)
 
 
 def _of_its_kind(sample: dict[Any, Any], batch: dict[Any, Any]) -> dict[Any, Any]:

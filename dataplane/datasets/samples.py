@@ -53,6 +53,10 @@ class Keys(list[str]):
 
     cuda = cpu = pin_memory = contiguous = detach = to
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # What `torch.load` can make of a class that it was told is safe.
+        return Keys, (list(self),)
+
 
 _Array: TypeAlias = npt.NDArray[Any]
 ArraySample: TypeAlias = "dict[str, npt.NDArray[Any] | str]"

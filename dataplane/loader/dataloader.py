@@ -452,6 +452,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             single=self._is_single,
             is_packed=self._view is not None,
             repeats=state.order == "sampler",
+            keys=self._keys,
         )
         collate = self.collate_fn
         if collate is self._native_collate and not self._is_single:
@@ -470,7 +471,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _collate_samples(self) -> LayoutCollate:
         """Return what makes a batch of samples: as stored, or as a transform made them."""
         if self._ragged or self._has_transform:
-            return LayoutCollate(self._ragged)
+            return LayoutCollate(self._ragged, is_declared=True)
         if self._view is not None:
             return LayoutCollate.of(self._view.layouts)
         return LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)

@@ -10,6 +10,8 @@ Belongs to the training thread.
 
 from __future__ import annotations
 
+import itertools
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -27,11 +29,21 @@ from dataplane.loader.batch_source import (
     state_between_passes,
 )
 from dataplane.loader.epoch_iterator import Pass
-from dataplane.loader.ranks import draw_seed, epoch_number, rank_of_process
+from dataplane.loader.ranks import (
+    draw_seed,
+    epoch_number,
+    note_epoch,
+    rank_behind,
+    rank_of_process,
+)
 from dataplane.loader.sampler import EpochSampler
+from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.state import LoaderState, Progress
 
 __all__ = ["Place"]
+
+_numbers = itertools.count()
+"""Numbers of the loaders of this process, by which ranks find each other's."""
 
 
 class Place:
@@ -69,6 +81,8 @@ class Place:
         self._resume: LoaderState | None = None
         self._progress: Progress | None = None
         self._latest: weakref.ref[Pass] | None = None
+        self._number = next(_numbers)
+        self._is_warned_of_ranks = False
         self._begun = (0, 0)  # epoch of the latest pass, and how often one had been named by then
 
     @property
@@ -257,13 +271,33 @@ class Place:
             state = self._fresh()
         if self.own is not None:
             self.own.epoch = state.epoch - self._offset
-        if state.seed is not None:
-            return state
-        if self.own is not None:
-            seed, is_of_pass = self.own.begin()
-        else:
-            seed, is_of_pass = draw_seed(self._generator), True
-        return replace(state, seed=seed, is_seed_of_pass=is_of_pass)
+        if state.seed is None:
+            if self.own is not None:
+                seed, is_of_pass = self.own.begin()
+            else:
+                seed, is_of_pass = draw_seed(self._generator), True
+            state = replace(state, seed=seed, is_seed_of_pass=is_of_pass)
+        self._compare_ranks(before, state)
+        return state
+
+    def _compare_ranks(self, before: Progress | None, state: LoaderState) -> None:
+        """Warn if this rank has read an epoch that others have not begun."""
+        own = self.own
+        if own is None or own.num_replicas == 1 or not own.shuffle or own.epochs_set:
+            return
+        order = f"{self._number}/{self._identity()}"
+        if before is not None and before.is_finished and not self._is_warned_of_ranks:
+            behind = rank_behind(order, before.start.epoch)
+            if behind is not None:
+                self._is_warned_of_ranks = True
+                warnings.warn(
+                    f"rank {own.rank} has read epoch {before.start.epoch} of this DataLoader, and "
+                    f"rank {behind[0]} is in epoch {behind[1]}: unless ranks do not wait for each "
+                    "other, they have begun unequal numbers of passes, and their shares overlap; "
+                    "call loader.set_epoch(epoch) on every rank before each epoch",
+                    stacklevel=users_stacklevel(),
+                )
+        note_epoch(order, state.epoch)
 
     @property
     def _is_open(self) -> bool:

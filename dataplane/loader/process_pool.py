@@ -19,7 +19,8 @@ import cloudpickle
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.views import packed_inside
 from dataplane.loader.random_streams import ProcessStreams
-from dataplane.loader.user_code import Task, UserCode, Worker, WorkerSetup, sent
+from dataplane.loader.user_code import Task, UserCode, Worker, WorkerSetup
+from dataplane.loader.user_copies import sent
 from dataplane.loader.worker_process import WorkerProcess
 
 __all__ = ["ProcessPool", "ProcessWorker"]

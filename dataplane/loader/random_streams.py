@@ -15,14 +15,16 @@ sample), in one of two ways:
 
 Out of reach in a thread: a name bound earlier to a function of C (`from random import random`,
 `from numpy.random import rand`), generators of a GPU, and generators of the user's own, which are
-copied with his code. torch functions that take no generator are refused in a thread with what to
-do, apart from `dropout`, which is drawn here.
+copied with his code; threads that his code starts; `torch.jit` functions. torch functions and
+operators that take no generator are refused in a thread with what to do, apart from `dropout`,
+which is drawn here.
 
 A `ThreadStreams` belongs to its thread.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import random
@@ -89,25 +91,36 @@ class Streams(Protocol):
         ...
 
 
+def set_bit_generator(bits: Any) -> None:
+    """Have the process's hidden generator of NumPy draw its bits from another generator."""
+    vars(np.random)["set_bit_generator"](bits)
+
+
 class ProcessStreams:
     """The process's generators, put back at the end of `active`."""
 
     def seed(self, value: int) -> None:
         """Give all three the state that follows from `value`, of 63 bits."""
         torch.default_generator.manual_seed(value)
+        if not isinstance(vars(np.random)["get_bit_generator"](), np.random.MT19937):
+            set_bit_generator(np.random.MT19937())  # what a number can seed, and threads have
         np.random.seed(value & 0xFFFF_FFFF)
         random.seed(value)
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Put the generators back afterwards as they were."""
-        saved = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+        saved = torch.default_generator.get_state(), random.getstate()
+        bits: Any = vars(np.random)["get_bit_generator"]()
+        state = np.random.get_state(legacy=False)
         try:
             yield
         finally:
             torch.default_generator.set_state(saved[0])
-            np.random.set_state(saved[1])
-            random.setstate(saved[2])
+            random.setstate(saved[1])
+            if vars(np.random)["get_bit_generator"]() is not bits:
+                set_bit_generator(bits)
+            np.random.set_state(state)
 
 
 class ThreadStreams:
@@ -139,6 +152,10 @@ class ThreadStreams:
         if self._numpy is None:
             self._numpy = np.random.RandomState(self._value & 0xFFFF_FFFF)
         return self._numpy
+
+    def set_numpy(self, generator: np.random.RandomState) -> None:
+        """Draw NumPy's numbers from another generator, until the next `seed`."""
+        self._numpy = generator
 
     @property
     def python(self) -> random.Random:
@@ -273,6 +290,19 @@ def _stand_in_for_numpy() -> None:
             if getattr(getattr(holder, name, None), "__self__", None) is instance:
                 setattr(holder, name, getattr(stand_in, name))
     module._rand = stand_in
+    original = module.set_bit_generator
+
+    @functools.wraps(original)
+    def set_for_this_thread(bitgen: Any) -> None:
+        streams = _local.streams
+        if streams is None:
+            np.random.RandomState.__init__(instance, bitgen)
+        else:
+            streams.set_numpy(np.random.RandomState(bitgen))
+
+    for holder in (module, np.random):
+        if hasattr(holder, "set_bit_generator"):
+            vars(holder)["set_bit_generator"] = set_for_this_thread
 
 
 def _led_attribute(original: Any, name: str) -> Any:
@@ -334,10 +364,23 @@ class _ThreadDraws(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
+        generator = kwargs.get("generator")
+        if generator is torch.default_generator:
+            return func(*args, **{**kwargs, "generator": self._streams.torch})
         draw = _DRAWS.get(func)
-        if draw is None or kwargs.get("generator") is not None:
+        if generator is not None or (draw is None and not _is_drawing_operator(func)):
             return func(*args, **kwargs)
-        return draw(func, args, kwargs, self._streams)
+        return (draw or _operator)(func, args, kwargs, self._streams)
+
+
+def _is_drawing_operator(func: Any) -> bool:
+    """Whether something is an operator (`torch.ops.aten.rand`) that may draw random numbers."""
+    if isinstance(func, torch._ops.OpOverload):
+        return torch.Tag.nondeterministic_seeded in func.tags
+    if not isinstance(func, torch._ops.OpOverloadPacket):
+        return False
+    names = func.overloads()  # type: ignore[no-untyped-call]
+    return any(_is_drawing_operator(getattr(func, name)) for name in names)
 
 
 def _with_generator(
@@ -375,12 +418,69 @@ def _refused(
     )
 
 
+def _operator(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    """Refuse an operator that draws, unless what it draws from is among its arguments."""
+    if any(isinstance(value, torch.Generator) for value in args):
+        ours = streams.torch
+        args = tuple(ours if value is torch.default_generator else value for value in args)
+        return func(*args, **kwargs)
+    schema = getattr(getattr(func, "default", func), "_schema", None)
+    names = [] if schema is None else [one.name for one in schema.arguments]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    defaults = {} if schema is None else {one.name: one.default_value for one in schema.arguments}
+    if _is_idle(defaults | given):
+        return func(*args, **kwargs)
+    return _refused(func, args, kwargs, streams)
+
+
+_SWITCHES = ("training", "train")
+_RATES = ("p", "dropout", "dropout_p")
+
+
+def _is_idle(given: dict[str, Any]) -> bool:
+    """Whether a function with such arguments draws nothing: it evaluates, or drops nothing."""
+    if any(given.get(name) is False for name in _SWITCHES):
+        return True
+    return any(name in given and not given[name] for name in _RATES)
+
+
+def _refused_in_training(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    """Refuse a function with a switch or a rate, unless these say that it draws nothing."""
+    given = inspect.signature(func).bind(*args, **kwargs)
+    given.apply_defaults()
+    if _is_idle(given.arguments):
+        return func(*args, **kwargs)
+    return _refused(func, args, kwargs, streams)
+
+
 def _refused_if_dropping(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
 ) -> Any:
-    """Refuse what drops some of its values; the share that it drops is a float between 0 and 1."""
-    given = (*args, *(value for name, value in kwargs.items() if "drop" in name or name == "p"))
-    if any(isinstance(value, float) and 0 < value < 1 for value in given):
+    """Refuse a function of C, without names, whose arguments say that it drops values.
+
+    The share that it drops is a float between 0 and 1, and what follows it the switch.
+    """
+    if _is_idle(kwargs):
+        return func(*args, **kwargs)
+    for at, value in enumerate(args):
+        if isinstance(value, float) and 0 < value < 1:
+            if args[at + 1 : at + 2] == (False,):
+                return func(*args, **kwargs)
+            return _refused(func, args, kwargs, streams)
+    if any(0 < kwargs.get(name, 0) < 1 for name in _RATES):
+        return _refused(func, args, kwargs, streams)
+    return func(*args, **kwargs)
+
+
+def _attention(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], streams: ThreadStreams
+) -> Any:
+    """Refuse an attention that drops weights; it has no switch."""
+    if (args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)) > 0:
         return _refused(func, args, kwargs, streams)
     return func(*args, **kwargs)
 
@@ -403,19 +503,26 @@ def _draws() -> dict[Any, Callable[..., Any]]:
     for name in ("uniform_", "normal_", "kaiming_uniform_"):
         table[getattr(torch.nn.init, name)] = _with_generator
     table[F.dropout] = _dropout
-    refused = (
-        "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d gumbel_softmax rrelu "
-        "fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices"
+    trained = (
+        "alpha_dropout feature_alpha_dropout dropout1d dropout2d dropout3d rrelu "
+        "multi_head_attention_forward"
     )
-    for name in refused.split():
+    for name in trained.split():
+        table[getattr(F, name)] = _refused_in_training
+    for name in (
+        "gumbel_softmax",
+        "fractional_max_pool2d_with_indices",
+        "fractional_max_pool3d_with_indices",
+    ):
         table[getattr(F, name)] = _refused
-    for name in ("scaled_dot_product_attention", "multi_head_attention_forward"):
-        table[getattr(F, name)] = _refused_if_dropping
+    table[F.scaled_dot_product_attention] = _attention
     for name in ("lstm", "gru", "rnn_tanh", "rnn_relu", "native_dropout"):
         table[getattr(torch, name)] = _refused_if_dropping
-    for name in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout", "rrelu"):
+    for name in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"):
+        table[getattr(torch, name)] = _refused_if_dropping
+        table[getattr(torch, f"{name}_")] = _refused_if_dropping
+    for name in ("rrelu", "rrelu_"):
         table[getattr(torch, name)] = _refused
-        table[getattr(torch, f"{name}_")] = _refused
     return table
 
 

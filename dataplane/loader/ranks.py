@@ -6,10 +6,13 @@ process group is there, else of the launcher's variables RANK and WORLD_SIZE.
 A seed that is drawn must be the same on all ranks, and a rank that looks at a batch on its own must
 neither hang nor shift the others: so there is one drawn seed for a job. The rank that needs it
 first draws it and leaves it in the process group's key-value store, where the others find it.
+There ranks also note which epoch they have begun: one that read more passes than the others, and
+so a permutation of its own, is found when its epoch ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 from typing import SupportsIndex, cast
@@ -20,7 +23,15 @@ import torch.distributed as dist
 from dataplane.errors import ConfigError
 from dataplane.telemetry import logger
 
-__all__ = ["draw_seed", "epoch_number", "rank_of_process", "shared_seed", "whole_number"]
+__all__ = [
+    "draw_seed",
+    "epoch_number",
+    "note_epoch",
+    "rank_behind",
+    "rank_of_process",
+    "shared_seed",
+    "whole_number",
+]
 
 _KEY = "dataplane/seed"
 
@@ -95,6 +106,43 @@ def shared_seed(generator: torch.Generator | None) -> int:
     seed = int(store.compare_set(_KEY, "", mine))
     logger.info("the drawn seed of this job is %d", seed)
     return seed
+
+
+def note_epoch(order: str, epoch: int) -> None:
+    """Note for the other ranks which epoch of an order this one begins.
+
+    Args:
+        order: name of the order, the same on all ranks.
+        epoch: epoch.
+    """
+    if _has_group():
+        with contextlib.suppress(Exception):  # a store that is gone must not end a run
+            store = dist.distributed_c10d._get_default_store()
+            store.set(_epoch_key(order, dist.get_rank()), str(epoch))
+
+
+def rank_behind(order: str, epoch: int) -> tuple[int, int] | None:
+    """Return the next rank and the epoch that it is in, where it has not begun an epoch yet.
+
+    Waits for nothing. Each rank asks for one other, so that where ranks have parted one of them
+    finds it, and a job of thousands asks no more.
+
+    Args:
+        order: name of the order.
+        epoch: epoch that this rank has read to its end.
+    """
+    if _has_group():
+        with contextlib.suppress(Exception):  # as in `note_epoch`
+            store = dist.distributed_c10d._get_default_store()
+            rank = (dist.get_rank() + 1) % dist.get_world_size()
+            key = _epoch_key(order, rank)
+            if store.check([key]) and (begun := int(store.get(key))) < epoch:
+                return rank, begun
+    return None
+
+
+def _epoch_key(order: str, rank: int) -> str:
+    return f"dataplane/epoch/{order}/{rank}"
 
 
 def _has_group() -> bool:

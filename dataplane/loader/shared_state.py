@@ -85,25 +85,50 @@ def find_shared_state(roots: Iterable[object]) -> str | None:
     Returns:
         Its name with that of its module, or None where there is none.
     """
-    waiting, seen = list(roots), set[int]()
+    # What is copied is made already: it is no worker's `__init__` that runs for it.
+    waiting: list[tuple[object, bool]] = [(one, True) for one in roots]
+    seen: set[tuple[int, bool]] = set()
+    named: set[str] = set()  # by the code that was reached
+    asked_by_name: list[types.FunctionType] = []
     while waiting:
-        one = waiting.pop()
-        if id(one) in seen:
+        one, is_made = waiting.pop()
+        if (id(one), is_made) in seen or (id(one), False) in seen:
             continue
-        seen.add(id(one))
+        seen.add((id(one), is_made))
         for name, value in _kept_by(one):
             if not _is_fixed(value):
                 return name
-        for function in _functions(one):
+        for function, is_of_class in _functions(one):
+            if is_made and function.__name__ == "__init__":
+                continue
+            if is_of_class:
+                asked_by_name.append(function)
+            else:
+                found = _attribute_set(function, is_of_class=False)
+                if found is not None:
+                    return found
+            named.update(_names_in(function.__code__))
             for name, value, is_set in _globals_of(function, function.__code__):
                 if is_set or not _is_fixed(value):
                     return f"{function.__module__}.{name}"
-                waiting.append(value)
-            waiting += _closure_of(function)
+                waiting.append((value, False))
+            waiting += [(value, False) for value in _closure_of(function)]
         wrapped = getattr(one, "__wrapped__", None)
         if isinstance(wrapped, types.FunctionType):
-            waiting.append(wrapped)
+            waiting.append((wrapped, False))
+    for function in asked_by_name:
+        if function.__name__ in named:
+            found = _attribute_set(function, is_of_class=True)
+            if found is not None:
+                return found
     return None
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
 
 
 def _kept_by(one: object) -> Iterator[tuple[str, object]]:
@@ -126,7 +151,11 @@ def _kept_by(one: object) -> Iterator[tuple[str, object]]:
 
 
 def _closure_of(function: types.FunctionType) -> Iterator[object]:
-    for cell in function.__closure__ or ():
+    yield from _contents(function.__closure__ or ())
+
+
+def _contents(cells: Iterable[types.CellType]) -> Iterator[object]:
+    for cell in cells:
         try:
             yield cell.cell_contents
         except ValueError:
@@ -146,16 +175,21 @@ def is_by_reference(function: types.FunctionType) -> bool:
     return found is function and function.__module__ != "__main__"
 
 
-def _functions(one: object) -> Iterator[types.FunctionType]:
-    """Yield the functions of a class or the one that it is, where they are the user's own."""
+def _functions(one: object) -> Iterator[tuple[types.FunctionType, bool]]:
+    """Yield the functions of a class or the one that it is, where they are the user's own.
+
+    With each comes whether it is a class method.
+    """
     if isinstance(one, types.FunctionType):
         if _is_users(one.__module__):
-            yield one
+            yield one, False
     elif isinstance(one, type):
         for kind in one.__mro__:
             if _is_users(kind.__module__):
                 for member in vars(kind).values():
-                    yield from _functions_of_member(member)
+                    for function in _functions_of_member(member):
+                        if _is_users(function.__globals__.get("__name__")):
+                            yield function, isinstance(member, classmethod)
 
 
 def _functions_of_member(member: object) -> Iterator[types.FunctionType]:
@@ -197,6 +231,101 @@ def _globals_of(
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _globals_of(function, constant)
+
+
+def _attribute_set(function: types.FunctionType, *, is_of_class: bool) -> str | None:
+    """Say what a function sets of a class or function, all of whose copies share it, or None."""
+    if function.__name__ == "__init_subclass__":
+        return None  # runs where a class is made
+    first = function.__code__.co_varnames[:1] if is_of_class else ()
+    found = _Setting(function, frozenset(first)).of(function.__code__)
+    if found is None:
+        return None
+    return f"{function.__module__}.{function.__qualname__} (which sets {found})"
+
+
+class _Setting:
+    """Finds what code sets of classes and functions.
+
+    Args:
+        function: function that the code is of.
+        classes: names of its variables that are classes.
+    """
+
+    def __init__(self, function: types.FunctionType, classes: frozenset[str]) -> None:
+        self._function = function
+        self._classes = set(classes)
+
+    def of(self, code: types.CodeType) -> str | None:
+        """Return the name of an attribute that is set, with its owner's."""
+        steps = [one for one in dis.get_instructions(code) if one.opname != "EXTENDED_ARG"]
+        for at, step in enumerate(steps):
+            if step.opname == "STORE_ATTR":
+                end = at - 1
+                if steps[end].opname == "SWAP":  # of `x.n += 1`, where x was taken twice
+                    end = _place_of_copy(steps, at) - 1
+                owner = self._owner(steps, end)
+                if owner is not None:
+                    return f"{owner}.{step.argval}"
+            elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval == "setattr":
+                owner = self._first_argument(steps, at + 1)
+                if owner is not None:
+                    return f"an attribute of {owner}"
+            elif step.opname == "STORE_FAST" and self._owner(steps, at - 1) is not None:
+                self._classes.add(str(step.argval))
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                found = self.of(constant)
+                if found is not None:
+                    return found
+        return None
+
+    def _first_argument(self, steps: list[dis.Instruction], at: int) -> str | None:
+        """Return the owner that the expression beginning at a step is, if it is one."""
+        one = steps[at]
+        end = at
+        if one.argval == "type" and _is_called(one):
+            while end < len(steps) - 1 and steps[end].opname != "CALL":
+                end += 1
+        elif steps[at + 1].opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            end = at + 1
+        return self._owner(steps, end)
+
+    def _owner(self, steps: list[dis.Instruction], end: int) -> str | None:
+        """Return the name of the class or function that the expression ending at a step is."""
+        step = steps[end]
+        name = step.argval[-1] if isinstance(step.argval, tuple) else step.argval
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            return "its class" if name == "__class__" else None
+        if step.opname.startswith(("LOAD_FAST", "STORE_FAST_LOAD_FAST")):
+            return "its class" if name in self._classes else None
+        if step.opname.startswith("CALL"):
+            before = steps[max(end - 4, 0) : end]
+            is_type = any(one.opname == "LOAD_GLOBAL" and one.argval == "type" for one in before)
+            return "its class" if is_type else None
+        value: object = None
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and not _is_called(step):
+            value = self._function.__globals__.get(str(name))
+        elif step.opname in ("LOAD_DEREF", "LOAD_CLASSDEREF"):
+            names = self._function.__code__.co_freevars
+            if name in names:
+                cell = (self._function.__closure__ or ())[names.index(str(name))]
+                value = next(_contents([cell]), None)
+        is_shared = isinstance(value, (type, types.FunctionType, types.ModuleType))
+        return str(name) if is_shared else None
+
+
+def _is_called(step: dis.Instruction) -> bool:
+    """Whether a global that is loaded is called next."""
+    return "NULL" in step.argrepr
+
+
+def _place_of_copy(steps: list[dis.Instruction], at: int) -> int:
+    for place in range(at - 1, 0, -1):
+        after = steps[place + 1]
+        if steps[place].opname == "COPY" and after.argval == steps[at].argval:
+            return place
+    return at
 
 
 def _is_fixed(value: Any) -> bool:

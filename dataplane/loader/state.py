@@ -136,6 +136,13 @@ class LoaderState:
                 f"the state is of a {self.order} order, this loader's is {own.order}",
                 hint="construct the loader with the same shuffle and sampler",
             )
+        # No upper bound: ranks take whole turns, of which more than the dataset may be under way.
+        if self.order != "sampler" and self.num_yielded > self.samples_consumed:
+            raise ConfigError(
+                f"the state has {self.samples_consumed} samples in {self.num_yielded} batches "
+                f"behind it, in an epoch of {self.dataset_length} samples",
+                hint=_HINT,
+            )
         if (
             self.order == "shuffled"
             and None not in (given_seed, self.seed)

@@ -1,9 +1,8 @@
 """The user's code of a loader, as a worker runs it: dataset, transform and collate_fn.
 
 Each worker has its own copy of all three, made together, so that what they share they share in the
-copy too, and nothing is shared between workers: as with torch's worker processes. A copy is what
-`pickle` would make (by value also for lambdas, closures and what a script defines itself). Which
-worker has what is decided in `workers.py`.
+copy too, and nothing is shared between workers: as with torch's worker processes. How copies are
+made says `user_copies.py`, which worker has what `workers.py`.
 
 In the training thread (`num_workers=0`) the user's own objects run, as with torch.
 
@@ -15,38 +14,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import operator
-import pickle
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cloudpickle
-import torch
-from torch.utils.data import Subset, default_collate
+from torch.utils.data import StackDataset, Subset, default_collate
 
 from dataplane.datasets.collation import LayoutCollate
-from dataplane.datasets.dataset import Dataset, OpenedReader
+from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.reader import MAX_REPLACEMENTS
-from dataplane.datasets.views import packed_leaves
-from dataplane.errors import LoaderError
-from dataplane.loader.random_streams import (
-    Streams,
-    ThreadStreams,
-    hidden_generator,
-    mix,
-    name_of_hidden,
-)
-from dataplane.loader.shared_state import (
-    SYNCHRONIZATION,
-    find_shared_state,
-    is_by_reference,
-)
+from dataplane.datasets.samples import KEY
+from dataplane.datasets.views import packed_inside, packed_leaves
+from dataplane.errors import DataplaneError, LoaderError
+from dataplane.loader.random_streams import Streams, ThreadStreams, mix
 from dataplane.loader.worker_info import make_worker_info, shown_worker_info
-from dataplane.shards import DatasetIndex
-from dataplane.telemetry import Counters, logger
+from dataplane.telemetry import logger
 
 __all__ = [
     "NOTHING_LEFT",
@@ -54,12 +37,7 @@ __all__ = [
     "UserCode",
     "Worker",
     "WorkerSetup",
-    "copies",
-    "sent",
 ]
-
-_SHARED = (DatasetIndex, OpenedReader, Counters, *SYNCHRONIZATION)
-"""What is safe from any thread: parts of a dataset, and what is made to be shared by threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +72,7 @@ class WorkerSetup:
             the dataset is asked for them.
         repeats: whether the order may give a sample twice; the place in the order then takes part
             in the seeds.
+        keys: whether samples have their keys.
     """
 
     id: int | None
@@ -103,6 +82,7 @@ class WorkerSetup:
     single: bool
     is_packed: bool
     repeats: bool
+    keys: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +119,7 @@ class Worker:
         self._info: Any = None
         if setup.is_packed:
             self._leaves = packed_leaves(code.dataset)
+        self._several = None if setup.is_packed else _several(code.dataset)
         self.begin(setup)
 
     def begin(self, setup: WorkerSetup) -> None:
@@ -180,7 +161,7 @@ class Worker:
 
     def _made(self, task: Task) -> Any:
         content = self._samples(task)
-        if task.samples is not None and task.indices and not content:
+        if content is NOTHING_LEFT:
             return NOTHING_LEFT
         self._seed(task, 0, collating=True)
         if task.is_bulk and self._setup.single:
@@ -195,18 +176,38 @@ class Worker:
 
     def _samples(self, task: Task) -> Any:
         if task.samples is not None:
-            made = [self._transformed(task, at) for at in range(len(task.samples))]
-            return [sample for sample in made if sample is not _LEFT_OUT]
-        dataset = self._code.dataset
-        several = None if self._setup.single else _several(dataset)
-        if several is not None:
+            return _kept(self._transformed(task, at) for at in range(len(task.samples)))
+        if self._several is not None and not self._setup.single:
             self._seed(task, 0)
-            return several(task.indices)
-        samples = []
-        for at, index in enumerate(task.indices):
-            self._seed(task, at)
-            samples.append(dataset[index])
-        return samples
+            return self._several(task.indices)
+        return _kept(self._asked_for(task, at) for at in range(len(task.indices)))
+
+    def _asked_for(self, task: Task, at: int) -> Any:
+        """Return a sample of a dataset that reads packed samples itself."""
+        self._seed(task, at)
+        try:
+            return self._code.dataset[task.indices[at]]
+        except Exception as err:
+            blamed = self._blamed(err, task.indices[at])
+            if blamed is None or blamed.transform_errors == "raise":
+                raise
+            _report(blamed, err)
+            if blamed.transform_errors == "skip":
+                return _LEFT_OUT
+            return self._replacement(blamed, task, at)
+
+    def _blamed(self, err: Exception, index: object) -> Dataset | None:
+        """Return the packed dataset whose code of the user's has failed, and whose policy counts.
+
+        None where that is code of a class of the user's that has no policy, or no code of his: a
+        store that is down, a function that is refused, an index that is none.
+        """
+        dataset = self._code.dataset
+        if isinstance(err, DataplaneError) or not isinstance(index, int):
+            return None
+        if isinstance(err, IndexError) and not -len(dataset) <= index < len(dataset):
+            return None
+        return _failed_dataset(err)
 
     def _transformed(self, task: Task, at: int) -> Any:
         assert task.samples is not None
@@ -217,12 +218,14 @@ class Worker:
         try:
             return leaf.transformed(task.samples[at])
         except Exception as err:
-            if leaf.transform_errors == "raise":
+            if leaf.transform_errors == "raise" or isinstance(err, DataplaneError):
                 raise
             _report(leaf, err)
-            return _LEFT_OUT if leaf.transform_errors == "skip" else self._replacement(task, at)
+            if leaf.transform_errors == "skip":
+                return _LEFT_OUT
+            return self._replacement(leaf, task, at)
 
-    def _replacement(self, task: Task, at: int) -> Any:
+    def _replacement(self, blamed: Dataset, task: Task, at: int) -> Any:
         """Return the next sample of the dataset whose transform does not fail."""
         dataset = self._code.dataset
         count = len(dataset)
@@ -231,9 +234,15 @@ class Worker:
         for ahead in range(1, tries):
             self._seed(task, at)
             try:
-                return dataset[(position + ahead) % count]
+                sample = dataset[(position + ahead) % count]
             except Exception as err:
-                _report(dataset, err)
+                if isinstance(err, DataplaneError):
+                    raise
+                _report(blamed, err)
+                continue
+            if not self._setup.keys and isinstance(sample, dict):
+                sample.pop(KEY, None)
+            return sample
         raise LoaderError(
             f"the transform fails for {tries} samples from number {position} on, so none can "
             "replace it",
@@ -275,11 +284,29 @@ NOTHING_LEFT = _NothingLeft()
 _LEFT_OUT = object()
 
 
-def _report(dataset: Any, err: Exception) -> None:
-    counters = getattr(dataset, "counters", None)
-    if counters is not None:
-        done = "skipped" if dataset.transform_errors == "skip" else "replaced"
-        counters.add(f"dataset_samples_{done}", 1)
+def _kept(made: Iterable[Any]) -> Any:
+    """Return the samples that no policy has left out, or `NOTHING_LEFT` of some."""
+    samples = list(made)
+    kept = [sample for sample in samples if sample is not _LEFT_OUT]
+    return kept if kept or not samples else NOTHING_LEFT
+
+
+def _failed_dataset(err: Exception) -> Dataset | None:
+    """Return the packed dataset in whose transform or own `__getitem__` an error was raised."""
+    step = err.__traceback__
+    while step is not None:
+        frame = step.tb_frame
+        if frame.f_code.co_name in ("transformed", "__getitem__"):
+            found = frame.f_locals.get("self")
+            if isinstance(found, Dataset):
+                return found
+        step = step.tb_next
+    return None
+
+
+def _report(dataset: Dataset, err: Exception) -> None:
+    done = "skipped" if dataset.transform_errors == "skip" else "replaced"
+    dataset.counters.add(f"dataset_samples_{done}", 1)
     notes = "; ".join(getattr(err, "__notes__", []))
     logger.warning("left out a sample: %s: %s (%s)", type(err).__name__, err, notes)
 
@@ -304,98 +331,17 @@ class _Generators:
 
 
 def _several(dataset: Any) -> Callable[[list[int]], Any] | None:
-    """Return a dataset's own way to give several samples, if it has one."""
+    """Return a dataset's own way to give several samples, if it has one.
+
+    None for torch's stack of datasets with transforms, whose draws are to be of each sample's own.
+    """
+    if type(dataset) is StackDataset and any(
+        one.transform is not None for one in packed_inside(dataset)
+    ):
+        return None
     if type(dataset) is Subset:  # which has one only to pass the question on
         return dataset.__getitems__ if _several(dataset.dataset) is not None else None
     if isinstance(dataset, Dataset) and type(dataset).__getitems__ is Dataset.__getitems__:
         return None  # which asks for each as well
     several = getattr(dataset, "__getitems__", None)
     return several if callable(several) else None
-
-
-def _is_in_shared_memory(tensor: torch.Tensor) -> bool:
-    return bool(tensor.is_shared())  # type: ignore[no-untyped-call]
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles for this process: what all copies share is noted, and not written."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.shared: list[object] = []
-        self.code: list[object] = []
-        self._places: dict[int, int] = {}
-
-    def persistent_id(self, obj: object) -> int | None:
-        if isinstance(obj, type) or (isinstance(obj, types.FunctionType) and is_by_reference(obj)):
-            self.code.append(obj)
-        # Classes too: one that is pickled by value would change the original when it is loaded.
-        is_shared = isinstance(obj, (type, *_SHARED)) or (
-            isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj)
-        )
-        if not is_shared and name_of_hidden(obj) is None:
-            return None
-        if id(obj) not in self._places:
-            self._places[id(obj)] = len(self.shared)
-            self.shared.append(obj)
-        return self._places[id(obj)]
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, shared: list[object]) -> None:
-        super().__init__(file)
-        self._shared = shared
-
-    def persistent_load(self, pid: Any) -> object:
-        found = self._shared[pid]
-        name = name_of_hidden(found)
-        return found if name is None else hidden_generator(name)
-
-
-class _SendingPickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles for another process, whose hidden generators take the place of this one's."""
-
-    def reducer_override(self, obj: object) -> Any:
-        name = name_of_hidden(obj)
-        if name is not None:
-            return hidden_generator, (name,)
-        if isinstance(obj, types.MethodType) and name_of_hidden(obj.__self__) is not None:
-            return getattr, (obj.__self__, obj.__name__)
-        if isinstance(obj, torch.Tensor) and _is_in_shared_memory(obj):
-            raise TypeError("a tensor in shared memory would be another one there")
-        return super().reducer_override(obj)
-
-
-def sent(code: UserCode) -> bytes:
-    """Return the user's code as a worker process loads it.
-
-    Raises:
-        Exception: it cannot be pickled; whatever its own parts raised.
-    """
-    file = io.BytesIO()
-    _SendingPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(code)
-    return file.getvalue()
-
-
-def copies(code: UserCode, count: int) -> list[UserCode]:
-    """Return `count` copies of the user's code, for as many threads of this process.
-
-    Raises:
-        NotCopied: a module-level variable would be shared by the copies.
-        Exception: it cannot be copied; whatever its own parts raised.
-    """
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(code)
-    state = find_shared_state(pickler.code)
-    if state is not None:
-        raise NotCopied(f"its code uses the variable {state}, of which there is one")
-    made = []
-    for _ in range(count):
-        file.seek(0)
-        made.append(_Unpickler(file, pickler.shared).load())
-    return made
-
-
-class NotCopied(Exception):
-    """A copy of the user's code would share state with the original."""

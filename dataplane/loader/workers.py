@@ -23,7 +23,8 @@ from dataplane.loader.epoch_iterator import BatchWorker
 from dataplane.loader.process_pool import ProcessPool
 from dataplane.loader.random_streams import StreamsHere, ThreadStreams
 from dataplane.loader.stacklevel import users_stacklevel
-from dataplane.loader.user_code import UserCode, Worker, WorkerSetup, copies
+from dataplane.loader.user_code import UserCode, Worker, WorkerSetup
+from dataplane.loader.user_copies import copies
 
 __all__ = ["TransformMode", "Workers"]
 

@@ -21,18 +21,13 @@ from dataplane.cli.options import (
 )
 from dataplane.cli.text import output, print_pieces
 from dataplane.errors import ConfigError, MountError
+from dataplane.fuse_host import check_device, load_library
+from dataplane.mount_table import find_mount, probe
 from dataplane.stores.urls import parse_url
 from dataplane_fuse.boot import mount_helper, systemd_unit, this_program
 from dataplane_fuse.daemon import default_log_file, is_daemon, start, wait_for_exit
 from dataplane_fuse.filesystem import FilesystemOptions
-from dataplane_fuse.frontends.library import load_library
-from dataplane_fuse.mountpoint import (
-    check_device,
-    check_mountpoint,
-    find_mount,
-    normal_path,
-    probe,
-)
+from dataplane_fuse.mountpoint import check_mountpoint, normal_path
 from dataplane_fuse.mountpoint import unmount as remove_mount
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from typing import Any
 
 import dataplane.errors
 from dataplane.errors import DataplaneError, MountError
+from dataplane.mount_table import find_mount, probe
 from dataplane.stores.base import CA_VARIABLES
-from dataplane_fuse.mountpoint import find_mount, probe, unmount
+from dataplane_fuse.mountpoint import unmount
 
 __all__ = ["default_log_file", "is_daemon", "start", "wait_for_exit"]
 

@@ -13,6 +13,7 @@ void bind_gather(nanobind::module_& module);
 void bind_receive(nanobind::module_& module);
 void bind_rounding(nanobind::module_& module);
 void bind_stage(nanobind::module_& module);
+void bind_thread_exit(nanobind::module_& module);
 void bind_tls(nanobind::module_& module);
 
 }  // namespace dataplane::bindings

@@ -18,5 +18,6 @@ NB_MODULE(_native, module) {
   dataplane::bindings::bind_receive(module);
   dataplane::bindings::bind_rounding(module);
   dataplane::bindings::bind_stage(module);
+  dataplane::bindings::bind_thread_exit(module);
   dataplane::bindings::bind_tls(module);
 }

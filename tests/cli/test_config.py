@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from dataplane.cli.config import _SECTIONS, _unread, config, markdown
+from dataplane.cli.config import _SECTIONS, config, markdown, unread
 from dataplane.config import SECTIONS
 from tests.stores.fakes import Answer, HttpServer
 
@@ -104,7 +104,7 @@ def test_every_variable_that_the_repository_reads_is_known(
         for name in pattern.findall(path.read_text())
     }
     assert read >= {"DATAPLANE_CONFIG", "DATAPLANE_CACHE_KEY", "DATAPLANE_STRESS", "DATAPLANE_URL"}
-    assert list(_unread(dict.fromkeys(read, "1"))) == []
+    assert list(unread(dict.fromkeys(read, "1"))) == []
 
 
 def test_sizes_are_readable_and_exact() -> None:

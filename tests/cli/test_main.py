@@ -34,6 +34,7 @@ COMMANDS = [
     "cache verify",
     "config",
     "demo",
+    "doctor",
     "info",
     "mount",
     "pack",

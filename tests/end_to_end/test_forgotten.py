@@ -74,6 +74,16 @@ dataset = dp.Dataset("s3://data/packed", ["points"], cache=config, transform=slo
 batches = iter(dp.DataLoader(dataset, num_workers=2))
 time.sleep(0.3)
 """,
+    # Each of its calls comes back soon, to an interpreter that has ended.
+    "a_loader_whose_transform_is_inside_torch": """
+import torch
+def busy(sample):
+    while True:
+        torch.rand(1 << 19).sum()
+dataset = dp.Dataset("s3://data/packed", ["points"], cache=config, transform=busy)
+batches = iter(dp.DataLoader(dataset, num_workers=4))
+time.sleep(0.3)
+""",
     "a_daemon_thread_that_trains": """
 dataset = dp.Dataset("s3://data/packed", ["points"], cache=config)
 for_ever(lambda: list(dp.DataLoader(dataset, num_workers=2)))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 
 import dataplane as dp
 from tests.datasets.packed import Packed
-from tests.frameworks.cases import BATCH, SAMPLES, SEED, STEPS
+from tests.frameworks.cases import (
+    BATCH,
+    SAMPLES,
+    SEED,
+    STEPS,
+    assert_shared_out,
+    run_program,
+    torchrun,
+)
 
 monai_data = pytest.importorskip("monai.data")
 transforms = pytest.importorskip("monai.transforms")
@@ -171,3 +180,52 @@ def test_monai_s_thread_loader_reads_a_packed_dataset(dataset: dp.Dataset, threa
     keys = [key for batch in loader for key in batch["__key__"]]
     assert keys == list(dataset.keys)
     assert len(keys) == SAMPLES
+
+
+_RANKS = """
+import torch, torch.distributed as dist
+from monai.transforms import Compose, RandFlipd, RandSpatialCropd
+from torch.nn.parallel import DistributedDataParallel
+import dataplane as dp
+
+dist.init_process_group("gloo")
+both = ["image", "label"]
+transform = Compose([RandFlipd(both, prob=0.5, spatial_axis=0), RandSpatialCropd(both, [8, 8])])
+dataset = dp.Dataset(sys.argv[1], arrays=both, cache=False, transform=transform)
+model = DistributedDataParallel(torch.nn.Conv2d(1, 1, 3))
+optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+
+def make():
+    return dp.DataLoader(dataset, 2, shuffle=True, seed=7, num_workers=2)
+
+def read(loader, first=0, stop=None):
+    steps = []
+    for epoch in range(first, 2):
+        for batch in loader:
+            assert torch.equal(batch["label"], 2 * batch["image"] + 1)
+            optimizer.zero_grad()
+            model(torch.as_tensor(batch["image"])).square().mean().backward()
+            optimizer.step()
+            steps.append((epoch, batch["__key__"]))
+            if len(steps) == stop:
+                return steps
+    return steps
+
+steps = [read(make())]
+loader = make()
+steps.append(read(loader, stop=8))
+state = [loader.state_dict() if dist.get_rank() == 0 else None]
+dist.broadcast_object_list(state)
+rest = make()
+rest.load_state_dict(state[0])
+report(dist.get_rank(), [*steps, read(rest, first=1)])
+"""
+
+
+def test_two_processes_share_every_epoch_and_resume_in_its_middle(
+    cases: Packed, tmp_path: Path
+) -> None:
+    ranks = run_program(_RANKS, tmp_path, cases.url, launcher=torchrun())
+    assert_shared_out([whole for whole, *_ in ranks], [one.key for one in cases.samples])
+    for whole, part, rest in ranks:
+        assert part + rest == whole

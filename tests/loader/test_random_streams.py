@@ -172,6 +172,123 @@ def test_what_takes_no_generator_is_refused_with_what_to_do() -> None:
     assert in_thread(work) == "refused"
 
 
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: torch.ops.aten.rand([3]),
+        lambda: torch.ops.aten.rand.default([3]),
+        lambda: torch.ops.aten.bernoulli_.float(torch.ones(3)),
+        lambda: torch.ops.aten.native_dropout(torch.ones(3), 0.5, True),
+    ],
+)
+def test_operators_that_draw_are_refused_too(draw: Any) -> None:
+    def work() -> str:
+        with pytest.raises(dp.LoaderError, match=r"draws from torch's default generator"):
+            draw()
+        torch.ops.aten.add(torch.ones(3), 1)
+        return "refused"
+
+    before = everything()
+    assert in_thread(work) == "refused"
+    assert everything() == before
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        torch.nn.Dropout2d(0.5).eval(),
+        torch.nn.Dropout3d(0.0),
+        torch.nn.AlphaDropout(0.5).eval(),
+        torch.nn.RReLU().eval(),
+        lambda x: torch.nn.LSTM(4, 4, 2, dropout=0.1).eval()(x[0])[0],
+        lambda x: torch.nn.MultiheadAttention(4, 2, dropout=0.1).eval()(x[0], x[0], x[0])[0],
+        lambda x: torch.nn.TransformerEncoderLayer(4, 2).eval()(x[0]),
+        lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.0, True),
+        lambda x: torch.ops.aten.dropout(x, 0.5, False),
+        lambda x: torch.ops.aten.native_dropout(x, 0.5, False)[0],
+        lambda x: torch.dropout(x, 0.5, False),
+        lambda x: torch.ops.aten.scaled_dot_product_attention(x, x, x),
+    ],
+)
+def test_what_draws_nothing_is_not_refused(idle: Any) -> None:
+    values = torch.ones(2, 3, 4, 4)
+    found: list[torch.Tensor] = []
+    in_thread(lambda: found.append(idle(values)))
+    assert found[0].shape[-1] == 4
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        torch.nn.Dropout2d(0.5),
+        torch.nn.RReLU(),
+        lambda x: torch.nn.LSTM(4, 4, 2, dropout=0.1)(x[0]),
+        lambda x: torch.nn.MultiheadAttention(4, 2, dropout=0.1)(x[0], x[0], x[0]),
+        lambda x: F.scaled_dot_product_attention(x, x, x, None, 0.5, False),
+        lambda x: torch.dropout(x, 0.5, True),
+        lambda x: torch.ops.aten.dropout(x, 0.5, True),
+    ],
+)
+def test_what_drops_values_is_refused(drawing: Any) -> None:
+    refused: list[str] = []
+
+    def work() -> None:
+        with pytest.raises(dp.LoaderError, match=r"draws from torch's default generator"):
+            drawing(torch.ones(2, 3, 4, 4))
+        refused.append("refused")
+
+    in_thread(work)
+    assert refused
+
+
+def test_the_default_generator_by_name_is_the_thread_s() -> None:
+    def draw() -> Any:
+        given = torch.default_generator
+        return (
+            torch.rand(3, generator=given),
+            torch.ops.aten.rand.generator([3], generator=given),
+            torch.randperm(5, generator=given),
+        )
+
+    expected = alone(draw)
+    before = everything()
+    assert _same(in_thread(draw), expected)
+    assert everything() == before
+
+
+def test_another_bit_generator_is_that_of_the_thread_which_sets_it() -> None:
+    in_thread(random.random)  # the stand-ins are in place
+    ours = np.random.get_bit_generator()
+
+    def work() -> Any:
+        np.random.set_bit_generator(np.random.PCG64(5))
+        return np.random.rand(3)
+
+    expected = np.random.RandomState(np.random.PCG64(5)).rand(3)
+    assert np.array_equal(in_thread(work), expected)
+    assert np.random.get_bit_generator() is ours
+    try:
+        assert np.array_equal(work(), expected)
+    finally:
+        np.random.set_bit_generator(ours)
+    np.random.seed(3)
+    assert np.random.rand() == np.random.RandomState(3).rand()
+
+
+def test_the_process_keeps_a_bit_generator_of_another_kind() -> None:
+    ours = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(7))
+    try:
+        kept = np.random.get_bit_generator()
+        state = np.random.get_state(legacy=False)
+        assert alone(np.random.rand) == in_thread(np.random.rand)
+        alone(lambda: np.random.set_bit_generator(np.random.PCG64(1)))
+        assert np.random.get_bit_generator() is kept
+        assert np.random.get_state(legacy=False) == state
+    finally:
+        np.random.set_bit_generator(ours)
+
+
 def test_a_generator_of_ones_own_is_left_alone() -> None:
     def drawn() -> torch.Tensor:
         return torch.rand(3, generator=torch.Generator().manual_seed(8))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -119,3 +121,84 @@ def test_ranks_share_the_seed_that_the_first_of_them_draws(
     order = [f"case-{i:03d}" for i in dp.permutation(SAMPLES, seed=seeds[0], epoch=0)]
     assert hands == [order[0::2], [*order[1::2], order[0]]]
     assert any(str(seeds[0]) in record.getMessage() for record in caplog.records)
+
+
+class Ranks:
+    """Two ranks in one process, which says that it is the one or the other.
+
+    Args:
+        monkeypatch: of the test.
+        dataset: what each rank reads.
+        count: loaders of each rank.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dataset: dp.Dataset, count: int) -> None:
+        self._monkeypatch = monkeypatch
+        self._dataset = dataset
+        self.loaders: list[list[dp.DataLoader]] = []
+        for rank in self.each():
+            numbers = itertools.count()  # as in a process of its own
+            monkeypatch.setattr("dataplane.loader.place._numbers", numbers)
+            self.loaders.append([self.make() for _ in range(count)])
+            assert len(self.loaders) == rank + 1
+
+    def make(self) -> dp.DataLoader:
+        loader = dp.DataLoader(self._dataset, batch_size=2, shuffle=True, seed=3)
+        len(loader)  # it is in use, and has its number
+        return loader
+
+    def become(self, rank: int) -> None:
+        self._monkeypatch.setattr(dist, "get_rank", lambda: rank)
+        self._monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+
+    def each(self) -> Iterator[int]:
+        for rank in range(2):
+            self.become(rank)
+            yield rank
+
+    def epoch(self, which: int = 0) -> None:
+        """Read an epoch as ranks that wait for each other: both begin before one ends."""
+        passes = []
+        for rank in self.each():
+            passes.append(iter(self.loaders[rank][which]))
+            next(passes[rank])
+        for rank in self.each():
+            assert len(list(passes[rank])) == 2
+
+
+def test_a_rank_that_has_read_more_epochs_than_the_others_is_told(
+    dataset: dp.Dataset, group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its permutation is another than theirs, so samples come twice or not at all."""
+    ranks = Ranks(monkeypatch, dataset, 1)
+    ranks.become(0)
+    for _ in zip(ranks.loaders[0][0], range(2), strict=False):
+        pass  # looks at two batches, alone
+    ranks.epoch()
+    ranks.become(0)
+    with pytest.warns(UserWarning, match=r"rank 0 has read epoch 1 .*rank 1 is in epoch 0"):
+        next(iter(ranks.loaders[0][0]))
+
+
+def test_ranks_in_step_are_told_nothing(
+    dataset: dp.Dataset, group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a second loader of the same dataset, which is in another epoch."""
+    ranks = Ranks(monkeypatch, dataset, 2)
+    ranks.epoch(0)
+    for _ in range(3):
+        ranks.epoch(0)
+        ranks.epoch(1)  # a warning would be an error
+
+
+def test_a_store_that_is_gone_ends_no_run(
+    dataset: dp.Dataset, group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = Ranks(monkeypatch, dataset, 1)
+
+    def gone() -> Any:
+        raise dist.DistNetworkError("the first rank has left")
+
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", gone)
+    for _ in range(2):
+        ranks.epoch()

@@ -181,6 +181,7 @@ def test_set_epoch_reaches_the_user_s_sampler(dataset: dp.Dataset) -> None:
         ({"epoch": -1}, "epoch must be a count"),
         ({"samples_consumed": "4"}, "samples_consumed must be a count"),
         ({"num_yielded": True}, "num_yielded must be a count"),
+        ({"samples_consumed": 1, "num_yielded": 2}, "1 samples in 2 batches behind it"),
         ({"extra": 1}, "unknown entries: extra"),
     ],
 )

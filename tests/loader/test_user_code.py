@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import StackDataset, Subset
 
 import dataplane as dp
 from dataplane.shards import SourceArray, SourceSample
@@ -132,3 +134,132 @@ def test_samples_whose_transform_fails_fall_under_a_policy_if_asked_for(
     assert "case-004" in caplog.text
     with pytest.raises(dp.ConfigError, match="transform_errors must be"):
         dp.Dataset(packed.url, transform_errors="ignore")
+
+
+class Picky(dp.Dataset):
+    """Whose own code fails, before or after it has asked for the sample."""
+
+    def __getitem__(self, i: int) -> Any:
+        if i == 4:
+            raise ValueError("not this one")
+        sample = super().__getitem__(i)
+        if i == 5:
+            raise ValueError("nor this one")
+        return sample
+
+
+class Around:
+    """A class that is no dataset of ours, around one that is."""
+
+    def __init__(self, dataset: dp.Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.dataset[i]
+
+
+def fails_for_two(sample: dict) -> dict:
+    if sample["__key__"] in ("case-004", "case-005"):
+        raise ValueError("not this one")
+    return sample
+
+
+@pytest.mark.parametrize("kind", ["subclass", "subset of it", "stack", "class around it"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_policy_is_that_of_the_dataset_whose_code_failed_however_it_is_asked(
+    packed: Packed, kind: str, num_workers: int
+) -> None:
+    def keys(policy: str, size: int) -> list[list[str]]:
+        given: Any = {"arrays": ["global_data/mach"], "transform_errors": policy, "cache": False}
+        if kind.startswith("sub"):
+            inner: Any = Picky(packed.url, **given)
+            dataset = Subset(inner, range(len(inner))) if kind == "subset of it" else inner
+        else:
+            inner = dp.Dataset(packed.url, transform=fails_for_two, **given)
+            dataset = StackDataset(a=inner, b=inner) if kind == "stack" else Around(inner)
+        loader = dp.DataLoader(dataset, size, num_workers=num_workers)
+        batches = list(loader)
+        if policy != "raise":
+            done = "skipped" if policy == "skip" else "replaced"
+            assert inner.counters[f"dataset_samples_{done}"] >= 2
+        return [list((batch["a"] if kind == "stack" else batch)["__key__"]) for batch in batches]
+
+    assert keys("skip", 3)[1] == ["case-003"]
+    assert keys("skip", 2)[2] == ["case-006", "case-007"]
+    assert keys("replace", 3)[1] == ["case-003", "case-006", "case-006"]
+    with pytest.raises(ValueError, match="not this one"):
+        keys("raise", 3)
+
+
+@pytest.mark.parametrize("kind", ["plain", "subclass"])
+@pytest.mark.parametrize("policy", ["skip", "replace"])
+def test_a_policy_for_user_code_hides_no_error_of_ours(
+    packed: Packed, kind: str, policy: str
+) -> None:
+    class Asking(dp.Dataset):
+        def __getitem__(self, i: int) -> Any:
+            raise dp.StoreError("the store is down")
+
+    def refused(sample: dict) -> dict:
+        torch.nn.functional.gumbel_softmax(torch.ones(3))
+        return sample
+
+    given: Any = {"transform_errors": policy, "cache": False}
+    inner = (
+        Asking(packed.url, **given)
+        if kind == "subclass"
+        else dp.Dataset(packed.url, transform=refused, **given)
+    )
+    expected = dp.StoreError if kind == "subclass" else dp.LoaderError
+    with pytest.raises(expected, match=r"the store is down|gumbel_softmax"):
+        list(dp.DataLoader(inner, 2, num_workers=2))
+
+
+def test_a_class_around_a_dataset_has_no_policy_for_its_own_code(packed: Packed) -> None:
+    class Broken(Around):
+        def __getitem__(self, i: int) -> Any:
+            if i == 4:
+                raise ValueError("of its own")
+            return super().__getitem__(i)
+
+    inner = dp.Dataset(packed.url, ["global_data/mach"], transform_errors="skip", cache=False)
+    with pytest.raises(ValueError, match="of its own"):
+        list(dp.DataLoader(Broken(inner), 2))  # type: ignore[arg-type]
+
+
+def test_a_replacement_has_no_key_where_none_is_wanted(packed: Packed) -> None:
+    def transform(sample: dict) -> dict:
+        if sample["global_data/mach"] == broken:
+            raise ValueError("not this one")
+        return sample
+
+    broken = packed.values("case-004")["global_data/mach"]
+    dataset = dp.Dataset(
+        packed.url, ["global_data/mach"], transform=transform, transform_errors="replace"
+    )
+    for batch in dp.DataLoader(dataset, 3, keys=False):
+        assert set(batch) == {"global_data/mach"}
+
+
+def test_a_name_of_ragged_that_is_nowhere_is_warned_of(packed: Packed) -> None:
+    dataset = dp.Dataset(packed.url, ["points"], cache=False, transform=fails_for_none)
+    loader = dp.DataLoader(dataset, 2, ragged=["points", "pionts"])
+    with pytest.warns(UserWarning, match=r"ragged=\['pionts'\] names nothing.*'points'"):
+        batches = list(loader)
+    assert all("points.offsets" in batch for batch in batches)
+
+
+def fails_for_none(sample: dict) -> dict:
+    return {"points": sample["points"], "inner": {"number": 1}}
+
+
+def test_a_batch_that_was_saved_can_be_loaded_safely(packed: Packed, tmp_path: Path) -> None:
+    batch = next(iter(dp.DataLoader(dp.Dataset(packed.url, ["points"]), 2)))
+    torch.save(batch, tmp_path / "batch.pt")
+    loaded = torch.load(tmp_path / "batch.pt", weights_only=True)
+    assert loaded["__key__"] == batch["__key__"]
+    assert type(loaded["__key__"]) is type(batch["__key__"])
+    assert torch.equal(loaded["points"], batch["points"])

@@ -100,15 +100,15 @@ def test_the_locks_page_names_no_lock_twice() -> None:
     assert len({name.strip() for name in names}) == len(names) > 20
 
 
-@pytest.mark.parametrize("processes", [[], ["-n", "2"]])
+@pytest.mark.parametrize("processes", [[], ["-n", "1"]])
 def test_the_plugin_fails_a_run_that_takes_locks_the_wrong_way_round(
     tmp_path: Path, processes: list[str]
 ) -> None:
     (tmp_path / "test_wrong.py").write_text(
-        "from dataplane.loader.random_streams import _install_lock\n"
+        "from dataplane.deferred import _cleanup\n"
         "from dataplane.telemetry import Counters\n"
         "def test_wrong():\n"
-        "    with Counters()._lock, _install_lock:\n"
+        "    with Counters()._lock, _cleanup._lock:\n"
         "        pass\n"
     )
     run = subprocess.run(

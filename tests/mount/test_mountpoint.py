@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from dataplane import fuse_host, mount_table
 from dataplane.errors import Denied, MissingPackage, MountError
-from dataplane_fuse import daemon, mountpoint
-from dataplane_fuse.frontends import fusepy, library
+from dataplane.mount_table import Mounted, Probe, filesystem_of, find_mount, mounts, probe
+from dataplane_fuse import daemon
+from dataplane_fuse.frontends import fusepy
 from dataplane_fuse.frontends.pages import PageCachePolicy
-from dataplane_fuse.mountpoint import Mounted, Probe, find_mount, holders, normal_path, probe
+from dataplane_fuse.mountpoint import holders, normal_path
 from tests.mount.conftest import MakeMount, run
 from tests.mount.inside import daemon_environment, error_of, mount_options, open_log
 
@@ -72,7 +74,7 @@ def test_a_probe_of_an_ordinary_folder_says_that_it_is_no_mount_of_ours(tmp_path
 
 
 def test_a_probe_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mountpoint, "_PROBE_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(mount_table, "_PROBE_PROGRAM", "import time; time.sleep(60)")
     assert probe(tmp_path, timeout_s=0.2).error == errno.ETIMEDOUT
 
 
@@ -83,27 +85,45 @@ def test_holders_are_named(tmp_path: Path) -> None:
     assert not any(f"(pid {os.getpid()})" in text for text in holders(tmp_path))
 
 
-def test_a_missing_device_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mountpoint, "_DEVICE", tmp_path / "fuse")
+def test_a_missing_device_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(MountError, match=r"is missing.*modprobe fuse"):
-        mountpoint.check_device()
+        fuse_host.check_device(tmp_path / "fuse")
 
 
-def test_a_device_that_may_not_be_opened_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mountpoint, "_DEVICE", tmp_path)  # a directory: opening it to write fails
+def test_a_device_that_may_not_be_opened_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(MountError, match="cannot be opened"):
-        mountpoint.check_device()
+        fuse_host.check_device(tmp_path)  # a directory: opening it to write fails
+
+
+def test_users_other_than_root_need_fusermount3(tmp_path: Path) -> None:
+    device = tmp_path / "fuse"
+    device.touch()
+    with pytest.raises(MountError, match=r"fusermount3 is missing.*apt install fuse3"):
+        fuse_host.check_device(device, user=1000, which=lambda _: None)
+    fuse_host.check_device(device, user=1000, which=lambda name: f"/bin/{name}")
+    fuse_host.check_device(device, user=0, which=lambda _: None)
+
+
+def test_the_file_system_of_a_path_is_the_innermost_mount_and_the_topmost_there() -> None:
+    assert len([*mounts(MOUNTINFO)]) == 7
+    kinds = {
+        "/home/me": "ext4",
+        "/mnt/sims/a/b": "fuse.dataplane",
+        "/mnt/stacked/x": "fuse.dataplane",
+        "/mnt/simsalabim": "ext4",
+    }
+    found = {path: filesystem_of(Path(path), MOUNTINFO) for path in kinds}
+    assert {path: it and it.filesystem_type for path, it in found.items()} == kinds
+    assert filesystem_of(Path("/home"), "") is None
 
 
 def test_libfuse_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Two:
         fuse_version_major = 2
 
-    monkeypatch.setattr(library.importlib, "import_module", lambda name: Two)
+    monkeypatch.setattr(fuse_host.importlib, "import_module", lambda name: Two)
     with pytest.raises(MountError, match="libfuse 2"):
-        library.load_library()
+        fuse_host.load_library()
 
 
 def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,12 +133,12 @@ def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     def unloadable(name: str) -> object:
         raise OSError("Unable to find libfuse")
 
-    monkeypatch.setattr(library.importlib, "import_module", missing)
+    monkeypatch.setattr(fuse_host.importlib, "import_module", missing)
     with pytest.raises(MissingPackage, match=r"mfusepy.*\[fuse\]"):
-        library.load_library()
-    monkeypatch.setattr(library.importlib, "import_module", unloadable)
+        fuse_host.load_library()
+    monkeypatch.setattr(fuse_host.importlib, "import_module", unloadable)
     with pytest.raises(MountError, match="apt install fuse3"):
-        library.load_library()
+        fuse_host.load_library()
 
 
 def test_a_source_with_commas_stays_one_option() -> None:

@@ -39,7 +39,7 @@ _NOT_FOUND = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchKey</C
     [
         (b"", "it is empty", "copy it again"),
         (_POINTER, "it is a Git LFS pointer", "git lfs pull"),
-        (gzip.compress(_MESH), "it is gzip data", "gzip -d"),
+        (gzip.compress(_MESH, mtime=0), "it is gzip data", "gzip -d"),
         (bz2.compress(_MESH), "it is bzip2 data", "bzip2 -d"),
         (lzma.compress(_MESH), "it is xz data", "xz -d"),
         (_zip(), "it is a zip archive", "the suffix .zip"),

@@ -11,6 +11,7 @@ polling. A reader belongs to the one thread that serves its connection.
 
 from __future__ import annotations
 
+import functools
 import re
 import socket
 import struct
@@ -123,6 +124,11 @@ def http_date(seconds: float) -> str:
     return formatdate(seconds, usegmt=True)
 
 
+@functools.lru_cache(maxsize=1)
+def _date_of(second: int) -> str:
+    return http_date(second)
+
+
 def response_head(
     status: int, headers: str, content_bytes: int | None, request_id: str, *, close: bool
 ) -> bytes:
@@ -139,6 +145,7 @@ def response_head(
     ending = "Connection: close\r\n" if close else ""
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{headers}{length}"
+        f"Date: {_date_of(int(time.time()))}\r\n"
         f"x-amz-request-id: {request_id}\r\n{ending}\r\n"
     ).encode("latin-1")
 

@@ -37,7 +37,7 @@ from dataplane.cache.eviction.working_set import WorkingSet
 from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
 from dataplane.telemetry import Counters
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "excess_bytes", "has_files"]
 
 _FREE_SHARE = 10  # without a budget, 1/10 of the file system stays free
 _FLOOR_SHARE = 100  # with a budget, 1/100, whatever the budget is
@@ -48,6 +48,38 @@ _FILES_PER_ENTRY = 4  # with the folder that it may be the first in
 _EVICT_WAIT_S = 5.0  # for another process's eviction
 _EVICT_POLL_S = 0.005
 _HOPELESS_S = 0.1  # after an eviction that found nothing to evict
+
+
+def has_files(status: os.statvfs_result) -> bool:
+    """Whether a file system has files left for an entry, but for the hundredth of others."""
+    # Some file systems (btrfs) make them as needed and say 0.
+    floor = max(status.f_files // _FLOOR_SHARE, _FILES_PER_ENTRY)
+    return status.f_files == 0 or status.f_favail > floor
+
+
+def excess_bytes(
+    status: os.statvfs_result,
+    size_bytes: int | None,
+    used_bytes: int,
+    *,
+    unwritten: int = 0,
+    unreserved: int = 0,
+) -> int:
+    """Return the bytes over a budget; what is below it, negative.
+
+    Args:
+        status: status of the file system.
+        size_bytes: the budget, or None to leave a tenth of the file system free.
+        used_bytes: bytes that the cache takes.
+        unwritten: bytes that are not on the disk yet.
+        unreserved: bytes of them that are not among the used ones.
+    """
+    free = status.f_bavail * status.f_frsize - unwritten
+    share = _FREE_SHARE if size_bytes is None else _FLOOR_SHARE
+    excess = status.f_blocks * status.f_frsize // share - free
+    if size_bytes is None:
+        return excess
+    return max(excess, used_bytes + unreserved - size_bytes)
 
 
 class Budget:
@@ -112,10 +144,7 @@ class Budget:
 
     def has_files(self) -> bool:
         """Whether the file system has files left for an entry, but for the hundredth of others."""
-        status = os.fstatvfs(self._session.directory.fd)
-        # Some file systems (btrfs) make them as needed and say 0.
-        floor = max(status.f_files // _FLOOR_SHARE, _FILES_PER_ENTRY)
-        return status.f_files == 0 or status.f_favail > floor
+        return has_files(os.fstatvfs(self._session.directory.fd))
 
     def release(self, length: int) -> None:
         """Give back what `reserve` took and was not written."""
@@ -142,13 +171,13 @@ class Budget:
 
     def _excess(self, unwritten: int, unreserved: int = 0) -> int:
         """Bytes over the budget, given bytes that are not on the disk, and of them not reserved."""
-        status = os.fstatvfs(self._session.directory.fd)
-        free = status.f_bavail * status.f_frsize - unwritten
-        share = _FREE_SHARE if self._size_bytes is None else _FLOOR_SHARE
-        excess = status.f_blocks * status.f_frsize // share - free
-        if self._size_bytes is None:
-            return excess
-        return max(excess, self._session.usage.used + unreserved - self._size_bytes)
+        return excess_bytes(
+            os.fstatvfs(self._session.directory.fd),
+            self._size_bytes,
+            self._session.usage.used,
+            unwritten=unwritten,
+            unreserved=unreserved,
+        )
 
     def _make_room(self, wanted: int, working_set: WorkingSet | None) -> bool:
         size = self._size_bytes

@@ -35,6 +35,7 @@ _METHODS = {
     "login": "a login",
     "boto-config": "keys in the boto file",
 }
+_ABSENT = ("not found", "not usable", "none found", "the instance's role, if it has one")
 _ASKS_OTHERS = ("assume-role", "custom-process", "container-role", "iam-role")
 """Providers of botocore that start a program or make a request; that of an assumed role asks at
 once for the credentials to assume it with."""
@@ -57,6 +58,11 @@ class Access:
     credentials: str
     credentials_origin: str
     endpoint_error: str | None = None
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether there are credentials, or none are needed, as far as is known without asking."""
+        return not self.credentials.startswith(_ABSENT)
 
 
 def s3_access(

@@ -38,6 +38,10 @@ class _Lines:
         self.last = self._stream.readline(limit)
         return self.last
 
+    def close(self) -> None:
+        """Close the stream, as the standard library does when what comes is no response."""
+        self._stream.close()
+
 
 class _Response(http.client.HTTPResponse):
     def begin(self) -> None:
@@ -52,7 +56,8 @@ class _Response(http.client.HTTPResponse):
         try:
             super().begin()
         finally:
-            self.fp = stream
+            if self.fp is not None:  # else it has been closed: what came is no response
+                self.fp = stream
         if lines.last not in (b"\r\n", b"\n"):
             raise http.client.IncompleteRead(lines.last)
 

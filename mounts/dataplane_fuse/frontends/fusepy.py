@@ -34,9 +34,9 @@ from typing import Any
 from urllib.parse import quote
 
 from dataplane.errors import DataplaneError, MountError
+from dataplane.fuse_host import library_version, load_library
 from dataplane_fuse.errnos import errno_of
 from dataplane_fuse.filesystem import Filesystem
-from dataplane_fuse.frontends.library import library_version, load_library
 from dataplane_fuse.frontends.pages import PageCachePolicy
 from dataplane_fuse.frontends.structs import StatBytes
 from dataplane_fuse.nodes import BLOCK_BYTES

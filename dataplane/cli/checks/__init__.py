@@ -1,0 +1,1 @@
+"""What `dataplane doctor` looks at: small functions that are handed the world they look at."""
