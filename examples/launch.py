@@ -72,7 +72,7 @@ def make_parser(name: str, description: str, *, samples: int) -> argparse.Argume
     add("--epochs", type=_count, default=8, help="in all, with those before a resume (%(default)s)")
     add("--batch-size", type=_count, default=4, help="of each process (%(default)s)")
     add("--workers", type=int, default=2, help="threads that decode (%(default)s)")
-    add("--learning-rate", type=_positive, default=3e-3, help="of Adam (%(default)s)")
+    add("--learning-rate", type=_positive, default=2e-3, help="of Adam (%(default)s)")
     add("--seed", type=int, default=0, help="of the order and the first weights (%(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     add(
