@@ -3,7 +3,7 @@
 Every fenced block in a language that can be checked is: Python is run against a small dataset, SQL
 by DuckDB, settings are loaded, and of shell commands those of this project are parsed by the
 commands themselves. The programs of docs/dataset-format.md are run by
-tests/shards/test_documentation.py, the example by tests/examples/test_train.py.
+tests/shards/test_documentation.py, the examples by tests/examples.
 """
 
 from __future__ import annotations

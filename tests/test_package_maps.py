@@ -15,6 +15,7 @@ _MAPS = {
     **{page: page.parent for page in (_ROOT / "dataplane").rglob("README.md")},
     **{page: page.parent for page in (_ROOT / "benchmarks").glob("*/README.md")},
     _ROOT / "mounts" / "README.md": _ROOT / "mounts" / "dataplane_fuse",
+    _ROOT / "examples" / "README.md": _ROOT / "examples",
 }
 _TREE = re.compile(r"^```text\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _LINE = re.compile(r"( *)([\w/]+)  +\S")
