@@ -1,0 +1,105 @@
+"""Statistics of an array over a dataset, from those of its samples in the index.
+
+`dataplane pack` measures every array of every sample; they combine to those of a dataset, or of the
+samples of a subset alone, without a byte of the data (Source: Chan, Golub and LeVeque 1979). Values
+that are NaN or infinite have no part in them. Pure functions over an index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dataplane.datasets.views import View
+from dataplane.errors import ConfigError
+
+__all__ = ["ArrayStatistics", "dataset_statistics"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayStatistics:
+    """Mean and standard deviation of an array over a dataset, in its units.
+
+    Attributes:
+        mean: mean of all values, or of each component.
+        std: population standard deviation, likewise.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def dataset_statistics(view: View, name: str, *, per_component: bool = False) -> ArrayStatistics:
+    """Combine the stored statistics of an array over the samples of a view.
+
+    Args:
+        view: samples; each counts once.
+        name: name of the array.
+        per_component: whether to tell components apart.
+
+    Raises:
+        ConfigError: a sample has values and no statistics of them.
+    """
+    parts = []
+    numbers, which = view.all_numbers(), view.all_which()
+    for place, dataset in enumerate(view.datasets):
+        table: Any = dataset.index.table
+        taken = np.unique(numbers[which == place])
+        chosen = (pc.field("array") == name) & pc.field("sample_index").isin(pa.array(taken))
+        parts.append(_figures(table.filter(chosen), name, per_component, dataset.url))
+    columns = [np.concatenate(figures) for figures in zip(*parts, strict=True)]
+    count, mean, std = (column if per_component else column[:, :1] for column in columns)
+    total = count.sum(axis=0)
+    if not len(total) or (total == 0).any():
+        raise ConfigError(
+            f"normalise: array {name!r} has no finite values, and so no statistics",
+            hint="leave it out, or give mean= and std=",
+        )
+    middle = (count * mean).sum(axis=0) / total
+    variance = (count * (std**2 + (mean - middle) ** 2)).sum(axis=0) / total
+    return ArrayStatistics(tuple(middle.tolist()), tuple(np.sqrt(variance).tolist()))
+
+
+def _figures(
+    rows: Any, name: str, per_component: bool, url: str
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return count, mean and std of each row: float64[rows, components]."""
+    counts, means, stds = [], [], []
+    columns = {*rows.column_names}
+    for row in rows.to_pylist():
+        size = math.prod(row["shape"])
+        if not per_component:
+            left_out = row.get("nonfinite_count") if "nonfinite_count" in columns else None
+            left_out = row["nan_count"] if left_out is None else left_out
+            parts: Sequence[Any] = [(row["mean"], row["std"], left_out, size)]
+        else:
+            found = row.get("components") or []
+            each = size // max(len(found), 1)
+            parts = [(part["mean"], part["std"], part["nan_count"], each) for part in found]
+        if size and (not parts or any(None in part for part in parts)):
+            kind = "statistics of each component" if per_component else "statistics"
+            raise ConfigError(
+                f"normalise: {url} has no {kind} of array {name!r} in sample {row['sample']!r}",
+                hint="pack it again with this version, or give mean= and std= yourself",
+            )
+        if not size:
+            continue
+        finite = [
+            (mean, std, total - without) if math.isfinite(mean) else (0.0, 0.0, 0)
+            for mean, std, without, total in parts
+        ]
+        means.append([mean for mean, _, _ in finite])
+        stds.append([std for _, std, _ in finite])
+        counts.append([float(count) for _, _, count in finite])
+    width = len(counts[0]) if counts else 1
+    return tuple(
+        np.array(column, np.float64).reshape(len(column), -1 if column else width)
+        for column in (counts, means, stds)
+    )
