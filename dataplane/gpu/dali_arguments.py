@@ -45,8 +45,9 @@ def number(what: str, value: object, *, low: float, high: float = math.inf) -> f
     """
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not is_number or not low <= float(value) <= high or not math.isfinite(value):  # type: ignore[arg-type]
-        bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise ConfigError(f"{what} must be a number, {bounds}, got {value!r}")
+        bounds = f", at least {low:g}" if high == math.inf else f", from {low:g} to {high:g}"
+        bounds = "" if low == -math.inf else bounds
+        raise ConfigError(f"{what} must be a finite number{bounds}, got {value!r}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -66,8 +67,8 @@ def range_of(what: str, value: object, *, low: float) -> tuple[float, float]:
         ConfigError: it is no such thing.
     """
     if not isinstance(value, Sequence):
-        number = number(what, value, low=low)
-        return number, number
+        only = number(what, value, low=low)
+        return only, only
     if len(value) != 2:
         raise ConfigError(f"{what} must be a number or two bounds, got {value!r}")
     first, last = number(what, value[0], low=low), number(what, value[1], low=low)
@@ -143,5 +144,6 @@ def check_outside(operation: str, outside: str) -> None:
 def bounds_of_three(
     ranges: Sequence[tuple[float, float]],
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the lower bounds of three ranges, and the upper ones."""
     lows, highs = zip(*ranges, strict=True)
     return (lows[0], lows[1], lows[2]), (highs[0], highs[1], highs[2])

@@ -94,8 +94,10 @@ class Flip(Operation):
     axes: str
     probability: float
     name: ClassVar[str] = "flip"
-    recorded: ClassVar[tuple[str, ...]] = ("axes",)
-    inner: ClassVar[tuple[str, ...]] = ("signs",)
+
+    def parameters(self, arrays: Arrays) -> tuple[Parameter, ...]:
+        """Return which axes are flipped, int32[3] of z, y, x, and for vectors signs of x, y, z."""
+        return (Parameter("axes"), *_for_vectors(arrays, "signs"))
 
     def after(self, arrays: Arrays) -> dict[str, ArraySpec]:
         """Return the arrays as they are."""
@@ -134,8 +136,11 @@ class QuarterTurns(Operation):
     planes: tuple[str, ...]
     probability: float
     name: ClassVar[str] = "rotate90"
-    recorded: ClassVar[tuple[str, ...]] = ("turn",)
-    inner: ClassVar[tuple[str, ...]] = ("map", "sources", "signs")
+
+    def parameters(self, arrays: Arrays) -> tuple[Parameter, ...]:
+        """Return the rotation, float32[3, 3] of x, y, z, and the same in what DALI takes."""
+        mapping = Parameter("map", is_recorded=False)
+        return (Parameter("turn"), mapping, *_for_vectors(arrays, "sources", "signs"))
 
     def after(self, arrays: Arrays) -> dict[str, ArraySpec]:
         """Return the arrays as they are."""
@@ -265,8 +270,9 @@ class Resample(Operation):
 
     def parameters(self, arrays: Arrays) -> tuple[Parameter, ...]:
         """Return those of the parts, and what they come to in x, y, z."""
-        del arrays
-        inner = [Parameter(self._inner(name), is_recorded=False) for name in ("map", "turn")]
+        inner = [Parameter(self._inner("map"), is_recorded=False)]
+        if self._turns:
+            inner += _for_vectors(arrays, self._inner("turn"))
         named = {"rotate": ("degrees", "axis"), "zoom": ("factors",)}
         recorded = [
             Parameter(f"{number}.{part.name}.{name}")
@@ -296,13 +302,13 @@ class Resample(Operation):
         """Resample every volume once, and turn the vectors."""
         is_zero = self.parts[0][1].outside == "zero"
         warped = functools.partial(_warped, graph, is_zero=is_zero)
-        mapping, turn = (graph.parameters[self._inner(name)] for name in ("map", "turn"))
-        turns = any(part.name == "rotate" for _, part in self.parts)
+        mapping = graph.parameters[self._inner("map")]
         for spec in _volumes("resample", graph.arrays):
             node = graph.nodes[spec.name]
             if spec.is_interpolated:
                 node = warped(graph.cast(node, _FLOAT32), mapping, is_linear=True)
-                if spec.is_vector and turns:
+                if spec.is_vector and self._turns:
+                    turn = graph.parameters[self._inner("turn")]
                     node = graph.fn.coord_transform(node, M=turn)
                 node = graph.cast(node, spec.dtype)
             else:
@@ -310,9 +316,19 @@ class Resample(Operation):
                 node = graph.uncarried(node, spec.dtype)
             graph.nodes[spec.name] = node
 
+    @property
+    def _turns(self) -> bool:
+        return any(part.name == "rotate" for _, part in self.parts)
+
     def _inner(self, name: str) -> str:
         """Return the name of what only DALI is told; there may be several resamplings."""
         return f"{self.parts[0][0]}.resample.{name}"
+
+
+def _for_vectors(arrays: Arrays, *names: str) -> tuple[Parameter, ...]:
+    """Return parameters that only vectors need; DALI is not fed what nothing reads."""
+    has_vectors = any(spec.kind == "volume" and spec.is_vector for spec in arrays.values())
+    return tuple(Parameter(name, is_recorded=False) for name in names if has_vectors)
 
 
 def _warped(graph: Graph, node: Node, mapping: Node, *, is_linear: bool, is_zero: bool) -> Node:
