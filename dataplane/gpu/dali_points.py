@@ -190,22 +190,26 @@ class UnitScale(Operation):
         fn, first = graph.fn, _positions(self.name, graph.arrays)[0]
         wide = np.result_type(first.dtype, _FLOAT32)
         points = graph.cast(graph.nodes[first.name], wide)
+        # DALI's reductions know no float64: they are given distances from the first point.
+        base = points[0:1, :] if wide == np.float64 else None
+        near = points if base is None else graph.cast(points - base, _FLOAT32)
         if self.is_ball:
-            centre = fn.reductions.mean(points, axes=[0], keep_dims=True)
-            away = points - centre
-            squares = fn.reductions.sum(away * away, axes=[1], keep_dims=True)
-            scale = graph.math.sqrt(fn.reductions.max(squares, axes=[0, 1], keep_dims=True))
+            middle = fn.reductions.mean(near, axes=[0], keep_dims=True)
+            scale = fn.reductions.max(_length(graph, near - middle), axes=[0, 1], keep_dims=True)
         else:
-            low = fn.reductions.min(points, axes=[0], keep_dims=True)
-            high = fn.reductions.max(points, axes=[0], keep_dims=True)
-            centre = (low + high) * wide.type(0.5)
-            scale = fn.reductions.max((high - low) * wide.type(0.5), axes=[0, 1], keep_dims=True)
-        scale = graph.math.max(scale, wide.type(_TINY))
+            low = fn.reductions.min(near, axes=[0], keep_dims=True)
+            high = fn.reductions.max(near, axes=[0], keep_dims=True)
+            middle = (low + high) * np.float32(0.5)
+            sides = (high - low) * np.float32(0.5)
+            scale = fn.reductions.max(sides, axes=[0, 1], keep_dims=True)
+        scale = graph.math.max(scale, np.float32(_TINY))
+        centre = middle if base is None else base + graph.cast(middle, wide)
         graph.recorded["centre"] = fn.reshape(centre, shape=[3])
         graph.recorded["scale"] = fn.reshape(scale, shape=[])
         for spec in _positions(self.name, graph.arrays):
-            node = graph.cast(graph.nodes[spec.name], np.result_type(spec.dtype, wide))
-            graph.nodes[spec.name] = graph.cast((node - centre) / scale, spec.dtype)
+            own = np.result_type(spec.dtype, wide)
+            node = graph.cast(graph.nodes[spec.name], own) - graph.cast(centre, own)
+            graph.nodes[spec.name] = graph.cast(node / graph.cast(scale, own), spec.dtype)
 
 
 _COUNTERS = ("counter_row", "counter_component")
@@ -231,8 +235,9 @@ def _linear(
 
 def _length(graph: Graph, node: Node) -> Node:
     """Return the length of each row, at least a tiny one: `[N, 1]`."""
-    squares = graph.fn.reductions.sum(node * node, axes=[1], keep_dims=True)
-    return graph.math.max(graph.math.sqrt(squares), np.float32(_TINY))
+    squares = node * node
+    total = squares[:, 0:1] + squares[:, 1:2] + squares[:, 2:3]
+    return graph.math.max(graph.math.sqrt(total), np.float32(_TINY))
 
 
 def _positions(operation: str, arrays: Arrays) -> Sequence[ArraySpec]:

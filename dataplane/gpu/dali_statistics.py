@@ -87,7 +87,8 @@ def _figures(
             kind = "statistics of each component" if per_component else "statistics"
             raise ConfigError(
                 f"normalise: {url} has no {kind} of array {name!r} in sample {row['sample']!r}",
-                hint="pack it again with this version, or give mean= and std= yourself",
+                hint="give mean= and std= yourself; `dataplane pack` measures all but complex "
+                "arrays, and the components of those that end in 2 to 16 of them",
             )
         if not size:
             continue
