@@ -228,10 +228,10 @@ class Cast(Operation):
             graph.nodes[name] = graph.cast(graph.nodes[name], self.dtype)
 
 
-def noise_keys(draw: Draw) -> npt.NDArray[np.uint32]:
-    """Draw the two keys of an array's noise: uint32[2]."""
+def noise_keys(draw: Draw) -> npt.NDArray[np.int32]:
+    """Draw the two keys of an array's noise: int32[2], as DALI's iterators know no uint32."""
     word = draw.word()
-    return np.array([word & 0xFFFFFFFF, word >> 32], np.uint32)
+    return np.array([word & 0xFFFFFFFF, word >> 32], np.uint32).view(np.int32)
 
 
 def counters(spec: ArraySpec, shapes: SampleShapes) -> list[npt.NDArray[np.uint32]]:
@@ -274,8 +274,9 @@ def normal_noise(graph: Graph, parts: list[Node], keys: Node) -> Node:
     Source: Box and Muller 1958, on two 32-bit words of a hash.
     """
     counter = functools.reduce(lambda a, b: a + b, [graph.placed(part) for part in parts])
-    first = _mixed(graph, counter ^ graph.placed(keys[0]))
-    second = _mixed(graph, first + graph.placed(keys[1]))
+    words = graph.placed(graph.reinterpreted(keys, np.dtype(np.uint32)))
+    first = _mixed(graph, counter ^ words[0])
+    second = _mixed(graph, first + words[1])
     # 24 bits, all of which float32 holds. The first is from (0, 1], so it has a logarithm.
     shift = _uint32(graph, 1 << 8)
     unit = np.float32(2.0**-24)

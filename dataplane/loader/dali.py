@@ -124,4 +124,5 @@ def dali_pipeline(
         threads=threads,
         prefetch=prefetch,
         pins="pin_memory" not in loader_options,
+        seed=loader_options.get("seed"),
     )

@@ -26,7 +26,12 @@ _SMALL = 64
 
 
 def fed_batch(
-    recipe: Recipe, batch: Mapping[str, Any], before: Mapping[str, Any], state: Mapping[str, Any]
+    recipe: Recipe,
+    batch: Mapping[str, Any],
+    before: Mapping[str, Any],
+    state: Mapping[str, Any],
+    *,
+    seed: int | None,
 ) -> tuple[tuple[Fed, ...], Keys]:
     """Return what DALI is fed for a batch, as `recipe.fed` names it, and the keys of its samples.
 
@@ -35,6 +40,7 @@ def fed_batch(
         batch: batch of the loader.
         before: state of the loader before the batch.
         state: state behind it.
+        seed: seed that the user gave; None takes that of the pass, which the state has.
 
     Raises:
         LoaderError: the batch is not one that the recipe was made for.
@@ -56,13 +62,16 @@ def fed_batch(
             arrays[name] = fed_array(values, spec)
         else:
             arrays[name] = [fed_array(part, spec) for part in values]
-    epoch = 0 if state["is_seed_of_pass"] else int(state["epoch"])
+    epoch = int(state["epoch"])
+    if seed is None:
+        seed = int(state["seed"])
+        epoch = 0 if state["is_seed_of_pass"] else epoch
     is_repeating = state["order"] == "sampler"
     first = int(before["samples_consumed"])
     drawn: list[Values] = []
     for number, key in enumerate(keys):
         source = DrawSource(
-            seed=int(state["seed"]),
+            seed=seed,
             epoch=epoch,
             key=key,
             place=first + number if is_repeating else -1,

@@ -66,10 +66,12 @@ class DaliPipeline:
         threads: int,
         prefetch: int,
         pins: bool,
+        seed: int | None,
     ) -> None:
         self.loader = loader
         self.recipe = recipe
         self._asked_device = device_id
+        self._seed = seed
         self._threads, self._prefetch, self._pins = threads, prefetch, pins
         self._pipeline: Any = None
         self._names: tuple[str, ...] = ()
@@ -261,7 +263,7 @@ class DaliPipeline:
         try:
             for batch in passing:
                 state = self.loader.state_dict()
-                fed, keys = fed_batch(self.recipe, batch, before, state)
+                fed, keys = fed_batch(self.recipe, batch, before, state, seed=self._seed)
                 self._in_flight.append(_InFlight(keys, state, (batch, fed)))
                 before = state
                 yield fed

@@ -98,9 +98,10 @@ def normal_noise(shape: tuple[int, ...], keys: np.ndarray) -> np.ndarray:
             word = (word ^ (word >> U32(shift))) * U32(factor)
         return word ^ (word >> U32(16))
 
+    keys = keys.view(U32)
     counter = np.arange(np.prod(shape, dtype=int), dtype=U32).reshape(shape)
-    first = mixed(counter ^ U32(keys[0]))
-    second = mixed(first + U32(keys[1]))
+    first = mixed(counter ^ keys[0])
+    second = mixed(first + keys[1])
     radius = ((first >> U32(8)).astype(float) + 1) / 2**24
     angle = (second >> U32(8)).astype(float) / 2**24 * 2 * np.pi
     return np.sqrt(-2 * np.log(radius)) * np.cos(angle)
