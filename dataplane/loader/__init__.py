@@ -12,8 +12,8 @@ from dataplane.extras import missing_package
 if TYPE_CHECKING:
     from dataplane.gpu import dali_ops
     from dataplane.loader.dali import dali_pipeline, dali_source
+    from dataplane.loader.dali_external_source import DaliSource
     from dataplane.loader.dali_loader import DaliPipeline
-    from dataplane.loader.dali_source import DaliSource
     from dataplane.loader.dataloader import DataLoader
     from dataplane.loader.stats import LoaderStats
 
@@ -29,7 +29,7 @@ __all__ = [
 
 _LAZY = {
     "DaliPipeline": "dataplane.loader.dali_loader",
-    "DaliSource": "dataplane.loader.dali_source",
+    "DaliSource": "dataplane.loader.dali_external_source",
     "DataLoader": "dataplane.loader.dataloader",
     "LoaderStats": "dataplane.loader.stats",
     "dali_ops": "dataplane.loader.dali",

@@ -1,7 +1,7 @@
 """`dali_pipeline` and `dali_source`: the batches of a loader through DALI, on a GPU or the CPU.
 
-The public functions: they check arguments and put together what `dali_loader.py`, `dali_source.py`
-and `dataplane.gpu` make. Nothing here touches a GPU.
+The public functions: they check arguments and put together what `dali_loader.py`,
+`dali_external_source.py` and `dataplane.gpu` make. Nothing here touches a GPU.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataplane.gpu.dali_arrays import Roles
 from dataplane.gpu.dali_graph import make_recipe
 from dataplane.gpu.dali_library import DeviceId, dali, device_of
 from dataplane.gpu.dali_ops import Definition
+from dataplane.loader.dali_external_source import DaliSource, source_of
 from dataplane.loader.dali_loader import DaliPipeline
-from dataplane.loader.dali_source import DaliSource, source_of
 from dataplane.loader.dataloader import DataLoader
 
 __all__ = ["DaliPipeline", "dali_ops", "dali_pipeline", "dali_source"]
@@ -41,7 +41,7 @@ def dali_source(
         >>> source = dp.dali_source(dp.DataLoader(ds, batch_size=4))  # doctest: +SKIP
         >>> @pipeline_def(batch_size=4, num_threads=4, device_id=0)  # doctest: +SKIP
         ... def augmented():
-        ...     (density,) = source.outputs(layouts={"fields/density": "DHW"})
+        ...     (density,) = source.outputs(layouts={"fields/density": "DHWC"})
         ...     return fn.flip(density.gpu(), horizontal=fn.random.coin_flip())
     """
     return source_of(loader, arrays, depth)

@@ -174,22 +174,16 @@ class DaliPipeline:
             except StopIteration:
                 pipeline.reset()
                 return
-            except RuntimeError as err:
-                if isinstance(err, LoaderError) or self._error is not None:
-                    self._close(pipeline)
+            except Exception as err:
+                if self._error is not None:  # of the loader, in the place of its batch
+                    self._error = None
+                    pipeline.reset()
                     raise
                 raise LoaderError(
                     f"DALI could not run the operations: {err}",
-                    hint="what comes behind 'Error in' is DALI's own reason",
+                    hint="the line behind 'encountered' is its reason",
                 ) from err
-            except Exception:
-                self._close(pipeline)
-                raise
             yield self._batch(outputs)
-
-    def _close(self, pipeline: Any) -> None:
-        self._error = None
-        pipeline.reset()
 
     def _batch(self, outputs: Sequence[Any]) -> dict[str, Any]:
         assert self._handed is not None

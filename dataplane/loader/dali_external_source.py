@@ -47,6 +47,7 @@ class DaliSource:
         self._depth = depth
         self._held: deque[Any] = deque(maxlen=depth + 2)
         self._states: deque[Any] = deque(maxlen=depth + 2)
+        self._layouts: dict[str, str] = {}
         self._given = 0
         self._start: dict[str, Any] | None = None
 
@@ -54,7 +55,9 @@ class DaliSource:
         """Add the source to the pipeline that is being defined, and return a node for each array.
 
         Args:
-            layouts: DALI's layout of an array, by name: `{"fields/velocity": "DHWC"}`.
+            layouts: DALI's layout of an array, by name: `{"fields/velocity": "DHWC"}`. One that
+                ends in C and is one longer than the array has dimensions adds a last axis of one:
+                most of DALI's operations on volumes want it.
 
         Raises:
             ConfigError: no pipeline is being defined, or it takes smaller batches than the loader
@@ -77,7 +80,7 @@ class DaliSource:
         ahead = pipeline.prefetch_queue_depth
         self._keep(max(ahead.values()) if isinstance(ahead, dict) else int(ahead))
         known = checked_names(layouts or {}, self.names, "layouts")
-        given = {name: (layouts or {})[name] for name in known}
+        self._layouts = given = {name: (layouts or {})[name] for name in known}
         nodes: list[Any] = dali("fn").external_source(
             source=self,
             num_outputs=len(self.names),
@@ -95,7 +98,10 @@ class DaliSource:
         passing = iter(self.loader)
         self._start = self._state()
         for batch in passing:
-            values = tuple(fed_values(batch, name) for name in self.names)
+            values = tuple(
+                _with_channel(fed_values(batch, name), self._layouts.get(name, ""))
+                for name in self.names
+            )
             self._held.append((batch, values))
             self._given += 1
             self._states.append(self._state())
@@ -170,6 +176,15 @@ def source_of(loader: Any, arrays: Sequence[str] | None, depth: int | None) -> D
     if depth is not None and (type(depth) is not int or depth < 1):
         raise ConfigError(f"dali_source: depth must be a whole number above 0, got {depth!r}")
     return DaliSource(loader, arrays, depth=depth or _DEFAULT_DEPTH)
+
+
+def _with_channel(values: Fed, layout: str) -> Fed:
+    """Return an array with a last axis of one where its layout has one more: a view."""
+    if not layout.endswith("C"):
+        return values
+    if isinstance(values, list):
+        return [part[..., None] if part.ndim == len(layout) - 1 else part for part in values]
+    return values[..., None] if values.ndim == len(layout) else values
 
 
 def _known_arrays(loader: Any) -> tuple[str, ...] | None:
