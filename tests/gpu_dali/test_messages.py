@@ -249,7 +249,7 @@ for call in (
     [
         (
             "ModuleNotFoundError(f'No module named {name!r}', name=name)",
-            "needs the Python package nvidia-dali, which is not installed",
+            "need the Python package nvidia-dali, which is not installed",
         ),
         ("ImportError('libcuda.so.1: too old')", "cannot be loaded: libcuda.so.1: too old"),
     ],

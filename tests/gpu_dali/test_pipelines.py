@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
+import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ import torch.utils.data
 
 import dataplane as dp
 from dataplane import dali_ops as ops
+from dataplane.loader import dali_loader
 from tests.datasets.packed import Packed
-from tests.gpu_dali.cases import SAMPLES, by_sample, packed, run, volumes
+from tests.gpu_dali.cases import SAMPLES, by_sample, packed, volumes
 
 dali = pytest.importorskip("nvidia.dali", reason="there is no DALI for this platform")
 
@@ -356,9 +360,6 @@ def test_a_pipeline_of_dali_s_yields_batches_in_a_plain_loop(volume_data: Packed
 
 
 def test_nothing_is_left_running_when_a_pipeline_is_dropped(volume_data: Packed) -> None:
-    import gc
-    import threading
-    import weakref
 
     before = {thread.name for thread in threading.enumerate()}
     one = pipeline(dataset(volume_data), num_workers=2)
@@ -370,6 +371,21 @@ def test_nothing_is_left_running_when_a_pipeline_is_dropped(volume_data: Packed)
     assert {thread.name for thread in threading.enumerate()} <= before
 
 
-def test_the_example_of_the_documentation_s_page_holds(volume_data: Packed) -> None:
-    found = run(dataset(volume_data), [ops.random_crop(4)], batch_size=2)
-    assert len(found) == SAMPLES
+def test_memory_of_batches_stays_until_dali_has_handed_them_out(
+    volume_data: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where DALI itself would let go of it sooner."""
+    fed: list[weakref.ref[Any]] = []
+    plain = dali_loader.fed_batch
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        values, keys = plain(*arguments, **more)
+        fed.append(weakref.ref(values[0]))
+        return values, keys
+
+    monkeypatch.setattr(dali_loader, "fed_batch", watched)
+    one = pipeline(dataset(volume_data), 1, prefetch=3, operations=[ops.flip()])
+    for number, _ in enumerate(one):
+        assert len(fed) > number
+        assert all(ref() is not None for ref in fed[number:])
+        assert all(ref() is None for ref in fed[:number])
