@@ -84,13 +84,12 @@ class ArraySpec:
 
     @property
     def components(self) -> int:
-        """Number of components of an element; 1 for a scalar."""
+        """Number of components of an element; 1 for a scalar, and where it varies."""
         if self.kind == "volume":
             size = {"DHW": 1, "DHWC": self.shape[-1], "CDHW": self.shape[0]}[self.layout]
         else:
             size = self.shape[1] if len(self.shape) == 2 else 1
-        assert size is not None
-        return size
+        return 1 if size is None else size
 
     @property
     def extents(self) -> tuple[int | None, ...]:

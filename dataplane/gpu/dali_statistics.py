@@ -2,7 +2,8 @@
 
 `dataplane pack` measures every array of every sample; they combine to those of a dataset, or of the
 samples of a subset alone, without a byte of the data (Source: Chan, Golub and LeVeque 1979). Values
-that are NaN or infinite have no part in them. Pure functions over an index.
+that are NaN or infinite have no part in them. `measured_statistics` reads the data where the index
+has none. Functions without state.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import pyarrow.compute as pc
 
 from dataplane.datasets.views import View
 from dataplane.errors import ConfigError
+from dataplane.shards.statistics import PartialStats, array_stats
 
-__all__ = ["ArrayStatistics", "dataset_statistics"]
+__all__ = ["ArrayStatistics", "dataset_statistics", "measured_statistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,47 @@ def dataset_statistics(view: View, name: str, *, per_component: bool = False) ->
     return ArrayStatistics(tuple(middle.tolist()), tuple(np.sqrt(variance).tolist()))
 
 
+def measured_statistics(view: View, name: str, *, per_component: bool = False) -> ArrayStatistics:
+    """Read an array of every sample of a view, and measure it; each sample counts once.
+
+    Args:
+        view: samples.
+        name: name of the array.
+        per_component: whether to tell the entries of its last dimension apart.
+
+    Raises:
+        ConfigError: there are no finite values, or the last dimension varies.
+        DataplaneError: a sample cannot be read.
+    """
+    numbers, which = view.all_numbers(), view.all_which()
+    total: tuple[PartialStats, ...] = ()
+    for place, dataset in enumerate(view.datasets):
+        for number in np.unique(numbers[which == place]).tolist():
+            values = dataset.numpy(number).get(name)
+            if not isinstance(values, np.ndarray):
+                continue
+            width = values.shape[-1] if per_component and values.ndim else 0
+            measured = array_stats(values, width)
+            parts = measured.components if per_component and width else (measured.whole,)
+            if not parts:  # an empty array
+                continue
+            if total and len(parts) != len(total):
+                raise ConfigError(
+                    f"statistics: array {name!r} has {len(total)} and {len(parts)} components",
+                    hint="leave per_component out",
+                )
+            pairs = zip(total or parts, parts, strict=True)
+            total = tuple(a.combine(b) for a, b in pairs) if total else parts
+    finished = [part.finish() for part in total]
+    known = [one for one in finished if one is not None and math.isfinite(one.mean)]
+    if not known or len(known) != len(finished):
+        raise ConfigError(f"statistics: array {name!r} has no finite values")
+    return ArrayStatistics(
+        tuple(one.mean for one in known),
+        tuple(one.std for one in known),
+    )
+
+
 def _figures(
     rows: Any, name: str, per_component: bool, url: str
 ) -> tuple[npt.NDArray[np.float64], ...]:
@@ -87,8 +130,8 @@ def _figures(
             kind = "statistics of each component" if per_component else "statistics"
             raise ConfigError(
                 f"normalise: {url} has no {kind} of array {name!r} in sample {row['sample']!r}",
-                hint="give mean= and std= yourself; `dataplane pack` measures all but complex "
-                "arrays, and the components of those that end in 2 to 16 of them",
+                hint="measure it once, dali_ops.statistics(ds, name, measure=True), and give its "
+                "mean= and std=",
             )
         if not size:
             continue

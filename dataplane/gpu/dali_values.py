@@ -113,6 +113,13 @@ class Noise(Operation):
                     f"{' and is a label' if arrays[name].is_label else ''}",
                     hint="noise is for floating point arrays; name them: arrays=[...]",
                 )
+            spec = arrays[name]
+            if spec.kind != "volume" and (len(spec.shape) > 2 or None in spec.shape[1:]):
+                raise ConfigError(
+                    f"{self.name}: array {name!r} is no volume, and has {len(spec.shape)} "
+                    "dimensions or rows whose length varies",
+                    hint="noise is for volumes, and for arrays of one or two dimensions",
+                )
         return dict(arrays)
 
     def draw(self, sample: SampleContext) -> Values:

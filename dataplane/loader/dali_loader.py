@@ -161,6 +161,16 @@ class DaliPipeline:
         self.loader.load_state_dict(state_dict)
         self._state = None
 
+    def close(self) -> None:
+        """End a pass, and let go of DALI's threads and memory; iterating makes them anew."""
+        if self._is_own:
+            self._rewind("closing")
+        self._drop()
+
+    def _drop(self) -> None:
+        self._pipeline, self._handed, self._is_open, self._is_own = None, None, False, False
+        self._in_flight.clear()
+
     def _batches(self, number: int) -> Iterator[dict[str, Any]]:
         pipeline = self.pipeline
         while True:
@@ -179,6 +189,7 @@ class DaliPipeline:
                     self._error = None
                     pipeline.reset()
                     raise
+                self._drop()
                 raise LoaderError(
                     f"DALI could not run the operations: {err}",
                     hint="the line behind 'encountered' is its reason",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import dataplane as dp
 from dataplane import dali_ops as ops
 from dataplane.gpu.dali_library import device_of
 from tests.datasets.packed import Packed
+from tests.gpu_dali.cases import SAMPLES
 
 
 def test_dali_is_installed_where_it_has_a_wheel() -> None:
@@ -90,6 +93,44 @@ def test_no_gpu_is_asked_for_before_a_batch_is(
     assert asked == ["count"]
     assert one.device_id is None
     assert not one.loader.pin_memory
+
+
+_RANK = """
+import sys
+import torch
+import dataplane as dp
+from dataplane import dali_ops as ops
+assert not torch.cuda.is_initialized()
+ds = dp.Dataset(sys.argv[1], arrays=["fields/density"], cache=False)
+pipeline = dp.dali_pipeline(ds, 2, [ops.flip()], device_id="auto", shuffle=True, seed=3)
+for _ in range(2):
+    for batch in pipeline:
+        for key, axes in zip(batch["__key__"], batch["__params__"]["0.flip.axes"].tolist()):
+            print(key, *axes)
+print("state", pipeline.state_dict()["epoch"])
+"""
+
+
+def test_ranks_of_a_launcher_share_each_epoch_and_change_a_sample_alike(
+    volume_data: Packed,
+) -> None:
+    pytest.importorskip("nvidia.dali", reason="there is no DALI for this platform")
+    printed = []
+    for rank in ("0", "1"):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        done = subprocess.run(
+            [sys.executable, "-c", _RANK, volume_data.url], env=os.environ | environment,
+            capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        *lines, state = done.stdout.splitlines()
+        assert state == "state 2"
+        assert len(lines) == 2 * 4  # seven samples, padded to eight, in two epochs
+        printed.append(lines)
+    for epoch in (slice(4), slice(4, 8)):
+        both = [line for lines in printed for line in lines[epoch]]
+        assert len({line.split()[0] for line in both}) == SAMPLES
+        assert len({*both}) == SAMPLES  # the one that is there twice is changed alike
 
 
 @pytest.mark.gpu

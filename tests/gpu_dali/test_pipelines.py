@@ -389,3 +389,30 @@ def test_memory_of_batches_stays_until_dali_has_handed_them_out(
         assert len(fed) > number
         assert all(ref() is not None for ref in fed[number:])
         assert all(ref() is None for ref in fed[:number])
+
+
+def test_a_closed_pipeline_lets_go_of_dali_and_can_be_read_again(volume_data: Packed) -> None:
+    whole = pipeline(dataset(volume_data))
+    passes = [samples(whole), samples(whole)]
+    one = pipeline(dataset(volume_data))
+    one.close()
+    assert_same(samples(itertools.islice(iter(one), 2)), passes[0][:4])
+    gone = weakref.ref(one.pipeline)
+    one.close()
+    one.close()
+    gc.collect()
+    assert gone() is None
+    assert_same(samples(one), passes[1])
+
+
+def test_after_a_failure_within_dali_the_next_pass_has_a_new_pipeline(volume_data: Packed) -> None:
+    one = pipeline(dataset(volume_data), prefetch=1)
+    wanted = samples(pipeline(dataset(volume_data)))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    one.pipeline.run = fail
+    with pytest.raises(dp.LoaderError, match="DALI could not run the operations: out of memory"):
+        next(iter(one))
+    assert_same(samples(one), wanted)

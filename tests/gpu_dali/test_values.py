@@ -224,3 +224,53 @@ def test_a_cast_takes_all_volumes_of_floating_point_but_labels(tmp_path: Path) -
     for sample in run(dataset, [ops.cast("float16")], labels=["types/f8"]).values():
         kinds = [sample[name].dtype.name for name in names]
         assert kinds == ["float16", "float16", "int32", "float64", "float64"]
+
+
+@pytest.mark.parametrize("measure", [False, True])
+def test_statistics_are_those_of_the_index_or_measured_once(
+    volume_data: Packed, volume_set: dp.Dataset, measure: bool
+) -> None:
+    both = everything(volume_data, "fields/density")
+    known = ops.statistics(volume_set, "fields/density", measure=measure)
+    assert known.mean == pytest.approx([both.mean()])
+    assert known.std == pytest.approx([both.std()])
+    subset = torch.utils.data.Subset(volume_set, [2, 5, 5])
+    known = ops.statistics(subset, "fields/density", measure=measure)
+    assert known.mean == pytest.approx([everything(volume_data, "fields/density", [2, 5]).mean()])
+
+
+def test_components_can_be_measured_where_the_index_has_none(
+    volume_data: Packed, volume_set: dp.Dataset
+) -> None:
+    with pytest.raises(dp.ConfigError, match=r"no statistics of each component.*measure=True"):
+        ops.statistics(volume_set, "fields/velocity", per_component=True)
+    known = ops.statistics(volume_set, "fields/velocity", per_component=True, measure=True)
+    both = everything(volume_data, "fields/velocity").reshape(-1, 3)
+    assert known.mean == pytest.approx(both.mean(0))
+    assert known.std == pytest.approx(both.std(0))
+    operation = ops.normalise("fields/velocity", mean=known.mean, std=known.std)
+    for key, sample in run(volume_set, [operation]).items():
+        stored = volume_data.values(key)["fields/velocity"]
+        wanted = normalised(stored, known.mean, known.std)
+        assert np.array_equal(sample["fields/velocity"], wanted)
+
+
+def test_an_array_of_many_dimensions_that_is_no_volume_gets_all_but_noise(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).standard_normal((3, 4, 5)).astype("f4")
+    data = packed(tmp_path, [{"a": values}] * 4)
+    dataset = dp.Dataset(data.url, cache=False)
+    operations = [ops.normalise("a", mean=1, std=2), ops.channel_drop(0.5, arrays=["a"])]
+    for sample in run(dataset, operations, volumes=[]).values():
+        keep = sample["params"]["1.channel_drop.keep.a"]
+        assert np.array_equal(sample["a"], normalised(values, 1, 2) * keep)
+    with pytest.raises(dp.ConfigError, match="'a' is no volume, and has 3 dimensions"):
+        run(dataset, [ops.noise(1, arrays=["a"])], volumes=[])
+
+
+def test_rows_may_differ_in_length(tmp_path: Path) -> None:
+    data = packed(tmp_path, [{"a": np.full((2, 3 + n), n, "f4")} for n in range(3)])
+    dataset = dp.Dataset(data.url, cache=False)
+    (batch,) = dp.dali_pipeline(dataset, 3, [ops.normalise("a", mean=0, std=2)])
+    assert [part.tolist() for part in batch["a"]] == [[[n / 2] * (3 + n)] * 2 for n in range(3)]
+    with pytest.raises(dp.ConfigError, match="rows whose length varies"):
+        dp.dali_pipeline(dataset, 3, [ops.noise(1, arrays=["a"])])
