@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dataplane.datasets.views import View, view_of
+from dataplane.datasets.views import View
 from dataplane.errors import ConfigError
 from dataplane.gpu.dali_arguments import (
     Axis,
@@ -31,11 +31,7 @@ from dataplane.gpu.dali_arrays import checked_names
 from dataplane.gpu.dali_library import element_type
 from dataplane.gpu.dali_points import Affine, Jitter, UnitScale
 from dataplane.gpu.dali_stage import Arrays, Operation
-from dataplane.gpu.dali_statistics import (
-    ArrayStatistics,
-    dataset_statistics,
-    measured_statistics,
-)
+from dataplane.gpu.dali_statistics import ArrayStatistics, dataset_statistics, statistics
 from dataplane.gpu.dali_values import Cast, ChannelDrop, Noise, Normalise
 from dataplane.gpu.dali_volumes import Crop, Flip, QuarterTurns, Rotate, Zoom
 
@@ -85,38 +81,6 @@ class Definition:
 
     name: str
     bind: Callable[[Binding], Operation | Rotate | Zoom]
-
-
-def statistics(
-    dataset: Any, name: str, *, per_component: bool = False, measure: bool = False
-) -> ArrayStatistics:
-    """Return mean and standard deviation of an array over the samples of a dataset.
-
-    They are what `normalise` takes, to undo it: `x * std + mean`.
-
-    Args:
-        dataset: `dp.Dataset`, or torch's wrappers of one: a subset has its own.
-        name: name of the array.
-        per_component: whether to tell components apart.
-        measure: whether to read every sample, once, where the index has none; else it is an error.
-
-    Raises:
-        ConfigError: the array is unknown, or has no statistics or finite values.
-
-    Example:
-        >>> known = statistics(ds, "fields/density")  # doctest: +SKIP
-        >>> normalise("fields/density", mean=known.mean, std=known.std)  # doctest: +SKIP
-    """
-    view = view_of(dataset)
-    if view is None:
-        raise ConfigError(
-            f"statistics: a dataplane.Dataset is needed, got a value of type "
-            f"{type(dataset).__name__}"
-        )
-    checked_names([name], view.datasets[0].array_names, "statistics")
-    if measure:
-        return measured_statistics(view, name, per_component=per_component)
-    return dataset_statistics(view, name, per_component=per_component)
 
 
 def normalise(

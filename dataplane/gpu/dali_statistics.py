@@ -2,7 +2,7 @@
 
 `dataplane pack` measures every array of every sample; they combine to those of a dataset, or of the
 samples of a subset alone, without a byte of the data (Source: Chan, Golub and LeVeque 1979). Values
-that are NaN or infinite have no part in them. `measured_statistics` reads the data where the index
+that are NaN or infinite have no part in them. `statistics` reads the data where the index
 has none. Functions without state.
 """
 
@@ -18,11 +18,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataplane.datasets.views import View
+from dataplane.datasets.views import View, view_of
 from dataplane.errors import ConfigError
+from dataplane.gpu.dali_arrays import checked_names
 from dataplane.shards.statistics import PartialStats, array_stats
 
-__all__ = ["ArrayStatistics", "dataset_statistics", "measured_statistics"]
+__all__ = ["ArrayStatistics", "dataset_statistics", "statistics"]
+
+
+_COLUMNS = ("sample", "shape", "mean", "std", "nan_count", "nonfinite_count", "components")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,38 @@ class ArrayStatistics:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+def statistics(
+    dataset: Any, name: str, *, per_component: bool = False, measure: bool = False
+) -> ArrayStatistics:
+    """Return mean and standard deviation of an array over the samples of a dataset.
+
+    They are what `normalise` takes, to undo it: `x * std + mean`.
+
+    Args:
+        dataset: `dp.Dataset`, or torch's wrappers of one: a subset has its own.
+        name: name of the array.
+        per_component: whether to tell components apart.
+        measure: whether to read every sample, once, where the index has none; else it is an error.
+
+    Raises:
+        ConfigError: the array is unknown, or has no statistics or finite values.
+
+    Example:
+        >>> known = statistics(ds, "fields/density")  # doctest: +SKIP
+        >>> dali_ops.normalise("fields/density", mean=known.mean, std=known.std)  # doctest: +SKIP
+    """
+    view = view_of(dataset)
+    if view is None:
+        raise ConfigError(
+            f"statistics: a dataplane.Dataset is needed, got a value of type "
+            f"{type(dataset).__name__}"
+        )
+    checked_names([name], view.datasets[0].array_names, "statistics")
+    if measure:
+        return _measured(view, name, per_component=per_component)
+    return dataset_statistics(view, name, per_component=per_component)
 
 
 def dataset_statistics(view: View, name: str, *, per_component: bool = False) -> ArrayStatistics:
@@ -69,7 +105,7 @@ def dataset_statistics(view: View, name: str, *, per_component: bool = False) ->
     return ArrayStatistics(tuple(middle.tolist()), tuple(np.sqrt(variance).tolist()))
 
 
-def measured_statistics(view: View, name: str, *, per_component: bool = False) -> ArrayStatistics:
+def _measured(view: View, name: str, *, per_component: bool = False) -> ArrayStatistics:
     """Read an array of every sample of a view, and measure it; each sample counts once.
 
     Args:
@@ -116,7 +152,8 @@ def _figures(
     """Return count, mean and std of each row: float64[rows, components]."""
     counts, means, stds = [], [], []
     columns = {*rows.column_names}
-    for row in rows.to_pylist():
+    # Not the others: tables of chunks are as long as the dataset is large.
+    for row in rows.select([name for name in _COLUMNS if name in columns]).to_pylist():
         size = math.prod(row["shape"])
         if not per_component:
             left_out = row.get("nonfinite_count") if "nonfinite_count" in columns else None

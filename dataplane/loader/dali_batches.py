@@ -21,10 +21,29 @@ from torch.utils.dlpack import from_dlpack
 from dataplane.datasets.layout import OFFSETS_SUFFIX
 from dataplane.errors import ConfigError, LoaderError
 
-__all__ = ["Fed", "fed_values", "out_of_dali", "sample_shapes"]
+__all__ = ["Fed", "Parameters", "fed_values", "out_of_dali", "sample_shapes"]
 
 Fed: TypeAlias = "npt.NDArray[Any] | list[npt.NDArray[Any]]"
 """A batch of an array: stacked, or an array per sample."""
+
+
+class Parameters(dict[str, torch.Tensor]):
+    """The parameters of a batch's samples, by name: a dict that moves along with the tensors.
+
+    So `{name: value.to(device) for name, value in batch.items()}` moves the whole of a batch.
+    """
+
+    def to(self, *args: Any, **kwargs: Any) -> Parameters:
+        """Return the parameters with each tensor moved, as `torch.Tensor.to`."""
+        return Parameters({name: value.to(*args, **kwargs) for name, value in self.items()})
+
+    def cuda(self, *args: Any, **kwargs: Any) -> Parameters:
+        """Return the parameters on a GPU, as `torch.Tensor.cuda`."""
+        return Parameters({name: value.cuda(*args, **kwargs) for name, value in self.items()})
+
+    def cpu(self) -> Parameters:
+        """Return the parameters on the CPU."""
+        return self.to("cpu")
 
 
 def fed_values(batch: Mapping[str, Any], name: str) -> Fed:

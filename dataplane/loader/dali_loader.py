@@ -20,14 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from dataplane.datasets.layout import OFFSETS_SUFFIX
 from dataplane.datasets.samples import KEY, Keys
 from dataplane.errors import ConfigError, LoaderError
 from dataplane.gpu.dali_graph import PARAMETERS, PipelineOptions, Recipe, make_pipeline
 from dataplane.gpu.dali_library import DeviceId, device_of
-from dataplane.loader.dali_batches import Fed, out_of_dali
+from dataplane.loader.dali_batches import Fed, Parameters, out_of_dali
 from dataplane.loader.dali_feed import fed_batch
 from dataplane.loader.dataloader import DataLoader
 
@@ -199,7 +197,7 @@ class DaliPipeline:
     def _batch(self, outputs: Sequence[Any]) -> dict[str, Any]:
         assert self._handed is not None
         batch: dict[str, Any] = {}
-        parameters: dict[str, torch.Tensor] = {}
+        parameters = Parameters()
         for name, output in zip(self._names, outputs, strict=True):
             spec = self.recipe.after.get(name)
             if spec is None:

@@ -416,3 +416,13 @@ def test_after_a_failure_within_dali_the_next_pass_has_a_new_pipeline(volume_dat
     with pytest.raises(dp.LoaderError, match="DALI could not run the operations: out of memory"):
         next(iter(one))
     assert_same(samples(one), wanted)
+
+
+def test_a_batch_is_moved_whole_as_the_loader_s_is(volume_data: Packed) -> None:
+    batch = next(iter(pipeline(dataset(volume_data))))
+    moved = {name: value.to("meta") for name, value in batch.items()}
+    assert moved["fields/density"].device.type == "meta"
+    assert moved["__key__"] == batch["__key__"]
+    assert {value.device.type for value in moved["__params__"].values()} == {"meta"}
+    assert moved["__params__"].keys() == batch["__params__"].keys()
+    assert batch["__params__"].cpu().keys() == batch["__params__"].keys()
