@@ -269,7 +269,7 @@ def counters(spec: ArraySpec, shapes: SampleShapes) -> list[npt.NDArray[np.uint3
             _arange(row, 1).reshape(1, 1, -1, width),
         ]
     count = sizes[0]
-    rows = _arange(_rounded(count), width)[:count]
+    rows = _row_numbers(count, width)
     if len(spec.shape) < 2:
         return [rows.reshape(-1) if spec.shape else rows.reshape(())]
     return [rows.reshape(-1, 1), _arange(width, 1).reshape(1, -1)]
@@ -313,14 +313,26 @@ def _counter_names(spec: ArraySpec) -> tuple[str, ...]:
     return ("counter_row", "counter_component")[: max(1, len(spec.shape))]
 
 
-def _rounded(count: int) -> int:
-    """Round up, so that meshes of many sizes share a few counters."""
-    return 1 << max(count - 1, 0).bit_length()
+_grown: dict[int, npt.NDArray[np.uint32]] = {}
+"""Numbers of the rows of the longest array so far, by the width of a row."""
 
 
-@functools.lru_cache(maxsize=64)
-def _arange(count: int, step: int) -> npt.NDArray[np.uint32]:
+def _row_numbers(count: int, width: int) -> npt.NDArray[np.uint32]:
+    """Return the first `count` numbers of rows, a view of the longest there is."""
+    known = _grown.get(width)
+    if known is None or len(known) < count:
+        # Of two threads that meet here the later one's stays; both are right.
+        rounded = 1 << max(count - 1, 0).bit_length()
+        known = _grown[width] = _multiples(rounded, width)
+    return known[:count]
+
+
+def _multiples(count: int, step: int) -> npt.NDArray[np.uint32]:
     """Return 0, step, 2 step …, wrapping: uint32[count], which nobody writes to."""
     numbers = np.arange(count, dtype=np.uint32) * np.uint32(step & 0xFFFFFFFF)
     numbers.flags.writeable = False
     return numbers
+
+
+_arange = functools.lru_cache(maxsize=64)(_multiples)
+"""Likewise, kept: for the axes of volumes, which are short."""

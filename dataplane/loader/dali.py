@@ -112,6 +112,18 @@ def dali_pipeline(
     for name, needed in (("in_order", True), ("keys", True)):
         if loader_options.get(name, needed) is not needed:
             raise ConfigError(f"dali_pipeline: {name}={loader_options[name]!r} cannot be done")
+    if "batch_sampler" in loader_options:
+        raise ConfigError(
+            "dali_pipeline: batch_sampler= decides how large batches are, which DALI wants to know "
+            "beforehand",
+            hint="give batch_size and sampler=",
+        )
+    if not isinstance(ops, Sequence):
+        raise ConfigError(
+            f"dali_pipeline: ops must be a list of operations, got a value of type "
+            f"{type(ops).__name__}",
+            hint="for one operation write ops=[...]",
+        )
     if device_id is not None and device_id != "auto":
         device_of(device_id)
     recipe = make_recipe(view, ops, Roles(volumes, labels, points, vectors, normals, layouts))

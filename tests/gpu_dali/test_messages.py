@@ -104,6 +104,8 @@ def test_an_argument_that_cannot_be_is_named(wrong: Any, message: str) -> None:
         ([ops.rotate(3)], {"volumes": []}, "rotate moves the voxels of volumes"),
         ([ops.cast("int8", arrays=["fields/velocity"])], {"vectors": ["fields/velocity"]}, "cast:"),
         (["flip"], {}, r"ops\[0\] is no operation but a value of type str"),
+        (ops.flip(), {}, "ops must be a list of operations, got a value of type Definition"),
+        ([], {"batch_sampler": [[0, 1]]}, "batch_sampler= decides how large batches are"),
         ([], {"batch_size": 0}, "batch_size must be a whole number above 0, got 0"),
         ([], {"threads": 0}, "threads must be"),
         ([], {"prefetch": True}, "prefetch must be"),
