@@ -22,7 +22,7 @@ from typing import Any
 
 from dataplane.datasets.layout import OFFSETS_SUFFIX
 from dataplane.datasets.samples import KEY, Keys
-from dataplane.errors import ConfigError, LoaderError
+from dataplane.errors import ConfigError, DataplaneError, LoaderError
 from dataplane.gpu.dali_graph import PARAMETERS, PipelineOptions, Recipe, make_pipeline
 from dataplane.gpu.dali_library import DeviceId, device_of
 from dataplane.loader.dali_batches import Fed, Parameters, out_of_dali
@@ -99,7 +99,8 @@ class DaliPipeline:
         It is made, and a GPU opened, when it is first asked for.
 
         Raises:
-            ConfigError: there is no such GPU.
+            ConfigError: `LOCAL_RANK` and the GPUs of this host do not fit.
+            LoaderError: DALI makes none: there is no such GPU.
         """
         if self._pipeline is None:
             device_id = device_of(self._asked_device)
@@ -108,9 +109,17 @@ class DaliPipeline:
             options = PipelineOptions(
                 self.loader.batch_size or 1, device_id, self._threads, self._prefetch
             )
-            self._pipeline, self._names = make_pipeline(
-                self.recipe, _Epochs(self), options, self._on_output
-            )
+            try:
+                made = make_pipeline(self.recipe, _Epochs(self), options, self._on_output)
+            except RuntimeError as err:
+                if isinstance(err, DataplaneError):
+                    raise
+                where = "the CPU" if device_id is None else f"GPU {device_id}"
+                raise LoaderError(
+                    f"DALI makes no pipeline on {where}: {err}",
+                    hint="device_id=None runs on the CPU; `nvidia-smi` lists the GPUs",
+                ) from err
+            self._pipeline, self._names = made
         return self._pipeline
 
     @property

@@ -95,6 +95,15 @@ def test_no_gpu_is_asked_for_before_a_batch_is(
     assert not one.loader.pin_memory
 
 
+@pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_said_with_dali_s_own_reason(volume_data: Packed) -> None:
+    pytest.importorskip("nvidia.dali", reason="there is no DALI for this platform")
+    dataset = dp.Dataset(volume_data.url, arrays=["fields/density"], cache=False)
+    one = dp.dali_pipeline(dataset, 2, [ops.flip()], device_id=0)
+    with pytest.raises(dp.LoaderError, match=r"DALI makes no pipeline on GPU 0: .*CUDA"):
+        next(iter(one))
+
+
 _RANK = """
 import sys
 import torch

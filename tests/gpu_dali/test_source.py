@@ -248,6 +248,18 @@ def test_an_external_source_of_one_s_own_takes_it(volume_data: Packed) -> None:
     assert [len(batch[0]) for batch in passed(made)] == [2, 2, 2, 1]
 
 
+def test_dali_s_dynamic_mode_takes_its_arrays_without_a_copy(volume_data: Packed) -> None:
+    ndd = pytest.importorskip("nvidia.dali.experimental.dynamic")
+    for batch, (values,) in zip(
+        loader(volume_data, DENSITY), dp.dali_source(loader(volume_data, DENSITY)), strict=True
+    ):
+        for n, density in enumerate(values):
+            tensor = ndd.as_tensor(density[..., None], layout="DHWC")
+            assert np.asarray(tensor).ctypes.data == density.ctypes.data
+            flipped = np.asarray(ndd.flip(tensor, horizontal=1))
+            assert np.array_equal(flipped[..., 0], batch[DENSITY][n].numpy()[:, :, ::-1])
+
+
 def test_an_error_of_the_loader_is_raised_by_the_pipeline() -> None:
     class Broken:
         batch_size = 2
