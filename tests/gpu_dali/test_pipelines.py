@@ -388,7 +388,7 @@ def test_memory_of_batches_stays_until_dali_has_handed_them_out(
     for number, _ in enumerate(one):
         assert len(fed) > number
         assert all(ref() is not None for ref in fed[number:])
-        assert all(ref() is None for ref in fed[:number])
+        assert all(ref() is None for ref in fed[: max(0, number - 4)])  # but it is given back
 
 
 def test_a_closed_pipeline_lets_go_of_dali_and_can_be_read_again(volume_data: Packed) -> None:
