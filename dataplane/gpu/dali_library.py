@@ -24,7 +24,6 @@ __all__ = ["DeviceId", "dali", "dali_type", "device_of", "element_type"]
 DeviceId: TypeAlias = int | Literal["auto"] | None
 """A GPU's number; None for the CPU; "auto" for that of `LOCAL_RANK`, or the CPU without a GPU."""
 
-_MODULES = ("backend", "fn", "math", "types", "pipeline")
 _TYPES = {
     "bool": "BOOL",
     **{

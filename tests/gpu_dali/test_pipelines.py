@@ -426,3 +426,18 @@ def test_a_batch_is_moved_whole_as_the_loader_s_is(volume_data: Packed) -> None:
     assert {value.device.type for value in moved["__params__"].values()} == {"meta"}
     assert moved["__params__"].keys() == batch["__params__"].keys()
     assert batch["__params__"].cpu().keys() == batch["__params__"].keys()
+
+
+def test_a_batch_outlives_its_pipeline_and_may_be_written_to(volume_data: Packed) -> None:
+    one = pipeline(dataset(volume_data), operations=[ops.flip(probability=0)], shuffle=False)
+    first = next(iter(one))
+    first["fields/density"] += 1
+    one.close()
+    del one
+    gc.collect()
+    again = pipeline(dataset(volume_data), operations=[ops.flip(probability=0)], shuffle=False)
+    (second, *_) = again
+    assert torch.equal(first["fields/density"], second["fields/density"] + 1)
+    for n, key in enumerate(first["__key__"]):
+        stored = volume_data.values(key)["fields/density"]
+        assert np.array_equal(second["fields/density"][n].numpy(), stored)
