@@ -177,14 +177,15 @@ class DaliPipeline:
     def _drop(self) -> None:
         self._pipeline, self._handed, self._is_open, self._is_own = None, None, False, False
         self._in_flight.clear()
+        self._passes += 1
 
     def _batches(self, number: int) -> Iterator[dict[str, Any]]:
         pipeline = self.pipeline
         while True:
             if number != self._passes:
                 raise LoaderError(
-                    "another pass over this DaliPipeline has begun since: it has one at a time",
-                    hint="make a pipeline for each loop",
+                    "this pass over a DaliPipeline is over: another has begun, or it was closed",
+                    hint="it has one pass at a time; make a pipeline for each loop",
                 )
             try:
                 outputs = pipeline.run()
@@ -197,6 +198,8 @@ class DaliPipeline:
                     pipeline.reset()
                     raise
                 self._drop()
+                if isinstance(err, DataplaneError):
+                    raise
                 raise LoaderError(
                     f"DALI could not run the operations: {err}",
                     hint="the line behind 'encountered' is its reason",
@@ -266,13 +269,14 @@ class DaliPipeline:
         """Yield what DALI is fed for each batch of a pass of the loader."""
         if self._is_stopping:
             return
-        passing = iter(self.loader)
-        before = self.loader.state_dict()
-        self._start, self._end, self._error = before, None, None
+        self._start, self._end, self._error = None, None, None
         self._steps, self._is_open = 0, True
-        if self._state is None:
-            self._state = before
+        passing: Any = None
         try:
+            passing = iter(self.loader)
+            self._start = before = self.loader.state_dict()
+            if self._state is None:
+                self._state = before
             for batch in passing:
                 state = self.loader.state_dict()
                 fed, keys = fed_batch(self.recipe, batch, before, state, seed=self._seed)
@@ -284,6 +288,8 @@ class DaliPipeline:
                     return
         except Exception as err:
             self._error = err
+            if passing is not None:
+                passing.close()
             return
         self._end = self.loader.state_dict()
 

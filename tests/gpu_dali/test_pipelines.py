@@ -210,7 +210,7 @@ def test_a_second_pass_takes_the_place_of_the_first(volume_data: Packed) -> None
     next(first)
     second = iter(one)
     next(second)
-    with pytest.raises(dp.LoaderError, match="another pass over this DaliPipeline has begun"):
+    with pytest.raises(dp.LoaderError, match="is over: another has begun, or it was closed"):
         next(first)
 
 
@@ -441,3 +441,36 @@ def test_a_batch_outlives_its_pipeline_and_may_be_written_to(volume_data: Packed
     for n, key in enumerate(first["__key__"]):
         stored = volume_data.values(key)["fields/density"]
         assert np.array_equal(second["fields/density"][n].numpy(), stored)
+
+
+def test_a_pass_does_not_go_on_after_a_close(volume_data: Packed) -> None:
+    one = pipeline(dataset(volume_data))
+    passing = iter(one)
+    next(passing)
+    one.close()
+    with pytest.raises(dp.LoaderError, match="is over: another has begun, or it was closed"):
+        next(passing)
+
+
+def test_an_error_of_the_loader_s_beginning_is_that_error(
+    volume_data: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = pipeline(dataset(volume_data), operations=[ops.flip()])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    first = samples(one)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(dp.ConfigError, match="this process is rank 0 of 2 and was 0 of 1"):
+        next(iter(one))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert len(first) == len(samples(one)) == SAMPLES
+
+
+def test_a_run_that_ended_with_an_error_can_be_iterated_again(tmp_path: Path) -> None:
+    data = damaged(tmp_path, 5)
+    one = pipeline(dataset(data), 1, shuffle=False, operations=[ops.flip()])
+    for _ in range(2):
+        seen: list[str] = []
+        with pytest.raises(dp.DecodeError, match="case-5"):
+            seen.extend(key for batch in one for key in batch["__key__"])
+        assert len(seen) == 5
