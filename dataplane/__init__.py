@@ -39,7 +39,9 @@ if TYPE_CHECKING:
         Truncated,
         Unavailable,
     )
+    from dataplane.gpu import dali_ops
     from dataplane.loader import DataLoader
+    from dataplane.loader.dali import dali_pipeline, dali_source
     from dataplane.metrics import stats
     from dataplane.prometheus import serve_metrics
     from dataplane.stores import StoreConfig
@@ -74,6 +76,9 @@ __all__ = [
     "Unavailable",
     "__version__",
     "collate",
+    "dali_ops",
+    "dali_pipeline",
+    "dali_source",
     "permutation",
     "serve_metrics",
     "stats",
@@ -107,7 +112,7 @@ _MODULES = {
         "Truncated",
         "Unavailable",
     ),
-    "dataplane.loader": ("DataLoader",),
+    "dataplane.loader": ("DataLoader", "dali_ops", "dali_pipeline", "dali_source"),
     "dataplane.metrics": ("stats",),
     "dataplane.prometheus": ("serve_metrics",),
     "dataplane.stores": ("StoreConfig",),

@@ -80,6 +80,22 @@ def cars(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def flows(tmp_path: Path) -> Path:
+    """A dataset of volumes, as the pages say: a scalar, a vector and a label."""
+    folder = tmp_path / "bucket" / "flows"
+    with DatasetWriter(open_store(f"file://{folder}")) as writer:
+        for number in range(5):
+            rng = np.random.default_rng(number)
+            arrays = {
+                "fields/density": SourceArray(rng.standard_normal((18, 18, 18)).astype("f4")),
+                "fields/velocity": SourceArray(rng.standard_normal((18, 18, 18, 3)).astype("f4")),
+                "fields/phase": SourceArray(rng.integers(0, 3, (18, 18, 18))),
+            }
+            writer.add(SourceSample(f"flow{number}", arrays))
+    return folder
+
+
+@pytest.fixture
 def mounted(cars: Path, tmp_path: Path) -> Path:
     """What a mount shows of the sample `car7`: its archive, and the same as a folder."""
     entry = DatasetIndex.load(open_store(f"file://{cars}"))[0]
@@ -113,6 +129,9 @@ def test_its_python_runs(
         "s3://bucket": f"file://{tmp_path}/bucket",
         "serve_metrics(9400)": "serve_metrics(0)",
     }
+    if any("bucket/flows" in program for program in programs):
+        pytest.importorskip("nvidia.dali", reason="there is no DALI for this platform")
+        request.getfixturevalue("flows")
     if "dataplane.pack" in programs[0]:
         pytest.importorskip("vtkmodules")
         monkeypatch.chdir(request.getfixturevalue("simulations"))

@@ -7,7 +7,7 @@ set -euo pipefail
 
 venv=$1
 log=build/setup.log
-steps=3
+steps=4
 large_mb=10 # downloads below this are not worth a line
 
 step() { printf 'setup %s/%s: %s\n' "$1" "$steps" "$2"; }
@@ -48,11 +48,35 @@ end_progress() {
   counting=
 }
 
+# The packages of an extra, as pyproject.toml has them.
+packages_of() { sed -n "s/^$1 = \[\(.*\)\]$/\1/p" pyproject.toml | tr -d '",'; }
+
+# DALI has wheels for Linux and some versions of Python, and for one major version of CUDA each. They run
+# on the CPU too, so a machine without a GPU gets them as well; one without a wheel goes without.
+install_dali() {
+  local extra=dali-cuda13 before packages
+  if [[ $(nvidia-smi 2>>"$log" || true) =~ CUDA\ Version:\ 12 ]]; then extra=dali-cuda12; fi
+  read -ra packages <<<"$(packages_of "$extra")"
+  before=$(wc -l <"$log")
+  if PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip install -v --only-binary :all: -c constraints.txt "${packages[@]}" 2>&1 | follow; then
+    return
+  fi
+  if tail -n "+$before" "$log" | grep -q 'No matching distribution found'; then
+    printf '  there is no wheel of %s for this machine: DALI pipelines are left out, all else is there\n' "${packages[*]}"
+    return
+  fi
+  fail
+}
+
+fail() {
+  printf '\nsetup failed; the end of %s:\n' "$log" >&2
+  tail -n 40 "$log" >&2
+  exit 1
+}
+
 install() {
   if ! PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip install -v -c constraints.txt "$@" 2>&1 | follow; then
-    printf '\nsetup failed; the end of %s:\n' "$log" >&2
-    tail -n 40 "$log" >&2
-    exit 1
+    fail
   fi
 }
 
@@ -67,4 +91,6 @@ install "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
 "$venv/bin/python" -m pip uninstall --yes dataplane >>"$log" 2>&1 || true
 step 3 "packages of all extras, and the native module; this takes minutes"
 install --no-build-isolation -e ".[all,bench,dev]"
+step 4 "DALI, for pipelines on a GPU and on the CPU (about 1 GB)"
+install_dali
 printf 'setup: done; try %s/bin/dataplane --help\n' "$venv"

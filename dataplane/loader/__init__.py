@@ -10,12 +10,32 @@ from typing import TYPE_CHECKING, Any
 from dataplane.extras import missing_package
 
 if TYPE_CHECKING:
+    from dataplane.gpu import dali_ops
+    from dataplane.loader.dali import dali_pipeline, dali_source
+    from dataplane.loader.dali_external_source import DaliSource
+    from dataplane.loader.dali_loader import DaliPipeline
     from dataplane.loader.dataloader import DataLoader
     from dataplane.loader.stats import LoaderStats
 
-__all__ = ["DataLoader", "LoaderStats"]
+__all__ = [
+    "DaliPipeline",
+    "DaliSource",
+    "DataLoader",
+    "LoaderStats",
+    "dali_ops",
+    "dali_pipeline",
+    "dali_source",
+]
 
-_LAZY = {"DataLoader": "dataplane.loader.dataloader", "LoaderStats": "dataplane.loader.stats"}
+_LAZY = {
+    "DaliPipeline": "dataplane.loader.dali_loader",
+    "DaliSource": "dataplane.loader.dali_external_source",
+    "DataLoader": "dataplane.loader.dataloader",
+    "LoaderStats": "dataplane.loader.stats",
+    "dali_ops": "dataplane.loader.dali",
+    "dali_pipeline": "dataplane.loader.dali",
+    "dali_source": "dataplane.loader.dali",
+}
 
 
 def __getattr__(name: str) -> Any:
