@@ -88,7 +88,7 @@ def test_a_long_run_of_loaders_stays_flat(
     url = pack(tmp_path / "ds", map(source_sample, range(11))).url
     # A process takes seconds to start, and each dropped loader had two.
     dropped = trials(200, 12) if mode != "process" else trials(30, 2)
-    epochs = trials(30, 6)
+    epochs = trials(30, 6) if mode != "process" else trials(30, 3)
     shared = set(os.listdir("/dev/shm"))
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, url, tmp_path / "cache", str(epochs), str(dropped), mode],
