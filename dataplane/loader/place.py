@@ -126,7 +126,8 @@ class Place:
         if self._resume is not None:
             return self._resume
         state = self._fresh() if self._progress is None else self._progress.state
-        if self._progress is not None and self._progress.is_finished and state.seed is None:
+        draws = self.own is None or state.seed is None
+        if self._progress is not None and self._progress.is_finished and draws:
             drawing = self._sampler if self._batch_sampler is None else self._batch_sampler
             state = replace(state, sampler=state_between_passes(drawing))
         return replace(state, dataset=self._identity())
@@ -312,7 +313,7 @@ class Place:
 
     def _fresh(self) -> LoaderState:
         """Return the beginning of the next epoch."""
-        kind, seed, rank = "sampler", None, 0
+        kind, seed, rank = "sampler", self._seed, 0
         if self.own is not None:
             kind = "shuffled" if self.own.shuffle else "sequential"
             seed = self.own.seed

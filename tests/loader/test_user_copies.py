@@ -301,6 +301,20 @@ def test_what_code_draws_is_a_function_of_seed_epoch_and_sample(url: str) -> Non
         assert {**halves[0][epoch], **halves[1][epoch]} == expected[epoch]
 
 
+def test_with_a_sampler_of_the_user_s_the_seed_is_that_of_what_code_draws(url: str) -> None:
+    dataset = dp.Dataset(url, transform=draw, cache=False)
+
+    def run(seed: int, workers: int, moved: int) -> list[dict[str, Any]]:
+        torch.manual_seed(moved)
+        order = [*range(COUNT)][::-1]
+        return drawn(dp.DataLoader(dataset, 4, sampler=order, seed=seed, num_workers=workers))
+
+    expected = run(3, 0, 0)
+    assert expected[0] != expected[1]
+    assert run(3, 2, 1) == expected
+    assert run(4, 0, 0) != expected
+
+
 def test_the_seed_worker_recipe_gives_other_numbers_in_each_epoch(url: str) -> None:
     def seed_worker(worker: int) -> None:
         seed = torch.initial_seed() % 2**32
