@@ -114,11 +114,9 @@ def _placed(
 ) -> torch.Tensor:
     """Return what is placed: the same elements, or cast and scaled ones."""
     is_scaled = (asked.scale, asked.shift) != (1.0, 0.0)
-    if not is_scaled and (
-        kind == "bf2"
-        or torch.from_numpy(elements[:0] if elements.ndim else elements.reshape(1)).dtype == dtype
-    ):
-        return torch.from_numpy(np.array(elements)).to(dtype)
+    own = torch.from_numpy(np.array(elements))
+    if not is_scaled and (kind == "bf2" or own.dtype == dtype):
+        return own.to(dtype)
     wide = dtype == torch.float64 or kind == "f8"
     computed: npt.NDArray[Any] = elements.astype(np.float64 if wide else np.float32)
     if is_scaled:
