@@ -162,9 +162,11 @@ class PinnedRing:
         """Lend nothing any more, and wake who waits. Idempotent."""
         with self._condition:
             self._is_closed = True
+            self._free.clear()  # torch keeps pinned memory until copies from it are done
             self._condition.notify_all()
 
     def _give_back(self, slot: Slot) -> None:
         with self._condition:
-            self._free.append(slot)
-            self._condition.notify()
+            if not self._is_closed:
+                self._free.append(slot)
+                self._condition.notify()

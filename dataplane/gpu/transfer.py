@@ -25,15 +25,16 @@ import numpy as np
 import torch
 
 from dataplane.codecs import ChunkTable, decode, stage, staged_bytes
-from dataplane.datasets.batch import LaidOut, lay_out
+from dataplane.datasets.batch import Batch, LaidOut, lay_out
 from dataplane.datasets.layout import ArrayLayout
-from dataplane.datasets.samples import FetchedSample
+from dataplane.datasets.samples import KEY, FetchedSample
 from dataplane.errors import ConfigError
 from dataplane.gpu.device import Device, Event
 from dataplane.gpu.inflate import HostInflater, Inflater
 from dataplane.gpu.moved import moved, tensors_in
 from dataplane.gpu.placement import place
 from dataplane.gpu.ring import PinnedRing, Slot
+from dataplane.gpu.route import Load, load_of
 
 __all__ = ["Sent", "Transfer"]
 
@@ -108,7 +109,13 @@ class Transfer:
         self._inflater = inflater or HostInflater(threads=threads)
         self._ring = PinnedRing(device, slots=SLOTS)
 
-    def decode_here(self, samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]) -> Sent:
+    def decode_here(
+        self,
+        samples: Sequence[FetchedSample],
+        layouts: Sequence[ArrayLayout],
+        *,
+        keys: bool = True,
+    ) -> Sent:
         """Decode samples on the CPU and copy the batch.
 
         Raises:
@@ -124,12 +131,16 @@ class Transfer:
                 threads=self._threads,
                 describe=laid.describe,
             )
-            return self._uploaded(slot, laid.batch)
+            return self._uploaded(slot, _without_keys(laid.batch, keys=keys))
 
         return self._send(make)
 
     def decode_there(
-        self, samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]
+        self,
+        samples: Sequence[FetchedSample],
+        layouts: Sequence[ArrayLayout],
+        *,
+        keys: bool = True,
     ) -> Sent:
         """Copy the streams of samples and decode them on the device.
 
@@ -141,12 +152,32 @@ class Transfer:
             with self.device.side():
                 laid = lay_out(samples, layouts, self._allocate)
                 check = self._inflate_and_place(slot, laid)
-                batch = self._uploaded(slot, laid.batch)
+                batch = self._uploaded(slot, _without_keys(laid.batch, keys=keys))
                 event = self.device.mark()
         except BaseException:
             self._ring.release(slot, self._mark())
             raise
         return Sent(batch, event, check, lambda: self._ring.release(slot, event))
+
+    def load_of(
+        self, samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout], decoded_bytes: int
+    ) -> Load:
+        """Return what a batch of these samples is, for choosing a route; nothing is copied.
+
+        Raises:
+            DecodeError: as `decode_there`.
+        """
+        slot = self._ring.acquire()
+        try:
+            laid = lay_out(samples, layouts, slot.allocate)
+            table = ChunkTable(laid.rows)
+            needed = staged_bytes(
+                table, laid.sources, threads=self._threads, describe=laid.describe
+            )
+            streams = self._stage(table, laid, slot.bytes(needed))
+        finally:
+            self._ring.release(slot, None)
+        return load_of(table, streams, decoded_bytes)
 
     def move(self, content: Any) -> Sent:
         """Copy what is on the CPU."""
@@ -224,3 +255,9 @@ class Transfer:
             threads=self._threads,
             describe=laid.describe,
         )
+
+
+def _without_keys(batch: Batch, *, keys: bool) -> Batch:
+    if not keys:
+        del batch[KEY]
+    return batch

@@ -30,7 +30,10 @@ from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
+from dataplane.gpu.device import checked_device
+from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
+from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import (
     MAX_DECODE_THREADS,
     BatchWorker,
@@ -87,6 +90,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         ragged: names of arrays whose first extent varies in what a transform returns: they are
             concatenated, with offsets. What is not named is stacked.
         keys: whether samples and batches have `"__key__"`.
+        device: device that batches are yielded on: "cuda", which is the GPU of this process
+            (`LOCAL_RANK`), "cuda:1", "cpu"; None for ordinary memory. Copies are made ahead, on a
+            stream of their own, and no GPU is touched before the first pass. docs/gpu.md says more.
+        decode: where batches for a device are decoded: on the `cpu`, on the `gpu` from compressed
+            bytes, or `auto`, as is faster here; `stats()` says which, and why.
         transform_mode: where your code runs: in a `thread` per worker, each with its own copy of
             it, or in a `process` per worker, for code that holds Python's lock.
         prefetch_factor: see above; 2 by default.
@@ -132,6 +140,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         ragged: Collection[str] = (),
         keys: bool = True,
         transform_mode: TransformMode = "thread",
+        device: str | torch.device | None = None,
+        decode: Decode = "auto",
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -147,6 +157,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._ragged = tuple(ragged)
         self._keys = keys
         self._mode = transform_mode
+        self._device = checked_device(device)
+        self._decode = check_decode(self._device, decode)
+        if device is not None and not self._is_engine:
+            raise ConfigError(
+                f"device is for a dataplane.Dataset, this is a {type(dataset).__name__}",
+                hint="move its batches yourself: batch.to(device)",
+            )
         self._native_collate: object = None
         self._shard: Any = None
         self._place_: Place | None = None
@@ -238,6 +255,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         workers = self._make_workers(state)
         reader = None if self._view is None else ViewReader(self._view)
         reads = reader or InnerReads(self._inner, state.dataset_length)
+        device = self._device_batches(has_workers=bool(workers))
         size = self.batch_size or getattr(self.batch_sampler, "batch_size", None) or 1
         self._ahead = plan_ahead(reads, feed, size, self._ahead)
         run = Run(
@@ -247,6 +265,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self._options(state),
             progress=self._place.progress,
             ahead=self._ahead,
+            device=device,
         )
         self._meter = run.meter
         return run
@@ -417,7 +436,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return self.batch_size is None and self.batch_sampler is None
 
     def _options(self, state: LoaderState) -> PassOptions:
-        pin = self.pin_memory
+        pin = self.pin_memory and self._device is None  # what goes to a device goes pinned
         if pin and not torch.accelerator.is_available():
             warnings.warn(
                 "pin_memory is set, but there is no accelerator: batches are not pinned",
@@ -460,6 +479,22 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self._workers is None:
             self._workers = Workers(self._mode, persistent=self.persistent_workers)
         return self._workers.make(code, setup)
+
+    def _device_batches(self, *, has_workers: bool) -> DeviceBatches | None:
+        """Return what makes the batches of a pass on the loader's device, if it has one."""
+        if self._device is None:
+            return None
+        needs_cpu = ""
+        if has_workers:
+            needs_cpu = "transforms, collate_fn and datasets of your own run on the CPU"
+        elif self._is_single:
+            needs_cpu = "single samples (batch_size=None) are decoded on the CPU"
+        return DeviceBatches(
+            self._device,
+            self._decode,
+            threads=min(max(self.num_workers, 1), MAX_DECODE_THREADS),
+            needs_cpu=needs_cpu,
+        )
 
     def _own_collate(self, dataset: object) -> Callable[[Any], Any]:
         """Return what makes a batch where the user gave no `collate_fn`."""
