@@ -28,7 +28,13 @@ class OnDevice(DataLoader):
         return super()._device_batches(has_workers=has_workers)
 
 
-@pytest.fixture(autouse=True, params=["cpu", "gpu"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a module's tests by the routes that it names, or by both."""
+    routes = getattr(metafunc.module, "ROUTES", ("cpu", "gpu"))
+    metafunc.parametrize("_on_device", routes, indirect=True)
+
+
+@pytest.fixture(autouse=True)
 def _on_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OnDevice, "route", request.param)
     monkeypatch.setattr(dp, "DataLoader", OnDevice)
