@@ -33,7 +33,7 @@ from dataplane.gpu.placement import place
 from dataplane.gpu.ring import PinnedRing
 from dataplane.gpu.route import Speeds
 
-__all__ = ["measured"]
+__all__ = ["measured", "sample_chunks"]
 
 CHUNK_BYTES: Final = 256 << 10
 MEASURE_S: Final = 0.05
@@ -66,7 +66,7 @@ def _measure(device: Device, inflater: Inflater, threads: int, sample_bytes: int
     stage_speed = place_speed = link_speed = float("inf")
     count = max(1, sample_bytes // CHUNK_BYTES)
     for cname in _CODECS:
-        table, source = _sample(cname, count)
+        table, source = sample_chunks(cname, count)
         decoded = count * CHUNK_BYTES
         out = torch.empty(decoded // 4, dtype=torch.float32)
         slot = ring.acquire()
@@ -115,7 +115,7 @@ def _measure(device: Device, inflater: Inflater, threads: int, sample_bytes: int
     return Speeds(link_speed, decode_speed, stage_speed, inflate_speed, place_speed)
 
 
-def _sample(cname: str, count: int) -> tuple[ChunkTable, bytes]:
+def sample_chunks(cname: str, count: int) -> tuple[ChunkTable, bytes]:
     """Return a table of chunks of smooth float32 with a little noise, and their bytes."""
     pipeline = parse_pipeline(
         [
