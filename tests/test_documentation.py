@@ -112,6 +112,7 @@ def test_its_python_runs(
     replaced = {
         "s3://bucket": f"file://{tmp_path}/bucket",
         "serve_metrics(9400)": "serve_metrics(0)",
+        'device="cuda"': 'device="cpu"',
     }
     if "dataplane.pack" in programs[0]:
         pytest.importorskip("vtkmodules")
