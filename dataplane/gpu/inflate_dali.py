@@ -58,10 +58,14 @@ class DaliInflater:
 
     Args:
         index: number of the GPU.
+        pipeline: pipeline to run; by default one is built.
     """
 
-    def __init__(self, index: int) -> None:
-        self._pipeline = _build(index)
+    def __init__(self, index: int, pipeline: Any = None) -> None:
+        if pipeline is None:
+            pipeline = described(index)
+            pipeline.build()
+        self._pipeline = pipeline
         self._nvcomp: NvcompInflater | None = None
 
     def inflate(
@@ -98,14 +102,19 @@ class DaliInflater:
             pipeline.feed_input(name, values)
         sizes = [np.array([streams["decoded_bytes"][group[0]]], np.int32) for group in groups]
         pipeline.feed_input("shape", sizes)
-        (outputs,) = pipeline.run(cuda_stream=queue.cuda_stream)
+        (outputs,) = pipeline.run(queue.cuda_stream)
         for number, group in enumerate(groups):
             begin = int(starts[group[0]])
             found = torch.utils.dlpack.from_dlpack(outputs[number]).reshape(-1)
             memory[begin : begin + found.numel()].copy_(found, non_blocking=True)
 
 
-def _build(index: int) -> Any:
+def described(index: int) -> Any:
+    """Return DALI's pipeline, which is still to be built on a GPU.
+
+    Raises:
+        MissingPackage: DALI is not installed.
+    """
     try:
         from nvidia.dali import Pipeline, fn
     except ImportError as err:
@@ -133,5 +142,4 @@ def _build(index: int) -> Any:
                 check_output_size=True,
             )
         )
-    pipeline.build()
     return pipeline

@@ -65,10 +65,14 @@ class Slot:
     def allocate(
         self, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> tuple[torch.Tensor, npt.NDArray[Any]]:
-        """Lend a tensor with arbitrary content, and an array over the same memory."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        array: npt.NDArray[Any] = self.bytes(nbytes).numpy().view(dtype).reshape(shape)
-        return torch.from_numpy(array), array
+        """Lend a tensor with arbitrary content, and an array over the same memory.
+
+        The tensor has the storage of the pinned buffer, as torch knows it: its allocator keeps the
+        memory of a ring that is dropped until copies from it are done.
+        """
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        tensor = self.bytes(math.prod(shape) * dtype.itemsize).view(kind).view(shape)
+        return tensor, tensor.numpy()
 
     def holds(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor is in the memory of this slot, in one piece."""

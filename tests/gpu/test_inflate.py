@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dataplane.errors import ConfigError, DecodeError, LoaderError
 from dataplane.gpu import nvcomp
 from dataplane.gpu.device import CpuDevice
 from dataplane.gpu.inflate import HostInflater, laid_out
-from dataplane.gpu.inflate_dali import groups_of_sizes
+from dataplane.gpu.inflate_dali import DaliInflater, described, groups_of_sizes
 from dataplane.gpu.nvcomp import Call, DecompressOptions, NvcompInflater, parts_of, pointer_table
 from dataplane.gpu.placement import place
 from dataplane.gpu.ring import PinnedRing
@@ -282,3 +283,64 @@ def test_a_library_that_does_not_load_is_told_in_one_line(tmp_path: Path) -> Non
     broken.write_bytes(b"no library")
     with pytest.raises(ConfigError, match="nvCOMP does not load"):
         nvcomp.Library(broken)
+
+
+class RecordedPipeline:
+    """Stands where DALI's pipeline would be, takes what it takes, and inflates on the CPU."""
+
+    def __init__(self) -> None:
+        self.fed: dict[str, list] = {}
+        self.runs: list[int] = []
+
+    def feed_input(self, name: str, data: list, cuda_stream: int | None = None) -> None:
+        assert (cuda_stream is not None) == (name == "staged")
+        self.fed[name] = data
+
+    def run(self, cuda_stream: int, /) -> tuple[list[np.ndarray]]:
+        outputs = []
+        samples = zip(*(self.fed[n] for n in ("staged", "offset", "nbytes", "shape")), strict=True)
+        for staged_bytes, offsets, sizes, shape in samples:
+            (decoded,) = shape
+            record = np.zeros(1, several_dtype())[0]
+            record["codec"], record["decoded_bytes"] = Codec.LZ4, decoded
+            chunks = []
+            for offset, size in zip(offsets, sizes, strict=True):
+                record["offset"], record["nbytes"] = offset, size
+                chunks.append(inflate(record, staged_bytes.numpy()))
+            outputs.append(np.frombuffer(b"".join(chunks), np.uint8).reshape(-1, decoded).copy())
+        self.runs.append(len(outputs))
+        return (outputs,)
+
+
+@pytest.mark.parametrize("limit", [64, 2])
+def test_what_dali_is_told_inflates_every_stream_to_its_place(
+    stream_of_torch: None, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("dataplane.gpu.inflate_dali.MAX_SIZES", limit)
+    parts, _ = several()
+    parts = [parts[0], parts[2], parts[4]]
+    table = ChunkTable.concatenate(
+        [part.table(source=i, destination=i) for i, part in enumerate(parts)]
+    )
+    buffer, streams = staged(table, [part.source for part in parts])
+    assert (streams["codec"] == Codec.LZ4).all()
+    pipeline = RecordedPipeline()
+    slot = PinnedRing(CpuDevice()).acquire()
+    result = DaliInflater(0, pipeline).inflate(torch.from_numpy(buffer), streams, slot, describe)
+    result.check()
+    sizes = len(np.unique(streams["decoded_bytes"]))
+    assert sizes > 2
+    assert pipeline.runs == ([sizes] if limit == 64 else [2] * (sizes // 2) + [1] * (sizes % 2))
+    for start, stream in zip(result.starts, streams, strict=True):
+        got = result.memory.numpy()[start : start + int(stream["decoded_bytes"])]
+        assert got.tobytes() == inflate(stream, buffer)
+
+
+def test_dali_accepts_the_pipeline_as_it_is_described() -> None:
+    dali = pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    pipeline = described(0)
+    assert isinstance(pipeline, dali.Pipeline)
+    # The stream of a run is positional: as a keyword it would be the input of that name.
+    stream = list(inspect.signature(dali.Pipeline.run).parameters.values())[1]
+    assert (stream.name, stream.kind) == ("cuda_stream", inspect.Parameter.POSITIONAL_ONLY)
+    assert "cuda_stream" in inspect.signature(dali.Pipeline.feed_input).parameters

@@ -136,3 +136,16 @@ def test_values_come_back_from_the_device_through_the_slot() -> None:
     device.run_until(1)
     assert torch.equal(back, torch.arange(12).reshape(3, 4))
     assert slot.holds(back)
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "u2", "u4", "u8", "i4", "f2", "f8", "c8", "c16"])
+def test_what_is_lent_has_the_storage_of_its_buffer(dtype: str) -> None:
+    """Torch's allocator finds the pinned memory that a copy reads by its storage."""
+    slot = PinnedRing(CpuDevice()).acquire()
+    buffer = slot.bytes(10)
+    for shape in ((), (3, 4), (0, 2)):
+        tensor, array = slot.allocate(shape, np.dtype(dtype))
+        assert tensor.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
+        assert (tuple(tensor.shape), array.dtype) == (shape, np.dtype(dtype))
+        array[...] = 1
+        assert torch.equal(tensor, torch.ones(shape, dtype=tensor.dtype))
