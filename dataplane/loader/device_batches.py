@@ -23,6 +23,7 @@ from dataplane.extras import missing_package
 from dataplane.gpu.device import Device, resolve
 from dataplane.gpu.inflate import HostInflater, Inflater
 from dataplane.gpu.route import Choice, Decode, choose
+from dataplane.gpu.speeds import measured
 from dataplane.gpu.transfer import Sent, Transfer
 from dataplane.telemetry import logger
 
@@ -148,8 +149,6 @@ class DeviceBatches:
 
     def _choose(self, samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]) -> Choice:
         """Choose the route by a first batch."""
-        from dataplane.gpu.speeds import measured
-
         assert self._inflater is not None
         try:
             load = self._transfer.load_of(samples, layouts, decoded_bytes(samples))

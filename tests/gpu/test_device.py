@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dataplane.errors import ConfigError
-from dataplane.gpu.device import CpuDevice, CudaDevice, checked_device, resolve
+from dataplane.gpu.device import CpuDevice, CudaDevice, _CudaEvent, checked_device, resolve
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "cpu", torch.device("cuda:3"), None])
@@ -69,3 +69,48 @@ def test_the_cpu_is_a_device_of_its_own() -> None:
     device.copy(torch.ones(3), target)
     device.mark().wait()
     assert target.tolist() == [1, 1, 1]
+
+
+def test_a_batch_is_handed_over_behind_its_event_and_to_the_allocator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    happened: list[str] = []
+
+    class Stream:
+        def wait_event(self, event: object) -> None:
+            happened.append(f"the loop's stream waits for {event}")
+
+    class Tensor:
+        def record_stream(self, stream: object) -> None:
+            assert isinstance(stream, Stream)
+            happened.append("the allocator knows")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    device = CudaDevice(0)
+    device.hand_over([Tensor(), Tensor()], _CudaEvent("the copies"))
+    assert happened == [
+        "the loop's stream waits for the copies",
+        "the allocator knows",
+        "the allocator knows",
+    ]
+
+
+def test_memory_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = []
+    empty = torch.empty
+
+    def refuse(*arguments: object, **options: object) -> torch.Tensor:
+        if options.pop("pin_memory", False):
+            asked.append(arguments)
+            raise RuntimeError("CUDA error: out of memory\nmore lines")
+        return empty(*arguments, **options)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr(torch, "empty", refuse)
+    device = CudaDevice(0)
+    assert device.pinned(100).numel() == device.pinned(200).numel() - 100 == 100
+    assert len(asked) == len(caplog.records) == 1
+    assert "CUDA error: out of memory); see `ulimit -l`" in caplog.text

@@ -227,7 +227,7 @@ def test_auto_takes_the_route_that_is_faster_by_the_first_batch(
     route: str,
 ) -> None:
     monkeypatch.setattr(device_batches, "inflater_for", lambda device, threads: HostInflater())
-    monkeypatch.setattr("dataplane.gpu.speeds.measured", lambda *a, **k: speeds)
+    monkeypatch.setattr(device_batches, "measured", lambda *a, **k: speeds)
     monkeypatch.setattr(
         "dataplane.gpu.transfer.Transfer.decode_there",
         lambda self, *a, **k: self.decode_here(*a, **k),  # copies are late, so no kernel can run
@@ -272,7 +272,7 @@ def test_measuring_that_fails_is_one_line_and_the_cpu_decodes(
         raise RuntimeError("no kernel image is available")
 
     monkeypatch.setattr(device_batches, "inflater_for", lambda device, threads: HostInflater())
-    monkeypatch.setattr("dataplane.gpu.speeds.measured", broken)
+    monkeypatch.setattr(device_batches, "measured", broken)
     loader = dp.DataLoader(dataset, batch_size=4, shuffle=True, seed=5, device="cuda")
     with caplog.at_level(logging.WARNING, "dataplane"):
         assert equal(list(loader), plain(dataset))
@@ -287,7 +287,7 @@ def test_a_device_without_memory_goes_on_by_the_cpu_route(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(device_batches, "inflater_for", lambda device, threads: HostInflater())
-    monkeypatch.setattr("dataplane.gpu.speeds.measured", lambda *a, **k: FAST_GPU)
+    monkeypatch.setattr(device_batches, "measured", lambda *a, **k: FAST_GPU)
     monkeypatch.setattr(device_batches, "_free_bytes", lambda device: None)
     monkeypatch.setattr("dataplane.gpu.transfer.Transfer.decode_there", full)
     loader = dp.DataLoader(dataset, batch_size=4, shuffle=True, seed=5, device="cuda")
