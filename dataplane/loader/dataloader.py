@@ -249,13 +249,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         # A `Subset` may have other indices by now, and a class of the user's another length.
         self._view = None if self._view is None else view_of(self.dataset) or self._view
         self._place.follow_length(_length_of(self.dataset))
+        device = self._device_batches()
         state, feed = self._place.begin(
             takes_any_index=self._view is None, drop_last=self.drop_last
         )
         workers = self._make_workers(state)
         reader = None if self._view is None else ViewReader(self._view)
         reads = reader or InnerReads(self._inner, state.dataset_length)
-        device = self._device_batches(has_workers=bool(workers))
         size = self.batch_size or getattr(self.batch_sampler, "batch_size", None) or 1
         self._ahead = plan_ahead(reads, feed, size, self._ahead)
         run = Run(
@@ -427,6 +427,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return any(dataset.transform is not None for dataset in self._packed)
 
     @property
+    def _runs_user_code(self) -> bool:
+        """Whether code of the user's makes samples or batches, and not decoding alone."""
+        is_native = self._view is not None and self.collate_fn is self._native_collate
+        return not is_native or self._has_transform
+
+    @property
     def _packed(self) -> Sequence[Dataset]:
         """Packed datasets that samples come from."""
         return self._inner if self._view is None else self._view.datasets
@@ -460,8 +466,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def _make_workers(self, state: LoaderState) -> Sequence[BatchWorker]:
         """Return the workers of a pass; none where decoding makes the batches."""
-        is_native = self._view is not None and self.collate_fn is self._native_collate
-        if is_native and not self._has_transform:
+        if not self._runs_user_code:
             return []
         setup = WorkerSetup(
             id=None,
@@ -480,12 +485,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self._workers = Workers(self._mode, persistent=self.persistent_workers)
         return self._workers.make(code, setup)
 
-    def _device_batches(self, *, has_workers: bool) -> DeviceBatches | None:
+    def _device_batches(self) -> DeviceBatches | None:
         """Return what makes the batches of a pass on the loader's device, if it has one."""
         if self._device is None:
             return None
         needs_cpu = ""
-        if has_workers:
+        if self._runs_user_code:
             needs_cpu = "transforms, collate_fn and datasets of your own run on the CPU"
         elif self._is_single:
             needs_cpu = "single samples (batch_size=None) are decoded on the CPU"

@@ -129,6 +129,17 @@ class DeviceBatches:
         """Make a batch by the native decoder, whatever the route of the pass is."""
         return self._transfer.decode_here(samples, layouts, keys=keys)
 
+    def distrust(self, err: DataplaneError) -> None:
+        """Note that the device could not inflate what the CPU then did decode.
+
+        Reading every batch twice would be slow, so an "auto" pass goes on by the cpu route.
+        """
+        why = f"{self.name} could not inflate what the CPU can ({err.message})"
+        if self._decode == "auto":
+            self._fall_back(why)
+        else:
+            _tell_once(why, "%s; the batch was decoded on the CPU", why)
+
     def move(self, content: Any) -> Sent:
         """Copy what is on the CPU."""
         return self._transfer.move(content)
@@ -164,8 +175,13 @@ class DeviceBatches:
 
     def _fall_back(self, why: str) -> None:
         self.choice = Choice("cpu", why, is_fallback=True)
-        if _told.setdefault(why, mine := object()) is mine:
-            logger.warning("batches for %s are decoded on the CPU: %s", self.name, why)
+        _tell_once(why, "batches for %s are decoded on the CPU: %s", self.name, why)
+
+
+def _tell_once(reason: str, message: str, *arguments: object) -> None:
+    """Log a warning, but for a reason that this process has logged."""
+    if _told.setdefault(reason, mine := object()) is mine:
+        logger.warning(message, *arguments)
 
 
 def inflater_for(device: Device, threads: int) -> Inflater:

@@ -206,13 +206,15 @@ class _Work:
             return item
         try:
             item.content.settle()
-        except SAMPLE_ERRORS:
+        except SAMPLE_ERRORS as err:
             # Damage that was only seen on the device: as where the native decoder sees it.
             assert self.reader is not None
             assert item.indices is not None
             samples = self.reader.recover(item.indices).samples
             keys, layouts = self.options.keys, self.reader.layouts
             again = self.device.make_again(samples, layouts, keys=keys) if samples else None
+            if len(samples) == len(item.indices):
+                self.device.distrust(err)
             return _Decoded(
                 again,
                 len(samples),

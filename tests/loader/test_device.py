@@ -15,6 +15,7 @@ import torch
 
 import dataplane as dp
 from dataplane.errors import ConfigError, DecodeError, MissingPackage
+from dataplane.gpu.device import CpuDevice
 from dataplane.gpu.inflate import HostInflater, Inflation
 from dataplane.gpu.route import Speeds
 from dataplane.loader import device_batches
@@ -320,13 +321,37 @@ class DamagedOnce:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_damage_that_only_the_device_sees_is_read_again(
-    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch, num_workers: int
+    dataset: dp.Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    num_workers: int,
 ) -> None:
     inflater = DamagedOnce()
+    monkeypatch.setattr(device_batches, "_told", {})
     monkeypatch.setattr(device_batches, "inflater_for", lambda device, threads: inflater)
     got = plain(dataset, device="cpu", decode="gpu", num_workers=num_workers)
     assert inflater.batches == 3
     assert equal(got, plain(dataset))
+    assert [record.getMessage() for record in caplog.records] == [
+        "cpu could not inflate what the CPU can (a stream is damaged); the batch was decoded on "
+        "the CPU"
+    ]
+
+
+def test_auto_leaves_a_device_that_cannot_inflate_what_the_cpu_can(
+    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inflater = DamagedOnce()
+    monkeypatch.setattr(device_batches, "_told", {})
+    monkeypatch.setattr(device_batches, "inflater_for", lambda device, threads: inflater)
+    monkeypatch.setattr(device_batches, "resolve", lambda device: CpuDevice())
+    monkeypatch.setattr(device_batches, "measured", lambda *a, **k: FAST_GPU)
+    loader = dp.DataLoader(dataset, batch_size=2, shuffle=True, seed=5, device="cuda")
+    wanted = list(dp.DataLoader(dataset, batch_size=2, shuffle=True, seed=5))
+    assert equal(list(loader), wanted)
+    assert inflater.batches == 2
+    assert loader.stats().decode == "cpu"
+    assert "could not inflate what the CPU can" in loader.stats().decode_reason
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])

@@ -22,10 +22,10 @@ class OnDevice(DataLoader):
             self.__dict__["_device"] = torch.device("cpu")
             self.__dict__["_decode"] = self.route
 
-    def _device_batches(self, *, has_workers: bool) -> Any:
-        if has_workers or self._is_single:
+    def _device_batches(self) -> Any:
+        if self._runs_user_code or self._is_single:
             self.__dict__["_decode"] = "cpu"
-        return super()._device_batches(has_workers=has_workers)
+        return super()._device_batches()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
