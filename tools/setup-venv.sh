@@ -7,7 +7,7 @@ set -euo pipefail
 
 venv=$1
 log=build/setup.log
-steps=4
+steps=3
 large_mb=10 # downloads below this are not worth a line
 
 step() { printf 'setup %s/%s: %s\n' "$1" "$steps" "$2"; }
@@ -67,7 +67,4 @@ install "scikit-build-core>=0.11" "nanobind>=2.4" cmake ninja
 "$venv/bin/python" -m pip uninstall --yes dataplane >>"$log" 2>&1 || true
 step 3 "packages of all extras, and the native module; this takes minutes"
 install --no-build-isolation -e ".[all,bench,dev]"
-step 4 "DALI, where it has a wheel (tests of the GPU route are skipped without it)"
-PYTHONUNBUFFERED=1 "$venv/bin/python" -m pip install -v -c constraints.txt "nvidia-dali-cuda130>=2.0" 2>&1 | follow \
-  || printf '  it has none here: see %s\n' "$log"
 printf 'setup: done; try %s/bin/dataplane --help\n' "$venv"
