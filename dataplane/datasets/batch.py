@@ -2,16 +2,19 @@
 
 Every sample is decoded into its own place of the batch: there is no tensor per sample and no copy
 to put them together. `assemble` builds a batch (see `layout.py` for its structure), `separate`
-builds one dict per sample for callers that transform or collate samples themselves.
+builds one dict per sample for callers that transform or collate samples themselves. `lay_out` only
+makes the tensors and says which chunk goes where, for who decodes elsewhere.
 
 Memory comes from the pool of `buffers.py`, or, when it must be pinned, from torch's caching host
-allocator. Functions without state; safe from any thread.
+allocator, or from wherever the caller of `lay_out` says. Functions without state; safe from any
+thread.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,18 +33,49 @@ from dataplane.datasets.samples import (
     FetchedSample,
     FetchedTogether,
     Keys,
-    decode_samples,
     describe_chunk,
+    join_samples,
     separate_arrays,
 )
+from dataplane.stores import Buffer
 
-__all__ = ["Batch", "Sample", "assemble", "separate", "tensors_of"]
+__all__ = [
+    "Allocate",
+    "Batch",
+    "LaidOut",
+    "Sample",
+    "assemble",
+    "lay_out",
+    "separate",
+    "tensors_of",
+]
 
 Sample: TypeAlias = "dict[str, torch.Tensor | str]"
 Batch: TypeAlias = "dict[str, torch.Tensor | list[torch.Tensor | None] | list[str]]"
+Allocate: TypeAlias = "Callable[[tuple[int, ...], np.dtype[Any]], tuple[torch.Tensor, Any]]"
 _Array: TypeAlias = npt.NDArray[Any]
 
 torch.serialization.add_safe_globals([Keys])  # a batch that was saved can be loaded again
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaidOut:
+    """A batch whose elements are still to be decoded.
+
+    Attributes:
+        batch: its tensors, with arbitrary content but for offsets and keys.
+        rows: CHUNK_DTYPE[n], the chunks of it.
+        sources: memory that the rows take encoded bytes from.
+        destinations: memory that they go to: what `allocate` returned, or a part of it; an array
+            without elements where a sample has none.
+        describe: text for a row in error messages.
+    """
+
+    batch: Batch
+    rows: _Array
+    sources: Sequence[Buffer]
+    destinations: list[Any]
+    describe: Callable[[int], str]
 
 
 def assemble(
@@ -56,37 +90,60 @@ def assemble(
     Raises:
         DecodeError: a chunk cannot be decoded; the message names sample, array, chunk, offset.
     """
+    laid = lay_out(samples, layouts, _pinned if pin else _pooled)
+    decode(
+        ChunkTable(laid.rows),
+        laid.sources,
+        laid.destinations,
+        threads=threads,
+        describe=laid.describe,
+    )
+    return laid.batch
+
+
+def lay_out(
+    samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout], allocate: Allocate
+) -> LaidOut:
+    """Make the tensors of a batch, and say which chunk goes where.
+
+    Args:
+        samples: samples of the batch.
+        layouts: layouts of their arrays.
+        allocate: function from a shape and an element type to a tensor, and what stands for its
+            memory as a destination, which can be sliced: an array, or the tensor itself.
+    """
     if isinstance(samples, FetchedTogether):
-        return _assemble_together(samples, layouts, threads=threads, pin=pin)
+        return _lay_out_together(samples, layouts, allocate)
     batch: Batch = {}
     # One destination per (sample, array), sample by sample, as the rows of the plans count them.
-    places: list[list[_Array]] = [[] for _ in samples]
+    places: list[list[Any]] = [[] for _ in samples]
     for number, layout in enumerate(layouts):
         parts = [sample.plan.parts[number] for sample in samples]
+        destinations: list[Any]
         if layout.dtype is None:
-            batch[layout.name], destinations = _allocate_each(parts, pin=pin)
+            batch[layout.name], destinations = _allocate_each(parts, allocate)
         elif layout.arrangement is Arrangement.STACKED:
-            tensor, array = _allocate((len(samples), *layout.shape), layout.dtype, pin=pin)
+            tensor, array = allocate((len(samples), *layout.shape), layout.dtype)
             batch[layout.name] = tensor
             destinations = [array[slot, ...] for slot in range(len(samples))]
         else:
             offsets = np.zeros(len(samples) + 1, np.int64)
             np.cumsum(_first_extents(parts), out=offsets[1:])
-            tensor, array = _allocate((int(offsets[-1]), *layout.shape), layout.dtype, pin=pin)
+            tensor, array = allocate((int(offsets[-1]), *layout.shape), layout.dtype)
             batch[layout.name] = tensor
             batch[layout.name + OFFSETS_SUFFIX] = torch.from_numpy(offsets)
             destinations = [array[start:stop] for start, stop in itertools.pairwise(offsets)]
         for place, destination in zip(places, destinations, strict=True):
             place.append(destination)
-    decode_samples(samples, places, layouts, threads)
+    rows, sources, describe = join_samples(samples, layouts)
     batch[KEY] = Keys(sample.plan.key for sample in samples)
-    return batch
+    return LaidOut(batch, rows, sources, [array for place in places for array in place], describe)
 
 
-def _assemble_together(
-    samples: FetchedTogether, layouts: Sequence[ArrayLayout], *, threads: int, pin: bool
-) -> Batch:
-    """Decode samples that were read together: one destination per array, not one per sample."""
+def _lay_out_together(
+    samples: FetchedTogether, layouts: Sequence[ArrayLayout], allocate: Allocate
+) -> LaidOut:
+    """Lay out samples that were read together: one destination per array, not one per sample."""
     plan, count = samples.plan, len(samples)
     # What is stacked takes one more dimension than a sample has: its place in the batch.
     is_stacked = tuple(
@@ -95,14 +152,14 @@ def _assemble_together(
     )
     rows, slots = plan.rows([form.rows_in_batch(is_stacked) for form in plan.forms])
     batch: Batch = {}
-    destinations: list[_Array] = []
+    destinations: list[Any] = []
     # Of arrays that are not stacked: the destination, or that of the first sample; whether each
     # sample has its own; where samples begin.
     others: list[tuple[int, int, bool, _Array | int]] = []
     for number, layout in enumerate(layouts):
         if layout.arrangement is Arrangement.STACKED:
             assert layout.dtype is not None
-            batch[layout.name], array = _allocate((count, *layout.shape), layout.dtype, pin=pin)
+            batch[layout.name], array = allocate((count, *layout.shape), layout.dtype)
             if is_stacked[number]:
                 others.append((number, len(destinations), False, np.arange(count)))
                 destinations.append(array)
@@ -113,14 +170,14 @@ def _assemble_together(
         parts = [form.parts[number] for form in plan.forms]
         if layout.dtype is None:
             of_samples = [parts[form] for form in plan.of_form(range(len(parts))).tolist()]
-            batch[layout.name], arrays = _allocate_each(of_samples, pin=pin)
+            batch[layout.name], arrays = _allocate_each(of_samples, allocate)
             others.append((number, len(destinations), True, 0))
             destinations += arrays
             continue
         offsets = np.zeros(count + 1, np.int64)
         np.cumsum(plan.of_form(_first_extents(parts)), out=offsets[1:])
         shape = (int(offsets[-1]), *layout.shape)
-        batch[layout.name], array = _allocate(shape, layout.dtype, pin=pin)
+        batch[layout.name], array = allocate(shape, layout.dtype)
         batch[layout.name + OFFSETS_SUFFIX] = torch.from_numpy(offsets)
         others.append((number, len(destinations), False, offsets[:-1]))
         destinations.append(array)
@@ -143,10 +200,8 @@ def _assemble_together(
         first = int(np.searchsorted(slots, slot))
         return describe_chunk(of_sample, of_sample.rows[row - first], layouts)
 
-    packed = [samples.packed.data]
-    decode(ChunkTable(rows), packed, destinations, threads=threads, describe=describe)
     batch[KEY] = Keys(samples.keys)
-    return batch
+    return LaidOut(batch, rows, [samples.packed.data], destinations, describe)
 
 
 def separate(
@@ -174,23 +229,24 @@ def _first_extents(parts: Sequence[Part | None]) -> list[int]:
 
 
 def _allocate_each(
-    parts: Sequence[Part | None], *, pin: bool
-) -> tuple[list[torch.Tensor | None], list[_Array]]:
-    """Return a tensor for each part, or None, and the arrays over their memory."""
-    pairs = [None if part is None else _allocate(part.shape, part.dtype, pin=pin) for part in parts]
+    parts: Sequence[Part | None], allocate: Allocate
+) -> tuple[list[torch.Tensor | None], list[Any]]:
+    """Return a tensor for each part, or None, and what stands for their memory."""
+    pairs = [None if part is None else allocate(part.shape, part.dtype) for part in parts]
     return (
         [None if pair is None else pair[0] for pair in pairs],
         [NOTHING if pair is None else pair[1] for pair in pairs],
     )
 
 
-def _allocate(
-    shape: tuple[int, ...], dtype: np.dtype[Any], *, pin: bool
-) -> tuple[torch.Tensor, _Array]:
-    """Return a tensor and an array over the same memory."""
-    if pin:
-        kind = torch.from_numpy(np.empty(0, dtype)).dtype
-        tensor = torch.empty(shape, dtype=kind, pin_memory=True)
-        return tensor, tensor.numpy()
+def _pinned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[torch.Tensor, _Array]:
+    """Return a tensor in pinned memory and an array over it."""
+    kind = torch.from_numpy(np.empty(0, dtype)).dtype
+    tensor = torch.empty(shape, dtype=kind, pin_memory=True)
+    return tensor, tensor.numpy()
+
+
+def _pooled(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[torch.Tensor, _Array]:
+    """Return a tensor in memory of the pool and an array over it."""
     array = shared_pool().array(shape, dtype)
     return torch.from_numpy(array), array

@@ -7,7 +7,7 @@ state; safe from any thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, overload
 
@@ -31,6 +31,7 @@ __all__ = [
     "decode_samples",
     "decoded_bytes",
     "describe_chunk",
+    "join_samples",
     "packed_bytes",
     "separate_arrays",
 ]
@@ -177,6 +178,24 @@ def decode_samples(
     """
     if not samples:
         return
+    rows, sources, describe = join_samples(samples, layouts)
+    decode(
+        ChunkTable(rows),
+        sources,
+        [array for place in places for array in place],
+        threads=threads,
+        describe=describe,
+    )
+
+
+def join_samples(
+    samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]
+) -> tuple[npt.NDArray[Any], list[Buffer], Callable[[int], str]]:
+    """Join the chunks of samples for one call: destinations are counted sample by sample.
+
+    Returns:
+        CHUNK_DTYPE[n]; the sources that its rows count; a text for each row in error messages.
+    """
     counts = [len(sample.rows) for sample in samples]
     rows = join_rows([sample.rows for sample in samples])
     sample_of = np.repeat(np.arange(len(samples), dtype=np.uint32), counts)
@@ -191,13 +210,7 @@ def decode_samples(
         plan = samples[number].plan
         return describe_chunk(plan, plan.rows[row - sum(counts[:number])], layouts)
 
-    decode(
-        ChunkTable(rows),
-        [source for sample in samples for source in sample.sources],
-        [array for place in places for array in place],
-        threads=threads,
-        describe=describe,
-    )
+    return rows, [source for sample in samples for source in sample.sources], describe
 
 
 def describe_chunk(plan: SamplePlan, row: Any, layouts: Sequence[ArrayLayout]) -> str:

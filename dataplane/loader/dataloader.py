@@ -30,7 +30,10 @@ from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
+from dataplane.gpu.device import checked_device
+from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
+from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import (
     MAX_DECODE_THREADS,
     BatchWorker,
@@ -87,6 +90,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         ragged: names of arrays whose first extent varies in what a transform returns: they are
             concatenated, with offsets. What is not named is stacked.
         keys: whether samples and batches have `"__key__"`.
+        device: device that batches are yielded on: "cuda", which is the GPU of this process
+            (`LOCAL_RANK`), "cuda:1", "cpu"; None for ordinary memory. Copies are made ahead, on a
+            stream of their own, and no GPU is touched before the first pass. docs/gpu.md says more.
+        decode: where batches for a device are decoded: on the `cpu`, on the `gpu` from compressed
+            bytes, or `auto`, as is faster here; `stats()` says which, and why.
         transform_mode: where your code runs: in a `thread` per worker, each with its own copy of
             it, or in a `process` per worker, for code that holds Python's lock.
         prefetch_factor: see above; 2 by default.
@@ -132,6 +140,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         ragged: Collection[str] = (),
         keys: bool = True,
         transform_mode: TransformMode = "thread",
+        device: str | torch.device | None = None,
+        decode: Decode = "auto",
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -147,6 +157,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._ragged = tuple(ragged)
         self._keys = keys
         self._mode = transform_mode
+        self._device = checked_device(device)
+        self._decode = check_decode(self._device, decode)
+        if device is not None and not self._is_engine:
+            raise ConfigError(
+                f"device is for a dataplane.Dataset, this is a {type(dataset).__name__}",
+                hint="move its batches yourself: batch.to(device)",
+            )
         self._native_collate: object = None
         self._shard: Any = None
         self._place_: Place | None = None
@@ -232,6 +249,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         # A `Subset` may have other indices by now, and a class of the user's another length.
         self._view = None if self._view is None else view_of(self.dataset) or self._view
         self._place.follow_length(_length_of(self.dataset))
+        device = self._device_batches()
         state, feed = self._place.begin(
             takes_any_index=self._view is None, drop_last=self.drop_last
         )
@@ -247,6 +265,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self._options(state),
             progress=self._place.progress,
             ahead=self._ahead,
+            device=device,
         )
         self._meter = run.meter
         return run
@@ -408,6 +427,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return any(dataset.transform is not None for dataset in self._packed)
 
     @property
+    def _runs_user_code(self) -> bool:
+        """Whether code of the user's makes samples or batches, and not decoding alone."""
+        is_native = self._view is not None and self.collate_fn is self._native_collate
+        return not is_native or self._has_transform
+
+    @property
     def _packed(self) -> Sequence[Dataset]:
         """Packed datasets that samples come from."""
         return self._inner if self._view is None else self._view.datasets
@@ -417,7 +442,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return self.batch_size is None and self.batch_sampler is None
 
     def _options(self, state: LoaderState) -> PassOptions:
-        pin = self.pin_memory
+        pin = self.pin_memory and self._device is None  # what goes to a device goes pinned
         if pin and not torch.accelerator.is_available():
             warnings.warn(
                 "pin_memory is set, but there is no accelerator: batches are not pinned",
@@ -441,8 +466,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     def _make_workers(self, state: LoaderState) -> Sequence[BatchWorker]:
         """Return the workers of a pass; none where decoding makes the batches."""
-        is_native = self._view is not None and self.collate_fn is self._native_collate
-        if is_native and not self._has_transform:
+        if not self._runs_user_code:
             return []
         setup = WorkerSetup(
             id=None,
@@ -461,6 +485,22 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self._workers is None:
             self._workers = Workers(self._mode, persistent=self.persistent_workers)
         return self._workers.make(code, setup)
+
+    def _device_batches(self) -> DeviceBatches | None:
+        """Return what makes the batches of a pass on the loader's device, if it has one."""
+        if self._device is None:
+            return None
+        needs_cpu = ""
+        if self._runs_user_code:
+            needs_cpu = "transforms, collate_fn and datasets of your own run on the CPU"
+        elif self._is_single:
+            needs_cpu = "single samples (batch_size=None) are decoded on the CPU"
+        return DeviceBatches(
+            self._device,
+            self._decode,
+            threads=min(max(self.num_workers, 1), MAX_DECODE_THREADS),
+            needs_cpu=needs_cpu,
+        )
 
     def _own_collate(self, dataset: object) -> Callable[[Any], Any]:
         """Return what makes a batch where the user gave no `collate_fn`."""

@@ -3,6 +3,7 @@
     source -> read (plan, bytes through the cache) -> decode (native, into the batch) -> batch
                                                    -> decode (per sample) -> collate (transform, …)
     source -> collate (the user's dataset, which reads packed samples itself, collate_fn)
+    any of these -> device (copied, or already under way there)
 
 `read`, `decode` and `collate` are stages of a `pipeline.Pipeline`; `collate` exists only where code
 of the user's must run, and does nothing else (`user_code.py`). With `num_workers=0` only `read`
@@ -31,8 +32,10 @@ from dataplane.datasets.reader import SAMPLE_ERRORS
 from dataplane.datasets.samples import KEY, decoded_bytes, packed_bytes
 from dataplane.datasets.views import FetchedBatch, ViewReader
 from dataplane.errors import LoaderError
+from dataplane.gpu.transfer import Sent
 from dataplane.loader.batch_source import BatchSource, Bulk, Indices
 from dataplane.loader.channel import ChannelTimeout, EndOfStream, Failure
+from dataplane.loader.device_batches import DeviceBatches
 from dataplane.loader.pipeline import Pipeline, Stage, StageStats
 from dataplane.loader.prefetcher import Prefetcher
 from dataplane.loader.state import Progress
@@ -103,6 +106,7 @@ class _Decoded:
     is_left_out: bool = False
     decoded_bytes: int = 0
     read_bytes: int = 0
+    indices: Indices | None = None
 
 
 class _Work:
@@ -114,11 +118,13 @@ class _Work:
         workers: Sequence[BatchWorker],
         options: PassOptions,
         ahead: Prefetcher | None,
+        device: DeviceBatches | None = None,
     ) -> None:
         self.reader = reader
         self.workers = workers
         self.options = options
         self.ahead = ahead
+        self.device = device
 
     def read(self, number: int, asked: _Asked) -> _Asked:
         del number
@@ -142,6 +148,7 @@ class _Work:
             not fetched.samples and bool(asked.indices),
             decoded_bytes(fetched.samples),
             packed_bytes(fetched.samples),
+            asked.indices,
         )
 
     def _decode(self, asked: _Asked, fetched: FetchedBatch) -> Any:
@@ -152,6 +159,8 @@ class _Work:
             return None
         is_sample = options.single and not isinstance(asked.indices, Bulk)
         if not self.workers and not is_sample:
+            if self.device is not None:
+                return self.device.make(samples, self.reader.layouts, keys=options.keys)
             batch = assemble(samples, self.reader.layouts, threads=threads, pin=options.pin)
             if not options.keys:
                 del batch[KEY]
@@ -187,6 +196,35 @@ class _Work:
         """Make a batch in the training thread."""
         return self.make(0, number, item)
 
+    def to_device(self, number: int, item: _Decoded) -> _Decoded:
+        """Have a batch on the device, or under way there and known to be sound."""
+        del number
+        assert self.device is not None
+        if item.is_left_out:
+            return item
+        if not isinstance(item.content, Sent):
+            item.content = self.device.move(item.content)
+            return item
+        try:
+            item.content.settle()
+        except SAMPLE_ERRORS as err:
+            # Damage that was only seen on the device: as where the native decoder sees it.
+            assert self.reader is not None
+            assert item.indices is not None
+            samples = self.reader.recover(item.indices).samples
+            keys, layouts = self.options.keys, self.reader.layouts
+            again = self.device.make_again(samples, layouts, keys=keys) if samples else None
+            if len(samples) == len(item.indices):
+                self.device.distrust(err)
+            return _Decoded(
+                again,
+                len(samples),
+                again is None,
+                decoded_bytes(samples),
+                packed_bytes(samples),
+            )
+        return item
+
     def advance(self, number: int) -> None:
         """Say that the bytes of all batches up to this one were read."""
         if (ahead := self.ahead) is not None:
@@ -203,6 +241,7 @@ class Run:
         options: options of the pass.
         progress: progress of the pass, told of every place that was used up, and of the end.
         ahead: prefetcher of the bytes, or None without a cache.
+        device: maker of batches on a device, or None.
     """
 
     def __init__(
@@ -214,17 +253,19 @@ class Run:
         *,
         progress: Progress,
         ahead: Prefetcher | None,
+        device: DeviceBatches | None = None,
     ) -> None:
         if threading.current_thread() is not threading.main_thread():
             _native.outlast_interpreter()  # a daemon thread of the user's, maybe
-        self.meter = Meter()
+        self.meter = Meter(device=device)
         self._options = options
         self._feed = feed
         self._progress = progress
         self._pid = os.getpid()
         self._reads_here = reader is None
+        self._device = device
         self.is_closed = False
-        self._work = work = _Work(reader, workers, options, ahead)
+        self._work = work = _Work(reader, workers, options, ahead, device)
         background, inline = _stages(work)
         self._inline = [(stage, StageStats(stage.name)) for stage in inline]
         source = _placed(feed.batches(), options.first)
@@ -269,6 +310,8 @@ class Run:
             read_bytes=decoded.read_bytes,
             wait_s=time.perf_counter() - began,
         )
+        if self._device is not None:
+            return self._device.handed_over(decoded.content)
         return decoded.content
 
     def close(self) -> None:
@@ -373,6 +416,8 @@ class _Closer:
     def __call__(self) -> None:
         # The batch source first: the plan may be waiting in its iterator.
         self._feed.close()
+        if self._work.device is not None:
+            self._work.device.close()
         with self._lock:
             ahead, self._work.ahead = self._work.ahead, None
         if ahead is not None:
@@ -407,14 +452,19 @@ def _stages(work: _Work) -> tuple[list[Stage], list[Stage]]:
             to_thread="by number" if in_order else "any",
             in_order=in_order,
         )
+    on_device = []
+    if work.device is not None:
+        on_device = [Stage("device", work.to_device, capacity=depth, in_order=in_order)]
+        depth = 1  # what is ready for the loop waits behind the last stage
     if work.reader is None:
         first = [Stage("order", lambda _, asked: asked, capacity=1)]
-        return ([user], []) if options.num_workers else (first, [user])
+        made = [user, *on_device]
+        return (made, []) if options.num_workers else (first, made)
     if work.reader.cache is None:
         read_threads = DIRECT_READ_THREADS
     else:
         read_threads = min(1 + options.num_workers // 4, MAX_READ_THREADS)
     read = Stage("read", work.read, threads=read_threads, capacity=READ_AHEAD + read_threads - 1)
     decode = Stage("decode", work.decode, capacity=waiting if work.workers else depth)
-    stages = [read, decode, *([user] if work.workers else [])]
+    stages = [read, decode, *([user] if work.workers else []), *on_device]
     return (stages, []) if options.num_workers else (stages[:1], stages[1:])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
+from dataplane.loader.device_batches import DeviceBatches
 from dataplane.loader.pipeline import StageStats
 
 __all__ = ["LoaderStats", "Meter"]
@@ -45,6 +46,9 @@ class LoaderStats:
     wait_s: float
     elapsed_s: float
     stages: Mapping[str, Mapping[str, float]]
+    device: str = ""
+    decode: str = ""
+    decode_reason: str = ""
 
     @property
     def bottleneck(self) -> str:
@@ -86,6 +90,7 @@ class Meter:
     wait_s: float = 0.0
     ended_s: float | None = None
     stages: list[StageStats] = field(default_factory=list)
+    device: DeviceBatches | None = None
 
     def add(self, *, samples: int, decoded_bytes: int, read_bytes: int, wait_s: float) -> None:
         """Count a batch that is being yielded."""
@@ -100,6 +105,7 @@ class Meter:
     def snapshot(self) -> LoaderStats:
         """Return the figures so far."""
         ended = time.perf_counter() if self.ended_s is None else self.ended_s
+        choice = None if self.device is None else self.device.choice
         return LoaderStats(
             batches=self.batches,
             samples=self.samples,
@@ -109,4 +115,7 @@ class Meter:
             wait_s=self.wait_s,
             elapsed_s=ended - self.began_s,
             stages={stage.name: stage.as_dict() for stage in self.stages},
+            device="" if self.device is None else self.device.name,
+            decode="" if choice is None else choice.route,
+            decode_reason="" if choice is None else choice.why,
         )

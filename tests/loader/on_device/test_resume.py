@@ -1,0 +1,10 @@
+"""`tests/loader/test_resume.py` on the device "cpu"."""
+
+from __future__ import annotations
+
+from tests.loader import test_resume
+from tests.loader.on_device.again import take
+
+ROUTES = ("gpu",)  # what is copied is the same in both, and so is the order
+
+take(globals(), test_resume)
