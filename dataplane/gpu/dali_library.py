@@ -121,6 +121,8 @@ def device_of(device_id: DeviceId) -> int | None:
                 hint="start with torchrun, or give device_id=<number of this rank's GPU>",
             )
         return 0
+    if count == 1:
+        return 0  # a launcher may show each process its own GPU alone
     if not local_rank.isdecimal() or int(local_rank) >= count:
         raise ConfigError(
             f"LOCAL_RANK is {local_rank!r}, and this host has {count} GPUs",

@@ -16,8 +16,9 @@ belongs to, one process; its methods may be called from any thread.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -102,12 +103,34 @@ class CpuDevice:
 
 
 class _CudaEvent:
-    def __init__(self, event: torch.cuda.Event) -> None:
+    def __init__(self, event: torch.cuda.Event, device: torch.device) -> None:
         self.event = event
+        self._device = device
 
     def wait(self) -> None:
         """Wait on the host; torch drops Python's lock meanwhile."""
-        self.event.synchronize()
+        with torch.cuda.device(self._device):
+            self.event.synchronize()
+
+
+@functools.cache
+def _side_stream(index: int) -> torch.cuda.Stream:
+    """Return the stream that batches go to a GPU by, one for all passes of this process.
+
+    What torch's allocator has freed stays with the stream that it was made on.
+    """
+    return torch.cuda.Stream(torch.device("cuda", index))  # type: ignore[no-untyped-call]  # torch's
+
+
+@contextlib.contextmanager
+def _side(device: torch.device, stream: torch.cuda.Stream) -> Iterator[None]:
+    # The device first: a stream put back in a new thread is one of GPU 0, and would open it.
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        yield
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_nested
 
 
 class CudaDevice:
@@ -119,7 +142,7 @@ class CudaDevice:
 
     def __init__(self, index: int) -> None:
         self._device = torch.device("cuda", index)
-        self._stream: torch.cuda.Stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        self._stream = _side_stream(index)
         self._is_pinning = True
 
     @property
@@ -145,7 +168,7 @@ class CudaDevice:
 
     def side(self) -> AbstractContextManager[Any]:
         """As `Device.side`."""
-        return torch.cuda.stream(self._stream)
+        return _side(self._device, self._stream)
 
     def copy(self, source: torch.Tensor, target: torch.Tensor) -> None:
         """As `Device.copy`."""
@@ -153,9 +176,10 @@ class CudaDevice:
 
     def mark(self) -> Event:
         """As `Device.mark`."""
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
-        event.record(self._stream)
-        return _CudaEvent(event)
+        with torch.cuda.device(self._device):
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch's
+            event.record(self._stream)
+        return _CudaEvent(event, self._device)
 
     def hand_over(self, tensors: Iterable[torch.Tensor], event: Event) -> None:
         """As `Device.hand_over`."""
@@ -163,7 +187,10 @@ class CudaDevice:
         if isinstance(event, _CudaEvent):
             consumer.wait_event(event.event)
         for tensor in tensors:
-            tensor.record_stream(consumer)
+            if _is_plain(tensor):
+                tensor.record_stream(consumer)
+            else:
+                event.wait()  # its parts have no stream to record
 
 
 def checked_device(device: object) -> torch.device | None:

@@ -124,8 +124,7 @@ def described(index: int) -> Any:
         num_threads=1,
         device_id=index,
         prefetch_queue_depth=1,
-        exec_async=False,
-        exec_pipelined=False,
+        exec_dynamic=True,
     )
     with pipeline:
         staged = fn.external_source(name="staged", device="gpu", no_copy=True)

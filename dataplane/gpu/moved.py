@@ -8,10 +8,11 @@ keys, numbers, texts and objects of other classes are left as they are. Pure fun
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 __all__ = ["moved", "tensors_in"]
 
@@ -35,6 +36,10 @@ def moved(content: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             return known[id(value)]
         if isinstance(value, Mapping):
             return _like(value, {name: walk(item) for name, item in value.items()})
+        if isinstance(value, PackedSequence):
+            # Its counts stay on the CPU, where cuDNN wants them.
+            parts = [walk(value.data), value.batch_sizes]
+            return PackedSequence(*parts, *map(walk, value[2:]))
         if isinstance(value, tuple):
             items = [walk(item) for item in value]
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
@@ -52,7 +57,7 @@ def tensors_in(content: Any) -> Iterator[torch.Tensor]:
     elif isinstance(content, Mapping):
         for item in content.values():
             yield from tensors_in(item)
-    elif isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+    elif isinstance(content, tuple) or type(content) is list:
         for item in content:
             yield from tensors_in(item)
 

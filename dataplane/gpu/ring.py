@@ -86,7 +86,7 @@ class Slot:
         """Queue a copy of values to the device, through this slot; call it inside of `side()`."""
         tensor = values if isinstance(values, torch.Tensor) else torch.from_numpy(values)
         source = tensor if self.holds(tensor) else self._copied(tensor)
-        target = torch.empty(source.shape, dtype=source.dtype, device=self._device.torch_device)
+        target = torch.empty_like(source, device=self._device.torch_device)
         if source.numel():
             self._device.copy(source, target)
         return target
@@ -101,7 +101,10 @@ class Slot:
 
     def _copied(self, tensor: torch.Tensor) -> torch.Tensor:
         size = tensor.element_size()
-        own = self.bytes(tensor.numel() * size).view(tensor.dtype).view(tensor.shape)
+        own = self.bytes(tensor.numel() * size).view(tensor.dtype)
+        # Dense in the order that it has: `channels_last` stays so.
+        strides = torch.empty_like(tensor, device="meta").stride()
+        own = own.as_strided(tensor.shape, strides)
         own.copy_(tensor.detach())
         return own
 

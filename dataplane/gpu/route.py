@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from dataplane.codecs import ChunkTable, Codec
+from dataplane.gpu.nvcomp import SCRATCH_PART_BYTES
 from dataplane.units import format_bytes
 
 __all__ = ["Choice", "Decode", "Load", "Route", "Speeds", "choose", "load_of"]
@@ -78,7 +79,8 @@ class Load:
     @property
     def device_bytes(self) -> int:
         """Memory of the device that the gpu route takes beside the batch itself."""
-        scratch = int(self.by_codec.get("zstd", 0) * ZSTD_SCRATCH)
+        at_once = min(self.by_codec.get("zstd", 0), SCRATCH_PART_BYTES)
+        scratch = int(at_once * ZSTD_SCRATCH)
         return self.staged_bytes + self.decoded_bytes + scratch
 
 

@@ -91,7 +91,8 @@ def _measure(device: Device, inflater: Inflater, threads: int, sample_bytes: int
         decode_speed[cname] = decoded / _seconds(decode_once)
         streams = stage_once()
         stage_speed = min(stage_speed, len(buffer) / _seconds(stage_once))
-        on = torch.empty(len(out), dtype=torch.float32, device=device.torch_device)
+        with device.side():  # whose memory nothing of the training loop's may still be reading
+            on = torch.empty(len(out), dtype=torch.float32, device=device.torch_device)
         link_speed = min(
             link_speed,
             decoded / _seconds(on_device(functools.partial(device.copy, into, on))),

@@ -89,6 +89,8 @@ class DeviceBatches:
         else:
             self._find_inflater()
         self._transfer = Transfer(self.device, threads=threads, inflater=self._inflater)
+        # With slots of its own: batches behind a damaged one hold both of the other's.
+        self._again = Transfer(self.device, threads=threads)
 
     @property
     def name(self) -> str:
@@ -127,7 +129,7 @@ class DeviceBatches:
         keys: bool = True,
     ) -> Sent:
         """Make a batch by the native decoder, whatever the route of the pass is."""
-        return self._transfer.decode_here(samples, layouts, keys=keys)
+        return self._again.decode_here(samples, layouts, keys=keys)
 
     def distrust(self, err: DataplaneError) -> None:
         """Note that the device could not inflate what the CPU then did decode.
@@ -151,6 +153,7 @@ class DeviceBatches:
     def close(self) -> None:
         """Make no more batches. Idempotent."""
         self._transfer.close()
+        self._again.close()
 
     def _find_inflater(self) -> None:
         try:
@@ -161,12 +164,10 @@ class DeviceBatches:
     def _choose(self, samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]) -> Choice:
         """Choose the route by a first batch."""
         assert self._inflater is not None
+        load = self._transfer.load_of(samples, layouts, decoded_bytes(samples))
         try:
-            load = self._transfer.load_of(samples, layouts, decoded_bytes(samples))
             speeds = measured(self.device, self._inflater, threads=self._threads)
             choice = choose(load, speeds, free_bytes=_free_bytes(self.device.torch_device))
-        except DataplaneError:
-            raise
         except Exception as err:  # whatever a driver or compiler says: the other route is there
             choice = Choice("cpu", f"measuring failed: {err!r:.200}", is_fallback=True)
         if choice.is_fallback:
@@ -203,4 +204,8 @@ def inflater_for(device: Device, threads: int) -> Inflater:
 
 
 def _free_bytes(device: torch.device) -> int | None:
-    return None if device.type == "cpu" else int(torch.cuda.mem_get_info(device)[0])
+    """Return the memory of a GPU that is free, or kept by torch for what comes; None of the CPU."""
+    if device.type == "cpu":
+        return None
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept

@@ -81,19 +81,37 @@ def test_a_batch_is_handed_over_behind_its_event_and_to_the_allocator(
             happened.append(f"the loop's stream waits for {event}")
 
     class Tensor:
+        layout = torch.strided
+        is_quantized = is_nested = False
+
         def record_stream(self, stream: object) -> None:
             assert isinstance(stream, Stream)
             happened.append("the allocator knows")
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr("dataplane.gpu.device._side_stream", lambda index: object())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
     device = CudaDevice(0)
-    device.hand_over([Tensor(), Tensor()], _CudaEvent("the copies"))
+    device.hand_over([Tensor(), Tensor()], _CudaEvent("the copies", torch.device("cuda", 0)))
     assert happened == [
         "the loop's stream waits for the copies",
         "the allocator knows",
         "the allocator knows",
     ]
+
+
+def test_what_the_allocator_cannot_be_told_of_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[str] = []
+
+    class Event:
+        def wait(self) -> None:
+            waits.append("on the host")
+
+    monkeypatch.setattr("dataplane.gpu.device._side_stream", lambda index: object())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: object())
+    CudaDevice(0).hand_over([torch.eye(3).to_sparse()], Event())
+    assert waits == ["on the host"]
 
 
 def test_memory_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said_once(
@@ -108,7 +126,7 @@ def test_memory_that_cannot_be_pinned_is_used_as_it_is_and_that_is_said_once(
             raise RuntimeError("CUDA error: out of memory\nmore lines")
         return empty(*arguments, **options)
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr("dataplane.gpu.device._side_stream", lambda index: object())
     monkeypatch.setattr(torch, "empty", refuse)
     device = CudaDevice(0)
     assert device.pinned(100).numel() == device.pinned(200).numel() - 100 == 100

@@ -6,7 +6,9 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +338,36 @@ def test_damage_that_only_the_device_sees_is_read_again(
         "cpu could not inflate what the CPU can (a stream is damaged); the batch was decoded on "
         "the CPU"
     ]
+
+
+def test_a_batch_that_is_read_again_takes_no_place_of_those_under_way(
+    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that is slow fills every place between the stages meanwhile."""
+
+    class DamagedInTheMiddle(HostInflater):
+        calls = 0
+
+        def inflate(self, *arguments: Any) -> Inflation:
+            found = super().inflate(*arguments)
+            self.calls += 1
+            if self.calls != SAMPLES // 2:
+                return found
+
+            def damaged() -> None:
+                raise DecodeError("a stream is damaged")
+
+            return replace(found, check=damaged)
+
+    inflater = DamagedInTheMiddle()
+    monkeypatch.setattr(device_batches, "inflater_for", lambda device, threads: inflater)
+    loader = dp.DataLoader(dataset, device="cpu", decode="gpu", num_workers=2, timeout=60)
+    got = []
+    for batch in loader:
+        time.sleep(0.05)  # the loop is the slow one
+        got.append(batch)
+    assert inflater.calls == SAMPLES
+    assert equal(got, list(dp.DataLoader(dataset)))
 
 
 def test_auto_leaves_a_device_that_cannot_inflate_what_the_cpu_can(
