@@ -23,7 +23,7 @@ from dataplane.stores import open_store
 from dataplane_bench.cases.decode_data import chunk_shape_for
 from dataplane_testing.generate import generate_samples, turbulence
 
-__all__ = ["Chunks", "bits_for", "make_chunks", "make_fields", "pack_volumes"]
+__all__ = ["Chunks", "bits_for", "make_chunks", "make_fields", "pack_volumes", "rounded"]
 
 _MANTISSA_BITS: Final = 23
 _PIECE_ELEMENTS: Final = 64 << 10
@@ -76,6 +76,12 @@ def bits_for(arrays: Sequence[npt.NDArray[Any]], codec: str, ratio: float) -> in
 
     ratios = {bits: found(bits) for bits in range(1, _MANTISSA_BITS + 1)}
     return min(ratios, key=lambda bits: (abs(ratios[bits] - ratio), -bits))
+
+
+def rounded(array: npt.NDArray[np.float32], codec: str, ratio: float) -> npt.NDArray[np.float32]:
+    """Return an array with as many mantissa bits as give about a ratio."""
+    result: npt.NDArray[np.float32] = round_mantissa(array, bits_for([array], codec, ratio))
+    return result
 
 
 def make_chunks(

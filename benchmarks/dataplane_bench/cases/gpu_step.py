@@ -7,16 +7,17 @@ meant to be good at it; `examples/train_volumes.py` is the one to learn from.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
 from torch import nn
 
-__all__ = ["TARGET", "UNet", "UNetStep", "VELOCITY"]
+__all__ = ["PRESSURE", "VELOCITY", "UNet", "UNetStep"]
 
 VELOCITY: Final = "fields/velocity"
-TARGET: Final = "fields/pressure"
+PRESSURE: Final = "fields/pressure"
 LEVELS: Final = 3
 
 
@@ -43,7 +44,7 @@ class UNet(nn.Module):
         before = [channels, *widths[:-1]]
         self.down = nn.ModuleList(_block(a, b) for a, b in zip(before, widths, strict=True))
         self.up = nn.ModuleList(
-            _block(coarse + fine, fine) for fine, coarse in zip(widths, widths[1:], strict=False)
+            _block(coarse + fine, fine) for fine, coarse in itertools.pairwise(widths)
         )
         self.out = nn.Conv3d(width, 1, 1)
 
@@ -77,12 +78,12 @@ class UNetStep:
         self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
 
     def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Take a batch of `VELOCITY` float32[B,z,y,x,3] and `TARGET` float32[B,z,y,x]."""
+        """Take a batch of `VELOCITY` float32[B,z,y,x,3] and `PRESSURE` float32[B,z,y,x]."""
         on_gpu = self._device.type == "cuda"
         fields = batch[VELOCITY].movedim(-1, 1)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=on_gpu):
             predicted = self.model(fields)
-        loss = nn.functional.mse_loss(predicted.float(), batch[TARGET])
+        loss = nn.functional.mse_loss(predicted.float(), batch[PRESSURE])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's
         self._optimizer.step()

@@ -11,6 +11,8 @@ package or memory fails there, and `run_rounds` leaves it out.
 
 from __future__ import annotations
 
+import dataclasses
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +21,12 @@ import torch
 import dataplane as dp
 from dataplane.codecs import codec_alone, decode, stage, staged_bytes
 from dataplane.errors import LoaderError
-from dataplane.gpu.device import Device
+from dataplane.gpu.device import Device, Event
 from dataplane.gpu.inflate import HostInflater, Inflater
 from dataplane.gpu.placement import place, prepare
 from dataplane.gpu.ring import PinnedRing, Slot
+from dataplane.gpu.transfer import SLOTS
+from dataplane.telemetry import logger
 from dataplane_bench.cases.gpu_data import Chunks
 from dataplane_bench.cases.gpu_step import UNetStep
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost
@@ -50,6 +54,12 @@ def synchronize(device: Device) -> None:
         torch.cuda.synchronize(device.torch_device)
 
 
+def _is_idle(device: Device) -> bool:
+    """Whether the consumer's stream has nothing left to do."""
+    target = device.torch_device
+    return target.type == "cpu" or torch.cuda.current_stream(target).query()
+
+
 class Repeated:
     """A system that does the same `repeats` times, and then waits for the device.
 
@@ -67,12 +77,22 @@ class Repeated:
         self.name, self.threads = name, threads
         self.device = device
         self.nbytes, self.repeats = nbytes, repeats
+        self.samples = 1
 
     def run(self) -> Cost:
-        """Repeat the work."""
+        """Repeat the work; the cost is that of one repetition."""
         self.before()
         synchronize(self.device)
-        return timed(self._work, samples=self.repeats)
+        return self.one_of(timed(self._work, samples=self.samples))
+
+    def one_of(self, cost: Cost) -> Cost:
+        """Return the cost of one repetition."""
+        return dataclasses.replace(
+            cost,
+            elapsed_s=cost.elapsed_s / self.repeats,
+            cpu_s=cost.cpu_s / self.repeats,
+            nbytes=self.nbytes,
+        )
 
     def _work(self) -> int:
         for _ in range(self.repeats):
@@ -145,7 +165,7 @@ class Copies(Repeated):
         beside: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(device, nbytes, repeats, name=name)
-        self._ring = PinnedRing(device)
+        self._ring = PinnedRing(device, slots=SLOTS)
         self._beside = beside
 
     def run(self) -> Cost:
@@ -153,9 +173,11 @@ class Copies(Repeated):
         synchronize(self.device)
         if self._beside is not None:
             self._beside()
-        cost = timed(self._work, samples=self.repeats)
+        cost = timed(self._work, samples=self.samples)
+        if self._beside is not None and _is_idle(self.device):
+            logger.warning("%s: the step ended before the copies did", self.name)
         synchronize(self.device)
-        return cost
+        return self.one_of(cost)
 
     def once(self) -> None:
         """Send a buffer that is already in its slot."""
@@ -261,14 +283,12 @@ class Staged:
 
     def __init__(self, device: Device, chunks: Chunks) -> None:
         self.device, self.chunks = device, chunks
-        self.ring = PinnedRing(device)
+        self.ring = PinnedRing(device, slots=SLOTS)
         slot = self.ring.acquire()
         buffer = slot.bytes(staged_bytes(chunks.table, [chunks.source]))
         self.streams = stage(chunks.table, [chunks.source], buffer.numpy().data)
         with device.side():
             self.staged = slot.upload(buffer)
-            if device.torch_device.type == "cpu":
-                self.staged = self.staged.clone()
             self.ring.release(slot, device.mark())
         synchronize(device)
 
@@ -309,8 +329,7 @@ class Inflates(Repeated):
         )
         self._staged, self._make = staged, make
         self._inflater: Inflater | None = None
-        self._checks: list[Callable[[], None]] = []
-        self._lent: list[Slot] = []
+        self._pending: deque[tuple[Slot, Event, Callable[[], None]]] = deque()
 
     def before(self) -> None:
         """As `Repeated.before`."""
@@ -318,28 +337,31 @@ class Inflates(Repeated):
             self._inflater = self._make()
 
     def once(self) -> None:
-        """Inflate every stream; slots come back when their results were looked at."""
+        """Inflate every stream; a slot comes back when what it reports was looked at."""
         assert self._inflater is not None
-        if len(self._lent) == 2:
-            with self.device.side():
-                event = self.device.mark()
-            event.wait()
-            self.check()
-        slot = self._staged.ring.acquire()
-        self._lent.append(slot)
-        found = self._inflater.inflate(self._staged.staged, self._staged.streams, slot, str)
-        self._checks.append(found.check)
+        if len(self._pending) == SLOTS:
+            self._settle()
+        ring = self._staged.ring
+        slot = ring.acquire()
+        try:
+            found = self._inflater.inflate(self._staged.staged, self._staged.streams, slot, str)
+        except BaseException:
+            ring.release(slot, self.device.mark())
+            raise
+        self._pending.append((slot, self.device.mark(), found.check))
 
     def check(self) -> None:
         """Raise if a stream was found damaged."""
-        checks, self._checks = self._checks, []
-        lent, self._lent = self._lent, []
+        while self._pending:
+            self._settle()
+
+    def _settle(self) -> None:
+        slot, event, check = self._pending.popleft()
         try:
-            for check in checks:
-                check()
+            event.wait()
+            check()
         finally:
-            for slot in lent:
-                self._staged.ring.release(slot, None)
+            self._staged.ring.release(slot, None)
 
     def close(self) -> None:
         """Let go of the inflater."""
@@ -473,7 +495,7 @@ class StepAlone:
         for _ in range(self._batches):
             self._step(self._batch)
         synchronize(self._device)
-        return self._batches * sum(one.nbytes for one in self._batch.values())
+        return self._batches * sum(int(one.nbytes) for one in self._batch.values())
 
     def close(self) -> None:
         """Let go of the batch."""
