@@ -1,4 +1,4 @@
-"""`dataplane bench decode|store|loader|cache|gpu`: the commands that run a case and show its rows."""
+"""`dataplane bench decode|store|loader|cache|gpu`: commands that run a case and show its rows."""
 
 from __future__ import annotations
 

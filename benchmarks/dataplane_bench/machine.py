@@ -60,7 +60,7 @@ def describe_gpu(index: int | None) -> dict[str, object]:
     """Name a GPU and what drives it, for the head of a report; index None is the current one."""
     import torch
 
-    found = torch.cuda.get_device_properties(torch.device("cuda", index))
+    found = torch.cuda.get_device_properties("cuda" if index is None else f"cuda:{index}")
     return {
         "name": found.name,
         "memory_bytes": found.total_memory,

@@ -2,8 +2,9 @@
 
     link     copies from pinned memory as the loader makes them, alone and beside the step, beside
              plain copies between two buffers (the ceiling) and copies from ordinary memory
-    inflate  streams that are on the device, by codec and chunk size; beside the native decoder,
-             the gathering of streams, DALI's inflater, and a copy within the device (the ceiling)
+    inflate  streams that are on the device, by codec and chunk size; beside what the CPU does by
+             either route (the native decoder, which also un-shuffles and places, and the gathering
+             of streams), DALI's inflater, and a copy within the device (the ceiling)
     place    un-shuffling and placing, as the loader does it and the kernel alone, beside a copy of
              as many bytes within the device (the ceiling)
     passes   whole passes of the loader by each route, for datasets of several ratios; beside the
@@ -49,6 +50,7 @@ from dataplane_bench.model import (
     CEILING_PREFIX,
     OUR_SYSTEM,
     Case,
+    Cost,
     Figure,
     Row,
     System,
@@ -57,7 +59,7 @@ from dataplane_bench.model import (
 )
 from dataplane_bench.rounds import run_rounds
 
-__all__ = ["CPU_ROWS", "NO_GPU", "PARTS", "GpuOptions", "Sizes", "run", "target_of"]
+__all__ = ["CPU_ROWS", "NO_GPU", "PARTS", "GpuOptions", "Sizes", "run", "shares_of", "target_of"]
 
 PARTS: Final = ("link", "inflate", "place", "passes", "step")
 CPU_ROWS: Final = "rows of the CPU, without the link; what stands in for a GPU is named"
@@ -185,6 +187,18 @@ def run(options: GpuOptions, progress: Callable[[str], None]) -> tuple[list[Row]
     return rows, figures
 
 
+def shares_of(
+    systems: Sequence[System], costs: Sequence[Sequence[Cost]], alone: System
+) -> list[tuple[str, list[float]]]:
+    """Return the utilisation beside each system but `alone`: its time over theirs, per round."""
+    alone_s = [cost.elapsed_s for cost in costs[systems.index(alone)]]
+    return [
+        (system.name, [least / cost.elapsed_s for least, cost in zip(alone_s, runs, strict=True)])
+        for system, runs in zip(systems, costs, strict=True)
+        if system is not alone
+    ]
+
+
 class _Bench:
     """The parts of the case, on one device."""
 
@@ -283,8 +297,8 @@ class _Bench:
         threads, chunks = options.threads, staged.chunks
         decodes = functools.partial(gpu_systems.Decodes, device, chunks, threads=threads)
         systems: list[System] = [
-            decodes(name="native decoder, un-shuffled and placed"),
-            gpu_systems.Gathers(device, chunks, threads=threads, name="gathering on the CPU"),
+            decodes(name="native decoder"),
+            gpu_systems.Gathers(device, chunks, threads=threads, name="gathering of streams"),
         ]
         if self._on_cpu:
             state = "the native decoder in nvCOMP's place"
@@ -346,13 +360,9 @@ class _Bench:
         batches, _ = made
         alone = gpu_systems.StepAlone(self._device, self._batch(dataset), step, batches)
         alive, costs = self._rounds([*self._routes(dataset, step), alone])
-        alone_s = [cost.elapsed_s for cost in costs[alive.index(alone)]]
-        shares = [
-            (system.name, [a / cost.elapsed_s for a, cost in zip(alone_s, runs, strict=True)])
-            for system, runs in zip(alive, costs, strict=True)
-            if system is not alone
-        ]
-        return shares, min(alone_s) / batches
+        return shares_of(alive, costs, alone), min(
+            cost.elapsed_s for cost in costs[alive.index(alone)]
+        ) / batches
 
     def _routes(self, dataset: dp.Dataset, step: UNetStep | None) -> list[gpu_systems.Pass]:
         options = self._options
