@@ -1,4 +1,4 @@
-"""Data of the GPU benchmark: chunks in memory, and packed volumes, that compress by a given ratio.
+"""Data of the GPU benchmark: chunks in memory, on the device, and packed, of a given ratio.
 
 Turbulence keeps its noisy mantissas, which no lossless codec shortens; so a ratio is reached by
 rounding: `bits_for` finds how many mantissa bits to keep, by encoding a piece with every number of
@@ -15,15 +15,37 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from dataplane.codecs import ChunkTable, Pipeline, encode_chunks, parse_pipeline
+from dataplane.codecs import (
+    ChunkTable,
+    Pipeline,
+    encode_chunks,
+    parse_pipeline,
+    stage,
+    staged_bytes,
+)
+from dataplane.gpu.device import Device
+from dataplane.gpu.inflate import HostInflater
+from dataplane.gpu.ring import PinnedRing
+from dataplane.gpu.transfer import SLOTS
 from dataplane.shards import DatasetWriter, WriteOptions
 from dataplane.shards.rounding import round_mantissa
 from dataplane.stores import open_store
 from dataplane_bench.cases.decode_data import chunk_shape_for
 from dataplane_testing.generate import generate_samples, turbulence
 
-__all__ = ["Chunks", "bits_for", "make_chunks", "make_fields", "pack_volumes", "rounded"]
+__all__ = [
+    "SLOTS",
+    "Chunks",
+    "Staged",
+    "bits_for",
+    "make_chunks",
+    "make_fields",
+    "pack_volumes",
+    "rounded",
+    "synchronize",
+]
 
 _MANTISSA_BITS: Final = 23
 _PIECE_ELEMENTS: Final = 64 << 10
@@ -126,6 +148,46 @@ def pack_volumes(
             writer.add(sample)
         writer.finish()
     return url
+
+
+class Staged:
+    """Streams of chunks that are on the device already, for what is done to them there.
+
+    Args:
+        device: device.
+        chunks: chunks.
+    """
+
+    def __init__(self, device: Device, chunks: Chunks) -> None:
+        self.device, self.chunks = device, chunks
+        self.ring = PinnedRing(device, slots=SLOTS)
+        slot = self.ring.acquire()
+        buffer = slot.bytes(staged_bytes(chunks.table, [chunks.source]))
+        self.streams = stage(chunks.table, [chunks.source], buffer.numpy().data)
+        with device.side():
+            self.staged = slot.upload(buffer)
+            self.ring.release(slot, device.mark())
+        synchronize(device)
+
+    def inflated(self) -> tuple[torch.Tensor, Any]:
+        """Return the inflated bytes on the device and where each stream's begin.
+
+        The native decoder makes them, on the host: how is not what is measured.
+        """
+        slot = self.ring.acquire()
+        with self.device.side():
+            host = self.staged.cpu()
+            found = HostInflater().inflate(host, self.streams, slot, str)
+            memory = found.memory.to(self.device.torch_device, copy=True)
+        self.ring.release(slot, None)
+        synchronize(self.device)
+        return memory, found.starts
+
+
+def synchronize(device: Device) -> None:
+    """Wait for all work that was queued on a device."""
+    if device.torch_device.type == "cuda":
+        torch.cuda.synchronize(device.torch_device)
 
 
 def _pipeline(codec: str) -> Pipeline:

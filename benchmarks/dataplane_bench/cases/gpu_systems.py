@@ -1,4 +1,4 @@
-"""Systems of the GPU benchmark: one step of a route each, and whole passes.
+"""Systems of the GPU benchmark: one step of a route each.
 
 All of them run in this process: none is a rival with a runtime of its own, and a GPU that several
 processes hold is divided among them. What queues work on the device does so on its side stream,
@@ -18,17 +18,14 @@ from typing import Any
 
 import torch
 
-import dataplane as dp
 from dataplane.codecs import codec_alone, decode, stage, staged_bytes
 from dataplane.errors import LoaderError
 from dataplane.gpu.device import Device, Event
-from dataplane.gpu.inflate import HostInflater, Inflater
+from dataplane.gpu.inflate import Inflater
 from dataplane.gpu.placement import place, prepare
 from dataplane.gpu.ring import PinnedRing, Slot
-from dataplane.gpu.transfer import SLOTS
 from dataplane.telemetry import logger
-from dataplane_bench.cases.gpu_data import Chunks
-from dataplane_bench.cases.gpu_step import UNetStep
+from dataplane_bench.cases.gpu_data import SLOTS, Chunks, Staged, synchronize
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost
 from dataplane_bench.rounds import timed
 
@@ -40,18 +37,8 @@ __all__ = [
     "Inflates",
     "OneCopy",
     "PageableCopies",
-    "Pass",
     "Places",
-    "Staged",
-    "StepAlone",
-    "synchronize",
 ]
-
-
-def synchronize(device: Device) -> None:
-    """Wait for all work that was queued on a device."""
-    if device.torch_device.type == "cuda":
-        torch.cuda.synchronize(device.torch_device)
 
 
 def _is_idle(device: Device) -> bool:
@@ -77,21 +64,25 @@ class Repeated:
         self.name, self.threads = name, threads
         self.device = device
         self.nbytes, self.repeats = nbytes, repeats
-        self.samples = 1
+        self._per_cost, self._samples = repeats, 1
 
     def run(self) -> Cost:
         """Repeat the work; the cost is that of one repetition."""
         self.before()
         synchronize(self.device)
-        return self.one_of(timed(self._work, samples=self.samples))
+        return self.one_of(timed(self._work, samples=self._samples))
+
+    def counted_as_one(self, samples: int) -> None:
+        """Have the cost be that of all repetitions, which deliver so many samples."""
+        self._per_cost, self._samples = 1, samples
 
     def one_of(self, cost: Cost) -> Cost:
         """Return the cost of one repetition."""
         return dataclasses.replace(
             cost,
-            elapsed_s=cost.elapsed_s / self.repeats,
-            cpu_s=cost.cpu_s / self.repeats,
-            nbytes=self.nbytes,
+            elapsed_s=cost.elapsed_s / self._per_cost,
+            cpu_s=cost.cpu_s / self._per_cost,
+            nbytes=cost.nbytes // self._per_cost,
         )
 
     def _work(self) -> int:
@@ -173,7 +164,7 @@ class Copies(Repeated):
         synchronize(self.device)
         if self._beside is not None:
             self._beside()
-        cost = timed(self._work, samples=self.samples)
+        cost = timed(self._work, samples=self._samples)
         if self._beside is not None and _is_idle(self.device):
             logger.warning("%s: the step ended before the copies did", self.name)
         synchronize(self.device)
@@ -271,40 +262,6 @@ class Gathers(Repeated):
     def close(self) -> None:
         """Let go of the buffer."""
         self._buffer = None
-
-
-class Staged:
-    """Streams of chunks that are on the device already, for what is done to them there.
-
-    Args:
-        device: device.
-        chunks: chunks.
-    """
-
-    def __init__(self, device: Device, chunks: Chunks) -> None:
-        self.device, self.chunks = device, chunks
-        self.ring = PinnedRing(device, slots=SLOTS)
-        slot = self.ring.acquire()
-        buffer = slot.bytes(staged_bytes(chunks.table, [chunks.source]))
-        self.streams = stage(chunks.table, [chunks.source], buffer.numpy().data)
-        with device.side():
-            self.staged = slot.upload(buffer)
-            self.ring.release(slot, device.mark())
-        synchronize(device)
-
-    def inflated(self) -> tuple[torch.Tensor, Any]:
-        """Return the inflated bytes on the device and where each stream's begin.
-
-        The native decoder makes them, on the host: how is not what is measured.
-        """
-        slot = self.ring.acquire()
-        with self.device.side():
-            host = self.staged.cpu()
-            found = HostInflater().inflate(host, self.streams, slot, str)
-            memory = found.memory.to(self.device.torch_device, copy=True)
-        self.ring.release(slot, None)
-        synchronize(self.device)
-        return memory, found.starts
 
 
 class Inflates(Repeated):
@@ -416,87 +373,3 @@ class Places(Repeated):
     def close(self) -> None:
         """Let go of both ends."""
         self._arguments, self._launches = (), []
-
-
-class Pass:
-    """A whole pass of a loader over a dataset, alone or beside a training step.
-
-    Args:
-        dataset: the dataset.
-        device: device of the batches.
-        route: `cpu`, `gpu` or `auto`.
-        threads: native threads.
-        batch_size: samples of a batch.
-        step: what is done with each batch, or None.
-    """
-
-    def __init__(
-        self,
-        dataset: dp.Dataset,
-        device: Device,
-        route: str,
-        *,
-        threads: int,
-        batch_size: int,
-        step: UNetStep | None = None,
-    ) -> None:
-        self.name = OUR_SYSTEM if route == "auto" else f"decode={route}"
-        self.threads = threads
-        self._device, self._step = device, step
-        self._samples = len(dataset) // batch_size * batch_size
-        self.loader: Any = dp.DataLoader(
-            dataset,
-            batch_size=batch_size,
-            shuffle=True,
-            seed=0,
-            drop_last=True,
-            num_workers=threads,
-            device=device.torch_device,
-            decode=route,  # type: ignore[arg-type]  # it checks
-        )
-
-    def run(self) -> Cost:
-        """Read a pass to its end, and wait for the device."""
-        synchronize(self._device)
-        return timed(self._work, samples=self._samples)
-
-    def _work(self) -> int:
-        nbytes = 0
-        for batch in self.loader:
-            nbytes += sum(one.nbytes for one in batch.values() if isinstance(one, torch.Tensor))
-            if self._step is not None:
-                self._step(batch)
-        synchronize(self._device)
-        return nbytes
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-class StepAlone:
-    """The ceiling of utilisation: as many steps, on one batch that is on the device already."""
-
-    name = f"{CEILING_PREFIX}step alone"
-    threads = 0
-
-    def __init__(self, device: Device, batch: Any, step: UNetStep, batches: int) -> None:
-        self._device, self._step = device, step
-        self._batch: Any = {
-            name: value.clone() for name, value in batch.items() if isinstance(value, torch.Tensor)
-        }
-        self._batches = batches
-
-    def run(self) -> Cost:
-        """Take the steps, and wait for the device."""
-        synchronize(self._device)
-        return timed(self._work, samples=self._batches)
-
-    def _work(self) -> int:
-        for _ in range(self._batches):
-            self._step(self._batch)
-        synchronize(self._device)
-        return self._batches * sum(int(one.nbytes) for one in self._batch.values())
-
-    def close(self) -> None:
-        """Let go of the batch."""
-        self._batch = {}
