@@ -304,6 +304,7 @@ class Inflates(Repeated):
             found = self._inflater.inflate(self._staged.staged, self._staged.streams, slot, str)
         except BaseException:
             ring.release(slot, self.device.mark())
+            self._give_up()
             raise
         self._pending.append((slot, self.device.mark(), found.check))
 
@@ -314,11 +315,19 @@ class Inflates(Repeated):
 
     def _settle(self) -> None:
         slot, event, check = self._pending.popleft()
+        event.wait()
+        self._staged.ring.release(slot, None)
         try:
-            event.wait()
             check()
-        finally:
-            self._staged.ring.release(slot, None)
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """Give every slot back: other systems go on with them."""
+        while self._pending:
+            slot, event, _ = self._pending.popleft()
+            self._staged.ring.release(slot, event)
 
     def close(self) -> None:
         """Let go of the inflater."""
