@@ -314,14 +314,15 @@ class Inflates(Repeated):
             self._settle()
 
     def _settle(self) -> None:
-        slot, event, check = self._pending.popleft()
-        event.wait()
-        self._staged.ring.release(slot, None)
+        slot, event, check = self._pending[0]
         try:
-            check()
+            event.wait()
+            check()  # it reads memory of the slot
         except BaseException:
             self._give_up()
             raise
+        self._pending.popleft()
+        self._staged.ring.release(slot, None)
 
     def _give_up(self) -> None:
         """Give every slot back: other systems go on with them."""
