@@ -15,10 +15,10 @@
 Without a GPU the rows are those of the CPU. The native decoder and the cpu route are then what they
 are anywhere. The gpu route runs with what stands in for a GPU in the loader (`device="cpu"`): the
 native decoder inflates, NumPy places; rows say so, and are for seeing that the route works and
-where its host part is slow, not for a guess at a GPU. The Triton kernel is left out: interpreted,
-it is a test and takes seconds for what takes a GPU microseconds. So is the link, which would be a
-copy from memory to memory, and, unless it is asked for, the step: on the CPU it takes cores from
-the decoder, and its share says nothing.
+where its host part is slow, not for a guess at a GPU. The Triton kernel takes part only where
+TRITON_INTERPRET=1 asks for it: interpreted, it is a test, and slower by orders of magnitude. The
+link is left out, since it would be a copy from memory to memory, and so is the step unless it is
+asked for: on the CPU it takes cores from the decoder, and its share says nothing.
 
 The dataset is a local one without a cache of its own, so its files are in the page cache: what is
 measured is what comes after the store.
@@ -38,6 +38,7 @@ import torch
 
 from dataplane.errors import ConfigError
 from dataplane.gpu.inflate import HostInflater
+from dataplane.gpu.placement import is_interpreted
 from dataplane.loader.device_batches import inflater_for
 from dataplane.units import format_bytes
 from dataplane_bench.cases import gpu_data, gpu_systems
@@ -172,7 +173,7 @@ class Steps:
         systems: list[System] = [
             gpu_systems.Places(staged, repeats, name=OUR_SYSTEM, whole=True),
         ]
-        state = "NumPy in the kernel's place"
+        state = "the kernel, interpreted" if is_interpreted() else "NumPy in the kernel's place"
         if not self._setup.on_cpu:
             state = "on the device"
             systems.append(gpu_systems.Places(staged, repeats, name="kernel alone", whole=False))
