@@ -160,6 +160,12 @@ def test_chunks_hold_the_elements_that_they_were_made_of(codec: str) -> None:
     decode(chunks.table, [chunks.source], [out])
     assert np.array_equal(out, chunks.array)
     assert len(chunks.table) == 8
+    assert chunks.chunk_bytes == 16 << 10
+
+
+def test_rows_name_the_size_that_chunks_have_and_not_the_one_that_was_asked_for() -> None:
+    chunks = gpu_data.make_chunks(chunks_of().array, "lz4", 100 << 10, threads=1)
+    assert chunks.chunk_bytes == 64 << 10
 
 
 @pytest.mark.parametrize("codec", ["lz4", "zstd"])

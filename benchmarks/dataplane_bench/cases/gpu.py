@@ -131,7 +131,7 @@ class Steps:
                     "gpu",
                     f"{self._setup.name}, turbulence float32[{shape}], ratio {chunks.ratio:.2f}",
                     f"blosc-{codec}",
-                    chunk_bytes,
+                    chunks.chunk_bytes,
                 )
                 staged = gpu_data.Staged(self._setup.device, chunks)
                 if "inflate" in parts:

@@ -66,6 +66,12 @@ class Chunks:
     source: bytes
 
     @property
+    def chunk_bytes(self) -> int:
+        """Decoded size of a chunk."""
+        row = self.table.rows[0]
+        return int(np.prod(row["chunk_shape"][: int(row["ndim"])])) * self.array.itemsize
+
+    @property
     def ratio(self) -> float:
         """Decoded over stored bytes."""
         return self.array.nbytes / len(self.source)
@@ -109,7 +115,7 @@ def rounded(array: npt.NDArray[np.float32], codec: str, ratio: float) -> npt.NDA
 def make_chunks(
     array: npt.NDArray[np.float32], codec: str, chunk_bytes: int, *, threads: int
 ) -> Chunks:
-    """Encode an array in chunks of a size.
+    """Encode an array in chunks of a size, or the next smaller one that cuts it evenly.
 
     Raises:
         ConfigError: the array cannot be cut into chunks of that size.
