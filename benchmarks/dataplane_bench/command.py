@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from dataplane.cli.groups import CommandGroup
 from dataplane.cli.options import BYTES
+from dataplane.extras import missing_package
 from dataplane_bench.machine import describe_gpu, describe_machine, require_release_build
 from dataplane_bench.model import Figure, Row
 from dataplane_bench.plot import check_plot, save_plot
@@ -292,6 +294,8 @@ def gpu_command(
     the CPU, on the GPU and by choice; utilisation beside a 3D U-Net step. Without a GPU: the same
     of the CPU, as far as it means something.
     """
+    if importlib.util.find_spec("torch") is None:
+        raise missing_package("dataplane bench gpu", "torch")
     from dataplane_bench.cases import gpu
 
     small: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from typing import Any
 
@@ -72,6 +73,13 @@ def test_without_a_gpu_one_line_says_so_and_the_rows_are_of_the_cpu(
     assert {one["subject"] for one in report["figures"]} == {
         *("dataplane", "decode=gpu", "decode=cpu")
     }
+
+
+def test_without_torch_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    done = CliRunner().invoke(bench, ["gpu", "--smoke"])
+    assert isinstance(done.exception, MissingPackage)
+    assert "torch" in str(done.exception)
 
 
 def test_unasked_the_step_and_the_link_are_left_out_on_the_cpu() -> None:
