@@ -176,6 +176,8 @@ def run_tests(*, dry: bool) -> str:
     if dry:
         command.append("--collect-only")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    known = [str(ROOT / "benchmarks"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, known))
     ran = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
