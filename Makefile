@@ -79,6 +79,7 @@ bench-smoke: setup ## Run every benchmark once on tiny inputs, so that none rots
 	$(BIN)/dataplane bench loader --smoke
 	$(BIN)/dataplane bench cache --smoke
 	$(BIN)/dataplane bench cache --tls --part fill --smoke
+	$(BIN)/dataplane bench gpu --smoke
 
 # On a machine with torch and CUDA; PYTHON says whose. GPU_WHEELS is a folder of wheels for one that is not connected.
 gpu-check: ## Check and time the GPU route on this machine, and write the figures into docs/gpu.md

@@ -5,9 +5,8 @@
 
 Packages that are missing are installed from the folder in GPU_WHEELS, if it is set, and the native
 module is built if it is not there. Then, in this order: batches by both routes against the native
-decoder, both inflaters against each other, the tests marked `gpu`, speeds of every step, and whole
-passes by each route over data of several ratios, alone and beside a step that keeps the GPU busy.
-The first thing that is wrong ends it, with exit status 1.
+decoder, both inflaters against each other, the tests marked `gpu`, and the rows and figures of
+`dataplane bench gpu`, in few rounds. The first thing that is wrong ends it, with exit status 1.
 """
 
 from __future__ import annotations
@@ -20,17 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataplane_bench.model import Figure, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "gpu.md"
 BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
 NOT_RUN = "not yet run on a GPU\n"
-RATIOS = {1.2: 23, 2.0: 12, 4.0: 6}
-"""Mantissa bits kept of noisy float32, by the ratio that they give about; the table has the ratio
-that was found."""
+ROUNDS = 3
+"""Counted rounds of the benchmark: all of it takes less than ten minutes."""
 
 
 def say(text: str) -> None:
@@ -125,11 +126,11 @@ def check_routes(folder: Path, device: str, *, dry: bool) -> None:
                 say(f"{codec} by the {route} route: bit for bit the native decoder's")
 
 
-def check_inflaters(device: Any, *, dry: bool) -> dict[str, str]:
-    """Compare DALI's inflation of LZ4 with nvCOMP's, and time both."""
+def check_inflaters(device: Any, *, dry: bool) -> None:
+    """Compare DALI's inflation of LZ4 with nvCOMP's."""
     if dry:
         say("DALI beside nvCOMP: needs a GPU")
-        return {}
+        return
     import numpy as np
     import torch
 
@@ -146,29 +147,24 @@ def check_inflaters(device: Any, *, dry: bool) -> dict[str, str]:
     buffer = memory[start : start + room]
     streams = stage(table, [source], buffer.data)
     slot = PinnedRing(device).acquire()
-    results, figures = {}, {}
+    results = {}
     makers = {"nvCOMP": NvcompInflater, "DALI": lambda: DaliInflater(device.torch_device.index)}
     for name, make in makers.items():
         with device.side():
             inflater = make()
             staged = slot.upload(buffer)
-            for _ in range(3):
-                began = time.perf_counter()
-                result = inflater.inflate(staged, streams, slot, str)
-                device.mark().wait()
-                took_s = time.perf_counter() - began
+            result = inflater.inflate(staged, streams, slot, str)
+            device.mark().wait()
             result.check()
         sizes = streams["decoded_bytes"].astype(np.int64)
         results[name] = [
             result.memory[int(at) : int(at + size)]
             for at, size in zip(result.starts, sizes, strict=True)
         ]
-        figures[f"LZ4 inflated by {name}"] = f"{sizes.sum() / took_s / 1e9:.1f} GB/s"
     for one, other in zip(*results.values(), strict=True):
         if not torch.equal(one, other):
             raise SystemExit("WRONG: DALI and nvCOMP inflate to different bytes")
     say("DALI beside nvCOMP: the same bytes")
-    return figures
 
 
 def run_tests(*, dry: bool) -> str:
@@ -180,6 +176,8 @@ def run_tests(*, dry: bool) -> str:
     if dry:
         command.append("--collect-only")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    known = [str(ROOT / "benchmarks"), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, known))
     ran = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
@@ -190,126 +188,47 @@ def run_tests(*, dry: bool) -> str:
     return last
 
 
-def measure_steps(device: Any, threads: int, *, dry: bool) -> dict[str, str]:
-    """Time every step of both routes."""
-    from dataplane.gpu.speeds import measured
-    from dataplane.loader.device_batches import inflater_for
+def measure(target: str, *, dry: bool) -> tuple[list[Row], list[Figure]]:
+    """Run `dataplane bench gpu`."""
+    from dataplane_bench.cases import gpu
 
-    found = measured(
-        device,
-        inflater_for(device, threads),
-        threads=threads,
-        sample_bytes=(1 if dry else 128) << 20,
-    )
-    steps = {
-        "link, pinned": found.link,
-        "staging": found.stage,
-        "un-shuffle and placement": found.place,
-        **{f"native decoder, {codec}": speed for codec, speed in found.decode.items()},
-        **{f"inflation there, {codec}": speed for codec, speed in found.inflate.items()},
-    }
-    for name, speed in steps.items():
-        say(f"{name}: {speed / 1e9:.2f} GB/s")
-    return {name: f"{speed / 1e9:.1f} GB/s" for name, speed in steps.items()}
+    options = gpu.GpuOptions(device=target, rounds=ROUNDS)
+    if dry:
+        options = gpu.GpuOptions(
+            parts=tuple(part for part in gpu.PARTS if part != "link"),
+            device=target,
+            chunk_bytes=(64 << 10,),
+            ratios=(1.2,),
+            threads=1,
+            rounds=1,
+            sizes=gpu.Sizes.small(),
+        )
+    return gpu.run(options, progress)
 
 
-def time_passes(folder: Path, device: str, threads: int, *, dry: bool) -> list[list[str]]:
-    """Time whole passes by each route, alone and beside a step: rows of a table."""
-    import dataplane as dp
-
-    rows = []
-    side, samples = (16, 4) if dry else (192, 24)
-    for codec in ("lz4", "zstd"):
-        for wanted, bits in list(RATIOS.items())[: 1 if dry else None]:
-            with packed(folder, codec, bits, samples=samples, side=side) as dataset:
-                for route in ("cpu", "gpu", "auto"):
-                    options = {"num_workers": threads, "device": device, "decode": route}
-                    loader = dp.DataLoader(dataset, 2, **options)
-                    alone_s, nbytes = one_pass(loader, step=None)
-                    alone_s, nbytes = one_pass(loader, step=None)
-                    stats = loader.stats()
-                    step = busy_step(device, alone_s / (samples / 2) * 1.2)
-                    beside_s, _ = one_pass(loader, step=step)
-                    ideal_s = samples / 2 * step.seconds
-                    ratio = stats.decoded_bytes / max(stats.read_bytes, 1)
-                    rows.append(
-                        [
-                            codec,
-                            f"{ratio:.2f}",
-                            route if route != "auto" else f"auto: {stats.decode}",
-                            f"{nbytes / alone_s / 1e9:.2f}",
-                            f"{ideal_s / max(beside_s, 1e-9):.2f}",
-                        ]
-                    )
-                    say(f"{codec}, ratio {ratio:.2f} (about {wanted}): {' '.join(rows[-1][2:])}")
-    return rows
+def progress(text: str) -> None:
+    """Say what is under way, but not of every system of every round."""
+    if text.startswith(("generating ", "encoding ", "packing ")):
+        say(text)
 
 
-def one_pass(loader: Any, step: Any) -> tuple[float, int]:
-    """Read a pass to its end; return its seconds and the bytes of its batches."""
-    import torch
-
-    began, nbytes = time.perf_counter(), 0
-    for batch in loader:
-        nbytes += sum(value.nbytes for value in batch.values() if hasattr(value, "nbytes"))
-        if step is not None:
-            step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began, nbytes
-
-
-class busy_step:  # noqa: N801 - a function with a figure
-    """Work for a device that takes about as long as it is told."""
-
-    def __init__(self, device: str, seconds: float) -> None:
-        import torch
-
-        size = 4096 if device != "cpu" else 64
-        self._a = torch.randn(size, size, device=device)
-        self._count, self.seconds = 1, 0.0
-        self._sync = torch.cuda.synchronize if device != "cpu" else (lambda: None)
-        for _ in range(3):
-            once_s = self._timed()
-        self._count = max(1, round(seconds / once_s))
-        self.seconds = self._timed()
-
-    def _timed(self) -> float:
-        self._sync()
-        began = time.perf_counter()
-        self()
-        self._sync()
-        return time.perf_counter() - began
-
-    def __call__(self) -> None:
-        """Queue the work."""
-        for _ in range(self._count):
-            self._a @ self._a
-
-
-def page_of(name: str, checks: dict[str, str], rows: list[list[str]]) -> str:
+def page_of(name: str, tests: str, rows: Sequence[Row], figures: Sequence[Figure]) -> str:
     """Return the figures as the page has them."""
     import platform
 
     import torch
 
     import dataplane as dp
+    from dataplane_bench.markdown import figure_tables, row_tables
 
     lines = [
         f"On {name}, {os.cpu_count()} CPU cores, torch {torch.__version__}, Python "
-        f"{platform.python_version()}, dataplane {dp.__version__}, {time.strftime('%Y-%m-%d')}:",
+        f"{platform.python_version()}, dataplane {dp.__version__}, {time.strftime('%Y-%m-%d')}. "
+        f"Tests marked `gpu`:",
+        f"{tests}. Medians of {ROUNDS} rounds.",
         "",
-        "| step | speed |",
-        "|---|---|",
-        *(f"| {what} | {speed} |" for what, speed in checks.items()),
-        "",
-        "Whole passes, no cache, GB/s of decoded batches; utilisation of the device beside a step "
-        "that takes 1.2 times as\nlong as a batch:",
-        "",
-        "| codec | ratio | decode | GB/s | utilisation |",
-        "|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
+        *row_tables(rows),
+        *figure_tables(figures),
     ]
     return "\n".join(lines)
 
@@ -339,15 +258,13 @@ def main() -> None:
     name = "the CPU (dry run)" if dry else torch.cuda.get_device_name(0)
     target = "cpu" if dry else "cuda:0"
     device = resolve(torch.device(target))
-    threads = min(os.cpu_count() or 1, 1 if dry else 16)
     say(f"device: {name}")
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         check_routes(Path(folder), target, dry=dry)
-        checks = check_inflaters(device, dry=dry)
-        checks["tests marked gpu"] = run_tests(dry=dry)
-        checks |= measure_steps(device, threads, dry=dry)
-        rows = time_passes(Path(folder), target, threads, dry=dry)
-    figures = page_of(name, checks, rows)
+        check_inflaters(device, dry=dry)
+    tests = run_tests(dry=dry)
+    rows, measured = measure(target, dry=dry)
+    figures = page_of(name, tests, rows, measured)
     write(given.output, NOT_RUN if dry else figures)
     sys.stdout.write(figures)
     say(f"done in {time.perf_counter() - began:.0f} s")

@@ -1,8 +1,9 @@
-"""`dataplane bench decode|store|loader|cache`: the commands that run a case and show its rows."""
+"""`dataplane bench decode|store|loader|cache|gpu`: commands that run a case and show its rows."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from rich.console import Console
 
 from dataplane.cli.groups import CommandGroup
 from dataplane.cli.options import BYTES
-from dataplane_bench.machine import describe_machine, require_release_build
+from dataplane.extras import missing_package
+from dataplane_bench.machine import describe_gpu, describe_machine, require_release_build
 from dataplane_bench.model import Figure, Row
 from dataplane_bench.plot import check_plot, save_plot
 from dataplane_bench.report import print_report, to_json
@@ -243,6 +245,90 @@ def cache_command(
     _run(lambda progress: cache.run(options, progress), shared)
 
 
+@bench.command("gpu")
+@click.option("--device", help="Such as cuda:1 or cpu (a GPU if there is one).")
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(["link", "inflate", "place", "passes", "step"]),
+    multiple=True,
+    help="Repeatable (all; without a GPU inflate, place and passes).",
+)
+@click.option(
+    "--codec",
+    "codecs",
+    type=click.Choice(["lz4", "zstd"]),
+    multiple=True,
+    help="Repeatable (both).",
+)
+@click.option(
+    "--chunk-bytes",
+    type=BYTES,
+    multiple=True,
+    help="Chunks to inflate and place; repeatable (16k to 512k).",
+)
+@click.option(
+    "--ratio",
+    "ratios",
+    type=click.FloatRange(1, 100),
+    multiple=True,
+    help="Of the datasets, about; repeatable (1.2, 2, 4).",
+)
+@click.option("--batch-size", type=click.IntRange(1, 4096), help="Samples per batch (2).")
+@click.option("--threads", type=click.IntRange(1, 256), help="Native threads (all cores, to 16).")
+@_shared_options
+def gpu_command(
+    *,
+    device: str | None,
+    parts: Sequence[str],
+    codecs: Sequence[str],
+    chunk_bytes: Sequence[int],
+    ratios: Sequence[float],
+    batch_size: int | None,
+    threads: int | None,
+    **shared: Any,
+) -> None:
+    """Send batches to a GPU, and see what limits that.
+
+    The link, inflation, un-shuffling and placing, each beside its ceiling; whole passes decoded on
+    the CPU, on the GPU and by choice; utilisation beside a 3D U-Net step. Without a GPU: the same
+    of the CPU, as far as it means something.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise missing_package("dataplane bench gpu", "torch")
+    from dataplane_bench.cases import gpu
+
+    small: dict[str, Any] = {}
+    if shared["smoke"]:
+        small = {
+            "sizes": gpu.Sizes.small(), "chunk_bytes": (16 << 10, 64 << 10), "ratios": (2.0,),
+            "rounds": 1,
+        }  # fmt: skip
+    given = {
+        "device": device,
+        "parts": tuple(parts),
+        "codecs": tuple(codecs),
+        "chunk_bytes": tuple(chunk_bytes),
+        "ratios": tuple(ratios),
+        "batch_size": batch_size,
+        "threads": threads,
+    }
+    options = _options(gpu.GpuOptions, small, given, shared)
+    target = gpu.target_of(options)
+    on_cpu = target.type == "cpu"
+    if shared["smoke"] and not options.parts:
+        # The step, too, which says nothing on the CPU, but must run there so that it does not rot.
+        every = tuple(part for part in gpu.PARTS if part != "link" or not on_cpu)
+        options = dataclasses.replace(options, parts=every)
+    if on_cpu:
+        click.echo(gpu.CPU_ROWS if device else gpu.NO_GPU, err=True)
+    _run(
+        lambda progress: gpu.run(options, progress),
+        shared,
+        lambda: {} if on_cpu else {"gpu": describe_gpu(target.index)},
+    )
+
+
 OptionsT = TypeVar("OptionsT")
 
 
@@ -257,7 +343,11 @@ def _options(
     return cls(**(small | typed))
 
 
-def _run(case: Callable[[Callable[[str], None]], _Measured], shared: dict[str, Any]) -> None:
+def _run(
+    case: Callable[[Callable[[str], None]], _Measured],
+    shared: dict[str, Any],
+    devices: Callable[[], dict[str, object]] = dict,
+) -> None:
     require_release_build()
     if shared["plot"]:
         check_plot(shared["plot"])
@@ -265,7 +355,7 @@ def _run(case: Callable[[Callable[[str], None]], _Measured], shared: dict[str, A
     with console.status("preparing") as status:
         measured = case(status.update)
     rows, figures = measured if isinstance(measured, tuple) else (measured, [])
-    machine = describe_machine()
+    machine = describe_machine() | devices()
     if shared["plot"]:
         save_plot(shared["plot"], machine, rows, figures, smoke=shared["smoke"])
     if shared["as_json"]:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -13,11 +14,15 @@ import dataplane
 from dataplane import _native
 from dataplane.errors import ConfigError
 
-__all__ = ["describe_machine", "require_release_build"]
+__all__ = ["describe_gpu", "describe_machine", "require_release_build"]
 
 _PACKAGES = (
     "torch", "numpy", "zarr", "zarrs", "tensorstore", "numcodecs", "blosc2", "webdataset",
     "obstore", "s3fs", "pyarrow",
+)  # fmt: skip
+_GPU_PACKAGES = (
+    "triton", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-libnvcomp-cu13",
+    "nvidia-libnvcomp-cu12",
 )  # fmt: skip
 _RELEASE_BUILDS = frozenset({"Release", "RelWithDebInfo"})
 
@@ -38,12 +43,6 @@ def require_release_build() -> None:
 
 def describe_machine() -> dict[str, object]:
     """Name the machine and the software, for the head of a report."""
-    versions: dict[str, str | None] = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -53,8 +52,32 @@ def describe_machine() -> dict[str, object]:
         "dataplane": dataplane.__version__,
         "commit": _commit(),
         "native_build": _native.build_type,
-        "versions": versions,
+        "versions": _versions(_PACKAGES),
     }
+
+
+def describe_gpu(index: int | None) -> dict[str, object]:
+    """Name a GPU and what drives it, for the head of a report; index None is the current one."""
+    import torch
+
+    found = torch.cuda.get_device_properties("cuda" if index is None else f"cuda:{index}")
+    return {
+        "name": found.name,
+        "memory_bytes": found.total_memory,
+        "capability": f"{found.major}.{found.minor}",
+        "cuda": torch.version.cuda,
+        "versions": _versions(_GPU_PACKAGES),
+    }
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str | None]:
+    versions: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
 
 
 def _cpu_model() -> str:

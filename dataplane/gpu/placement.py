@@ -13,6 +13,7 @@ Thread-safe. Work is queued on the current stream; nothing waits for it.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -27,7 +28,7 @@ from dataplane.gpu.elements import Normalise
 from dataplane.gpu.reference import place_rows
 from dataplane.gpu.tables import Group, groups_of, tiles_of
 
-__all__ = ["is_interpreted", "place"]
+__all__ = ["is_interpreted", "place", "prepare"]
 
 TILE_ELEMENTS: Final = 1024
 """Elements of one program on a GPU: eight for each thread of four warps."""
@@ -81,17 +82,37 @@ def place(
         >>> out.tolist()
         [7, 7, 7, 7]
     """
+    for launch in prepare(
+        rows, streams, starts, inflated, destinations, normalise=normalise, upload=upload
+    ):
+        launch()
+
+
+def prepare(
+    rows: npt.NDArray[Any],
+    streams: npt.NDArray[Any],
+    starts: npt.NDArray[np.int64],
+    inflated: torch.Tensor,
+    destinations: Sequence[torch.Tensor],
+    *,
+    normalise: Sequence[Normalise] | None = None,
+    upload: Callable[[npt.NDArray[Any]], torch.Tensor] | None = None,
+) -> list[Callable[[], None]]:
+    """Make the tables of `place`, copy them, and return its launches without making them.
+
+    Whoever places the same rows into the same tensors again need only launch again, on the stream
+    that was current here. Arguments and errors are those of `place`.
+    """
     _check(streams, starts, inflated, destinations)
     groups = groups_of(rows, streams, destinations, normalise)
     if not groups:
-        return
+        return []
     if inflated.device.type == "cpu" and not is_interpreted():
-        place_rows(rows, streams, starts, inflated.numpy(), destinations, normalise)
-        return
+        host = inflated.numpy()
+        return [functools.partial(place_rows, rows, streams, starts, host, destinations, normalise)]
     send = upload or (lambda array: torch.from_numpy(array).to(inflated.device))
     device_starts = send(starts if len(starts) else np.zeros(1, np.int64))
-    for group in groups:
-        _launch(group, inflated, device_starts, send)
+    return [_launch(group, inflated, device_starts, send) for group in groups]
 
 
 def _check(
@@ -124,7 +145,7 @@ def _launch(
     inflated: torch.Tensor,
     starts: torch.Tensor,
     send: Callable[[npt.NDArray[Any]], torch.Tensor],
-) -> None:
+) -> Callable[[], None]:
     try:
         from dataplane.gpu.kernels import place_tiles
     except ImportError as err:
@@ -134,7 +155,8 @@ def _launch(
         largest = int(group.rows[:, 1].max())
         tile = min(tile, 1 << max(0, largest - 1).bit_length())
     tiles = tiles_of(group, tile)
-    place_tiles[len(tiles),](
+    return functools.partial(
+        place_tiles[len(tiles),],
         inflated,
         starts,
         send(group.rows),

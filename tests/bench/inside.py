@@ -7,6 +7,7 @@ from typing import Any
 
 from dataplane_bench import isolated
 from dataplane_bench.cases.decode_systems import Memcpy, OurDecoder
+from dataplane_bench.cases.gpu_data import Staged
 from dataplane_bench.isolated import Isolated
 from dataplane_bench.raw_socket import RawConnections
 
@@ -32,3 +33,8 @@ def copies_of(ceiling: Memcpy) -> list[Any]:
 def received_by(raw: RawConnections) -> memoryview:
     """The memory that this thread's connection receives into."""
     return raw._connection()[1]
+
+
+def settled_slots(staged: Staged) -> int:
+    """How many slots of the ring of staged streams are free."""
+    return len(staged.ring._free)

@@ -22,6 +22,7 @@ COMMANDS = [
     "bench",
     "bench cache",
     "bench decode",
+    "bench gpu",
     "bench loader",
     "bench store",
     "cache",

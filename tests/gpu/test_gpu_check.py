@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+
+from dataplane_bench.model import Case, Cost, figure, summarise
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,8 +42,9 @@ def test_a_dry_run_goes_through_everything_and_claims_nothing(tmp_path: Path) ->
     for codec in ("lz4", "zstd"):
         for route in ("cpu", "gpu"):
             assert f"{codec} by the {route} route: bit for bit" in ran.stdout
-        assert f"| {codec} | 1." in ran.stdout
-    assert "| auto: cpu |" in ran.stdout
+        assert f"blosc-{codec} · chunks of 64 KiB · inflate" in ran.stdout
+    assert "auto: cpu" in ran.stdout
+    assert "utilisation**" in ran.stdout
     assert "tests collected" in ran.stdout
     assert "not yet run on a GPU" in page.read_text()
 
@@ -50,14 +53,20 @@ def test_figures_go_between_their_marks_and_replace_older_ones(
     tool: ModuleType, tmp_path: Path
 ) -> None:
     page = tmp_path / "gpu.md"
-    rows = [["lz4", "2.01", "gpu", "21.50", "0.97"]]
-    for speed in ("50.1 GB/s", "51.2 GB/s"):
-        tool.write(page, tool.page_of("an H200", {"link, pinned": speed}, rows))
+    system = SimpleNamespace(name="dataplane", threads=1)
+    table = ("gpu", "an H200, lz4", "utilisation", "ratio")
+    shares = [figure(table, "dataplane", ratio, "share", [0.97]) for ratio in (1.2, 2.0)]
+    for seconds in (0.25, 0.125):
+        case = Case("gpu", "an H200, buffers of 1 GiB", state="host to device")
+        rows = summarise(case, [system], [[Cost(seconds, 0.1, 10**9, 1)]], ceiling="dataplane")
+        tool.write(page, tool.page_of("an H200", "91 passed", rows, shares))
     text = page.read_text()
     assert "On an H200," in text
-    assert "| lz4 | 2.01 | gpu | 21.50 | 0.97 |" in text
-    assert "51.2" in text
-    assert "50.1" not in text
+    assert "91 passed" in text
+    assert "| dataplane | 8 | 0.1 | 1.00 |" in text
+    assert "| dataplane | 4 |" not in text
+    assert "| ratio | 1.2 | 2 |" in text
+    assert "| dataplane | 0.97 | 0.97 |" in text
     assert "not yet run" not in text
     assert text.startswith((_ROOT / "docs" / "gpu.md").read_text().split("<!-- figures -->")[0])
 
@@ -65,4 +74,4 @@ def test_figures_go_between_their_marks_and_replace_older_ones(
 def test_the_page_says_that_it_has_no_figures_yet_or_has_them() -> None:
     text = (_ROOT / "docs" / "gpu.md").read_text()
     figures = text.split("<!-- figures -->")[1].split("<!-- end of figures -->")[0]
-    assert figures.strip() == "not yet run on a GPU" or "| step | speed |" in figures
+    assert figures.strip() == "not yet run on a GPU" or "| system | GB/s |" in figures

@@ -82,3 +82,17 @@ def test_a_slot_is_lent_again_only_when_its_copy_is_done() -> None:
         device.hand_over([target], event)
         sent.append(target)
     assert [int(one.min()) for one in sent] == [int(one.max()) for one in sent] == list(range(12))
+
+
+def test_every_part_of_the_benchmark_runs() -> None:
+    from dataplane_bench.cases import gpu
+
+    rows, figures = gpu.run(
+        gpu.GpuOptions(chunk_bytes=(64 << 10,), ratios=(2.0,), rounds=1, sizes=gpu.Sizes.small()),
+        lambda _: None,
+    )
+    names = {row.system for row in rows}
+    assert {"dataplane", "kernel alone", "DALI", "decode=cpu", "decode=gpu"} <= names
+    assert {"ceiling:plain copies", "ceiling:memcpy there", "ceiling:link"} <= names
+    assert "beside a 3D U-Net step" in names
+    assert {one.subject for one in figures} == {"dataplane", "decode=cpu", "decode=gpu"}

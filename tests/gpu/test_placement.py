@@ -12,7 +12,7 @@ from dataplane.codecs import ChunkTable, decode
 from dataplane.codecs.table import Convert
 from dataplane.errors import ConfigError, DecodeError
 from dataplane.gpu.elements import Normalise
-from dataplane.gpu.placement import place
+from dataplane.gpu.placement import place, prepare
 from tests.codecs.cases import BIG, BYTES, CHAINS, Stored, blosc, values
 from tests.gpu.inside import inflated, place_stored, staged
 
@@ -97,6 +97,30 @@ def test_a_run_of_points_that_wraps_goes_to_one_place(kernel: str) -> None:
     wanted = np.full((40, 3), 77, "f4")
     wanted[5:15], wanted[15:32] = stored.array[90:], stored.array[:17]
     assert same(out, wanted)
+
+
+def test_what_is_prepared_places_nothing_until_it_is_launched_and_then_each_time(
+    kernel: str,
+) -> None:
+    parts = [
+        Stored(values((50, 3), "f4"), (16, 3), CHAINS["blosc-lz4-shuffle"], missing=(0,)),
+        Stored(values((7,), "i8"), (7,), CHAINS["raw"]),
+    ]
+    table = ChunkTable.concatenate(
+        part.table(None, source=number, destination=number) for number, part in enumerate(parts)
+    )
+    buffer, streams = staged(table, [part.source for part in parts])
+    starts, memory = inflated(streams, buffer)
+    outs = [empty(part.array.shape, part.array.dtype) for part in parts]
+    launches = prepare(table.rows, streams, starts, memory, outs)
+    assert all((out == 77).all() for out in outs)
+    for _ in range(2):
+        for out in outs:
+            out.fill_(77)
+        for launch in launches:
+            launch()
+        for out, part in zip(outs, parts, strict=True):
+            assert same(out, part.array)
 
 
 def test_nothing_is_placed_of_empty_arrays(kernel: str) -> None:
