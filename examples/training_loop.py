@@ -164,9 +164,7 @@ class Trainer:
         return float(total[0] / total[1])
 
     def _loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        device = self.place.device
-        batch = {name: values.to(device, non_blocking=True) for name, values in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.use_amp):
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.use_amp):
             return self.loss_of(model, batch)
 
     def _make_loader(self, part: Dataset[Any]) -> dp.DataLoader[Batch]:
@@ -176,7 +174,7 @@ class Trainer:
             batch_size=self.arguments.batch_size,
             shuffle=True,
             num_workers=self.arguments.workers,
-            pin_memory=self.place.device.type == "cuda",
+            device=self.place.device,  # batches come there, the next one while this one is used
             seed=self.arguments.seed,  # the same on all ranks, which share one order
         )
 
