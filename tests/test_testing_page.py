@@ -13,7 +13,11 @@ _PAGES = {
     name: _NAMED.findall((_ROOT / "docs" / name).read_text(encoding="utf-8"))
     for name in ("testing.md", "loader.md")
 }
-_LISTED = ["tests/loader/test_torch_parity.py", "tests/loader/test_stateful_parity.py"]
+_LISTED = [
+    *(f"tests/loader/torch_parity/test_{name}.py"
+      for name in ("arguments", "batches", "iterators", "order", "workers")),
+    "tests/loader/test_stateful_parity.py",
+]  # fmt: skip
 """Files whose tests docs/loader.md lists, each once."""
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 import dataplane as dp
 from tests.datasets.packed import SAMPLES, Packed
-from tests.loader.test_torch_parity import KINDS, WORKERS, dataset_of, key_of, keys_of
+from tests.loader.torch_parity.kinds import KINDS, WORKERS, dataset_of, key_of, keys_of
 
 BATCHES = 4
 """Batches of three in an epoch."""
