@@ -34,19 +34,14 @@ from dataplane.gpu.device import checked_device
 from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
 from dataplane.loader.device_batches import DeviceBatches, check_decode
-from dataplane.loader.epoch_iterator import (
-    MAX_DECODE_THREADS,
-    BatchWorker,
-    Pass,
-    PassOptions,
-    Run,
-)
+from dataplane.loader.epoch_iterator import Pass, Run
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
 from dataplane.loader.ranks import whole_number
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.stacklevel import users_stacklevel
+from dataplane.loader.stages import MAX_DECODE_THREADS, BatchWorker, PassOptions
 from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
 from dataplane.loader.user_code import UserCode, WorkerSetup

@@ -11,7 +11,7 @@ runs in the background and the training thread does the rest itself. Beside the 
 the cache fetches the same order, further ahead, within its window of bytes (`prefetcher.py`).
 
 An error in the place of a batch is raised there, and the pass goes on with the next one. A pass
-stops its threads when it ends, is closed, or is no longer referred to: the stages refer to `_Work`,
+stops its threads when it ends, is closed, or is no longer referred to: the stages refer to `Work`,
 never to the pass itself. An iterator belongs to one thread, of the process that made it.
 """
 
@@ -21,214 +21,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from torch.utils.data._utils.pin_memory import pin_memory
-
-from dataplane import _native
-from dataplane.datasets.batch import assemble, separate
-from dataplane.datasets.reader import SAMPLE_ERRORS
-from dataplane.datasets.samples import KEY, decoded_bytes, packed_bytes
-from dataplane.datasets.views import FetchedBatch, ViewReader
+from dataplane._native import outlast_interpreter
+from dataplane.datasets.views import ViewReader
 from dataplane.errors import LoaderError
-from dataplane.gpu.transfer import Sent
-from dataplane.loader.batch_source import BatchSource, Bulk, Indices
+from dataplane.loader.batch_source import BatchSource, Indices
 from dataplane.loader.channel import ChannelTimeout, EndOfStream, Failure
 from dataplane.loader.device_batches import DeviceBatches
-from dataplane.loader.pipeline import Pipeline, Stage, StageStats
+from dataplane.loader.pipeline import Pipeline, StageStats
 from dataplane.loader.prefetcher import Prefetcher
+from dataplane.loader.stages import Asked, BatchWorker, Decoded, PassOptions, Work, stages_of
 from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter
-from dataplane.loader.user_code import NOTHING_LEFT, Task
 
-__all__ = ["BatchWorker", "Pass", "PassOptions", "Run"]
-
-READ_AHEAD = 2
-"""Batches of compressed bytes that may wait to be decoded."""
-
-MAX_DECODE_THREADS = 256
-"""As many threads as the native decoder takes."""
-
-MAX_READ_THREADS = 8
-DIRECT_READ_THREADS = 4
-"""Batches read at once without a cache, where every read is a round trip."""
-
-
-class BatchWorker(Protocol):
-    """A worker that runs the user's code: here, in another thread's copy, or another process."""
-
-    def run(self, task: Task) -> Any:
-        """Make the batch of a task."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class PassOptions:
-    """Options of a pass.
-
-    Attributes:
-        num_workers: native decode threads, and workers; 0 does all in the training thread.
-        prefetch_factor: finished batches that may wait for the training loop.
-        pin: whether to put batches into pinned memory.
-        timeout_s: longest wait for a batch, or None.
-        single: whether to yield samples, not batches (`batch_size=None`).
-        keys: whether samples and batches have their keys.
-        in_order: whether batches come in order.
-        first: place of the first sample in the order of this rank.
-    """
-
-    num_workers: int
-    prefetch_factor: int
-    pin: bool
-    timeout_s: float | None
-    single: bool
-    keys: bool
-    in_order: bool
-    first: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A batch that is to be made: its indices, and the place of the first in the order."""
-
-    first: int
-    indices: Indices
-    fetched: FetchedBatch | None = None
-
-
-@dataclass(slots=True)
-class _Decoded:
-    """A batch on its way, with what has to be counted when it is yielded."""
-
-    content: Any
-    samples: int
-    is_left_out: bool = False
-    decoded_bytes: int = 0
-    read_bytes: int = 0
-    indices: Indices | None = None
-
-
-class _Work:
-    """The work of the stages. Shared by their threads; refers to no pass, pipeline or loader."""
-
-    def __init__(
-        self,
-        reader: ViewReader | None,
-        workers: Sequence[BatchWorker],
-        options: PassOptions,
-        ahead: Prefetcher | None,
-        device: DeviceBatches | None = None,
-    ) -> None:
-        self.reader = reader
-        self.workers = workers
-        self.options = options
-        self.ahead = ahead
-        self.device = device
-
-    def read(self, number: int, asked: _Asked) -> _Asked:
-        del number
-        assert self.reader is not None
-        return _Asked(asked.first, asked.indices, self.reader.fetch(asked.indices))
-
-    def decode(self, number: int, asked: _Asked) -> _Decoded:
-        reader, fetched = self.reader, asked.fetched
-        assert reader is not None
-        assert fetched is not None
-        # Batches arrive here in order: all reads up to this one are done.
-        self.advance(number)
-        try:
-            content = self._decode(asked, fetched)
-        except SAMPLE_ERRORS:
-            fetched = reader.recover(asked.indices)
-            content = self._decode(asked, fetched)
-        return _Decoded(
-            content,
-            len(fetched.samples),
-            not fetched.samples and bool(asked.indices),
-            decoded_bytes(fetched.samples),
-            packed_bytes(fetched.samples),
-            asked.indices,
-        )
-
-    def _decode(self, asked: _Asked, fetched: FetchedBatch) -> Any:
-        options, samples = self.options, fetched.samples
-        assert self.reader is not None
-        threads = min(max(options.num_workers, 1), MAX_DECODE_THREADS)
-        if not samples and asked.indices:
-            return None
-        is_sample = options.single and not isinstance(asked.indices, Bulk)
-        if not self.workers and not is_sample:
-            if self.device is not None:
-                return self.device.make(samples, self.reader.layouts, keys=options.keys)
-            batch = assemble(samples, self.reader.layouts, threads=threads, pin=options.pin)
-            if not options.keys:
-                del batch[KEY]
-            return batch
-        separated = separate(samples, self.reader.layouts, threads=threads)
-        if not options.keys:
-            for sample in separated:
-                del sample[KEY]
-        if not self.workers:
-            return _pinned(separated[0]) if options.pin else separated[0]
-        return Task(
-            asked.first,
-            asked.indices,
-            isinstance(asked.indices, Bulk),
-            separated,
-            fetched.which,
-            [sample.plan.index for sample in samples],
-        )
-
-    def make(self, worker: int, number: int, item: _Decoded | _Asked) -> _Decoded:
-        """Have a worker make a batch of decoded samples, or of what its dataset gives."""
-        del number
-        if isinstance(item, _Asked):
-            item = _Decoded(Task(item.first, item.indices), len(item.indices))
-        if not item.is_left_out:
-            content = self.workers[worker].run(item.content)
-            if content is NOTHING_LEFT:
-                return _Decoded(None, 0, is_left_out=True)
-            item.content = _pinned(content) if self.options.pin else content
-        return item
-
-    def make_here(self, number: int, item: _Decoded | _Asked) -> _Decoded:
-        """Make a batch in the training thread."""
-        return self.make(0, number, item)
-
-    def to_device(self, number: int, item: _Decoded) -> _Decoded:
-        """Have a batch on the device, or under way there and known to be sound."""
-        del number
-        assert self.device is not None
-        if item.is_left_out:
-            return item
-        if not isinstance(item.content, Sent):
-            item.content = self.device.move(item.content)
-            return item
-        try:
-            item.content.settle()
-        except SAMPLE_ERRORS as err:
-            # Damage that was only seen on the device: as where the native decoder sees it.
-            assert self.reader is not None
-            assert item.indices is not None
-            samples = self.reader.recover(item.indices).samples
-            keys, layouts = self.options.keys, self.reader.layouts
-            again = self.device.make_again(samples, layouts, keys=keys) if samples else None
-            if len(samples) == len(item.indices):
-                self.device.distrust(err)
-            return _Decoded(
-                again,
-                len(samples),
-                again is None,
-                decoded_bytes(samples),
-                packed_bytes(samples),
-            )
-        return item
-
-    def advance(self, number: int) -> None:
-        """Say that the bytes of all batches up to this one were read."""
-        if (ahead := self.ahead) is not None:
-            ahead.advance(number + 1)
+__all__ = ["Pass", "Run"]
 
 
 class Run:
@@ -256,7 +63,7 @@ class Run:
         device: DeviceBatches | None = None,
     ) -> None:
         if threading.current_thread() is not threading.main_thread():
-            _native.outlast_interpreter()  # a daemon thread of the user's, maybe
+            outlast_interpreter()  # a daemon thread of the user's, maybe
         self.meter = Meter(device=device)
         self._options = options
         self._feed = feed
@@ -265,8 +72,8 @@ class Run:
         self._reads_here = reader is None
         self._device = device
         self.is_closed = False
-        self._work = work = _Work(reader, workers, options, ahead, device)
-        background, inline = _stages(work)
+        self._work = work = Work(reader, workers, options, ahead, device)
+        background, inline = stages_of(work)
         self._inline = [(stage, StageStats(stage.name)) for stage in inline]
         source = _placed(feed.batches(), options.first)
         self.pipeline = Pipeline(source, background, on_close=_Closer(feed, work))
@@ -322,7 +129,7 @@ class Run:
         self.pipeline.close()
         self._work.workers = ()  # whoever holds on to the pass holds no worker
 
-    def _take(self) -> _Decoded:
+    def _take(self) -> Decoded:
         began = time.perf_counter()
         try:
             number, item = self.pipeline.take(self._options.timeout_s)
@@ -344,14 +151,14 @@ class Run:
         self._progress.step(number)
         return result
 
-    def _made_here(self, number: int, item: Any, began: float) -> _Decoded:
+    def _made_here(self, number: int, item: Any, began: float) -> Decoded:
         for stage, stats in self._inline:
             got = time.perf_counter()
             item = stage.run(number, item)
             ran = time.perf_counter()
             stats.add(items=1, busy_s=ran - got, get_wait_s=got - began, put_wait_s=0.0)
             began = ran
-        result: _Decoded = item
+        result: Decoded = item
         return result
 
 
@@ -408,7 +215,7 @@ class Pass(Iterator[Any]):
 class _Closer:
     """Wakes whatever a pipeline's threads wait for outside of it."""
 
-    def __init__(self, feed: BatchSource, work: _Work) -> None:
+    def __init__(self, feed: BatchSource, work: Work) -> None:
         self._feed = feed
         self._work = work
         self._lock = threading.Lock()
@@ -424,47 +231,7 @@ class _Closer:
             ahead.leave(self._feed)
 
 
-def _placed(batches: Iterator[Indices], first: int) -> Iterator[_Asked]:
+def _placed(batches: Iterator[Indices], first: int) -> Iterator[Asked]:
     for indices in batches:
-        yield _Asked(first, indices)
+        yield Asked(first, indices)
         first += len(indices)
-
-
-def _pinned(content: Any) -> Any:
-    return pin_memory(content)  # type: ignore[no-untyped-call]  # torch's own, as its loader uses
-
-
-def _stages(work: _Work) -> tuple[list[Stage], list[Stage]]:
-    """Return the stages that run in the background, and those of the training thread."""
-    options = work.options
-    count = max(options.num_workers, 1)
-    depth = max(options.prefetch_factor, 1)
-    # Each worker's next batch may wait beside those of the others.
-    waiting = depth + count - 1
-    in_order = options.in_order or not options.num_workers
-    user = Stage("collate", work.make_here)
-    if options.num_workers:
-        user = Stage(
-            "collate",
-            work.make,
-            threads=count,
-            capacity=waiting,
-            to_thread="by number" if in_order else "any",
-            in_order=in_order,
-        )
-    on_device = []
-    if work.device is not None:
-        on_device = [Stage("device", work.to_device, capacity=depth, in_order=in_order)]
-        depth = 1  # what is ready for the loop waits behind the last stage
-    if work.reader is None:
-        first = [Stage("order", lambda _, asked: asked, capacity=1)]
-        made = [user, *on_device]
-        return (made, []) if options.num_workers else (first, made)
-    if work.reader.cache is None:
-        read_threads = DIRECT_READ_THREADS
-    else:
-        read_threads = min(1 + options.num_workers // 4, MAX_READ_THREADS)
-    read = Stage("read", work.read, threads=read_threads, capacity=READ_AHEAD + read_threads - 1)
-    decode = Stage("decode", work.decode, capacity=waiting if work.workers else depth)
-    stages = [read, decode, *([user] if work.workers else []), *on_device]
-    return (stages, []) if options.num_workers else (stages[:1], stages[1:])

@@ -31,7 +31,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from dataplane import _native, deferred, process_exit
+from dataplane import deferred, process_exit
+from dataplane._native import outlast_interpreter, process_ends
 from dataplane.errors import LoaderError
 from dataplane.loader.channel import Cancelled, Channel, EndOfStream, Failure
 from dataplane.telemetry import logger, offer_gauges
@@ -316,7 +317,7 @@ class _Worker:
     stats: StageStats
 
     def loop(self) -> None:
-        _native.outlast_interpreter()  # code of the user's runs here, and C++ of others below it
+        outlast_interpreter()  # code of the user's runs here, and C++ of others below it
         own = self.index if self.stage.to_thread == "by number" else None
         with contextlib.suppress(Cancelled):
             while True:
@@ -365,7 +366,7 @@ _stops: WeakRegistry[_Stop] = WeakRegistry()
 def _cancel_all() -> None:
     """End the pipelines that are still open when the process ends, all at once."""
     process_exit.begin()
-    _native.process_ends()
+    process_ends()
     stops = list(_stops)
     for stop in stops:
         stop.cancel()

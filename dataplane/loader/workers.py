@@ -19,10 +19,10 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from dataplane.errors import ConfigError, LoaderError
-from dataplane.loader.epoch_iterator import BatchWorker
 from dataplane.loader.process_pool import ProcessPool
 from dataplane.loader.random_streams import StreamsHere, ThreadStreams
 from dataplane.loader.stacklevel import users_stacklevel
+from dataplane.loader.stages import BatchWorker
 from dataplane.loader.user_code import UserCode, Worker, WorkerSetup
 from dataplane.loader.user_copies import copies
 

@@ -153,14 +153,14 @@ def test_every_function_of_torch_that_takes_a_generator_is_led_to_the_thread_s()
     """Found by what they take, so that a function of a newer torch is found as well."""
     import inspect
 
-    from dataplane.loader.random_streams import _DRAWS
+    from dataplane.loader.torch_draws import DRAWS
 
     takers = set()
     for function, stand_in in get_testing_overrides().items():
         if "generator" in inspect.signature(stand_in).parameters:
             takers.add(function)
     assert len(takers) > 10
-    assert {function.__name__ for function in takers - set(_DRAWS)} == set()
+    assert {function.__name__ for function in takers - set(DRAWS)} == set()
 
 
 def test_what_takes_no_generator_is_refused_with_what_to_do() -> None:

@@ -1,0 +1,266 @@
+"""What the stages of a pass do, and which there are.
+
+    read    bytes of a batch, through the cache            in the background
+    decode  into the batch, or per sample for user code    native
+    collate code of the user's, in a worker                exists only where there is such code
+    device  copied, or already under way there             exists only with a device
+
+Shared by the threads of a pass; refers to no pass, pipeline or loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from dataplane.datasets.batch import assemble, separate
+from dataplane.datasets.reader import SAMPLE_ERRORS
+from dataplane.datasets.samples import KEY, decoded_bytes, packed_bytes
+from dataplane.datasets.views import FetchedBatch, ViewReader
+from dataplane.gpu.transfer import Sent
+from dataplane.loader.batch_source import Bulk, Indices
+from dataplane.loader.device_batches import DeviceBatches
+from dataplane.loader.pipeline import Stage
+from dataplane.loader.prefetcher import Prefetcher
+from dataplane.loader.user_code import NOTHING_LEFT, Task
+
+__all__ = [
+    "MAX_DECODE_THREADS",
+    "Asked",
+    "BatchWorker",
+    "Decoded",
+    "PassOptions",
+    "Work",
+    "stages_of",
+]
+
+READ_AHEAD = 2
+"""Batches of compressed bytes that may wait to be decoded."""
+
+MAX_DECODE_THREADS = 256
+"""As many threads as the native decoder takes."""
+
+MAX_READ_THREADS = 8
+DIRECT_READ_THREADS = 4
+"""Batches read at once without a cache, where every read is a round trip."""
+
+
+class BatchWorker(Protocol):
+    """A worker that runs the user's code: here, in another thread's copy, or another process."""
+
+    def run(self, task: Task) -> Any:
+        """Make the batch of a task."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PassOptions:
+    """Options of a pass.
+
+    Attributes:
+        num_workers: native decode threads, and workers; 0 does all in the training thread.
+        prefetch_factor: finished batches that may wait for the training loop.
+        pin: whether to put batches into pinned memory.
+        timeout_s: longest wait for a batch, or None.
+        single: whether to yield samples, not batches (`batch_size=None`).
+        keys: whether samples and batches have their keys.
+        in_order: whether batches come in order.
+        first: place of the first sample in the order of this rank.
+    """
+
+    num_workers: int
+    prefetch_factor: int
+    pin: bool
+    timeout_s: float | None
+    single: bool
+    keys: bool
+    in_order: bool
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A batch that is to be made: its indices, and the place of the first in the order."""
+
+    first: int
+    indices: Indices
+    fetched: FetchedBatch | None = None
+
+
+@dataclass(slots=True)
+class Decoded:
+    """A batch on its way, with what has to be counted when it is yielded."""
+
+    content: Any
+    samples: int
+    is_left_out: bool = False
+    decoded_bytes: int = 0
+    read_bytes: int = 0
+    indices: Indices | None = None
+
+
+class Work:
+    """The work of the stages. Shared by their threads; refers to no pass, pipeline or loader."""
+
+    def __init__(
+        self,
+        reader: ViewReader | None,
+        workers: Sequence[BatchWorker],
+        options: PassOptions,
+        ahead: Prefetcher | None,
+        device: DeviceBatches | None = None,
+    ) -> None:
+        self.reader = reader
+        self.workers = workers
+        self.options = options
+        self.ahead = ahead
+        self.device = device
+
+    def read(self, number: int, asked: Asked) -> Asked:
+        """Read the bytes of a batch."""
+        del number
+        assert self.reader is not None
+        return Asked(asked.first, asked.indices, self.reader.fetch(asked.indices))
+
+    def decode(self, number: int, asked: Asked) -> Decoded:
+        """Decode a batch, or its samples where code of the user's makes the batch."""
+        reader, fetched = self.reader, asked.fetched
+        assert reader is not None
+        assert fetched is not None
+        # Batches arrive here in order: all reads up to this one are done.
+        self.advance(number)
+        try:
+            content = self._decode(asked, fetched)
+        except SAMPLE_ERRORS:
+            fetched = reader.recover(asked.indices)
+            content = self._decode(asked, fetched)
+        return Decoded(
+            content,
+            len(fetched.samples),
+            not fetched.samples and bool(asked.indices),
+            decoded_bytes(fetched.samples),
+            packed_bytes(fetched.samples),
+            asked.indices,
+        )
+
+    def _decode(self, asked: Asked, fetched: FetchedBatch) -> Any:
+        options, samples = self.options, fetched.samples
+        assert self.reader is not None
+        threads = min(max(options.num_workers, 1), MAX_DECODE_THREADS)
+        if not samples and asked.indices:
+            return None
+        is_sample = options.single and not isinstance(asked.indices, Bulk)
+        if not self.workers and not is_sample:
+            if self.device is not None:
+                return self.device.make(samples, self.reader.layouts, keys=options.keys)
+            batch = assemble(samples, self.reader.layouts, threads=threads, pin=options.pin)
+            if not options.keys:
+                del batch[KEY]
+            return batch
+        separated = separate(samples, self.reader.layouts, threads=threads)
+        if not options.keys:
+            for sample in separated:
+                del sample[KEY]
+        if not self.workers:
+            return _pinned(separated[0]) if options.pin else separated[0]
+        return Task(
+            asked.first,
+            asked.indices,
+            isinstance(asked.indices, Bulk),
+            separated,
+            fetched.which,
+            [sample.plan.index for sample in samples],
+        )
+
+    def make(self, worker: int, number: int, item: Decoded | Asked) -> Decoded:
+        """Have a worker make a batch of decoded samples, or of what its dataset gives."""
+        del number
+        if isinstance(item, Asked):
+            item = Decoded(Task(item.first, item.indices), len(item.indices))
+        if not item.is_left_out:
+            content = self.workers[worker].run(item.content)
+            if content is NOTHING_LEFT:
+                return Decoded(None, 0, is_left_out=True)
+            item.content = _pinned(content) if self.options.pin else content
+        return item
+
+    def make_here(self, number: int, item: Decoded | Asked) -> Decoded:
+        """Make a batch in the training thread."""
+        return self.make(0, number, item)
+
+    def to_device(self, number: int, item: Decoded) -> Decoded:
+        """Have a batch on the device, or under way there and known to be sound."""
+        del number
+        assert self.device is not None
+        if item.is_left_out:
+            return item
+        if not isinstance(item.content, Sent):
+            item.content = self.device.move(item.content)
+            return item
+        try:
+            item.content.settle()
+        except SAMPLE_ERRORS as err:
+            # Damage that was only seen on the device: as where the native decoder sees it.
+            assert self.reader is not None
+            assert item.indices is not None
+            samples = self.reader.recover(item.indices).samples
+            keys, layouts = self.options.keys, self.reader.layouts
+            again = self.device.make_again(samples, layouts, keys=keys) if samples else None
+            if len(samples) == len(item.indices):
+                self.device.distrust(err)
+            return Decoded(
+                again,
+                len(samples),
+                again is None,
+                decoded_bytes(samples),
+                packed_bytes(samples),
+            )
+        return item
+
+    def advance(self, number: int) -> None:
+        """Say that the bytes of all batches up to this one were read."""
+        if (ahead := self.ahead) is not None:
+            ahead.advance(number + 1)
+
+
+def _pinned(content: Any) -> Any:
+    return pin_memory(content)  # type: ignore[no-untyped-call]  # torch's own, as its loader uses
+
+
+def stages_of(work: Work) -> tuple[list[Stage], list[Stage]]:
+    """Return the stages that run in the background, and those of the training thread."""
+    options = work.options
+    count = max(options.num_workers, 1)
+    depth = max(options.prefetch_factor, 1)
+    # Each worker's next batch may wait beside those of the others.
+    waiting = depth + count - 1
+    in_order = options.in_order or not options.num_workers
+    user = Stage("collate", work.make_here)
+    if options.num_workers:
+        user = Stage(
+            "collate",
+            work.make,
+            threads=count,
+            capacity=waiting,
+            to_thread="by number" if in_order else "any",
+            in_order=in_order,
+        )
+    on_device = []
+    if work.device is not None:
+        on_device = [Stage("device", work.to_device, capacity=depth, in_order=in_order)]
+        depth = 1  # what is ready for the loop waits behind the last stage
+    if work.reader is None:
+        first = [Stage("order", lambda _, asked: asked, capacity=1)]
+        made = [user, *on_device]
+        return (made, []) if options.num_workers else (first, made)
+    if work.reader.cache is None:
+        read_threads = DIRECT_READ_THREADS
+    else:
+        read_threads = min(1 + options.num_workers // 4, MAX_READ_THREADS)
+    read = Stage("read", work.read, threads=read_threads, capacity=READ_AHEAD + read_threads - 1)
+    decode = Stage("decode", work.decode, capacity=waiting if work.workers else depth)
+    stages = [read, decode, *([user] if work.workers else []), *on_device]
+    return (stages, []) if options.num_workers else (stages[:1], stages[1:])
