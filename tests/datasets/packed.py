@@ -62,3 +62,17 @@ def pack(folder: Path, samples: Iterable[SourceSample], **options: object) -> Pa
             writer.add(sample)
         writer.finish()
     return Packed(folder, kept)
+
+
+def pack_numbered(folder: Path, count: int) -> Packed:
+    """Pack samples whose `x`, float32[6, 6], is full of their number, which is also their `y`."""
+
+    def sample(number: int) -> SourceSample:
+        arrays = {"x": np.full((6, 6), number, "f4"), "y": np.array(float(number))}
+        return SourceSample(
+            key=f"s{number:02d}",
+            arrays={name: SourceArray(values, None, None, {}) for name, values in arrays.items()},
+            attributes={},
+        )
+
+    return pack(folder, map(sample, range(count)))
