@@ -126,11 +126,18 @@ def _number(
 
 
 @triton.jit
-def _store(address, number, mask, PLACED: tl.constexpr, TO_BFLOAT: tl.constexpr):
-    """Store numbers as elements of a floating type, rounded to nearest.
+def _store(
+    address, number, row, mask, SCALED: tl.constexpr, COMPUTED: tl.constexpr,
+    PLACED: tl.constexpr, TO_BFLOAT: tl.constexpr,
+):  # fmt: skip
+    """Scale numbers, and store them as elements of a floating type, rounded to nearest.
 
     bfloat16 is rounded with integers, which every backend does alike; a NaN becomes the quiet one.
     """
+    if SCALED:
+        scale = tl.load(row + _SCALE).to(tl.float64, bitcast=True).to(COMPUTED)
+        shift = tl.load(row + _SHIFT).to(tl.float64, bitcast=True).to(COMPUTED)
+        number = number * scale + shift
     if TO_BFLOAT:
         single = number.to(tl.float32)
         bits = single.to(tl.uint32, bitcast=True)
@@ -190,11 +197,7 @@ def place_tiles(
             tl.store(address.to(tl.pointer_type(WORD)), value, mask=mask)
         else:
             number = value.to(STORED, bitcast=True).to(COMPUTED)
-            if SCALED:
-                scale = tl.load(row + _SCALE).to(tl.float64, bitcast=True).to(COMPUTED)
-                shift = tl.load(row + _SHIFT).to(tl.float64, bitcast=True).to(COMPUTED)
-                number = number * scale + shift
-            _store(address, number, mask, PLACED, TO_BFLOAT)
+            _store(address, number, row, mask, SCALED, COMPUTED, PLACED, TO_BFLOAT)
     else:
         value = _number(
             inflated, starts, row, item, mask, ITEMSIZE, 0, ITEMSIZE, SHUFFLE, SWAP, SPLIT, EVEN,
@@ -207,8 +210,4 @@ def place_tiles(
                 number = (value.to(tl.uint32) << 16).to(tl.float32, bitcast=True).to(COMPUTED)
             else:
                 number = value.to(STORED, bitcast=True).to(COMPUTED)
-            if SCALED:
-                scale = tl.load(row + _SCALE).to(tl.float64, bitcast=True).to(COMPUTED)
-                shift = tl.load(row + _SHIFT).to(tl.float64, bitcast=True).to(COMPUTED)
-                number = number * scale + shift
-            _store(address, number, mask, PLACED, TO_BFLOAT)
+            _store(address, number, row, mask, SCALED, COMPUTED, PLACED, TO_BFLOAT)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.cli.checks import server, store
+from dataplane.cli.checks.once import Once
 from dataplane.errors import BucketNotFound, ConfigError, Denied, StoreError, Timeout, Unavailable
 from dataplane.stores.base import CA_VARIABLES, StoreConfig
 from dataplane.stores.clients.access import Access
@@ -224,13 +225,13 @@ def test_the_server_is_asked_once_for_all_checks() -> None:
         calls.append(1)
         raise Unavailable("gone")
 
-    once = server.Once(ask)
+    once = Once(ask)
     for _ in range(3):
         with pytest.raises(Unavailable):
             once()
     assert calls == [1]
     assert server.clock("https://s3", once, is_signed=True).status == "skip"
-    answering = server.Once(lambda: told(0.0))
+    answering = Once(lambda: told(0.0))
     assert answering() is answering()
 
 

@@ -8,17 +8,16 @@ that says so.
 
 from __future__ import annotations
 
-import functools
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dataplane.cli.checks import gpu, limits, mounting, software
 from dataplane.cli.checks.finding import Check, Finding, ok, skip, warn
 from dataplane.cli.checks.nvml import Driver, ask_driver, gpus_on_bus
+from dataplane.cli.checks.once import Once
 from dataplane.cli.checks.versions import installed_version
 from dataplane.config import Resolved, assemble, load_toml
 from dataplane.distribution import optional_requirements, required_python, requirements
@@ -34,7 +33,6 @@ GROUPS = ("software", "limits", "gpu", "mount", "cache", "store")
 _DRIVER_S = 30.0
 _SERVER_S = 30.0
 _READING_S = 45.0
-ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class _Settings:
 
 def checks_of(asked: Asked) -> list[Check]:
     """Return the checks for what was asked, in the order of the report."""
-    driver = _once(ask_driver)
+    driver = Once(ask_driver)
     settings: _Settings | None = None
     why = ""
     failure: Finding | None = None
@@ -206,12 +204,12 @@ def _store(asked: Asked, settings: _Settings | None, why: str) -> Iterator[Check
 
     config, url = settings.store.value, asked.url
     origin = settings.store.origins["region"]
-    address = _once(lambda: server.server_of(url, config))
+    address = Once(lambda: server.server_of(url, config))
 
     def ask() -> server.ServerAnswer:
         return server.ask_server(address() or "", config)
 
-    answer = server.Once(ask)
+    answer = Once(ask)
     late = "the network or the server hangs; check the address, firewalls and proxies"
 
     def check(name: str, look: Callable[[], Finding], timeout_s: float = _SERVER_S) -> Check:
@@ -237,15 +235,3 @@ def _store(asked: Asked, settings: _Settings | None, why: str) -> Iterator[Check
     yield Check("store.certificates", lambda: store.certificates(config))
     yield check("credentials", lambda: store.credentials(url, config, origin))
     yield check("read", lambda: store.reading(url, config), _READING_S)
-
-
-def _once(ask: Callable[[], ValueT]) -> Callable[[], ValueT]:
-    """Return a function that asks at its first call, and then remembers; thread-safe."""
-    lock = threading.Lock()
-    cached = functools.cache(ask)
-
-    def asked() -> ValueT:
-        with lock:
-            return cached()
-
-    return asked

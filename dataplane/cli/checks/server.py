@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,7 +27,7 @@ from dataplane.stores.trust import certificate_failure, refusal_of, tls_context
 from dataplane.stores.urls import HTTP_SCHEMES, azure_parts, parse_url, s3_endpoint
 from dataplane.units import format_duration
 
-__all__ = ["Once", "ServerAnswer", "ask_server", "clock", "endpoint", "server_of"]
+__all__ = ["ServerAnswer", "ask_server", "clock", "endpoint", "server_of"]
 
 _TIMEOUT_S = 6.0
 _SIGNATURE_S = 900.0  # Source: AWS Signature Version 4, and its like: 15 minutes
@@ -52,37 +51,6 @@ class ServerAnswer:
     status: int
     took_s: float
     ahead_s: float | None
-
-
-class Once:
-    """The answer of a server that several checks look at, asked for by the first of them.
-
-    Thread-safe; the others wait for the first.
-
-    Args:
-        ask: function that asks.
-    """
-
-    def __init__(self, ask: Callable[[], ServerAnswer]) -> None:
-        self._ask = ask
-        self._lock = threading.Lock()
-        self._answer: ServerAnswer | DataplaneError | None = None
-
-    def __call__(self) -> ServerAnswer:
-        """Return the answer.
-
-        Raises:
-            DataplaneError: there was none.
-        """
-        with self._lock:
-            if self._answer is None:
-                try:
-                    self._answer = self._ask()
-                except DataplaneError as err:
-                    self._answer = err
-            if isinstance(self._answer, DataplaneError):
-                raise self._answer
-            return self._answer
 
 
 def server_of(
