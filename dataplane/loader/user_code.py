@@ -17,6 +17,7 @@ import hashlib
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch.utils.data import StackDataset, Subset, default_collate
@@ -203,9 +204,11 @@ class Worker:
         store that is down, a function that is refused, an index that is none.
         """
         dataset = self._code.dataset
-        if isinstance(err, DataplaneError) or not isinstance(index, int):
+        if isinstance(err, DataplaneError) or not isinstance(index, Integral):
             return None
-        if isinstance(err, IndexError) and not -len(dataset) <= index < len(dataset):
+        if not hasattr(dataset, "__len__"):
+            return None  # nor could anything be told to replace a sample
+        if isinstance(err, IndexError) and not -len(dataset) <= int(index) < len(dataset):
             return None
         return _failed_dataset(err)
 

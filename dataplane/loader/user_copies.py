@@ -67,7 +67,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         self.shared: list[object] = []
         self.code: list[object] = []
         self._places: dict[int, int] = {}
-        self._storages: dict[int, npt.NDArray[np.uint8]] = {}
+        self._storages: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
 
     def persistent_id(self, obj: object) -> int | None:
         if isinstance(obj, type) or (isinstance(obj, types.FunctionType) and is_by_reference(obj)):
@@ -95,11 +95,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
     def _bytes_of(self, untyped: Any) -> npt.NDArray[np.uint8]:
         """Return a storage as an array, the same one for all tensors that share it."""
-        known = self._storages.get(untyped.data_ptr())
-        if known is None:
-            known = torch.empty(0, dtype=torch.uint8, device="cpu").set_(untyped).numpy()
-            self._storages[untyped.data_ptr()] = known
-        return known
+        place = untyped.data_ptr(), untyped.nbytes()  # one may begin where a longer one does
+        if place not in self._storages:
+            whole = torch.empty(0, dtype=torch.uint8, device="cpu").set_(untyped)
+            self._storages[place] = whole.numpy()
+        return self._storages[place]
 
     def _is_written_here(self, buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()

@@ -114,6 +114,14 @@ def test_tensors_that_share_memory_share_it_in_the_copy_and_are_written_once() -
     assert all(map(torch.equal, other, given))
 
 
+def test_tensors_that_begin_together_keep_their_lengths() -> None:
+    memory = np.arange(1 << 20)
+    given = [torch.from_numpy(memory[: 1 << 19]), torch.from_numpy(memory)]
+    for order in (given, given[::-1]):
+        (found,) = copied(order)
+        assert all(map(torch.equal, found, order))
+
+
 def test_a_copy_takes_one_descriptor_however_many_arrays_it_has() -> None:
     given = [np.full(1 << 20, number, "u1") for number in range(40)]
     before = len(os.listdir("/proc/self/fd"))

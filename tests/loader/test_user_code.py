@@ -218,6 +218,15 @@ def test_a_policy_for_user_code_hides_no_error_of_ours(
         list(dp.DataLoader(inner, 2, num_workers=2))
 
 
+def test_a_policy_holds_for_indices_of_numpy(packed: Packed) -> None:
+    dataset = Picky(packed.url, ["global_data/mach"], transform_errors="skip", cache=False)
+    numbers = list(np.arange(SAMPLES))
+    found = [
+        key for batch in dp.DataLoader(dataset, 2, sampler=numbers) for key in batch["__key__"]
+    ]
+    assert len(found) == SAMPLES - 2
+
+
 def test_a_class_around_a_dataset_has_no_policy_for_its_own_code(packed: Packed) -> None:
     class Broken(Around):
         def __getitem__(self, i: int) -> Any:
