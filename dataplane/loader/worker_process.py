@@ -156,7 +156,9 @@ class _Child:
         self._is_closing = False
         self._is_woken = False
         self._was_idle = False
-        self._end: LoaderError | None = None
+        # Its words, and no error: one that was raised leads to the caller's frames, and what they
+        # hold, the pass that waits for this process among it.
+        self._end: tuple[str, str] | None = None
         try:
             ours, theirs = pair()
             self.connection = Connection(ours)
@@ -201,7 +203,7 @@ class _Child:
                 hint="start another one here",
             )
         if self._end is not None:
-            raise LoaderError(self._end.message, hint=self._end.hint)
+            raise self._ended()
         try:
             self._turn.pop()
         except IndexError:
@@ -227,8 +229,8 @@ class _Child:
             received = None
         except OSError as err:
             self.close()
-            self._end = LoaderError(f"{self} was ended, its answer cannot be received: {err}")
-            raise self._end from err
+            self._end = f"{self} was ended, its answer cannot be received: {err}", ""
+            raise self._ended() from err
         except BaseException:
             self.close()  # nobody waits for the answer any more
             raise
@@ -290,9 +292,14 @@ class _Child:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_GRACE_S)
         why, hint = _said_by(self.process.returncode)
-        self._end = LoaderError(f"{self} {why}", hint=hint)
+        self._end = f"{self} {why}", hint
         self.close()
-        return self._end
+        return self._ended()
+
+    def _ended(self) -> LoaderError:
+        assert self._end is not None
+        message, hint = self._end
+        return LoaderError(message, hint=hint or None)
 
 
 def _said_by(code: int | None) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from torch.utils.data import Subset, get_worker_info
 import dataplane as dp
 from tests.cache.fakes import wait_until
 from tests.datasets.packed import SAMPLES, Packed
+from tests.loader.test_lifetime import assert_no_loader_threads
 from tests.loader.test_user_copies import draw, drawn
 
 NAMES = ["fields/velocity", "global_data/mach"]
@@ -164,6 +166,8 @@ def test_a_process_that_is_killed_is_an_error_and_not_a_hang(dataset: dp.Dataset
     with pytest.raises(RuntimeError, match="dp-worker-0"):
         list(batches)
     del batches
+    gc.collect()
+    assert_no_loader_threads()  # a pass that nobody refers to ends, whatever was raised in it
     # The next pass has another process in its place.
     assert {int(other) for batch in loader for other in batch["pid"]}.isdisjoint({pid})
 
