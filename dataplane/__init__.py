@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     __version__: str
 
     from dataplane.cache import CacheConfig, CacheWarning
-    from dataplane.datasets import Dataset, collate, permutation, whole
+    from dataplane.datasets import (
+        ArrayForm,
+        Dataset,
+        Selection,
+        collate,
+        crop,
+        permutation,
+        points,
+        rows,
+        steps,
+        whole,
+    )
     from dataplane.errors import (
         BucketNotFound,
         CacheError,
@@ -47,6 +58,7 @@ if TYPE_CHECKING:
     from dataplane.stores import StoreConfig
 
 __all__ = [
+    "ArrayForm",
     "BucketNotFound",
     "CacheConfig",
     "CacheError",
@@ -67,6 +79,7 @@ __all__ = [
     "NoSpace",
     "NotFound",
     "ObjectChanged",
+    "Selection",
     "StoreConfig",
     "StoreError",
     "Throttled",
@@ -76,18 +89,33 @@ __all__ = [
     "Unavailable",
     "__version__",
     "collate",
+    "crop",
     "dali_ops",
     "dali_pipeline",
     "dali_source",
     "permutation",
+    "points",
+    "rows",
     "serve_metrics",
     "stats",
+    "steps",
     "whole",
 ]
 
 _MODULES = {
     "dataplane.cache": ("CacheConfig", "CacheWarning"),
-    "dataplane.datasets": ("Dataset", "collate", "permutation", "whole"),
+    "dataplane.datasets": (
+        "ArrayForm",
+        "Dataset",
+        "Selection",
+        "collate",
+        "crop",
+        "permutation",
+        "points",
+        "rows",
+        "steps",
+        "whole",
+    ),
     "dataplane.errors": (
         "BucketNotFound",
         "CacheError",

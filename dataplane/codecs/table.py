@@ -12,7 +12,7 @@ padding and never wanted. Tables are values; nothing here is shared or locked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
 
@@ -123,41 +123,19 @@ class ChunkTable:
         cls,
         *,
         shape: Sequence[int],
-        chunk_shape: Sequence[int],
-        dtype: np.dtype[Any] | type | str,
-        pipeline: Pipeline,
-        offsets: npt.NDArray[np.uint64],
-        nbytes: npt.NDArray[np.uint64],
-        fill_value: object = 0,
         box: Sequence[tuple[int, int]] | None = None,
-        source: int = 0,
-        source_start: int = 0,
-        destination: int = 0,
-        destination_start: Sequence[int] | None = None,
-        convert: Convert = Convert.NONE,
+        **arguments: Any,
     ) -> ChunkTable:
         """List the chunks of an array, or of a box of it, that touch at least one wanted element.
 
         Args:
             shape: elements per dimension; () for a scalar; at most MAX_DIMS dimensions.
-            chunk_shape: elements per dimension of a chunk.
-            dtype: element type, as stored.
-            pipeline: codec chain of the chunks.
-            offsets: uint64[chunks of the whole array], absolute, in C order over the chunk grid.
-            nbytes: uint64[same]; a chunk whose offset and length are both 2**64 - 1 is not stored.
-            fill_value: value of elements that are not stored, as a number or as in Zarr metadata.
             box: half-open range per dimension, within the shape; None for the whole array.
-            source: number of the buffer passed to `decode` that holds the encoded bytes.
-            source_start: absolute offset of that buffer's first byte.
-            destination: number of the array passed to `decode` that receives the elements.
-            destination_start: place of the box's first element in it; None for its origin.
-            convert: conversion of the elements while they are copied; the destination then
-                holds float32. It costs no second pass.
+            arguments: as for `for_region`.
 
         Raises:
             FormatError: the metadata contradicts itself.
-            ConfigError: the box is not within the array, there are too many dimensions, or the
-                conversion is not one of this element type.
+            ConfigError: the box is not within the array, or as `for_region`.
 
         Example:
             >>> from dataplane.codecs import parse_pipeline
@@ -168,6 +146,52 @@ class ChunkTable:
             >>> table.rows["chunk"].tolist(), table.rows["extent"][:, 0].tolist()
             ([0, 1], [1, 1])
         """
+        region = [(one,) for one in _check_box(shape, box)]
+        return cls.for_region(shape=shape, region=region, **arguments)
+
+    @classmethod
+    def for_region(
+        cls,
+        *,
+        shape: Sequence[int],
+        chunk_shape: Sequence[int],
+        dtype: np.dtype[Any] | type | str,
+        pipeline: Pipeline,
+        offsets: npt.NDArray[np.uint64],
+        nbytes: npt.NDArray[np.uint64],
+        region: Sequence[Sequence[tuple[int, int]]],
+        fill_value: object = 0,
+        source: int = 0,
+        source_start: int = 0,
+        destination: int = 0,
+        destination_start: Sequence[int] | None = None,
+        convert: Convert = Convert.NONE,
+    ) -> ChunkTable:
+        """List the chunks that the outer product of ranges touches.
+
+        Args:
+            shape: elements per dimension; () for a scalar; at most MAX_DIMS dimensions.
+            chunk_shape: elements per dimension of a chunk.
+            dtype: element type, as stored.
+            pipeline: codec chain of the chunks.
+            offsets: uint64[chunks of the whole array], absolute, in C order over the chunk grid.
+            nbytes: uint64[same]; a chunk whose offset and length are both 2**64 - 1 is not stored.
+            fill_value: value of elements that are not stored, as a number or as in Zarr metadata.
+            region: for each dimension half-open ranges, which lie one after another in the
+                destination. What reaches beyond the array is left out there, and its place stays
+                as it is: see `fill`. A chunk that two ranges of a dimension touch is listed twice.
+            source: number of the buffer passed to `decode` that holds the encoded bytes.
+            source_start: absolute offset of that buffer's first byte.
+            destination: number of the array passed to `decode` that receives the elements.
+            destination_start: place of the box's first element in it; None for its origin.
+            convert: conversion of the elements while they are copied; the destination then
+                holds float32. It costs no second pass.
+
+        Raises:
+            FormatError: the metadata contradicts itself.
+            ConfigError: a range ends before it begins, there are too many dimensions, or the
+                conversion is not one of this element type.
+        """
         element = np.dtype(dtype).newbyteorder("=")
         if element != pipeline.dtype:
             raise FormatError(f"an array of {element} has a codec chain for {pipeline.dtype}")
@@ -177,12 +201,13 @@ class ChunkTable:
                 f"not {element}"
             )
         grid = _check_grid(shape, chunk_shape, offsets, nbytes)
-        wanted = _check_box(shape, box)
         start = (0,) * len(grid) if destination_start is None else tuple(destination_start)
         if len(start) != len(grid) or any(s < 0 for s in start):
             raise ConfigError(f"destination_start {start} does not fit an array of shape {shape}")
-
-        axes = [_Axis.cut(lo, hi, size) for (lo, hi), size in zip(wanted, chunk_shape, strict=True)]
+        axes = [
+            _Axis.of(ranges, extent, size)
+            for ranges, extent, size in zip(region, shape, chunk_shape, strict=True)
+        ]
         counts = tuple(len(axis.index) for axis in axes)
         rows = np.zeros(counts, CHUNK_DTYPE)
         if rows.size == 0:
@@ -214,6 +239,40 @@ class ChunkTable:
             rows["fill"][:, : len(fill)] = np.frombuffer(fill, np.uint8)
         return cls(rows)
 
+    @classmethod
+    def fill(
+        cls,
+        boxes: Sequence[Sequence[tuple[int, int]]],
+        *,
+        dtype: np.dtype[Any] | type | str,
+        value: object,
+        destination: int = 0,
+    ) -> ChunkTable:
+        """List boxes of a destination that hold one value, which is read from nowhere.
+
+        Args:
+            boxes: half-open range per dimension, of the destination, for each box.
+            dtype: element type of the destination.
+            value: value of the elements.
+            destination: number of the array passed to `decode` that receives them.
+
+        Raises:
+            FormatError: the value does not fit the type.
+        """
+        element = np.dtype(dtype).newbyteorder("=")
+        rows = np.zeros(len(boxes), CHUNK_DTYPE)
+        content = fill_bytes(value, element)
+        rows["fill"][:, : len(content)] = np.frombuffer(content, np.uint8)
+        rows["codec"] = Codec.FILL
+        rows["destination"] = destination
+        rows["itemsize"] = element.itemsize
+        for row, box in zip(rows, boxes, strict=True):
+            row["ndim"] = len(box)
+            for axis, (start, stop) in enumerate(box):
+                row["chunk_shape"][axis] = row["extent"][axis] = stop - start
+                row["destination_start"][axis] = start
+        return cls(rows)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
@@ -225,7 +284,28 @@ class _Axis:
     target: npt.NDArray[np.intp]
 
     @classmethod
+    def of(cls, ranges: Sequence[tuple[int, int]], extent: int, size: int) -> _Axis:
+        """Cut several ranges, each of which lies behind the one before it."""
+        cuts, before = [], 0
+        for start, stop in ranges:
+            if stop < start:
+                raise ConfigError(f"the range {start} to {stop} ends before it begins")
+            lo, hi = max(start, 0), min(stop, extent)
+            cut = cls.cut(lo, hi, size)
+            cuts.append(replace(cut, target=cut.target + (before + lo - start)))
+            before += stop - start
+        if len(cuts) == 1:
+            return cuts[0]
+        return cls(
+            *(
+                np.concatenate([getattr(cut, name) for cut in cuts] or [np.empty(0, np.intp)])
+                for name in ("index", "start", "extent", "target")
+            )
+        )
+
+    @classmethod
     def cut(cls, lo: int, hi: int, size: int) -> _Axis:
+        """Cut one range that lies within the array."""
         index = np.arange(lo // size, -(-hi // size)) if hi > lo else np.empty(0, np.intp)
         origin = index * size
         start = np.maximum(lo - origin, 0)

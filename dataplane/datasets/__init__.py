@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dataplane.datasets.crops import crop
 from dataplane.datasets.order import global_order, permutation, rank_count, rank_positions
-from dataplane.datasets.selections import Selection, Whole, whole
+from dataplane.datasets.runs import points, rows, steps
+from dataplane.datasets.selections import ArrayForm, Selection, Whole, whole
 from dataplane.extras import missing_package
 
 if TYPE_CHECKING:
@@ -17,14 +19,19 @@ if TYPE_CHECKING:
     from dataplane.datasets.dataset import Dataset
 
 __all__ = [
+    "ArrayForm",
     "Dataset",
     "Selection",
     "Whole",
     "collate",
+    "crop",
     "global_order",
     "permutation",
+    "points",
     "rank_count",
     "rank_positions",
+    "rows",
+    "steps",
     "whole",
 ]
 

@@ -25,10 +25,16 @@ from dataplane.buffers import shared_pool
 from dataplane.codecs import ChunkTable, decode
 from dataplane.codecs.table import MAX_DIMS
 from dataplane.datasets.forms import Part
-from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
+from dataplane.datasets.layout import (
+    OFFSETS_SUFFIX,
+    WEIGHT_SUFFIX,
+    Arrangement,
+    ArrayLayout,
+)
 from dataplane.datasets.samples import (
     KEY,
     NOTHING,
+    TILE,
     ArraySample,
     FetchedSample,
     FetchedTogether,
@@ -36,6 +42,7 @@ from dataplane.datasets.samples import (
     describe_chunk,
     join_samples,
     separate_arrays,
+    weight_of,
 )
 from dataplane.stores import Buffer
 
@@ -135,7 +142,13 @@ def lay_out(
             destinations = [array[start:stop] for start, stop in itertools.pairwise(offsets)]
         for place, destination in zip(places, destinations, strict=True):
             place.append(destination)
+        if layout.is_weighted:
+            weights = [weight_of(part) for part in parts]
+            batch[layout.name + WEIGHT_SUFFIX] = torch.tensor(weights, dtype=torch.float64)
     rows, sources, describe = join_samples(samples, layouts)
+    tiles = [sample.plan.tile for sample in samples if sample.plan.tile is not None]
+    if tiles:
+        batch[TILE] = torch.tensor(tiles)
     batch[KEY] = Keys(sample.plan.key for sample in samples)
     return LaidOut(batch, rows, sources, [array for place in places for array in place], describe)
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, cast
 from dataplane.cache import CacheConfig, CacheWarning
 from dataplane.cache.admin import is_news, unusable_warning
 from dataplane.config import assemble
+from dataplane.datasets.draws import current_draws
 from dataplane.datasets.identity import identity_of
 from dataplane.datasets.layout import (
     ArrayLayout,
@@ -34,9 +35,11 @@ from dataplane.datasets.layout import (
     resolve_selections,
 )
 from dataplane.datasets.plan import Planner
-from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader, check_policy
+from dataplane.datasets.reader import SAMPLE_ERRORS, ErrorPolicy, SampleReader, check_policy
 from dataplane.datasets.runtime import Runtime, cached_reader, describe_shards
 from dataplane.datasets.samples import KEY, ArraySample, separate_arrays
+from dataplane.datasets.selections import Whole, as_count
+from dataplane.datasets.tiling import number_samples
 from dataplane.errors import ConfigError, DataplaneError, MissingPackage, NotFound, StoreError
 from dataplane.extras import install_hint
 from dataplane.shards import DatasetIndex
@@ -104,14 +107,18 @@ class Dataset(_MapDataset):
 
     Args:
         url: URL of the dataset: `s3://bucket/cars`, `file:///data/cars`, a path, …
-        arrays: names of the arrays to read, or a selection by name; every sample must have them. By
-            default a sample is all the arrays that it has.
+        arrays: names of the arrays to read, or a selection by name (`whole`, `crop`, `points`,
+            `rows`, `steps`, or your own `Selection`); every sample must have them. By default a
+            sample is all the arrays that it has.
         transform: function called with each sample; what it returns takes the sample's place.
         cache: a `CacheConfig`, a directory, or False for none; by default the user's cache.
         store: configuration of the store; by default from the environment and configuration file.
         errors: policy for corrupt or missing samples: `raise`, `skip` (in batches; a single
             index still raises) or `replace` by the next sample.
         transform_errors: policy for samples whose transform raises, in a `DataLoader`; likewise.
+        samples_per_read: looks at each sample, which random selections make different: the dataset
+            is as many times as long, with those of a sample next to each other. A `DataLoader`
+            that shuffles spreads them (docs/loader.md).
 
     Raises:
         ConfigError: an argument cannot be used; an unknown array comes with similar names.
@@ -135,6 +142,7 @@ class Dataset(_MapDataset):
         store: StoreConfig | None = None,
         errors: str = "raise",
         transform_errors: str = "raise",
+        samples_per_read: int = 1,
     ) -> None:
         self.url = os.fspath(_checked_argument("url", url, (str, os.PathLike), "a URL or a path"))
         if transform is not None and not callable(transform):
@@ -151,23 +159,33 @@ class Dataset(_MapDataset):
         self.index, self._shards = self._load_index()
         self.selections = resolve_selections(arrays, self.index.array_names)
         self._required = arrays is not None
+        self.samples_per_read = as_count("samples_per_read", samples_per_read)
+        self.numbering = number_samples(self.index, self.selections, self.samples_per_read)
         self._opened = OpenedReader()
         self._layouts: tuple[ArrayLayout, ...] | None = None
         self._identity: str | None = None
+        if not all(isinstance(selection, Whole) for selection in self.selections.values()):
+            _ = self.layouts  # what does not fit an array is said here, and not at the first step
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.numbering)
 
     def __repr__(self) -> str:
         names = list(self.array_names)
         shown = ", ".join(names[:_SHOWN_ARRAYS])
         more = f", … ({len(names)})" if len(names) > _SHOWN_ARRAYS else ""
-        return f"<Dataset {self.url}: {len(self):,} samples of {shown}{more}>"
+        of = "" if self.numbering.is_plain else f" from {self.numbering.samples:,}"
+        return f"<Dataset {self.url}: {len(self):,} samples{of} of {shown}{more}>"
 
     @property
     def keys(self) -> Sequence[str]:
-        """Keys of the samples, in order."""
+        """Keys of the samples, in order; those of the dataset on disk, each once."""
         return self.index.keys
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a selection draws at random."""
+        return any(selection.is_random for selection in self.selections.values())
 
     @property
     def array_names(self) -> tuple[str, ...]:
@@ -210,7 +228,7 @@ class Dataset(_MapDataset):
         Raises:
             IndexError: there is no such sample.
         """
-        return self.index[self._checked(i)].attributes
+        return self.index[self.numbering.split(self._checked(i))[0]].attributes
 
     def __getitem__(self, i: int) -> Sample:
         tensors_of = _tensors_of()  # first, so that nothing is downloaded in vain
@@ -224,7 +242,7 @@ class Dataset(_MapDataset):
         if type(self).__getitem__ is not Dataset.__getitem__:
             return [self[i] for i in indices]
         tensors_of = _tensors_of()
-        samples = self._load(self.reader(), [self._checked(i) for i in indices])
+        samples = self._load(self._drawing(), [self._checked(i) for i in indices])
         return self._transformed([tensors_of(sample) for sample in samples])
 
     def numpy(self, i: int) -> ArraySample:
@@ -294,31 +312,30 @@ class Dataset(_MapDataset):
             sizes=self.index.shards,
             counters=self.counters,
         )
-        planner = Planner(self.index, self.selections, runtime.describe, required=self._required)
+        planner = Planner(
+            self.index,
+            self.selections,
+            runtime.describe,
+            required=self._required,
+            numbering=self.numbering,
+        )
         return SampleReader(
-            runtime,
-            planner,
-            self.layouts,
-            policy=self.errors,
-            length=len(self),
-            counters=self.counters,
+            runtime, planner, self.layouts, policy=self.errors, counters=self.counters
         )
 
-    def _load_one(self, i: int) -> ArraySample:
+    def _drawing(self, policy: ErrorPolicy | None = None) -> SampleReader:
+        """Return the reader for samples that are asked for one by one."""
         reader = self.reader()
+        if not self.is_random and policy is None:
+            return reader
+        return reader.drawing(current_draws() if self.is_random else None, policy)
+
+    def _load_one(self, i: int) -> ArraySample:
         position = self._checked(i)
-        samples = self._load(reader, [position])
+        samples = self._load(self._drawing(), [position])
         if not samples:
             # The policy left it out, but a single index has nothing to be left out of.
-            single = SampleReader(
-                reader.runtime,
-                reader.planner,
-                reader.layouts,
-                policy="raise",
-                length=len(self),
-                counters=self.counters,
-            )
-            samples = self._load(single, [position])
+            samples = self._load(self._drawing("raise"), [position])
         return samples[0]
 
     def _load(self, reader: SampleReader, positions: list[int]) -> list[ArraySample]:

@@ -46,10 +46,12 @@ class Part:
     Attributes:
         shape: shape of the selection.
         dtype: type of its elements, native byte order.
+        weight: how many elements each one stands for, of a random sample of them; None for others.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    weight: float | None = None
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,9 @@ meet in a batch, so a training step sees the same structure every time:
   sample `b` is `[offsets[b], offsets[b + 1])`.
 - listed: other extents, the number of dimensions or the element type vary: a list of B tensors.
 
+Beside an array of which a random sample of elements is taken there is `<name>.weight`, float64[B]:
+how many elements each one stands for.
+
 When arrays are named, every sample must have them. When they are not, a sample is what it has: an
 array that some samples lack is ragged, with no elements for those, or listed, with None for them.
 
@@ -23,15 +26,21 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
-from dataplane.datasets.selections import Selection, box_shape, whole
+from dataplane.datasets.array_forms import form_of_array, samples_of_distinct_form
+from dataplane.datasets.selections import (
+    ArrayForm,
+    Selection,
+    WeightedSelection,
+    region_shape,
+    whole,
+)
 from dataplane.errors import ConfigError, FormatError
 from dataplane.shards import DatasetIndex
 
 __all__ = [
     "OFFSETS_SUFFIX",
+    "WEIGHT_SUFFIX",
     "Arrangement",
     "ArrayLayout",
     "ArraysArgument",
@@ -41,6 +50,7 @@ __all__ = [
 ]
 
 OFFSETS_SUFFIX = ".offsets"
+WEIGHT_SUFFIX = ".weight"
 
 ArraysArgument: TypeAlias = Sequence[str] | Mapping[str, Selection] | None
 """Names of arrays, or a selection by name, or None for all arrays whole."""
@@ -74,12 +84,14 @@ class ArrayLayout:
         dtype: type of its elements; None when listed.
         shape: shape of a sample's selection; when ragged, without its first extent; empty when
             listed.
+        is_weighted: whether each element of it stands for several.
     """
 
     name: str
     arrangement: Arrangement
     dtype: np.dtype[Any] | None
     shape: tuple[int, ...]
+    is_weighted: bool = False
 
 
 def resolve_selections(arrays: ArraysArgument, known: Sequence[str]) -> dict[str, Selection]:
@@ -117,7 +129,7 @@ def resolve_selections(arrays: ArraysArgument, known: Sequence[str]) -> dict[str
         if not isinstance(selection, Selection):
             raise ConfigError(
                 f"arrays[{name!r}] is not a selection but {selection!r}",
-                hint="use dataplane.whole()",
+                hint="use dataplane.whole(), crop(), points(), rows() or steps()",
             )
     return chosen
 
@@ -134,16 +146,15 @@ def find_layouts(
 
     Raises:
         FormatError: an array has an element type that torch has none for.
+        ConfigError: a selection does not fit an array.
     """
-    forms: dict[str, dict[tuple[np.dtype[Any], tuple[int, ...]], str]] = {
-        name: {} for name in selections
-    }
-    for number in _samples_of_distinct_form(index):
+    forms: dict[str, dict[tuple[np.dtype[Any], ArrayForm], str]] = {name: {} for name in selections}
+    for number in samples_of_distinct_form(index):
         entry = index[number]
         for name, seen in forms.items():
             array = entry.arrays.get(name)
             if array is not None:
-                seen.setdefault((array.meta.dtype, array.meta.shape), entry.key)
+                seen.setdefault((array.meta.dtype, form_of_array(entry, array)), entry.key)
     partial = set() if required else _partial_arrays(index)
     return tuple(
         _layout(name, selection, forms[name], partial=name in partial)
@@ -157,41 +168,10 @@ def _partial_arrays(index: DatasetIndex) -> set[str]:
     return {str(row["values"]) for row in names.to_pylist() if row["counts"] != len(index)}
 
 
-def _samples_of_distinct_form(index: DatasetIndex) -> list[int]:
-    """Return samples that together show every (array, element type, shape) of the dataset.
-
-    Works on the columns of the index: making an entry for each of 10^5 samples would take seconds.
-    """
-    table = index.table
-    if table.num_rows == 0:
-        return []
-    names, kinds = _codes(table.column("array")), _codes(table.column("dtype"))
-    shapes: Any = table.column("shape").combine_chunks()
-    bounds = shapes.offsets.to_numpy()
-    extents = shapes.values.to_numpy()
-    dimensions = np.diff(bounds)
-    rows: list[int] = []
-    for count in np.unique(dimensions):
-        same = np.flatnonzero(dimensions == count)
-        places = bounds[same][:, None] + np.arange(count)
-        form = np.column_stack((names[same], kinds[same], extents[places].astype(np.int64)))
-        rows.extend(same[np.unique(form, axis=0, return_index=True)[1]].tolist())
-    numbers = table.column("sample_index").to_numpy()[rows]
-    return [int(number) for number in np.unique(numbers)]
-
-
-def _codes(column: Any) -> npt.NDArray[np.int64]:
-    """Number the distinct texts of a column."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    codes: npt.NDArray[np.int64] = column.combine_chunks().indices.to_numpy().astype(np.int64)
-    return codes
-
-
 def _layout(
     name: str,
     selection: Selection,
-    forms: Mapping[tuple[np.dtype[Any], tuple[int, ...]], str],
+    forms: Mapping[tuple[np.dtype[Any], ArrayForm], str],
     *,
     partial: bool,
 ) -> ArrayLayout:
@@ -205,15 +185,31 @@ def _layout(
                 hint="name the arrays to read with arrays=[...], without this one",
             )
         dtypes.add(native)
-    shapes = {box_shape(selection.boxes(shape, draw=0)) for _, shape in forms}
+    shapes = {_shape(selection, form, key) for (_, form), key in forms.items()}
+    is_weighted = isinstance(selection, WeightedSelection) and any(
+        selection.weight(form) is not None for _, form in forms
+    )
     if len(dtypes) == 1:
         (dtype,) = dtypes
         if len(shapes) == 1 and not partial:
-            return ArrayLayout(name, Arrangement.STACKED, dtype, next(iter(shapes)))
+            shape = next(iter(shapes))
+            return ArrayLayout(name, Arrangement.STACKED, dtype, shape, is_weighted)
         tails = {shape[1:] for shape in shapes}
         if len(tails) == 1 and all(shapes):
-            return ArrayLayout(name, Arrangement.RAGGED, dtype, next(iter(tails)))
-    return ArrayLayout(name, Arrangement.LISTED, None, ())
+            return ArrayLayout(name, Arrangement.RAGGED, dtype, next(iter(tails)), is_weighted)
+    return ArrayLayout(name, Arrangement.LISTED, None, (), is_weighted)
+
+
+def _shape(selection: Selection, form: ArrayForm, key: str) -> tuple[int, ...]:
+    """Return the shape of what is selected of an array.
+
+    Raises:
+        ConfigError: the selection does not fit it.
+    """
+    try:
+        return region_shape(selection.region(form, draw=0))
+    except ConfigError as err:
+        raise ConfigError(f"sample {key!r}: {err.message}", hint=err.hint) from None
 
 
 def joint_layouts(layouts: Sequence[Sequence[ArrayLayout]]) -> tuple[ArrayLayout, ...]:
@@ -231,9 +227,10 @@ def _joint(forms: Sequence[ArrayLayout]) -> ArrayLayout:
         form.shape[1:] if form.arrangement is Arrangement.STACKED else form.shape for form in forms
     }
     scalar = any(form.arrangement is Arrangement.STACKED and not form.shape for form in forms)
+    is_weighted = any(form.is_weighted for form in forms)
     if None in dtypes or len(dtypes) > 1 or len(tails) > 1 or scalar:
-        return ArrayLayout(first.name, Arrangement.LISTED, None, ())
-    return ArrayLayout(first.name, Arrangement.RAGGED, first.dtype, tails.pop())
+        return ArrayLayout(first.name, Arrangement.LISTED, None, (), is_weighted)
+    return ArrayLayout(first.name, Arrangement.RAGGED, first.dtype, tails.pop(), is_weighted)
 
 
 def _unknown_array(name: str, known: Sequence[str]) -> ConfigError:

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from dataplane.cache.read.ranges import ROUND_TRIP_BYTES, merge_ranges
 from dataplane.codecs import Codec, join_rows
 from dataplane.datasets.forms import FormTable, Part, SamplesPlan
-from dataplane.datasets.selections import Selection
+from dataplane.datasets.numbering import Numbering
+from dataplane.datasets.selections import Selection, Whole
 from dataplane.datasets.tables import SampleTables
 from dataplane.errors import FormatError
 from dataplane.shards import DatasetIndex
@@ -35,6 +36,9 @@ from dataplane.stores.base import ObjectInfo
 __all__ = ["Part", "Planner", "SamplePlan"]
 
 MAX_KEPT_BYTES = 64 << 20
+PARTIAL_GAP_BYTES = 16 << 10
+"""Chunks of a part this close are read together: what lies between is fetched for nothing."""
+
 _PLAN_OVERHEAD_BYTES = 4096
 
 
@@ -43,8 +47,8 @@ class SamplePlan:
     """Plan of what to read and decode for one sample.
 
     Attributes:
-        index: number of the sample in the dataset.
-        key: its key.
+        index: number in the dataset.
+        key: key of the sample.
         shard: object that holds it.
         parts: part of each selected array; None for an array that the sample lacks.
         spans: byte ranges of the shard to read, in order, apart from each other.
@@ -52,6 +56,8 @@ class SamplePlan:
             the selected array, `source` is 0.
         packed_bytes: length of all spans together.
         samples: index of the dataset.
+        sample: number of the sample in the index.
+        tile: number of the tile of it; None where it is not tiled.
     """
 
     index: int
@@ -62,11 +68,13 @@ class SamplePlan:
     rows: npt.NDArray[Any]
     packed_bytes: int
     samples: DatasetIndex
+    sample: int
+    tile: int | None = None
 
     @property
     def entry(self) -> SampleEntry:
         """What the index says about the sample; made anew."""
-        return self.samples[self.index]
+        return self.samples[self.sample]
 
     def shard_offset(self, packed_offset: int) -> int:
         """Return where a byte of the packed spans lies in the shard."""
@@ -90,9 +98,12 @@ class Planner:
         selections: selections by array name.
         describe: function from a shard to the object that it is.
         required: whether a sample that lacks an array is an error.
+        numbering: what the numbers of the dataset stand for.
 
     Attributes:
-        forms: forms of the samples; None where selections draw at random.
+        forms: forms of the samples; None where selections draw at random or are tiled.
+        is_random: whether a selection draws at random.
+        numbering: as given.
     """
 
     def __init__(
@@ -102,17 +113,21 @@ class Planner:
         describe: Callable[[str], ObjectInfo],
         *,
         required: bool,
+        numbering: Numbering,
     ) -> None:
+        self.numbering = numbering
         self._index = index
         self._describe = describe
         self._tables = SampleTables(index, selections, required=required)
-        self._keep = not any(selection.is_random for selection in selections.values())
+        self.is_random = any(selection.is_random for selection in selections.values())
+        self._keep = not self.is_random
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, SamplePlan] = OrderedDict()
         self._kept_bytes = 0
-        self._gap_bytes = ROUND_TRIP_BYTES
+        is_whole = all(isinstance(selection, Whole) for selection in selections.values())
+        self._gap_bytes = ROUND_TRIP_BYTES if is_whole else PARTIAL_GAP_BYTES
         self.forms: FormTable | None = None
-        if self._keep:
+        if self._keep and numbering.is_plain:
             self.forms = FormTable(
                 index.chunks,
                 len(index),
@@ -122,10 +137,11 @@ class Planner:
             )
 
     def plan(self, index: int, *, draw: int = 0) -> SamplePlan:
-        """Return the plan of a sample.
+        """Return the plan of a sample, by its number in the dataset.
 
         Raises:
             MissingArray: the sample lacks a selected array.
+            ConfigError: a selection does not fit an array.
             FormatError: the index says what cannot be.
             NotFound: there is no such shard.
         """
@@ -159,16 +175,27 @@ class Planner:
         return self._index.chunks.shards[number]
 
     def _make(self, index: int, draw: int) -> SamplePlan:
-        one = np.array([index if 0 <= index < len(self._index) else 0])
-        if index == one[0] and (together := self.plan_many(one)) is not None:
-            return self._single(together)
-        entry = self._index[index]
-        parts, tables = self._tables.of(entry, draw)
+        sample, part = self.numbering.split(index)
+        if self.forms is not None and 0 <= index < len(self._index):
+            together = self.forms.plan(np.array([index]))
+            if together is not None:
+                return self._single(together)
+        entry = self._index[sample]
+        parts, tables = self._tables.of(entry, draw, part)
         rows = join_rows(tables)
         info = self._describe(entry.shard)
         spans, packed_bytes = _pack(rows, info, entry, self._gap_bytes)
         return SamplePlan(
-            index, entry.key, entry.shard, parts, spans, rows, packed_bytes, self._index
+            index,
+            entry.key,
+            entry.shard,
+            parts,
+            spans,
+            rows,
+            packed_bytes,
+            self._index,
+            sample,
+            part if self.numbering.is_tiled else None,
         )
 
     def _single(self, together: SamplesPlan) -> SamplePlan:
@@ -185,6 +212,7 @@ class Planner:
             rows,
             stop - start,
             self._index,
+            index,
         )
 
 

@@ -30,6 +30,7 @@ from dataplane.buffers import shared_pool
 from dataplane.cache import CachedObject, PlannedRead, PlannedTable
 from dataplane.cache.read.ranges import pack_ranges
 from dataplane.codecs import Codec, join_rows
+from dataplane.datasets.draws import Draws
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
@@ -45,7 +46,14 @@ from dataplane.errors import (
 )
 from dataplane.telemetry import Counters, logger
 
-__all__ = ["SAMPLE_ERRORS", "ErrorPolicy", "SampleReader", "check_policy"]
+__all__ = [
+    "SAMPLE_ERRORS",
+    "ErrorPolicy",
+    "Looked",
+    "SampleReader",
+    "check_policy",
+    "looks_of",
+]
 
 ErrorPolicy: TypeAlias = Literal["raise", "skip", "replace"]
 
@@ -79,8 +87,11 @@ class SampleReader:
         planner: planner of the dataset.
         layouts: layouts of the selected arrays.
         policy: error policy for samples that cannot be read.
-        length: length of the dataset.
         counters: counters for `dataset_samples_skipped`, `…_replaced`, `…_reread`.
+        draws: what random selections draw from; None where there are none.
+
+    Attributes:
+        draws: likewise.
     """
 
     def __init__(
@@ -90,48 +101,65 @@ class SampleReader:
         layouts: Sequence[ArrayLayout],
         *,
         policy: ErrorPolicy,
-        length: int,
         counters: Counters,
+        draws: Draws | None = None,
     ) -> None:
         self.runtime = runtime
         self.planner = planner
         self.layouts = layouts
         self.policy = policy
-        self._length = length
+        self._length = len(planner.numbering)
         self._counters = counters
+        self.draws = draws if planner.is_random else None
+
+    def drawing(self, draws: Draws | None, policy: ErrorPolicy | None = None) -> SampleReader:
+        """Return this reader with draws of its own, and perhaps another policy."""
+        return SampleReader(
+            self.runtime,
+            self.planner,
+            self.layouts,
+            policy=self.policy if policy is None else policy,
+            counters=self._counters,
+            draws=draws,
+        )
+
+    def is_of(self, other: SampleReader) -> bool:
+        """Whether `other` reads the same samples of the same dataset, whatever it draws."""
+        return self.planner is other.planner
 
     @property
     def mean_sample_bytes(self) -> int:
-        """Stored size of a sample with all its arrays, on average."""
-        return self.runtime.stored_bytes // max(self._length, 1)
+        """Stored size of a sample with all its arrays, on average; of a part, at most that."""
+        return self.runtime.stored_bytes // max(self.planner.numbering.samples, 1)
 
-    def fetch(self, indices: Iterable[int]) -> Sequence[FetchedSample]:
+    def fetch(self, indices: Sequence[int]) -> Sequence[FetchedSample]:
         """Read the bytes of samples, recovered by the policy where they have no plan.
 
         Small samples come as a `FetchedTogether`, read and planned together.
 
+        Args:
+            indices: numbers of the dataset, perhaps `Looked`.
+
         Raises:
             DataplaneError: a sample cannot be read and the policy is to raise.
         """
-        wanted = list(indices)
         try:
-            return self.fetch_all(wanted)
+            return self.fetch_all(indices)
         except SAMPLE_ERRORS:
-            return self.recover(wanted)
+            return self.recover(indices)
 
-    def fetch_all(self, indices: Iterable[int]) -> Sequence[FetchedSample]:
+    def fetch_all(self, indices: Sequence[int]) -> Sequence[FetchedSample]:
         """Read the bytes of samples, all of them.
 
         Raises:
             DataplaneError: a sample cannot be read.
         """
-        wanted = list(indices)
-        together = self._fetch_together(wanted)
+        together = self._fetch_together(indices)
         if together is not None:
             return together
-        return [self._fetch(self.planner.plan(index)) for index in wanted]
+        return [self._fetch(plan) for plan in self._plans(indices)]
 
-    def recover(self, indices: Iterable[int]) -> list[FetchedSample]:
+    def recover(self, indices: Sequence[int]) -> list[FetchedSample]:
         """Read samples one by one, check that each decodes, and apply the policy to the others.
 
         Raises:
@@ -140,26 +168,29 @@ class SampleReader:
         """
         recovered = [
             self.first_sound(
-                (self, (index + ahead) % self._length) for ahead in range(self._length)
+                ((self, (index + ahead) % self._length) for ahead in range(self._length)), look
             )
-            for index in indices
+            for index, look in zip(indices, _each(indices), strict=True)
         ]
         return [sample for sample in recovered if sample is not None]
 
-    def first_sound(self, candidates: Iterable[tuple[SampleReader, int]]) -> FetchedSample | None:
+    def first_sound(
+        self, candidates: Iterable[tuple[SampleReader, int]], look: int = 0
+    ) -> FetchedSample | None:
         """Return the first of some samples that can be read, if the policy tries any further.
 
         Args:
             candidates: the sample that was asked for, then those that may replace it.
+            look: which look at the sample this is.
 
         Raises:
             DataplaneError: the first cannot be read and the policy is to raise.
             LoaderError: too many in a row cannot.
         """
         tried: list[int] = []
-        for reader, index in itertools.islice(candidates, MAX_REPLACEMENTS):
+        for reader, index in itertools.islice(_other_samples(candidates), MAX_REPLACEMENTS):
             try:
-                return reader._verified(index)
+                return reader._verified(index, look)
             except SAMPLE_ERRORS as err:
                 if self.policy == "raise":
                     raise
@@ -173,13 +204,13 @@ class SampleReader:
             hint="see the log for each of them; the dataset is damaged",
         )
 
-    def planned(self, index: int, step: int, epoch: int = 0) -> list[PlannedRead]:
+    def planned(self, index: int, step: int, epoch: int = 0, *, look: int = 0) -> list[PlannedRead]:
         """Return the reads of a sample for the cache to make in advance.
 
         A sample without a plan gives none: its error belongs to the step that needs it.
         """
         try:
-            plan = self.planner.plan(index)
+            plan = self.planner.plan(index, draw=self._draw(index, look, epoch))
             source = self.runtime.object(plan.shard)
         except SAMPLE_ERRORS:
             return []
@@ -190,7 +221,13 @@ class SampleReader:
     def planned_many(
         self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
     ) -> Iterator[PlannedRead | PlannedTable]:
-        """Yield the reads of several batches, each of a step, as `planned` does for a sample."""
+        """Yield the reads of several batches, each of a step, as `planned` does for a sample.
+
+        Args:
+            batches: numbers of the dataset; a batch may be `Looked`.
+            first_step: step of the first batch.
+            epoch: how many epochs later than this reader's draws they are read.
+        """
         indices = [index for batch in batches for index in batch]
         counts = [len(batch) for batch in batches]
         steps = np.repeat(np.arange(first_step, first_step + len(batches)), counts)
@@ -204,12 +241,14 @@ class SampleReader:
             if has[run].any():
                 yield self._planned_together(places[run], steps[run], epoch)
                 continue
+            looks = _joined_looks(batches) if self.draws is not None else None
             for place in run.tolist():
-                yield from self._planned_alone(indices[place], int(steps[place]), epoch)
+                look = 0 if looks is None else int(looks[place])
+                yield from self._planned_alone(indices[place], int(steps[place]), epoch, look)
 
-    def _planned_alone(self, index: int, step: int, epoch: int) -> list[PlannedRead]:
+    def _planned_alone(self, index: int, step: int, epoch: int, look: int) -> list[PlannedRead]:
         try:
-            return self.planned(index, step, epoch)
+            return self.planned(index, step, epoch, look=look)
         except (DataplaneError, IndexError, TypeError):
             # Whatever is wrong, with a sample or with an index that a sampler made up, belongs
             # to the step that needs it, which will meet it.
@@ -238,11 +277,26 @@ class SampleReader:
         except DataplaneError:
             return None
 
-    def _are_samples(self, indices: list[int]) -> bool:
+    def _plans(self, indices: Sequence[int]) -> Iterator[SamplePlan]:
+        """Yield the plan of each sample."""
+        if self.draws is None:
+            yield from map(self.planner.plan, indices)
+            return
+        for index, look in zip(indices, _each(indices), strict=True):
+            yield self.planner.plan(index, draw=self._draw(index, look))
+
+    def _draw(self, index: int, look: int, epoch: int = 0) -> int:
+        """Return the randomness of a sample's selections."""
+        if self.draws is None:
+            return 0
+        sample, part = self.planner.numbering.split(index)
+        return int(self.draws.later(epoch).of(sample, look, part)[0])
+
+    def _are_samples(self, indices: Sequence[int]) -> bool:
         """Whether these are numbers of samples."""
         return bool(indices) and 0 <= min(indices) <= max(indices) < self._length
 
-    def _fetch_together(self, indices: list[int]) -> FetchedTogether | None:
+    def _fetch_together(self, indices: Sequence[int]) -> FetchedTogether | None:
         """Read samples into one piece of memory; None where they are better read one by one."""
         cache = self.runtime.cache
         if cache is None or not self._are_samples(indices):
@@ -278,8 +332,8 @@ class SampleReader:
             read(plan.shard, plan.spans, packed)
         return FetchedSample(plan, (packed.data,), plan.rows)
 
-    def _verified(self, index: int) -> FetchedSample:
-        plan = self.planner.plan(index)
+    def _verified(self, index: int, look: int) -> FetchedSample:
+        plan = self.planner.plan(index, draw=self._draw(index, look))
         sample = self._fetch(plan)
         try:
             separate_arrays([sample], self.layouts)
@@ -296,12 +350,50 @@ class SampleReader:
         self._counters.add(f"dataset_samples_{done}", 1)
         where = f"sample number {index}"
         try:
-            plan = reader.planner.plan(index)
+            plan = reader.planner.plan(index, draw=reader._draw(index, 0))
         except SAMPLE_ERRORS:
             pass
         else:
             where = f"{plan.key!r} in {plan.shard} at byte {plan.entry.zip_start}"
         logger.warning("%s %s: %s", done, where, err)
+
+
+class Looked(list[int]):
+    """Numbers of an order that may give one several times, each with which look at it this is."""
+
+    def __init__(self, numbers: Iterable[int], looks: Sequence[int]) -> None:
+        super().__init__(numbers)
+        self.looks = looks
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Looked, (list(self), self.looks))
+
+
+def looks_of(batch: Sequence[int]) -> Sequence[int] | None:
+    """Return the looks of a batch, or None where each of its samples is given once."""
+    return batch.looks if isinstance(batch, Looked) else None
+
+
+def _joined_looks(batches: Sequence[Sequence[int]]) -> list[int]:
+    """Return the looks of batches, one after another."""
+    return [look for batch in batches for look in _each(batch)]
+
+
+def _each(batch: Sequence[int]) -> Sequence[int]:
+    looks = looks_of(batch)
+    return [0] * len(batch) if looks is None else looks
+
+
+def _other_samples(
+    candidates: Iterable[tuple[SampleReader, int]],
+) -> Iterator[tuple[SampleReader, int]]:
+    """Yield the first candidate, and of the others one of each sample but its own."""
+    before: tuple[SampleReader, int] | None = None
+    for reader, index in candidates:
+        sample = reader.planner.numbering.split(index)[0]
+        if before is None or before != (reader, sample):
+            before = (reader, sample)
+            yield reader, index
 
 
 def _viewed(plan: SamplePlan, source: CachedObject) -> FetchedSample:

@@ -16,14 +16,15 @@ import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
 from dataplane.codecs import ChunkTable, decode, join_rows
-from dataplane.datasets.forms import SamplesPlan
-from dataplane.datasets.layout import ArrayLayout
+from dataplane.datasets.forms import Part, SamplesPlan
+from dataplane.datasets.layout import WEIGHT_SUFFIX, ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.stores.base import Buffer
 
 __all__ = [
     "KEY",
     "NOTHING",
+    "TILE",
     "ArraySample",
     "FetchedSample",
     "FetchedTogether",
@@ -34,10 +35,14 @@ __all__ = [
     "join_samples",
     "packed_bytes",
     "separate_arrays",
+    "weight_of",
 ]
 
 KEY = "__key__"
 """Name under which a sample or batch holds its key or keys."""
+
+TILE = "__tile__"
+"""Name under which one of a tiled dataset holds the number of its tile, or numbers: int64[B]."""
 
 
 class Keys(list[str]):
@@ -144,11 +149,20 @@ def separate_arrays(
                 array = shared_pool().array(part.shape, part.dtype)
                 result[layout.name] = array
                 place.append(array)
+            if layout.is_weighted:
+                result[layout.name + WEIGHT_SUFFIX] = np.array(weight_of(part))
         places.append(place)
+        if sample.plan.tile is not None:
+            result[TILE] = np.array(sample.plan.tile)
         result[KEY] = sample.plan.key
         results.append(result)
     decode_samples(samples, places, layouts, threads)
     return results
+
+
+def weight_of(part: Part | None) -> float:
+    """Return how many elements each one of a part stands for: 1 where it is no sample of them."""
+    return 1.0 if part is None or part.weight is None else part.weight
 
 
 def decoded_bytes(samples: Sequence[FetchedSample]) -> int:

@@ -14,9 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.codecs import ChunkTable, Pipeline, join_rows, parse_pipeline
+from dataplane.datasets.array_forms import form_of_array
 from dataplane.datasets.forms import Form, Part
-from dataplane.datasets.selections import Selection, box_shape
-from dataplane.errors import FormatError, MissingArray
+from dataplane.datasets.regions import Box, check_region, outside
+from dataplane.datasets.selections import (
+    Region,
+    Selection,
+    WeightedSelection,
+    is_tiled,
+    padding_of,
+    region_shape,
+)
+from dataplane.errors import ConfigError, FormatError, MissingArray
 from dataplane.shards import DatasetIndex
 from dataplane.shards.model import ArrayEntry, SampleEntry
 
@@ -41,18 +50,20 @@ class SampleTables:
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
 
     def of(
-        self, entry: SampleEntry, draw: int, *, stored: bool = False
+        self, entry: SampleEntry, draw: int, tile: int = 0, *, stored: bool = False
     ) -> tuple[tuple[Part | None, ...], list[npt.NDArray[Any]]]:
-        """Return the parts of a sample and the rows of its chunks, by array and box.
+        """Return the parts of a sample and the rows of its chunks, by array.
 
         Args:
             entry: the sample.
             draw: randomness of the selections.
+            tile: number of the tile, for those that are tiled.
             stored: whether to take every chunk for one that is stored, without a place.
 
         Raises:
             MissingArray: the sample lacks a selected array.
             FormatError: the index says what cannot be.
+            ConfigError: a selection does not fit an array.
         """
         tables: list[npt.NDArray[Any]] = []
         parts: list[Part | None] = []
@@ -74,12 +85,12 @@ class SampleTables:
             if stored:
                 nothing = np.zeros(len(array.chunk_offsets), np.uint64)
                 array = replace(array, chunk_offsets=nothing, chunk_nbytes=nothing)
-            boxes = selection.boxes(array.meta.shape, draw=draw)
-            parts.append(Part(box_shape(boxes), array.meta.dtype.newbyteorder("=")))
-            first = 0
-            for box in boxes:
-                tables.append(self._table(array, box, number, first).rows)
-                first += box[0][1] - box[0][0] if box else 0
+            region = self._region(entry, array, selection, tile if is_tiled(selection) else draw)
+            dtype = array.meta.dtype.newbyteorder("=")
+            parts.append(Part(region_shape(region), dtype, self._weight(entry, array, selection)))
+            tables.append(self._table(array, region, number).rows)
+            if beyond := outside(region, array.meta.shape):
+                tables.append(_padding(array, beyond, padding_of(selection), number).rows)
         return tuple(parts), tables
 
     def form(self, index: int) -> Form:
@@ -97,11 +108,24 @@ class SampleTables:
         of_array = np.array([firsts.get(name, 0) for name in self._selections], np.int64)
         return Form(parts, rows, of_array[rows["destination"]] + rows["chunk"].astype(np.int64))
 
-    def _table(
-        self, array: ArrayEntry, box: Sequence[tuple[int, int]], number: int, first: int
-    ) -> ChunkTable:
+    @staticmethod
+    def _region(entry: SampleEntry, array: ArrayEntry, selection: Selection, draw: int) -> Region:
+        try:
+            region = selection.region(form_of_array(entry, array), draw=draw)
+        except ConfigError as err:
+            raise ConfigError(f"sample {entry.key!r}: {err.message}", hint=err.hint) from None
+        check_region(region, array.meta.shape, selection, array.name)
+        return region
+
+    @staticmethod
+    def _weight(entry: SampleEntry, array: ArrayEntry, selection: Selection) -> float | None:
+        if not isinstance(selection, WeightedSelection):
+            return None
+        return selection.weight(form_of_array(entry, array))
+
+    def _table(self, array: ArrayEntry, region: Region, number: int) -> ChunkTable:
         meta = array.meta
-        return ChunkTable.for_box(
+        return ChunkTable.for_region(
             shape=meta.shape,
             chunk_shape=meta.chunk_shape,
             dtype=meta.dtype,
@@ -109,11 +133,8 @@ class SampleTables:
             offsets=array.chunk_offsets,
             nbytes=array.chunk_nbytes,
             fill_value=meta.fill_value,
-            box=box,
-            source=0,
-            source_start=0,
+            region=region,
             destination=number,
-            destination_start=(first, *(0 for _ in meta.shape[1:])) if meta.shape else (),
         )
 
     def _pipeline(self, array: ArrayEntry) -> Pipeline:
@@ -124,3 +145,16 @@ class SampleTables:
             found = parse_pipeline(array.meta.codecs, array.meta.dtype)
             self._pipelines[key] = found
         return found
+
+
+def _padding(
+    array: ArrayEntry, beyond: Sequence[Box], pad: float | None, number: int
+) -> ChunkTable:
+    """Return the rows of what a selection asks for beyond an array."""
+    dtype = array.meta.dtype
+    try:
+        if dtype.kind in "iub" and pad is not None and pad != int(pad):
+            raise ValueError(f"it holds {dtype}")
+        return ChunkTable.fill(beyond, dtype=dtype, value=pad, destination=number)
+    except (FormatError, ValueError, OverflowError) as err:
+        raise ConfigError(f"array {array.name!r} cannot be padded with {pad!r}: {err}") from None

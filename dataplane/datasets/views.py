@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,18 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.draws import Draws
 from dataplane.datasets.layout import ArrayLayout, joint_layouts
-from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
+from dataplane.datasets.reader import SAMPLE_ERRORS, Looked, SampleReader, looks_of
 from dataplane.datasets.samples import FetchedSample
 
 __all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves", "view_of"]
 
 _DEPTH = 4
 """Steps from attribute to attribute in which `packed_inside` looks for datasets."""
+
+_LOOK_BITS = 48
+"""More looks at a sample than this many bits count are not taken in an epoch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +71,11 @@ class View:
         digest.update(self.all_numbers().tobytes())
         digest.update(self.all_which().tobytes())
         return digest.hexdigest()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a selection of theirs draws at random."""
+        return any(dataset.is_random for dataset in self.datasets)
 
     @property
     def layouts(self) -> tuple[ArrayLayout, ...]:
@@ -169,11 +178,23 @@ class FetchedBatch:
 
 
 class ViewReader:
-    """Reader of the samples of a view. Thread-safe; one instance per process."""
+    """Reader of the samples of a view, in one pass. Thread-safe.
 
-    def __init__(self, view: View) -> None:
+    Args:
+        view: view.
+        draws: what random selections draw from.
+    """
+
+    def __init__(self, view: View, draws: Draws | None = None) -> None:
         self.layouts = view.layouts
+        self._draws = draws if view.is_random else None
         self._readers = [dataset.reader() for dataset in view.datasets]
+        if self._draws is not None:
+            # A dataset that stands in a view twice is looked at twice.
+            self._readers = [
+                reader.drawing(replace(self._draws, look=place << _LOOK_BITS))
+                for place, reader in enumerate(self._readers)
+            ]
         self._whole = view.numbers is None and view.which is None
         self._numbers = view.all_numbers()
         self._which = view.all_which()
@@ -189,10 +210,12 @@ class ViewReader:
         return max(reader.mean_sample_bytes for reader in self._readers)
 
     def is_of(self, other: ViewReader) -> bool:
-        """Whether `other` reads the same samples through the same readers."""
+        """Whether `other` reads the same samples, with draws of the same seed, in some epoch."""
+        seeds = [None if draws is None else draws.seed for draws in (self._draws, other._draws)]
         return (
-            len(self._readers) == len(other._readers)
-            and all(a is b for a, b in zip(self._readers, other._readers, strict=True))
+            seeds[0] == seeds[1]
+            and len(self._readers) == len(other._readers)
+            and all(a.is_of(b) for a, b in zip(self._readers, other._readers, strict=True))
             and np.array_equal(self._numbers, other._numbers)
             and np.array_equal(self._which, other._which)
         )
@@ -228,10 +251,11 @@ class ViewReader:
             LoaderError: too many samples in a row had to be replaced.
         """
         samples, which = [], []
-        for position in positions:
+        looks = looks_of(positions) or [0] * len(positions)
+        for position, look in zip(positions, looks, strict=True):
             tried: list[int] = []
             reader = self._readers[int(self._which[position])]
-            sample = reader.first_sound(self._from(position, tried))
+            sample = reader.first_sound(self._from(position, tried), look)
             if sample is not None:
                 samples.append(sample)
                 which.append(tried[-1])
@@ -251,7 +275,7 @@ class ViewReader:
         if self._whole:
             yield from self._readers[0].planned_many(batches, first_step, epoch)
         elif len(self._readers) == 1:
-            numbers = [self._numbers[list(batch)].tolist() for batch in batches]
+            numbers = [_like(batch, self._numbers[list(batch)].tolist()) for batch in batches]
             yield from self._readers[0].planned_many(numbers, first_step, epoch)
         else:
             for step, batch in enumerate(batches, first_step):
@@ -263,6 +287,16 @@ class ViewReader:
         which = self._which[list(positions)]
         numbers = self._numbers[list(positions)]
         bounds = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(numbers)]
+        looks = looks_of(positions)
         for first, stop in itertools.pairwise(bounds):
             if stop > first:
-                yield int(which[first]), numbers[first:stop].tolist()
+                run = numbers[first:stop].tolist()
+                if looks is not None:
+                    run = Looked(run, looks[first:stop])
+                yield int(which[first]), run
+
+
+def _like(batch: Sequence[int], numbers: list[int]) -> list[int]:
+    """Return numbers with the looks of a batch, if it has any."""
+    looks = looks_of(batch)
+    return numbers if looks is None else Looked(numbers, looks)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import itertools
 import operator
 import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ import numpy.typing as npt
 import torch
 
 from dataplane.datasets.order import global_order, rank_count, rank_positions
+from dataplane.datasets.reader import Looked
 from dataplane.errors import ConfigError, LoaderError
 
 __all__ = [
@@ -202,6 +204,8 @@ class SamplerBatches:
         epoch: epoch that the sampler is in, where it knows of epochs.
         consumed: number of indices to pass over, to resume behind them.
         state: what `sampler_state` gave there; None at the start of an epoch.
+        has_looks: whether batches say at which place of the order each index stands, since the
+            sampler may give one several times.
 
     Raises:
         ConfigError: the sampler does not repeat the order that the state is of.
@@ -218,7 +222,9 @@ class SamplerBatches:
         epoch: int | None = None,
         consumed: int = 0,
         state: Mapping[str, Any] | None = None,
+        has_looks: bool = False,
     ) -> None:
+        self._places = itertools.count(consumed) if has_looks else None
         self._sampler = sampler
         self._batch_size = batch_size
         self._drop_last = drop_last
@@ -265,7 +271,7 @@ class SamplerBatches:
             return
         item: Indices | _End
         try:
-            item = next(self._lists)
+            item = self._placed(next(self._lists))
             self._drawn[self._number] = (item, self._last_drawn)
             self._number += 1
         except StopIteration:
@@ -302,6 +308,12 @@ class SamplerBatches:
         self._done = True
         for waiting in self._queues:
             waiting.put(_End())
+
+    def _placed(self, indices: Indices) -> Indices:
+        """Return a batch with the places of its indices, where those count."""
+        if self._places is None or isinstance(indices, Bulk):
+            return indices
+        return Looked(indices, list(itertools.islice(self._places, len(indices))))
 
     def _own_state(self) -> Any:
         return None if self._asked is None else self._asked.state_dict()

@@ -28,6 +28,7 @@ from torch.utils.data import StackDataset, default_collate, default_convert
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.draws import Draws
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
 from dataplane.gpu.device import checked_device
@@ -246,11 +247,14 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._place.follow_length(_length_of(self.dataset))
         device = self._device_batches()
         state, feed = self._place.begin(
-            takes_any_index=self._view is None, drop_last=self.drop_last
+            takes_any_index=self._view is None,
+            drop_last=self.drop_last,
+            draws=any(dataset.is_random for dataset in self._packed),
         )
         workers = self._make_workers(state)
-        reader = None if self._view is None else ViewReader(self._view)
-        reads = reader or InnerReads(self._inner, state.dataset_length)
+        draws = Draws(state.seed or 0, state.order_epoch)
+        reader = None if self._view is None else ViewReader(self._view, draws)
+        reads = reader or InnerReads(self._inner, state.dataset_length, draws)
         size = self.batch_size or getattr(self.batch_sampler, "batch_size", None) or 1
         self._ahead = plan_ahead(reads, feed, size, self._ahead)
         run = Run(

@@ -161,12 +161,15 @@ class Place:
         self._resume = state
         self._next_epoch = state.epoch
 
-    def begin(self, *, takes_any_index: bool, drop_last: bool) -> tuple[LoaderState, BatchSource]:
+    def begin(
+        self, *, takes_any_index: bool, drop_last: bool, draws: bool = False
+    ) -> tuple[LoaderState, BatchSource]:
         """Begin a pass: settle rank and seed, and return where it begins and its batches.
 
         Args:
             takes_any_index: whether a sampler's indices need not be numbers of samples.
             drop_last: whether to leave an incomplete last batch out.
+            draws: whether selections draw from the seed of the pass.
 
         Raises:
             ConfigError: the rank has changed, ranks cannot agree on a seed, or a sampler of the
@@ -176,7 +179,7 @@ class Place:
         order: KnownOrder | None = None
         feed: BatchSource
         if self._known is None:
-            feed = self._sampler_batches(state, takes_any_index, drop_last)
+            feed = self._sampler_batches(state, takes_any_index, drop_last, draws)
         else:
             sampler, batch_size = self._known
             shuffle = sampler.shuffle
@@ -185,7 +188,7 @@ class Place:
                 order,
                 state.order_epoch if shuffle else state.epoch,
                 state.samples_consumed,
-                is_next_known=not (shuffle and state.is_seed_of_pass),
+                is_next_known=not ((shuffle or draws) and state.is_seed_of_pass),
             )
         self._resume = None
         self._progress = Progress(state, order, feed)
@@ -344,7 +347,7 @@ class Place:
                 set_epoch(epoch)
 
     def _sampler_batches(
-        self, state: LoaderState, takes_any_index: bool, drop_last: bool
+        self, state: LoaderState, takes_any_index: bool, drop_last: bool, draws: bool
     ) -> SamplerBatches:
         batches = self._batch_sampler
         gives_lists = batches is not None and type(batches) is not BatchSampler
@@ -359,6 +362,7 @@ class Place:
             epoch=self._sampler_epoch(),
             consumed=state.samples_consumed,
             state=state.sampler,
+            has_looks=draws,
         )
 
 

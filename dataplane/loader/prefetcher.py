@@ -25,6 +25,7 @@ from typing import Protocol, Self
 
 from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.draws import Draws
 from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches
 
 __all__ = ["InnerReads", "PlannedReads", "Prefetcher", "plan_ahead"]
@@ -63,10 +64,14 @@ class InnerReads:
     Args:
         datasets: packed datasets inside of it, at least one.
         length: length of the user's dataset; those with another length are left out.
+        draws: what their random selections draw from.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], length: int) -> None:
-        self._readers = [one.reader() for one in datasets if len(one) == length]
+    def __init__(
+        self, datasets: Sequence[Dataset], length: int, draws: Draws | None = None
+    ) -> None:
+        self._seed = None if draws is None else draws.seed
+        self._readers = [one.reader().drawing(draws) for one in datasets if len(one) == length]
         self._any = datasets[0].reader()
 
     @property
@@ -84,8 +89,7 @@ class InnerReads:
     ) -> Iterator[PlannedRead | PlannedTable]:
         """Yield the reads of several batches, each of a step, for the cache to make in advance."""
         # A sampler of the user's may give anything for an index.
-        given: Sequence[Sequence[object]] = batches
-        known = [[i for i in batch if isinstance(i, int)] for batch in given]
+        known = [_whole_numbers(batch) for batch in batches]
         if len(self._readers) == 1:
             yield from self._readers[0].planned_many(known, first_step, epoch)
             return
@@ -95,9 +99,19 @@ class InnerReads:
 
     def is_of(self, other: InnerReads) -> bool:
         """Whether `other` says the same of every sample."""
-        return len(self._readers) == len(other._readers) and all(
-            a is b for a, b in zip(self._readers, other._readers, strict=True)
+        is_same = self._seed == other._seed or not any(one.draws for one in self._readers)
+        return (
+            is_same
+            and len(self._readers) == len(other._readers)
+            and all(a.is_of(b) for a, b in zip(self._readers, other._readers, strict=True))
         )
+
+
+def _whole_numbers(batch: Sequence[int]) -> Sequence[int]:
+    """Return the indices of a batch that are numbers, with their looks if all are."""
+    given: Sequence[object] = batch
+    known = [i for i in given if isinstance(i, int)]
+    return batch if len(known) == len(batch) else known
 
 
 FIRST_STRETCH_SAMPLES = 1

@@ -24,6 +24,7 @@ from torch.utils.data import StackDataset, Subset, default_collate
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.draws import Draws, active, draw_from
 from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.samples import KEY
 from dataplane.datasets.views import packed_inside, packed_leaves
@@ -152,7 +153,7 @@ class Worker:
             Exception: what the user's code raised.
         """
         shown = contextlib.nullcontext() if self._info is None else shown_worker_info(self._info)
-        with self._lock, shown, self._streams.active():
+        with self._lock, shown, self._streams.active(), active():
             if not self._started:
                 self._streams.seed(self._info.seed)
                 if self._code.worker_init is not None:
@@ -261,6 +262,8 @@ class Worker:
             number = _number(task.indices[at])
         place = task.first + at + 1 if setup.repeats else 0
         self._streams.seed(mix(setup.seed, setup.epoch, which, number, place, int(collating)))
+        # For the selections of packed datasets that the user's own code reads.
+        draw_from(Draws(setup.seed, setup.epoch, task.first + at if setup.repeats else 0))
 
 
 def _is_torch_s(collate: object) -> bool:

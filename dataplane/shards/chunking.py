@@ -18,11 +18,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["ROW_DIMENSIONS", "TIME_DIMENSIONS", "component_count", "inner_chunk_shape"]
+__all__ = [
+    "ROW_DIMENSIONS",
+    "SPATIAL_DIMENSIONS",
+    "TIME_DIMENSIONS",
+    "component_count",
+    "inner_chunk_shape",
+]
 
 TIME_DIMENSIONS = frozenset({"t", "time", "step"})
 ROW_DIMENSIONS = frozenset({"point", "cell"})
-_SPATIAL_DIMENSIONS = frozenset({"x", "y", "z", "r", "theta", "phi", "lat", "lon"})
+SPATIAL_DIMENSIONS = frozenset({"x", "y", "z", "r", "theta", "phi", "lat", "lon"})
 _MAX_COMPONENTS = 16
 _MAX_WHOLE_ROW_BYTES = 4096
 
@@ -41,7 +47,7 @@ def component_count(
     if len(shape) > 2 and shape[-2] <= _MAX_COMPONENTS:
         return 0  # a matrix per point or a thin box: its last dimension means nothing by itself
     name = dimension_names[-1] if dimension_names else None
-    return 0 if name in _SPATIAL_DIMENSIONS | TIME_DIMENSIONS else shape[-1]
+    return 0 if name in SPATIAL_DIMENSIONS | TIME_DIMENSIONS else shape[-1]
 
 
 def inner_chunk_shape(
@@ -109,11 +115,11 @@ def _splittable(chunk: Sequence[int], names: Sequence[str | None], itemsize: int
         return free
     if names[0] in ROW_DIMENSIONS:
         return {0}
-    is_table = len(chunk) == 2 and names[1] not in _SPATIAL_DIMENSIONS and chunk[1] < chunk[0]
+    is_table = len(chunk) == 2 and names[1] not in SPATIAL_DIMENSIONS and chunk[1] < chunk[0]
     if is_table and chunk[1] * itemsize <= _MAX_WHOLE_ROW_BYTES:
         return {0}
     for d in reversed(range(1, len(chunk))):
-        if chunk[d] > _MAX_COMPONENTS or names[d] in _SPATIAL_DIMENSIONS:
+        if chunk[d] > _MAX_COMPONENTS or names[d] in SPATIAL_DIMENSIONS:
             break
         free.discard(d)
     times = {d for d in free if names[d] in TIME_DIMENSIONS}

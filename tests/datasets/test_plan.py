@@ -12,9 +12,10 @@ import dataplane as dp
 from dataplane.datasets import plan as plan_room
 from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.layout import Arrangement, ArrayLayout
+from dataplane.datasets.numbering import Numbering
 from dataplane.datasets.plan import Planner
 from dataplane.datasets.reader import SampleReader
-from dataplane.datasets.selections import Box, box_shape, whole
+from dataplane.datasets.selections import ArrayForm, Region, region_shape, whole, whole_region
 from dataplane.shards.model import MISSING_CHUNK
 from dataplane.stores.base import ObjectInfo
 from tests.datasets.inside import kept_bytes, kept_plans, known_shards, read_by
@@ -23,25 +24,26 @@ from tests.datasets.packed import SAMPLES, Packed
 
 @dataclasses.dataclass(frozen=True)
 class Cyclic:
-    """A run of `count` rows from `start` on, around the end: two boxes when it wraps."""
+    """A run of `count` rows from `start` on, around the end: two ranges when it wraps."""
 
     start: int
     count: int
     is_random: bool = False
 
-    def boxes(self, shape: tuple[int, ...], *, draw: int) -> tuple[Box, ...]:
+    def region(self, array: ArrayForm, *, draw: int) -> Region:
         del draw
-        rest = tuple((0, extent) for extent in shape[1:])
-        first = (self.start, min(self.start + self.count, shape[0]))
-        wrapped = self.count - (first[1] - first[0])
-        return ((first, *rest), ((0, wrapped), *rest)) if wrapped else ((first, *rest),)
+        extent = array.shape[0]
+        stop = min(self.start + self.count, extent)
+        wrapped = self.count - (stop - self.start)
+        rows = ((self.start, stop), (0, wrapped)) if wrapped else ((self.start, stop),)
+        return (rows, *whole_region(array.shape[1:]))
 
 
 class Shifted(Cyclic):
     """As Cyclic, from `draw` on."""
 
-    def boxes(self, shape: tuple[int, ...], *, draw: int) -> tuple[Box, ...]:
-        return Cyclic(draw, self.count).boxes(shape, draw=0)
+    def region(self, array: ArrayForm, *, draw: int) -> Region:
+        return Cyclic(draw, self.count).region(array, draw=0)
 
 
 def spans_by_hand(dataset: dp.Dataset, index: int) -> list[tuple[int, int]]:
@@ -82,7 +84,7 @@ def test_spans_are_what_merging_chunk_by_chunk_gives(
             assert plan.shard_offset(int(row["source_offset"])) == expected
 
 
-def test_a_selection_of_two_boxes_is_put_together(packed: Packed) -> None:
+def test_a_selection_of_two_ranges_is_put_together(packed: Packed) -> None:
     for start in (0, 5, 690, 699):
         dataset = dp.Dataset(packed.url, {"points": Cyclic(start, 40), "global_data/mach": whole()})
         sample = dataset[0]
@@ -122,7 +124,9 @@ def test_a_chunk_outside_its_shard_is_refused(packed: Packed) -> None:
     def describe(shard: str) -> ObjectInfo:
         return ObjectInfo(shard, size // 16, "tag")
 
-    planner = Planner(dataset.index, dataset.selections, describe, required=True)
+    planner = Planner(
+        dataset.index, dataset.selections, describe, required=True, numbering=Numbering(SAMPLES)
+    )
     last_of_its_shard = max(i for i in range(SAMPLES) if dataset.index[i].shard == first_shard)
     with pytest.raises(dp.FormatError, match="lies outside its shard"):
         planner.plan(last_of_its_shard)
@@ -186,6 +190,6 @@ def test_ragged_structure_does_not_depend_on_the_batch(packed: Packed) -> None:
 
 
 def test_shapes_of_selections() -> None:
-    assert box_shape(whole().boxes((4, 5), draw=0)) == (4, 5)
-    assert box_shape(whole().boxes((), draw=0)) == ()
-    assert box_shape(Cyclic(8, 5).boxes((10, 3), draw=0)) == (5, 3)
+    assert region_shape(whole().region(ArrayForm("a", (4, 5)), draw=0)) == (4, 5)
+    assert region_shape(whole().region(ArrayForm("a", ()), draw=0)) == ()
+    assert region_shape(Cyclic(8, 5).region(ArrayForm("a", (10, 3)), draw=0)) == (5, 3)

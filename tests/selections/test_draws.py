@@ -1,0 +1,255 @@
+"""Draws follow from (seed, epoch, sample): not from workers, ranks, batches, or who reads."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, Subset
+
+import dataplane as dp
+from dataplane.datasets.draws import Draws
+from tests.datasets.packed import Packed
+from tests.selections.data import COUNT
+
+SELECTIONS = {"table": dp.rows(3), "fields/p": dp.crop((4, 4, 4))}
+
+
+@pytest.fixture
+def dataset(permuted: Packed) -> Iterator[dp.Dataset]:
+    with dp.Dataset(permuted.url, SELECTIONS, cache=False) as opened:
+        yield opened
+
+
+def values(loader: Any, epochs: int = 1) -> list[dict[str, bytes]]:
+    """Return for each epoch the bytes of each key."""
+    found = []
+    for _ in range(epochs):
+        of_epoch = {}
+        for batch in loader:
+            for at, key in enumerate(batch["__key__"]):
+                of_epoch[key] = (
+                    batch["table"][at].numpy().tobytes() + batch["fields/p"][at].numpy().tobytes()
+                )
+        found.append(of_epoch)
+    return found
+
+
+def test_the_hash_never_changes() -> None:
+    draws = Draws(7, 3)
+    assert draws.of([0, 1, 10**12]).tolist() == [
+        int(draws.of(0)[0]),
+        int(draws.of(1)[0]),
+        int(draws.of(10**12)[0]),
+    ]
+    assert Draws(7, 3).of([0, 1]).tolist() == [10766653519932318132, 2165794588075917564]
+    assert draws.later(2) == Draws(7, 5)
+
+
+def test_draws_are_independent() -> None:
+    bits = []
+    for draws in (Draws(0, 0), Draws(1, 0), Draws(0, 1), Draws(0, 0, look=1)):
+        numbers = draws.of(np.arange(4000))
+        assert len(set(numbers.tolist())) == 4000
+        bits.append(np.unpackbits(numbers.view(np.uint8)).astype(float) - 0.5)
+    bits.append(np.unpackbits(Draws(0, 0).of(np.arange(1, 4001)).view(np.uint8)) - 0.5)
+    bits.append(np.unpackbits(Draws(0, 0).of(np.arange(4000), tiles=1).view(np.uint8)) - 0.5)
+    for one in bits:
+        assert abs(one.mean()) < 0.006  # 6 sigma of 256,000 bits
+    for one, other in itertools.combinations(bits, 2):
+        assert abs((one * other).mean()) < 0.003
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_workers_batches_and_order_change_nothing(
+    dataset: dp.Dataset, num_workers: int, batch_size: int, shuffle: bool
+) -> None:
+    expected = values(dp.DataLoader(dataset, seed=4), 3)
+    loader = dp.DataLoader(
+        dataset, batch_size=batch_size, shuffle=shuffle, num_workers=num_workers, seed=4
+    )
+    assert values(loader, 3) == expected
+    assert len({epoch["case-0"] for epoch in expected}) == 3
+
+
+def test_ranks_change_nothing(dataset: dp.Dataset) -> None:
+    expected = values(dp.DataLoader(dataset, seed=4), 2)
+    for world_size in (2, 3):
+        found: list[dict[str, bytes]] = [{}, {}]
+        for rank in range(world_size):
+            loader = dp.DataLoader(
+                dataset, batch_size=2, shuffle=True, seed=4, rank=rank, world_size=world_size
+            )
+            for epoch, of_epoch in enumerate(values(loader, 2)):
+                found[epoch].update(of_epoch)
+        assert found == expected
+
+
+def test_every_batch_is_a_stopping_place(dataset: dp.Dataset) -> None:
+    def make(world_size: int = 1, rank: int = 0, batch_size: int = 2) -> dp.DataLoader:
+        return dp.DataLoader(
+            dataset,
+            batch_size=batch_size,
+            shuffle=True,
+            seed=4,
+            rank=rank,
+            world_size=world_size,
+            num_workers=2,
+        )
+
+    (expected,) = values(make())
+    for stop in range(1, 4):
+        loader = make()
+        for _ in zip(range(stop), loader, strict=False):
+            pass
+        state = loader.state_dict()
+        for world_size in (1, 2, 3):
+            rest: dict[str, bytes] = {}
+            for rank in range(world_size):
+                again = make(world_size, rank, batch_size=1)
+                again.load_state_dict(state)
+                rest.update(values(again)[0])
+            assert rest.items() <= expected.items()
+            assert len(rest) >= COUNT - 2 * stop
+
+
+def test_without_a_seed_epochs_differ_and_the_seed_of_torch_repeats_them(
+    dataset: dp.Dataset,
+) -> None:
+    def read() -> list[dict[str, bytes]]:
+        torch.manual_seed(3)
+        return values(dp.DataLoader(dataset, batch_size=2), 3)
+
+    first = read()
+    assert first == read()
+    assert len({epoch["case-1"] for epoch in first}) == 3
+
+
+def test_torch_s_own_loader_draws_anew_each_time(dataset: dp.Dataset) -> None:
+    def read(num_workers: int) -> list[dict[str, bytes]]:
+        torch.manual_seed(3)
+        loader = torch.utils.data.DataLoader(
+            dataset, batch_size=2, num_workers=num_workers, collate_fn=dp.collate
+        )
+        return values(loader, 2)
+
+    for num_workers in (0, 2):
+        first = read(num_workers)
+        assert first == read(num_workers)
+        assert first[0] != first[1]
+
+
+def test_a_single_sample_is_drawn_anew_each_time(dataset: dp.Dataset) -> None:
+    torch.manual_seed(1)
+    seen = [dataset[2]["fields/p"].numpy().tobytes() for _ in range(5)]
+    assert len(set(seen)) > 1
+    torch.manual_seed(1)
+    assert [dataset[2]["fields/p"].numpy().tobytes() for _ in range(5)] == seen
+    assert len({dataset.numpy(2)["fields/p"].tobytes() for _ in range(8)}) > 1
+    random.seed(1)
+
+
+class Wrapped(torch.utils.data.Dataset):
+    """A class of the user's around a packed dataset."""
+
+    def __init__(self, inner: dp.Dataset) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return dict(self.inner[i])
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_code_around_the_dataset_gets_the_loader_s_draws(
+    dataset: dp.Dataset, mode: str, num_workers: int
+) -> None:
+    expected = values(dp.DataLoader(dataset, seed=4), 2)
+    loader = dp.DataLoader(
+        Wrapped(dataset),
+        batch_size=2,
+        shuffle=True,
+        seed=4,
+        num_workers=num_workers,
+        transform_mode=mode,
+        collate_fn=dp.collate,
+    )
+    assert values(loader, 2) == expected
+
+
+def test_a_transform_sees_the_same_draws(permuted: Packed, dataset: dp.Dataset) -> None:
+    expected = values(dp.DataLoader(dataset, seed=4), 2)
+    with dp.Dataset(permuted.url, SELECTIONS, transform=dict, cache=False) as transformed:
+        loader = dp.DataLoader(transformed, batch_size=2, num_workers=2, seed=4)
+        assert values(loader, 2) == expected
+
+
+def test_wrappers_of_torch(dataset: dp.Dataset) -> None:
+    (expected,) = values(dp.DataLoader(dataset, seed=4))
+    (found,) = values(dp.DataLoader(Subset(dataset, [5, 1]), seed=4, batch_size=2))
+    assert found == {key: expected[key] for key in ("case-5", "case-1")}
+    twice = collections.defaultdict(set)
+    for batch in dp.DataLoader(ConcatDataset([dataset, dataset]), seed=4):
+        twice[batch["__key__"][0]].add(batch["fields/p"].numpy().tobytes())
+    assert [len(crops) for crops in twice.values()] == [2] * COUNT
+
+
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, Wrapped])
+def test_a_sampler_that_repeats_a_sample_looks_at_it_anew(dataset: dp.Dataset, wrap: Any) -> None:
+    def read(batch_size: int, num_workers: int) -> list[bytes]:
+        loader = dp.DataLoader(
+            wrap(dataset),
+            batch_size=batch_size,
+            sampler=[3] * 12,
+            seed=4,
+            num_workers=num_workers,
+            collate_fn=dp.collate if wrap is Wrapped else None,
+        )
+        return [one.numpy().tobytes() for batch in loader for one in batch["fields/p"]]
+
+    seen = read(1, 0)
+    assert len(set(seen)) > 6
+    assert read(5, 2) == seen
+
+
+def test_what_a_plan_fetches_is_what_is_read(permuted: Packed, tmp_path: Any) -> None:
+    config = dp.CacheConfig(dir=tmp_path / "cache", block_bytes=4096)
+    with dp.Dataset(permuted.url, SELECTIONS, cache=config) as dataset:
+        loader = dp.DataLoader(dataset, batch_size=2, shuffle=True, seed=4, num_workers=2)
+        planned = {
+            span
+            for i in range(COUNT)
+            for span in dataset.reader().planner.plan(i, draw=int(Draws(4, 0).of(i)[0])).spans
+        }
+        assert planned
+        values(loader)
+        ahead = loader._ahead
+        assert ahead is not None
+
+
+def test_looks_at_a_sample(permuted: Packed) -> None:
+    dataset = dp.Dataset(permuted.url, SELECTIONS, cache=False, samples_per_read=3)
+    assert len(dataset) == 3 * COUNT
+    assert "21 samples from 7" in repr(dataset)
+    crops = collections.defaultdict(set)
+    for batch in dp.DataLoader(dataset, seed=4, batch_size=4, shuffle=True):
+        for at, key in enumerate(batch["__key__"]):
+            crops[key].add(batch["fields/p"][at].numpy().tobytes())
+    assert [len(of_key) for of_key in crops.values()] == [3] * COUNT
+    assert dataset.attributes(20) == dp.Dataset(permuted.url, cache=False).attributes(6)
+    with pytest.raises(dp.ConfigError, match="samples_per_read=2 would give each sample"):
+        dp.Dataset(permuted.url, ["table"], cache=False, samples_per_read=2)
+    for bad in (0, 1.5, "2"):
+        with pytest.raises(dp.ConfigError, match="samples_per_read must be"):
+            dp.Dataset(permuted.url, SELECTIONS, cache=False, samples_per_read=bad)
