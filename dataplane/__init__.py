@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from dataplane.cache import CacheConfig, CacheWarning
-    from dataplane.datasets import Dataset, collate, permutation, whole
+    from dataplane.datasets import Dataset, Permutation, collate, permutation, whole
     from dataplane.errors import (
         BucketNotFound,
         CacheError,
@@ -67,6 +67,7 @@ __all__ = [
     "NoSpace",
     "NotFound",
     "ObjectChanged",
+    "Permutation",
     "StoreConfig",
     "StoreError",
     "Throttled",
@@ -87,7 +88,7 @@ __all__ = [
 
 _MODULES = {
     "dataplane.cache": ("CacheConfig", "CacheWarning"),
-    "dataplane.datasets": ("Dataset", "collate", "permutation", "whole"),
+    "dataplane.datasets": ("Dataset", "Permutation", "collate", "permutation", "whole"),
     "dataplane.errors": (
         "BucketNotFound",
         "CacheError",

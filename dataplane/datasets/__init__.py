@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dataplane.datasets.order import global_order, permutation, rank_count, rank_positions
+from dataplane.datasets.order import global_order, rank_count, rank_positions
+from dataplane.datasets.permutations import Permutation, permutation
 from dataplane.datasets.selections import Selection, Whole, whole
 from dataplane.extras import missing_package
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Dataset",
+    "Permutation",
     "Selection",
     "Whole",
     "collate",
