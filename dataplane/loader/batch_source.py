@@ -219,8 +219,6 @@ class KnownBatches:
         """Yield the batches for the reading stage."""
         at_once = max(AT_ONCE // self._size, 1) * self._size
         for first in range(0, self._stop, at_once):
-            if self._closed:
-                return
             samples, looks = self._of_rank.read(first, min(first + at_once, self._stop))
             numbers = samples.tolist()
             of_numbers = None if looks is None else looks.tolist()
