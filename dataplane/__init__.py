@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dataplane.datasets import (
         ArrayForm,
         Dataset,
+        Permutation,
         Selection,
         collate,
         crop,
@@ -79,6 +80,7 @@ __all__ = [
     "NoSpace",
     "NotFound",
     "ObjectChanged",
+    "Permutation",
     "Selection",
     "StoreConfig",
     "StoreError",
@@ -107,6 +109,7 @@ _MODULES = {
     "dataplane.datasets": (
         "ArrayForm",
         "Dataset",
+        "Permutation",
         "Selection",
         "collate",
         "crop",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dataplane.datasets.crops import crop
-from dataplane.datasets.order import global_order, permutation, rank_count, rank_positions
+from dataplane.datasets.order import global_order, rank_count, rank_positions
+from dataplane.datasets.permutations import Permutation, permutation
 from dataplane.datasets.runs import points, rows, steps
 from dataplane.datasets.selections import ArrayForm, Selection, Whole, whole
 from dataplane.extras import missing_package
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArrayForm",
     "Dataset",
+    "Permutation",
     "Selection",
     "Whole",
     "collate",

@@ -1,10 +1,13 @@
 """The order in which samples are read, as a pure function of (seed, epoch, rank, world size).
 
-There is one permutation per `(seed, epoch)`, the same on every rank: the *global order*. At world
-size `w` the ranks take turns along it: rank `r` takes the positions `start + r`, `start + r + w`,
-… where `start` is the number of samples that the whole world has consumed already. So a run that
-stops at any step can go on at the exact sample with another world size, another number of workers
-or another batch size, and no order has to be stored.
+There is one order per `(seed, epoch)`, the same on every rank: the *global order*. A rule says what
+it is, `InOrder` and `Shuffled` here, others in modules of their own; what a rule gives for an epoch
+is asked for the samples at any few positions, and holds no table of all of them.
+
+At world size `w` the ranks take turns along the global order: rank `r` takes the positions
+`start + r`, `start + r + w`, … where `start` is the number of samples that the whole world has
+consumed already. So a run that stops at any step can go on at the exact sample with another world
+size, another number of workers or another batch size, and no order has to be stored.
 
 Ranks must take equally many steps, or a collective operation hangs at the end of the epoch. As in
 `torch.utils.data.DistributedSampler`, the order is made to divide by `w`:
@@ -13,62 +16,158 @@ Ranks must take equally many steps, or a collective operation hangs at the end o
   at most `w - 1` samples are seen twice in an epoch;
 - with `drop_last` the tail is cut: at most `w - 1` samples are not seen in an epoch.
 
-The permutation sorts the raw 64-bit output of PCG64 instead of calling `Generator.permutation`:
-NumPy promises that the bits of a bit generator and of `SeedSequence` never change, and does not
-promise it of anything above them (NEP 19), so an order outlives an upgrade of NumPy.
+A rule may give one sample several times in an epoch. The *look* of a position then tells them
+apart: what is drawn for a sample (a part of it, an augmentation) may depend on it, and so be other
+each time.
 
-This module knows nothing of batches, files or torch. Pure functions; safe from any thread.
+This module knows nothing of batches, files or torch. Pure functions and values that are not changed
+once made; safe from any thread.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol, Self
+
 import numpy as np
 import numpy.typing as npt
 
+from dataplane.datasets.keyed import Array, checked_places
+from dataplane.datasets.permutations import Permutation
 from dataplane.errors import ConfigError
 
-__all__ = ["global_order", "permutation", "rank_count", "rank_positions"]
-
-MAX_SEED = 2**64 - 1
-
-
-def permutation(n: int, *, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the global order of a shuffled epoch: a permutation of `range(n)`.
-
-    Equal arguments give equal orders on every machine and NumPy version.
-
-    Args:
-        n: number of samples.
-        seed: seed, 0 to 2^64 - 1.
-        epoch: epoch, 0 and up.
-
-    Returns:
-        int64[n].
-
-    Raises:
-        ConfigError: `n` or `epoch` is negative, or `seed` is out of range.
-
-    Example:
-        >>> sorted(permutation(5, seed=7, epoch=0).tolist())
-        [0, 1, 2, 3, 4]
-    """
-    if n < 0:
-        raise ConfigError(f"cannot order {n} samples")
-    if not 0 <= seed <= MAX_SEED:
-        raise ConfigError(f"seed must be from 0 to 2**64 - 1, got {seed}")
-    if epoch < 0:
-        raise ConfigError(f"epoch must be at least 0, got {epoch}")
-    bits = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(n)
-    # A stable sort makes equal keys (probability n² / 2^65) a bias of nothing, not a difference
-    # between machines.
-    return np.argsort(bits, kind="stable").astype(np.int64, copy=False)
+__all__ = [
+    "EpochOrder",
+    "InOrder",
+    "OrderRule",
+    "Shuffled",
+    "global_order",
+    "rank_count",
+    "rank_positions",
+]
 
 
-def global_order(n: int, *, seed: int, epoch: int, shuffle: bool) -> npt.NDArray[np.int64]:
+class EpochOrder(Protocol):
+    """The global order of one epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of positions."""
+        ...
+
+    def read(self, positions: npt.ArrayLike) -> tuple[Array, Array | None]:
+        """Return the samples at positions, and their looks.
+
+        Args:
+            positions: int64[k], each from 0 to the length - 1.
+
+        Returns:
+            int64[k] and int64[k]; None for the looks where no sample comes twice in an epoch.
+
+        Raises:
+            IndexError: there is no such position.
+        """
+        ...
+
+
+class OrderRule(Protocol):
+    """What gives each epoch its global order. Rules that compare equal give equal orders."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind, which states carry."""
+        ...
+
+    @property
+    def details(self) -> str:
+        """Name of all else that makes the order, beside kind, dataset, seed and epoch; or empty."""
+        ...
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether seed and epoch have part in the order."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """Number of positions of an epoch."""
+        ...
+
+    def of_samples(self, count: int) -> Self:
+        """Return the rule for a dataset that has another length by now.
+
+        Raises:
+            ConfigError: it cannot be told.
+        """
+        ...
+
+    def of_epoch(self, seed: int, epoch: int) -> EpochOrder:
+        """Return the global order of an epoch.
+
+        Raises:
+            ConfigError: seed or epoch is out of range.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InOrder:
+    """The order of the dataset: a rule, and the order of each epoch at once."""
+
+    length: int
+    kind = "sequential"
+    details = ""
+    is_drawn = False
+
+    def __len__(self) -> int:
+        return self.length
+
+    def of_samples(self, count: int) -> InOrder:
+        """Return the rule for a dataset of another length."""
+        return InOrder(count)
+
+    def of_epoch(self, seed: int, epoch: int) -> InOrder:
+        """Return itself."""
+        del seed, epoch
+        return self
+
+    def read(self, positions: npt.ArrayLike) -> tuple[Array, None]:
+        """Return the positions: they are the samples."""
+        return checked_places(positions, what="position", length=self.length), None
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffled:
+    """The rule of a shuffle: one permutation per seed and epoch."""
+
+    length: int
+    kind = "shuffled"
+    details = ""
+    is_drawn = True
+
+    def of_samples(self, count: int) -> Shuffled:
+        """Return the rule for a dataset of another length."""
+        return Shuffled(count)
+
+    def of_epoch(self, seed: int, epoch: int) -> EpochOrder:
+        """Return the global order of an epoch."""
+        return _Permuted(Permutation(self.length, seed, epoch))
+
+
+@dataclass(frozen=True, slots=True)
+class _Permuted:
+    permutation: Permutation
+
+    def __len__(self) -> int:
+        return len(self.permutation)
+
+    def read(self, positions: npt.ArrayLike) -> tuple[Array, None]:
+        return self.permutation.at(positions), None
+
+
+def global_order(n: int, *, seed: int, epoch: int, shuffle: bool) -> Array:
     """Return the order of an epoch before it is dealt to ranks: shuffled, or 0 … n - 1."""
-    if shuffle:
-        return permutation(n, seed=seed, epoch=epoch)
-    return np.arange(n, dtype=np.int64)
+    rule: OrderRule = Shuffled(n) if shuffle else InOrder(n)
+    return rule.of_epoch(seed, epoch).read(np.arange(n, dtype=np.int64))[0]
 
 
 def rank_count(n: int, *, world_size: int = 1, start: int = 0, drop_last: bool = False) -> int:
@@ -98,8 +197,10 @@ def rank_positions(
     start: int = 0,
     drop_last: bool = False,
     block: int = 1,
-) -> npt.NDArray[np.int64]:
-    """Return the positions of the global order that one rank takes, in order.
+    first: int = 0,
+    stop: int | None = None,
+) -> Array:
+    """Return positions of the global order that one rank takes, in order: all, or some of them.
 
     Args:
         n: length of the global order.
@@ -108,9 +209,12 @@ def rank_positions(
         start: number of samples that the world has consumed already, all ranks together.
         drop_last: whether to cut a tail that does not divide by `world_size`, not pad it.
         block: how many neighbours a rank takes in its turn; fewer in the last one.
+        first: number of the rank's positions to leave out at the beginning.
+        stop: number of the rank's positions to end before; by default, and at most, all.
 
     Returns:
-        int64[rank_count(...)], each from 0 to n - 1.
+        int64[stop - first], each from 0 to n - 1; without `first` and `stop`
+        int64[rank_count(...)].
 
     Raises:
         ConfigError: a number is out of range.
@@ -124,10 +228,12 @@ def rank_positions(
         raise ConfigError(f"rank must be from 0 to {world_size - 1}, got {rank}")
     if block < 1:
         raise ConfigError(f"block must be at least 1, got {block}")
-    place = np.arange(count, dtype=np.int64)
-    first = place - place % block  # of the turn
-    length = np.minimum(block, count - first)
-    positions = start + first * world_size + rank * length + place % block
+    if first < 0:
+        raise ConfigError(f"first must be at least 0, got {first}")
+    place = np.arange(first, count if stop is None else min(stop, count), dtype=np.int64)
+    turn = place - place % block
+    length = np.minimum(block, count - turn)
+    positions = start + turn * world_size + rank * length + place % block
     # Only padding goes past the end; with more ranks than samples it goes around several times.
-    wrapped: npt.NDArray[np.int64] = positions % n if count else positions
+    wrapped: Array = positions % n if count else positions
     return wrapped

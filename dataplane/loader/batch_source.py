@@ -27,11 +27,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from dataplane.datasets.order import global_order, rank_count, rank_positions
+from dataplane.datasets.keyed import Array
+from dataplane.datasets.order import EpochOrder, OrderRule, rank_count, rank_positions
 from dataplane.datasets.reader import Looked
 from dataplane.errors import ConfigError, LoaderError
 
@@ -42,6 +41,8 @@ __all__ = [
     "Indices",
     "KnownBatches",
     "KnownOrder",
+    "Looked",
+    "RankOrder",
     "SamplerBatches",
     "set_generator",
     "state_between_passes",
@@ -87,12 +88,11 @@ class BatchSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KnownOrder:
-    """The order of one rank, a pure function of (seed, epoch, rank, world size, start).
+    """The order of one rank, a pure function of (rule, seed, epoch, rank, world size, start).
 
     Attributes:
-        length: length of the dataset.
-        shuffle: whether to permute it anew each epoch.
-        seed: seed of the permutations.
+        rule: rule of the global order.
+        seed: seed of it.
         rank: rank of this process.
         world_size: number of ranks.
         batch_size: samples per batch and rank.
@@ -100,8 +100,7 @@ class KnownOrder:
         is_by_batch: whether ranks take turns by the batch, and not by the sample.
     """
 
-    length: int
-    shuffle: bool
+    rule: OrderRule
     seed: int
     rank: int
     world_size: int
@@ -112,30 +111,76 @@ class KnownOrder:
     def count(self, start: int = 0) -> int:
         """Return how many samples this rank reads from global place `start` on."""
         return rank_count(
-            self.length, world_size=self.world_size, start=start, drop_last=self.drop_last
+            self.rule.length, world_size=self.world_size, start=start, drop_last=self.drop_last
         )
 
-    def indices(self, epoch: int, start: int = 0) -> npt.NDArray[np.int64]:
-        """Return this rank's samples of an epoch from global place `start` on: int64[count]."""
-        order = global_order(self.length, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
-        positions = rank_positions(
-            self.length,
-            rank=self.rank,
-            world_size=self.world_size,
-            start=start,
-            drop_last=self.drop_last,
-            block=self.batch_size if self.is_by_batch else 1,
-        )
-        taken: npt.NDArray[np.int64] = order[positions]
-        return taken
+    def of_epoch(self, epoch: int, start: int = 0) -> RankOrder:
+        """Return this rank's order of an epoch, from global place `start` on."""
+        return RankOrder(self, self.rule.of_epoch(self.seed, epoch), start)
+
+    def indices(self, epoch: int, start: int = 0) -> Array:
+        """Return all of this rank's samples of an epoch from `start` on: int64[count]."""
+        return self.of_epoch(epoch, start).read(0, self.count(start))[0]
 
     def consumed(self, start: int, batches: int) -> int:
         """Return the global place after `batches` more batches on every rank."""
         return start + min(batches * self.batch_size, self.count(start)) * self.world_size
 
 
+@dataclass(frozen=True, slots=True)
+class RankOrder:
+    """The samples of one rank in an epoch, computed as they are asked for.
+
+    Attributes:
+        known: order that it is of.
+        of_world: global order of the epoch.
+        start: place of the global order that it begins at.
+    """
+
+    known: KnownOrder
+    of_world: EpochOrder
+    start: int
+
+    def __len__(self) -> int:
+        return self.known.count(self.start)
+
+    def positions(self, first: int, stop: int) -> Array:
+        """Return the places in the global order of this rank's samples `first` to `stop`."""
+        known = self.known
+        return rank_positions(
+            len(self.of_world),
+            rank=known.rank,
+            world_size=known.world_size,
+            start=self.start,
+            drop_last=known.drop_last,
+            block=known.batch_size if known.is_by_batch else 1,
+            first=first,
+            stop=stop,
+        )
+
+    def read(self, first: int, stop: int) -> tuple[Array, Array | None]:
+        """Return this rank's samples `first` to `stop`, and their looks.
+
+        Returns:
+            int64[stop - first], shorter at the end, and as many looks, or None: see
+            `datasets.order.EpochOrder.read`.
+        """
+        return self.of_world.read(self.positions(first, stop))
+
+    def batch(self, number: int) -> tuple[Array, Array | None]:
+        """Return the samples of batch `number` from `start` on, and their looks."""
+        size = self.known.batch_size
+        return self.read(number * size, (number + 1) * size)
+
+
+AT_ONCE = 4096
+"""Indices that are computed at once: one by one they would cost more than they are worth."""
+
+
 class KnownBatches:
     """The rest of an epoch of a known order; its length is the number of batches.
+
+    Batches are computed a few thousand samples at a time, by whoever iterates.
 
     Args:
         order: order.
@@ -151,9 +196,9 @@ class KnownBatches:
         self.order = order
         self.epoch = epoch
         self.start = start
-        self._indices = order.indices(epoch, start)
+        self._of_rank = order.of_epoch(epoch, start)
         self._size = order.batch_size
-        count = len(self._indices)
+        count = len(self._of_rank)
         self._stop = count - count % self._size if order.drop_last else count
         self._closed = False
 
@@ -162,10 +207,18 @@ class KnownBatches:
 
     def batches(self) -> Iterator[Indices]:
         """Yield the batches for the reading stage."""
-        for first in range(0, self._stop, self._size):
-            if self._closed:
-                return
-            yield self._indices[first : min(first + self._size, self._stop)].tolist()
+        at_once = max(AT_ONCE // self._size, 1) * self._size
+        for first in range(0, self._stop, at_once):
+            samples, looks = self._of_rank.read(first, min(first + at_once, self._stop))
+            numbers = samples.tolist()
+            of_numbers = None if looks is None else looks.tolist()
+            for place in range(0, len(numbers), self._size):
+                if self._closed:
+                    return
+                batch = numbers[place : place + self._size]
+                if of_numbers is not None:
+                    batch = Looked(batch, of_numbers[place : place + self._size])
+                yield batch
 
     ahead = batches
 

@@ -29,6 +29,7 @@ from torch.utils.data import StackDataset, default_collate, default_convert
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
+from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
 from dataplane.gpu.device import checked_device
@@ -175,8 +176,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 if shuffle and not len(dataset):  # type: ignore[arg-type]  # as torch's sampler
                     raise ConfigError("shuffle=True, and the dataset has no samples to shuffle")
                 sampler = EpochSampler(
-                    len(dataset),  # type: ignore[arg-type]  # map-style datasets have a length
-                    shuffle=bool(shuffle),
+                    _rule_of(len(dataset), shuffle),  # type: ignore[arg-type]  # map-style: it has one
                     seed=seed,
                     generator=generator,
                     rank=rank,
@@ -552,6 +552,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 def _length_of(dataset: Any) -> int:
     """Return the length of a dataset; 0 where it has none, and a sampler says all."""
     return len(dataset) if hasattr(dataset, "__len__") else 0
+
+
+def _rule_of(length: int, shuffle: bool | None) -> OrderRule:
+    return Shuffled(length) if shuffle else InOrder(length)
 
 
 def _is_ours(sampler: object, batch_sampler: object) -> bool:

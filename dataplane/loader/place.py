@@ -94,7 +94,7 @@ class Place:
         """Take over the length that the dataset has now."""
         self._length = length
         if self.own is not None:
-            self.own.length = length
+            self.own.rule = self.own.rule.of_samples(length)
 
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch of the next pass, and tell samplers that know of epochs.
@@ -316,9 +316,9 @@ class Place:
 
     def _fresh(self) -> LoaderState:
         """Return the beginning of the next epoch."""
-        kind, seed, rank = "sampler", self._seed, 0
+        kind, details, seed, rank = "sampler", "", self._seed, 0
         if self.own is not None:
-            kind = "shuffled" if self.own.shuffle else "sequential"
+            kind, details = self.own.rule.kind, self.own.rule.details
             seed = self.own.seed
         else:
             rank = rank_of_process()[0]
@@ -327,6 +327,7 @@ class Place:
             samples_consumed=0,
             num_yielded=0,
             order=kind,
+            order_details=details,
             seed=seed,
             dataset_length=self._length,
             rank=rank,

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from torch.utils.data import DistributedSampler
 
-from dataplane.datasets.order import permutation, rank_count, rank_positions
+from dataplane.datasets.keyed import check_seed
+from dataplane.datasets.order import OrderRule, rank_count, rank_positions
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import KnownOrder
+from dataplane.loader.batch_source import AT_ONCE, KnownOrder, RankOrder
 from dataplane.loader.ranks import (
     draw_seed,
     epoch_number,
@@ -40,9 +40,8 @@ class EpochSampler(DistributedSampler[int]):
     """Sampler of the known order of an epoch, for one rank.
 
     Args:
-        length: length of the dataset.
-        shuffle: whether to read a new permutation each epoch.
-        seed: seed of the shuffle; None draws one.
+        rule: rule of the global order.
+        seed: seed of the order; None draws one.
         generator: generator that seeds are drawn from; by default torch's.
         rank: rank of this process; None asks when a pass begins.
         world_size: number of ranks; None likewise.
@@ -54,9 +53,8 @@ class EpochSampler(DistributedSampler[int]):
 
     def __init__(
         self,
-        length: int,
+        rule: OrderRule,
         *,
-        shuffle: bool,
         seed: int | None,
         generator: torch.Generator | None,
         rank: int | None,
@@ -64,8 +62,7 @@ class EpochSampler(DistributedSampler[int]):
         drop_last: bool,
     ) -> None:
         # Not DistributedSampler's: it asks for the process group at once.
-        self.length = length
-        self.shuffle = shuffle
+        self.rule = rule
         self.generator = generator
         self.drop_last = drop_last
         self.epoch = 0
@@ -76,9 +73,14 @@ class EpochSampler(DistributedSampler[int]):
         self._kept_seed: int | None = None
         self._given_ranks = _given_ranks(rank, world_size)
         self._ranks: tuple[int, int] | None = None
-        permutation(0, seed=self._given_seed or 0, epoch=0)  # refuses a bad seed now
+        check_seed(self._given_seed or 0, 0)
         if self._given_ranks is not None:
             rank_positions(0, rank=self._given_ranks[0], world_size=self._given_ranks[1])
+
+    @property
+    def shuffle(self) -> bool:  # type: ignore[override]  # an attribute there
+        """Whether seed and epoch have part in the order."""
+        return self.rule.is_drawn
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -100,8 +102,8 @@ class EpochSampler(DistributedSampler[int]):
         """Number of samples that a rank reads in an epoch."""
         rank, world_size = self.ranks
         if not self.pads:
-            return len(range(rank, self.length, world_size))
-        return rank_count(self.length, world_size=world_size, drop_last=self.drop_last)
+            return len(range(rank, self.rule.length, world_size))
+        return rank_count(self.rule.length, world_size=world_size, drop_last=self.drop_last)
 
     @property
     def total_size(self) -> int:  # type: ignore[override]
@@ -170,8 +172,7 @@ class EpochSampler(DistributedSampler[int]):
         """Return the order that a seed gives, in batches."""
         rank, world_size = self.ranks
         return KnownOrder(
-            length=self.length,
-            shuffle=self.shuffle,
+            rule=self.rule,
             seed=seed,
             rank=rank,
             world_size=world_size,
@@ -189,11 +190,17 @@ class EpochSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         self.settle()
         seed, is_for_pass = self.begin()
-        indices = self.order(seed, 1).indices(0 if is_for_pass else self.epoch)
-        return iter(cast("list[int]", indices[: self.num_samples].tolist()))
+        order = self.order(seed, 1).of_epoch(0 if is_for_pass else self.epoch)
+        return _numbers(order, self.num_samples)
 
     def __len__(self) -> int:
         return self.num_samples
+
+
+def _numbers(order: RankOrder, count: int) -> Iterator[int]:
+    """Yield the first samples of a rank's order."""
+    for first in range(0, count, AT_ONCE):
+        yield from order.read(first, min(first + AT_ONCE, count))[0].tolist()
 
 
 def _given_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | None:

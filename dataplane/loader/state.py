@@ -13,14 +13,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from dataplane.datasets.permutations import SORTED_SAMPLES
 from dataplane.errors import ConfigError
 from dataplane.loader.batch_source import BatchSource, KnownOrder
 
 __all__ = ["STATE_VERSION", "LoaderState", "Progress"]
 
-STATE_VERSION = 2
-_FIRST_VERSION = 1
-"""A state without `dataset`, of a seed that was given or 0."""
+STATE_VERSION = 3
+_ADDED: Mapping[int, Mapping[str, object]] = {
+    1: {"is_seed_of_pass": False, "dataset": "", "rank": 0, "order_details": ""},
+    2: {"order_details": ""},
+}
+"""What later versions have added, by version; the first was of a seed that was given, or 0.
+
+Before version 3 a shuffle of more than `SORTED_SAMPLES` samples was another permutation.
+"""
 
 _FOREIGN = "_iterator_finished"
 """Name that Accelerate adds to a loader's state."""
@@ -37,7 +44,8 @@ class LoaderState:
         samples_consumed: places of the global order of this epoch that all ranks together used up;
             with a sampler of the user's, of the order that it gave this rank.
         num_yielded: number of batches of this epoch that this rank yielded, before a resume too.
-        order: `shuffled`, `sequential`, or `sampler` for a sampler of the user's.
+        order: kind of the order's rule, `shuffled`, `sequential` …, or `sampler` for a sampler of
+            the user's.
         seed: seed of the shuffle, and of what the user's code draws; None where one is still to be
             drawn.
         is_seed_of_pass: whether the seed was drawn for this pass alone; the epoch then has no part
@@ -46,6 +54,7 @@ class LoaderState:
         dataset: identity of the dataset; empty where it is not known.
         rank: rank that a sampler of the user's gave its order to; 0 with the loader's own order.
         sampler: what it takes to have the user's sampler repeat itself; see `batch_source.py`.
+        order_details: what else the order is made from; see `datasets.order.OrderRule`.
         version: version of this format.
     """
 
@@ -59,6 +68,7 @@ class LoaderState:
     dataset: str = ""
     rank: int = 0
     sampler: Mapping[str, Any] | None = None
+    order_details: str = ""
     version: int = STATE_VERSION
 
     @property
@@ -84,15 +94,14 @@ class LoaderState:
             )
         values = {name: value for name, value in state.items() if name != _FOREIGN}
         version = values.get("version")
-        if version not in (_FIRST_VERSION, STATE_VERSION) or isinstance(version, bool):
+        if type(version) is not int or version not in (*_ADDED, STATE_VERSION):
             raise ConfigError(
                 f"not a loader state of version {STATE_VERSION}: version is {version!r}", hint=_HINT
             )
         values = {"seed": None, "sampler": None, **values}
         names = {field.name for field in fields(cls)}
-        if version == _FIRST_VERSION:
-            added = {"is_seed_of_pass": False, "dataset": "", "rank": 0}
-            values = {**added, **values, "version": STATE_VERSION}
+        if version != STATE_VERSION:
+            values = {**_ADDED[version], **values, "version": STATE_VERSION}
         if set(values) != names:
             odd = ", ".join(sorted(map(str, set(values) ^ names)))
             raise ConfigError(f"a loader state with missing or unknown entries: {odd}")
@@ -102,6 +111,16 @@ class LoaderState:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ConfigError(f"loader state: {name} must be a count, got {value!r}")
+        length = values["dataset_length"]
+        assert isinstance(length, int)
+        if version != STATE_VERSION and values["order"] == "shuffled" and length > SORTED_SAMPLES:
+            raise ConfigError(
+                f"a loader state of version {version} in an epoch of {length} shuffled samples: "
+                f"since version {STATE_VERSION} more than {SORTED_SAMPLES} are shuffled into "
+                "another order, so it cannot be resumed exactly",
+                hint=f"finish the epoch with the version that began it, or begin it again with "
+                f"loader.set_epoch({values['epoch']})",
+            )
         if not isinstance(values["sampler"], Mapping | None):
             raise ConfigError(
                 f"loader state: sampler must be a dict, got {type(values['sampler']).__name__}",
@@ -136,6 +155,11 @@ class LoaderState:
                 f"the state is of a {self.order} order, this loader's is {own.order}",
                 hint="construct the loader with the same shuffle and sampler",
             )
+        if self.order_details != own.order_details:
+            raise ConfigError(
+                f"the state is of another {self.order} order: what it was made from has changed",
+                hint="construct the loader with the same arguments as the one that was saved",
+            )
         # No upper bound: ranks take whole turns, of which more than the dataset may be under way.
         if self.order != "sampler" and self.num_yielded > self.samples_consumed:
             raise ConfigError(
@@ -144,7 +168,7 @@ class LoaderState:
                 hint=_HINT,
             )
         if (
-            self.order == "shuffled"
+            self.order not in ("sequential", "sampler")
             and None not in (given_seed, self.seed)
             and self.seed != given_seed
         ):

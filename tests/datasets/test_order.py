@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+import itertools
+
 import pytest
 
-from dataplane.datasets.order import global_order, permutation, rank_count, rank_positions
+from dataplane.datasets.order import (
+    InOrder,
+    OrderRule,
+    Shuffled,
+    global_order,
+    rank_count,
+    rank_positions,
+)
 from dataplane.errors import ConfigError
 
 
@@ -91,30 +99,37 @@ def test_ranks_that_take_turns_by_the_block_share_each_step(world_size: int, blo
             assert gathered[: max(n - start, 0)] == list(range(start, n))
 
 
-def test_a_permutation_holds_every_sample_once() -> None:
-    for n in (0, 1, 2, 1000):
-        assert np.array_equal(np.sort(permutation(n, seed=3, epoch=9)), np.arange(n))
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_any_few_positions_of_a_rank_are_as_in_the_whole(drop_last: bool, block: int) -> None:
+    for n, start, world_size in itertools.product((0, 1, 7, 20), (0, 3, 8), (1, 3)):
+        for rank in range(world_size):
+            given = {
+                "rank": rank,
+                "world_size": world_size,
+                "start": start,
+                "drop_last": drop_last,
+                "block": block,
+            }
+            whole = rank_positions(n, **given).tolist()
+            for first in range(len(whole) + 2):
+                for stop in range(first, len(whole) + 3):
+                    some = rank_positions(n, **given, first=first, stop=stop)
+                    assert some.tolist() == whole[first:stop]
 
 
-def test_the_order_differs_between_epochs_and_seeds_and_repeats_for_equal_ones() -> None:
-    first = permutation(100, seed=1, epoch=0)
-    assert np.array_equal(first, permutation(100, seed=1, epoch=0))
-    assert not np.array_equal(first, permutation(100, seed=1, epoch=1))
-    assert not np.array_equal(first, permutation(100, seed=2, epoch=0))
-    # (1, 0) and (0, 1) must not collide: the pair is hashed, not added.
-    assert not np.array_equal(first, permutation(100, seed=0, epoch=1))
-
-
-def test_the_order_of_a_released_version_never_changes() -> None:
-    assert permutation(10, seed=7, epoch=3).tolist() == PINNED
-
-
-def test_the_first_place_is_uniform_over_epochs() -> None:
-    n, epochs = 8, 4000
-    first = [int(permutation(n, seed=5, epoch=epoch)[0]) for epoch in range(epochs)]
-    counts = np.bincount(first, minlength=n)
-    chi_squared = float(((counts - epochs / n) ** 2 / (epochs / n)).sum())
-    assert chi_squared < 24.3  # 99.9 % quantile for 7 degrees of freedom
+@pytest.mark.parametrize("rule", [InOrder(7), Shuffled(7)])
+def test_a_rule_gives_samples_at_any_positions_and_no_looks(rule: OrderRule) -> None:
+    assert rule.length == 7
+    order = rule.of_epoch(3, 4)
+    whole = global_order(7, seed=3, epoch=4, shuffle=rule.is_drawn)
+    samples, looks = order.read([6, 0, 6, 2])
+    assert samples.tolist() == whole[[6, 0, 6, 2]].tolist()
+    assert looks is None
+    assert len(order) == 7
+    with pytest.raises(IndexError, match="position 7"):
+        order.read([7])
+    assert rule.of_samples(9) == type(rule)(9)
 
 
 def test_without_shuffle_the_order_is_the_order_of_the_dataset() -> None:
@@ -124,13 +139,10 @@ def test_without_shuffle_the_order_is_the_order_of_the_dataset() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: permutation(-1, seed=0, epoch=0),
-        lambda: permutation(3, seed=-1, epoch=0),
-        lambda: permutation(3, seed=2**64, epoch=0),
-        lambda: permutation(3, seed=0, epoch=-1),
         lambda: rank_positions(3, rank=2, world_size=2),
         lambda: rank_positions(3, rank=-1, world_size=2),
         lambda: rank_positions(3, block=0),
+        lambda: rank_positions(3, first=-1),
         lambda: rank_count(3, world_size=0),
         lambda: rank_count(3, start=-1),
         lambda: rank_count(-3),
@@ -139,6 +151,3 @@ def test_without_shuffle_the_order_is_the_order_of_the_dataset() -> None:
 def test_numbers_out_of_range_are_refused(call: object) -> None:
     with pytest.raises(ConfigError):
         call()  # type: ignore[operator]
-
-
-PINNED = [2, 4, 7, 3, 5, 1, 8, 9, 0, 6]

@@ -176,7 +176,7 @@ def test_set_epoch_reaches_the_user_s_sampler(dataset: dp.Dataset) -> None:
         ({"dataset_length": 10}, "10 samples, this one has 11"),
         ({"seed": 12}, "seed=12"),
         ({"order": "sequential"}, "sequential order, this loader's is shuffled"),
-        ({"version": 3}, "version is 3"),
+        ({"version": 4}, "version is 4"),
         ({"dataset": "0123"}, "of dataset 0123"),
         ({"epoch": -1}, "epoch must be a count"),
         ({"samples_consumed": "4"}, "samples_consumed must be a count"),
