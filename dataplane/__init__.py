@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         points,
         rows,
         steps,
+        stitch,
         whole,
     )
     from dataplane.errors import (
@@ -101,6 +102,7 @@ __all__ = [
     "serve_metrics",
     "stats",
     "steps",
+    "stitch",
     "whole",
 ]
 
@@ -117,6 +119,7 @@ _MODULES = {
         "points",
         "rows",
         "steps",
+        "stitch",
         "whole",
     ),
     "dataplane.errors": (

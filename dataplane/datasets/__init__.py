@@ -13,6 +13,7 @@ from dataplane.datasets.order import global_order, rank_count, rank_positions
 from dataplane.datasets.permutations import Permutation, permutation
 from dataplane.datasets.runs import points, rows, steps
 from dataplane.datasets.selections import ArrayForm, Selection, Whole, whole
+from dataplane.datasets.stitching import stitch
 from dataplane.extras import missing_package
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "rank_positions",
     "rows",
     "steps",
+    "stitch",
     "whole",
 ]
 
