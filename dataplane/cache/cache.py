@@ -82,9 +82,18 @@ class Cache(CacheCore):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def open(self, store: Store, info: ObjectInfo) -> CachedObject:
-        """Name an object version to read. Makes no request and opens no file."""
-        return CachedObject(self, store, info)
+    def open(
+        self, store: Store, info: ObjectInfo, *, block_bytes: int | None = None
+    ) -> CachedObject:
+        """Name an object version to read. Makes no request and opens no file.
+
+        Args:
+            store: store of the object.
+            info: the object version.
+            block_bytes: length of its blocks, by default the configuration's; what is cached in
+                blocks of another length is another entry.
+        """
+        return CachedObject(self, store, info, block_bytes)
 
     def plan(
         self, reads: Iterable[PlannedRead | PlannedTable], *, window_bytes: int | None = None

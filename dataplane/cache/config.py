@@ -8,7 +8,7 @@ mount, command line) passes it on as it is.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataplane.cache.permissions import Sharing, parse_sharing
@@ -27,14 +27,19 @@ __all__ = [
 ]
 
 DEFAULT_BLOCK_BYTES = 4 << 20
+DEFAULT_PART_BLOCK_BYTES = 64 << 10
 MIN_BLOCK_BYTES = 4096
 MAX_BLOCK_BYTES = 64 << 20
 MAX_HOST_REQUESTS = 1024
+MAX_FETCH_THREADS = 256
+
+_PART_THREADS = 4  # times as many downloads at once: a small one mostly waits for its first byte
 
 
 _SIZES = (
     "size_bytes",
     "block_bytes",
+    "part_block_bytes",
     "request_bytes",
     "prefetch_window_bytes",
     "prefetch_memory_bytes",
@@ -85,6 +90,12 @@ class CacheConfig:
         env="DATAPLANE_BLOCK_BYTES",
         parse=parse_bytes,
         doc="unit of download and eviction, a multiple of 4096",
+    )
+    part_block_bytes: int = setting(
+        DEFAULT_PART_BLOCK_BYTES,
+        env="DATAPLANE_PART_BLOCK_BYTES",
+        parse=parse_bytes,
+        doc="that unit for a dataset which reads parts of its arrays; block_bytes if that is less",
     )
     fetch_threads: int = setting(
         8, env="DATAPLANE_FETCH_THREADS", parse=int, doc="downloads under way at once"
@@ -147,11 +158,13 @@ class CacheConfig:
             if isinstance(value := getattr(self, name), str):  # as the file has it: "200GiB"
                 object.__setattr__(self, name, parse_bytes(value))
         parse_sharing(self.sharing)
-        if not MIN_BLOCK_BYTES <= self.block_bytes <= MAX_BLOCK_BYTES or self.block_bytes % 4096:
-            raise ConfigError(
-                f"cache.block_bytes must be a multiple of 4096 from {MIN_BLOCK_BYTES} to "
-                f"{MAX_BLOCK_BYTES}, got {self.block_bytes}"
-            )
+        for name in ("block_bytes", "part_block_bytes"):
+            block_bytes = getattr(self, name)
+            if not MIN_BLOCK_BYTES <= block_bytes <= MAX_BLOCK_BYTES or block_bytes % 4096:
+                raise ConfigError(
+                    f"cache.{name} must be a multiple of 4096 from {MIN_BLOCK_BYTES} to "
+                    f"{MAX_BLOCK_BYTES}, got {block_bytes}"
+                )
         if self.encrypt and self.block_bytes == MAX_BLOCK_BYTES:
             raise ConfigError(
                 f"an encrypted cache needs cache.block_bytes below {MAX_BLOCK_BYTES}: blocks grow"
@@ -161,8 +174,10 @@ class CacheConfig:
                 f"cache.size_bytes ({self.size_bytes}) is smaller than one block "
                 f"({self.block_bytes})"
             )
-        if not 1 <= self.fetch_threads <= 256:
-            raise ConfigError(f"cache.fetch_threads must be 1 to 256, got {self.fetch_threads}")
+        if not 1 <= self.fetch_threads <= MAX_FETCH_THREADS:
+            raise ConfigError(
+                f"cache.fetch_threads must be 1 to {MAX_FETCH_THREADS}, got {self.fetch_threads}"
+            )
         if not 0 <= self.host_requests <= MAX_HOST_REQUESTS:
             raise ConfigError(
                 f"cache.host_requests must be 0 to {MAX_HOST_REQUESTS}, got {self.host_requests}"
@@ -173,3 +188,11 @@ class CacheConfig:
             raise ConfigError("cache.prefetch_memory_bytes must not be negative")
         if self.next_epoch_bytes < 0:
             raise ConfigError("cache.next_epoch_bytes must not be negative")
+
+    def for_parts(self) -> CacheConfig:
+        """Return what a dataset that reads parts of its arrays uses: many small requests."""
+        return replace(
+            self,
+            block_bytes=min(self.block_bytes, self.part_block_bytes),
+            fetch_threads=min(_PART_THREADS * self.fetch_threads, MAX_FETCH_THREADS),
+        )

@@ -60,7 +60,9 @@ class CachedObject:
 
     __slots__ = ("__weakref__", "_core", "info", "name", "spec", "store")
 
-    def __init__(self, core: CacheCore, store: Store, info: ObjectInfo) -> None:
+    def __init__(
+        self, core: CacheCore, store: Store, info: ObjectInfo, block_bytes: int | None = None
+    ) -> None:
         self._core = core
         self.store = store
         self.info = info
@@ -69,14 +71,14 @@ class CachedObject:
             key=store.full_key(info.key),
             etag=info.etag,
             size_bytes=info.size_bytes,
-            block_bytes=core.config.block_bytes,
+            block_bytes=core.config.block_bytes if block_bytes is None else block_bytes,
             key_identity=core.sealer.identity if core.sealer is not None else "",
             sealed_bytes=HEADER_BYTES if core.sealer is not None else 0,
         )
         self.name = self.spec.digest().hex()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (CachedObject, (self._core, self.store, self.info))
+        return (CachedObject, (self._core, self.store, self.info, self.spec.block_bytes))
 
     def __repr__(self) -> str:
         return f"CachedObject({self.store.url!r}, {self.info.key!r})"
@@ -211,6 +213,11 @@ class CachedObject:
         entry = self._core.entry(self.name, self.spec)
         return entry is None or not entry.blocks.missing(start, stop)
 
+    def found_bytes(self) -> int:
+        """Number of the object's bytes that are on the local disk; makes no entry for it."""
+        found = self._core.existing(self.name)
+        return 0 if found is None else found.resident_bytes()
+
     def resident_bytes(self) -> int:
         """Number of the object's bytes that are on the local disk."""
         entry = self._core.entry(self.name, self.spec)
@@ -301,7 +308,7 @@ class CachedObject:
     def _fill(self, entry: Entry, view: memoryview, pieces: Ranges) -> None:
         """Have the blocks of missing pieces downloaded, and copy the pieces as blocks arrive."""
         config = self._core.config
-        per_request = self._core.request_bytes // config.block_bytes
+        per_request = max(1, self._core.request_bytes // entry.blocks.block_bytes)
         limit = _REQUESTS_PER_THREAD * per_request * config.fetch_threads
         left = by_block(pieces, entry.blocks.block_bytes)
         waiting: deque[tuple[Job, Ranges]] = deque()

@@ -78,8 +78,8 @@ class Plan:
         self._window_bytes = window_bytes
         config = core.config
         # Enough to make full requests of; more would only sit in the queue.
-        per_thread = max(_MIN_JOBS, _REQUESTS * core.request_bytes // config.block_bytes)
-        self._max_jobs = per_thread * config.fetch_threads
+        self._least_jobs = _MIN_JOBS * config.fetch_threads
+        self._most_job_bytes = _REQUESTS * core.request_bytes * config.fetch_threads
         # Half: plans of the same process that are in the middle of an epoch need memory too.
         self._next_epoch_limit = min(config.next_epoch_bytes, window_bytes // 2)
         self._lock = threading.Lock()
@@ -254,7 +254,7 @@ class Plan:
 
     def _plan_read(self, read: PlannedRead) -> bool:
         """Bring the blocks of one read into the window; False when the plan is over."""
-        block_bytes = self._core.config.block_bytes
+        block_bytes = read.source.spec.block_bytes
         if read.start >= read.stop:
             return not self._closed
         for block in range(read.start // block_bytes, -(-read.stop // block_bytes)):
@@ -268,7 +268,7 @@ class Plan:
 
     def _plan_reads(self, reads: PlannedTable) -> bool:
         """Bring the blocks of many reads into the window; False when the plan is over."""
-        uses = reads.block_uses(self._core.config.block_bytes)
+        uses = reads.block_uses()
         first = 0
         while first < len(uses):
             if self._closed:
@@ -280,7 +280,7 @@ class Plan:
             elif self._together > _FEW_USES:
                 self._together //= 4
             else:
-                for read in part.each(self._core.config.block_bytes):
+                for read in part.each():
                     if not self._plan_read(read):
                         return False
                 first += len(part)
@@ -289,9 +289,8 @@ class Plan:
 
     def _enter_together(self, uses: BlockUses) -> bool:
         """Bring blocks into the window if all are on the disk and have room; say whether."""
-        block_bytes = self._core.config.block_bytes
-        reads = uses.last_uses(block_bytes)
-        keys = [(read.source.name, read.start // block_bytes) for read in reads]
+        reads = uses.last_uses()
+        keys = [(read.source.name, read.start // read.source.spec.block_bytes) for read in reads]
         lengths = [read.stop - read.start for read in reads]
         missing = [n for n, key in enumerate(keys) if key not in self._last_step]
         if not all(self._is_ready(reads[n].source, keys[n][1]) for n in missing):
@@ -381,7 +380,8 @@ class Plan:
         if key in self._last_step:
             return True
         fits = self._ahead_bytes + length <= self._window() or not self._last_step
-        return fits and len(self._jobs) < self._max_jobs
+        count = len(self._jobs)
+        return fits and (count < self._least_jobs or count * length < self._most_job_bytes)
 
     def _window(self) -> int:
         """Window in bytes: blocks that the cache has no room for must fit into memory."""

@@ -54,10 +54,12 @@ class PlannedTable:
     steps: npt.NDArray[np.int64]
     epoch: int = 0
 
-    def block_uses(self, block_bytes: int) -> BlockUses:
+    def block_uses(self) -> BlockUses:
         """Return which blocks the steps need."""
         has = self.stops > self.starts
         starts, stops = self.starts[has].astype(np.int64), self.stops[has].astype(np.int64)
+        lengths = np.array([source.spec.block_bytes for source in self.sources], np.int64)
+        block_bytes = lengths[self.source[has]]
         first = starts // block_bytes
         counts = (stops - 1) // block_bytes - first + 1
         row = np.repeat(np.arange(len(first)), counts)
@@ -88,27 +90,25 @@ class BlockUses:
     def __getitem__(self, part: slice) -> BlockUses:
         return BlockUses(self.sources, self.keys[part], self.steps[part], self.epoch)
 
-    def last_uses(self, block_bytes: int) -> list[PlannedRead]:
-        """Return a read of each block, in the order of first use, for the last step that needs it.
-
-        Args:
-            block_bytes: size of a block.
-        """
+    def last_uses(self) -> list[PlannedRead]:
+        """Return a read of each block, by first use, for the last step that needs it."""
         keys, first = np.unique(self.keys, return_index=True)
         _, last = np.unique(self.keys[::-1], return_index=True)
         order = np.argsort(first)
-        return self._reads(keys[order], self.steps[len(self.keys) - 1 - last[order]], block_bytes)
+        return self._reads(keys[order], self.steps[len(self.keys) - 1 - last[order]])
 
-    def each(self, block_bytes: int) -> list[PlannedRead]:
+    def each(self) -> list[PlannedRead]:
         """Return a read of the block for every use."""
-        return self._reads(self.keys, self.steps, block_bytes)
+        return self._reads(self.keys, self.steps)
 
     def _reads(
-        self, keys: npt.NDArray[np.int64], steps: npt.NDArray[np.int64], block_bytes: int
+        self, keys: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
     ) -> list[PlannedRead]:
         reads = []
         for key, step in zip(keys.tolist(), steps.tolist(), strict=True):
-            source, start = self.sources[key // _MAX_BLOCKS], key % _MAX_BLOCKS * block_bytes
+            source = self.sources[key // _MAX_BLOCKS]
+            block_bytes = source.spec.block_bytes
+            start = key % _MAX_BLOCKS * block_bytes
             stop = min(start + block_bytes, source.info.size_bytes)
             reads.append(PlannedRead(source, start, stop, step, self.epoch))
         return reads

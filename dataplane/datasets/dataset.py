@@ -164,7 +164,7 @@ class Dataset(_MapDataset):
         self._opened = OpenedReader()
         self._layouts: tuple[ArrayLayout, ...] | None = None
         self._identity: str | None = None
-        if not all(isinstance(selection, Whole) for selection in self.selections.values()):
+        if self.reads_parts:
             _ = self.layouts  # what does not fit an array is said here, and not at the first step
 
     def __len__(self) -> int:
@@ -181,6 +181,11 @@ class Dataset(_MapDataset):
     def keys(self) -> Sequence[str]:
         """Keys of the samples, in order; those of the dataset on disk, each once."""
         return self.index.keys
+
+    @property
+    def reads_parts(self) -> bool:
+        """Whether a selection takes a part of its array."""
+        return not all(isinstance(selection, Whole) for selection in self.selections.values())
 
     @property
     def is_random(self) -> bool:
@@ -311,6 +316,7 @@ class Dataset(_MapDataset):
             shards=self._shards,
             sizes=self.index.shards,
             counters=self.counters,
+            reads_parts=self.reads_parts,
         )
         planner = Planner(
             self.index,

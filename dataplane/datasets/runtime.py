@@ -37,6 +37,9 @@ Spans: TypeAlias = "Sequence[tuple[int, int]] | npt.NDArray[np.uint64]"
 
 UINT8 = np.dtype(np.uint8)
 
+_MOSTLY_CACHED = 0.5
+"""Share of a shard that must be cached in large blocks, to read parts of it from these as well."""
+
 DIRECT_PIECE_BYTES = 8 << 20
 DIRECT_THREADS = 8
 """Pieces under way at once without a cache; 8 MiB at 8 connections fills a 10 Gbit/s line."""
@@ -77,6 +80,7 @@ class Runtime:
         url: URL of the dataset.
         store_config: configuration of its store.
         cache_config: configuration of the cache, or None for no cache.
+        reads_parts: whether parts of arrays are read, for which blocks are small.
         shards: descriptions of shards that are known already, as listed; added to here.
         sizes: length of each shard as the index records it.
         counters: counters of this dataset.
@@ -91,10 +95,16 @@ class Runtime:
         shards: dict[str, ObjectInfo],
         sizes: Mapping[str, int],
         counters: Counters,
+        reads_parts: bool = False,
     ) -> None:
         self.pid = os.getpid()
         self.store = open_store(url, store_config, counters=counters)
-        self.cache = None if cache_config is None else Cache.shared(cache_config)
+        self.cache: Cache | None = None
+        self._large_block_bytes: int | None = None
+        if cache_config is not None:
+            self.cache = Cache.shared(cache_config.for_parts() if reads_parts else cache_config)
+            if self.cache.config.block_bytes < cache_config.block_bytes:
+                self._large_block_bytes = cache_config.block_bytes
         self._shards = shards
         self._versions: dict[str, ObjectInfo] = {}
         self._sizes = sizes
@@ -137,7 +147,12 @@ class Runtime:
             found = self._objects.get(shard)
         if found is not None:
             return found
-        opened = self.cache.open(self.store, self.describe(shard))
+        info = self.describe(shard)
+        opened = self.cache.open(self.store, info)
+        if self._large_block_bytes is not None:
+            whole = self.cache.open(self.store, info, block_bytes=self._large_block_bytes)
+            if whole.found_bytes() >= max(info.size_bytes * _MOSTLY_CACHED, 1):
+                opened = whole  # by others that read all of it
         with self._lock:
             return self._objects.setdefault(shard, opened)
 

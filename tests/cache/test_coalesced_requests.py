@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
+from dataplane.cache.fetch import scheduler
 from dataplane.errors import ObjectChanged, StoreError
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
 from tests.cache.inside import entry_of, is_idle, jobs_of, queued_count
@@ -213,7 +214,8 @@ def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, s
             wait_until(lambda: blob.resident_bytes() == 10 * BLOCK)
 
 
-def test_what_was_cancelled_makes_no_request_longer(config, store, content):
+def test_what_was_cancelled_makes_no_request_longer(config, store, content, monkeypatch):
+    monkeypatch.setattr(scheduler, "SHARED_BYTES", BLOCK)
     streaming, _, gate = _stopping(store, 18 * BLOCK)
     with Cache(replace(config, fetch_threads=2)) as cache:
         blob = cache.open(streaming, store.put("a", content))

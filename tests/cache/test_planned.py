@@ -48,9 +48,9 @@ def test_uses_of_blocks_are_those_of_the_reads(cache, store, blob):
         ],
         epoch=2,
     )
-    uses = reads.block_uses(BLOCK)
+    uses = reads.block_uses()
     assert len(uses) == 8
-    found = [(read.source.name, read.start, read.stop, read.step) for read in uses.each(BLOCK)]
+    found = [(read.source.name, read.start, read.stop, read.step) for read in uses.each()]
     a, b, end = blob.name, short.name, BLOCK + 7
     whole = [(a, n * BLOCK, (n + 1) * BLOCK) for n in range(4)]
     assert found == [
@@ -60,14 +60,14 @@ def test_uses_of_blocks_are_those_of_the_reads(cache, store, blob):
         (b, 0, BLOCK, 6),
         (b, BLOCK, end, 6),
     ]
-    last = [(read.source.name, read.start, read.stop, read.step) for read in uses.last_uses(BLOCK)]
+    last = [(read.source.name, read.start, read.stop, read.step) for read in uses.last_uses()]
     assert last == [
         *((*block, 1) for block in whole[:3]),
         (*whole[3], 4),
         (b, BLOCK, end, 6),
         (b, 0, BLOCK, 6),
     ]
-    assert {read.epoch for read in uses.last_uses(BLOCK)} == {2}
+    assert {read.epoch for read in uses.last_uses()} == {2}
 
 
 @pytest.mark.parametrize("resident", [[], [3], list(range(0, BLOCKS, 2)), list(range(BLOCKS))])

@@ -89,6 +89,9 @@ class Unwanted(Enum):
 
 UNWANTED: Final = Unwanted.UNWANTED
 
+SHARED_BYTES = 1 << 20
+"""What takes not much longer to come than to begin: no less is shared between workers."""
+
 Outcome: TypeAlias = Buffer | TryLater | Unwanted | None
 """Outcome of a job: what its future shall hold, or why it is not done."""
 
@@ -300,8 +303,12 @@ class Scheduler:
             job = self._front_locked()
             if job is None or job.key != (name, block + 1) or job.entry is not last.entry:
                 return None
-            share = -(-(taken + self._queued) // self._max_workers)
-            if taken >= min(share, self._request_bytes // last.entry.blocks.block_bytes):
+            block_bytes = last.entry.blocks.block_bytes
+            # To share what is queued is worth a request of its own only where that is long.
+            share = max(
+                -(-(taken + self._queued) // self._max_workers), SHARED_BYTES // block_bytes
+            )
+            if taken >= min(share, self._request_bytes // block_bytes):
                 return None
             heapq.heappop(self._ready)
             self._leave_queue_locked(job, _State.RUNNING)
