@@ -88,6 +88,11 @@ class OrderRule(Protocol):
         ...
 
     @property
+    def repeats(self) -> bool:
+        """Whether a sample may come several times in an epoch, so that there are looks."""
+        ...
+
+    @property
     def length(self) -> int:
         """Number of positions of an epoch."""
         ...
@@ -117,6 +122,7 @@ class InOrder:
     kind = "sequential"
     details = ""
     is_drawn = False
+    repeats = False
 
     def __len__(self) -> int:
         return self.length
@@ -143,6 +149,7 @@ class Shuffled:
     kind = "shuffled"
     details = ""
     is_drawn = True
+    repeats = False
 
     def of_samples(self, count: int) -> Shuffled:
         """Return the rule for a dataset of another length."""

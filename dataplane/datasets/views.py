@@ -162,10 +162,13 @@ class FetchedBatch:
     Attributes:
         samples: samples, in order.
         which: dataset of the view that each is of.
+        places: which of those that were asked for each one is, or replaces, from 0 on; None where
+            all are there.
     """
 
     samples: Sequence[FetchedSample]
     which: list[int]
+    places: list[int] | None = None
 
 
 class ViewReader:
@@ -227,15 +230,16 @@ class ViewReader:
             DataplaneError: as `fetch`.
             LoaderError: too many samples in a row had to be replaced.
         """
-        samples, which = [], []
-        for position in positions:
+        samples, which, places = [], [], []
+        for place, position in enumerate(positions):
             tried: list[int] = []
             reader = self._readers[int(self._which[position])]
             sample = reader.first_sound(self._from(position, tried))
             if sample is not None:
                 samples.append(sample)
                 which.append(tried[-1])
-        return FetchedBatch(samples, which)
+                places.append(place)
+        return FetchedBatch(samples, which, places)
 
     def _from(self, position: int, tried: list[int]) -> Iterator[tuple[SampleReader, int]]:
         """Yield the readers and numbers of a sample and of all after it, and note which dataset."""

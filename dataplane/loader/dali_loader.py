@@ -279,7 +279,10 @@ class DaliPipeline:
                 self._state = before
             for batch in passing:
                 state = self.loader.state_dict()
-                fed, keys = fed_batch(self.recipe, batch, before, state, seed=self._seed)
+                looks = self.loader.looks_behind({**before, **_seed_of(state)})
+                fed, keys = fed_batch(
+                    self.recipe, batch, before, state, seed=self._seed, looks=looks
+                )
                 self._in_flight.append(_InFlight(keys, state, (batch, fed)))
                 before = state
                 yield fed
@@ -292,6 +295,11 @@ class DaliPipeline:
                 passing.close()
             return
         self._end = self.loader.state_dict()
+
+
+def _seed_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the seed of a pass, which a state from before its first batch may lack."""
+    return {name: state[name] for name in ("seed", "is_seed_of_pass") if name in state}
 
 
 class _Epochs:

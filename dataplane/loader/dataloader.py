@@ -28,7 +28,6 @@ from torch.utils.data import StackDataset, default_collate, default_convert
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
-from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
 from dataplane.gpu.device import checked_device
@@ -36,6 +35,7 @@ from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
 from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import Pass, Run
+from dataplane.loader.order_arguments import OrderArguments
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
@@ -93,6 +93,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             bytes, or `auto`, as is faster here; `stats()` says which, and why.
         transform_mode: where your code runs: in a `thread` per worker, each with its own copy of
             it, or in a `process` per worker, for code that holds Python's lock.
+        weights: weight of each sample, float[n]: an epoch then draws samples with probabilities in
+            these proportions, with replacement.
+        num_samples: number of draws in an epoch with `weights`; by default as many as samples.
         prefetch_factor: see above; 2 by default.
         persistent_workers: whether workers keep their copies of your code from pass to pass.
         pin_memory_device: as in torch.
@@ -138,6 +141,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         transform_mode: TransformMode = "thread",
         device: str | torch.device | None = None,
         decode: Decode = "auto",
+        weights: Any = None,
+        num_samples: int | None = None,
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -148,6 +153,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._view = view_of(dataset)
         self._inner = packed_inside(dataset) if self._view is None else []
         self._is_engine = self._view is not None or bool(self._inner)
+        order = OrderArguments(shuffle, weights, num_samples)
+        order.check()
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
         self._seed = None if seed is None else whole_number("seed", seed)
         self._ragged = tuple(ragged)
@@ -164,7 +171,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._shard: Any = None
         self._place_: Place | None = None
         self._begin_anew()
-        if self._is_engine:
+        if not self._is_engine:
+            order.check_without_engine(dataset)
+        else:
             whole_number("num_workers", num_workers)
             if seed is not None and generator is not None:
                 raise ConfigError(
@@ -172,10 +181,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 )
             _keep_from_padding(batch_sampler)
             if sampler is None and batch_sampler is None:
-                if shuffle and not len(dataset):  # type: ignore[arg-type]  # as torch's sampler
-                    raise ConfigError("shuffle=True, and the dataset has no samples to shuffle")
                 sampler = EpochSampler(
-                    _rule_of(len(dataset), shuffle),  # type: ignore[arg-type]  # map-style: it has one
+                    order.rule(dataset),
                     seed=seed,
                     generator=generator,
                     rank=rank,
@@ -183,11 +190,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     drop_last=drop_last,
                 )
                 shuffle = None
-            elif not _is_ours(sampler, batch_sampler) and (rank, world_size) != (None, None):
-                raise ConfigError(
-                    "rank and world_size do nothing beside a sampler, which is an order itself",
-                    hint="leave the sampler out, or use DistributedSampler alone",
-                )
+            elif not _is_ours(sampler, batch_sampler):
+                order.check_beside_sampler()
+                if (rank, world_size) != (None, None):
+                    raise ConfigError(
+                        "rank and world_size do nothing beside a sampler, which is an order itself",
+                        hint="leave the sampler out, or use DistributedSampler alone",
+                    )
             if collate_fn is None or isinstance(collate_fn, LayoutCollate):
                 is_single = batch_size is None and batch_sampler is None
                 collate_fn = default_convert if is_single else self._own_collate(dataset)
@@ -273,7 +282,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if own is None:
             how.append("its order from a sampler")
         else:
-            how.append(f"shuffle={own.shuffle}")
+            kind = own.rule.kind
+            plain = {"sequential": "shuffle=False", "shuffled": "shuffle=True"}
+            how.append(plain.get(kind, f"order={kind}"))
             if own.shuffle and own.seed is not None:
                 how.append(f"seed={own.seed}")
             if own.num_replicas > 1:
@@ -349,6 +360,17 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 "installed",
                 hint="pip install torchdata",
             )
+
+    def looks_behind(self, state_dict: Mapping[str, object]) -> Sequence[int] | None:
+        """Return what tells the samples of a batch apart from their repetitions in the epoch.
+
+        Args:
+            state_dict: state before the batch, with the seed of its pass.
+
+        Returns:
+            The look of each sample, with the loader's own order; None where none comes twice.
+        """
+        return self._place.looks_behind(state_dict)
 
     @property
     def use_stateful_dataloader(self) -> bool:
@@ -548,10 +570,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 def _length_of(dataset: Any) -> int:
     """Return the length of a dataset; 0 where it has none, and a sampler says all."""
     return len(dataset) if hasattr(dataset, "__len__") else 0
-
-
-def _rule_of(length: int, shuffle: bool | None) -> OrderRule:
-    return Shuffled(length) if shuffle else InOrder(length)
 
 
 def _is_ours(sampler: object, batch_sampler: object) -> bool:

@@ -21,7 +21,7 @@ from dataplane.datasets.reader import SAMPLE_ERRORS
 from dataplane.datasets.samples import KEY, decoded_bytes, packed_bytes
 from dataplane.datasets.views import FetchedBatch, ViewReader
 from dataplane.gpu.transfer import Sent
-from dataplane.loader.batch_source import Bulk, Indices
+from dataplane.loader.batch_source import Bulk, Indices, Looked
 from dataplane.loader.device_batches import DeviceBatches
 from dataplane.loader.pipeline import Stage
 from dataplane.loader.prefetcher import Prefetcher
@@ -166,20 +166,24 @@ class Work:
                 del sample[KEY]
         if not self.workers:
             return _pinned(separated[0]) if options.pin else separated[0]
+        places = range(len(samples)) if fetched.places is None else fetched.places
+        looks = _looks_of(asked.indices)
         return Task(
             asked.first,
-            asked.indices,
+            [asked.indices[place] for place in places],
             isinstance(asked.indices, Bulk),
             separated,
             fetched.which,
             [sample.plan.index for sample in samples],
+            looks and [looks[place] for place in places],
         )
 
     def make(self, worker: int, number: int, item: Decoded | Asked) -> Decoded:
         """Have a worker make a batch of decoded samples, or of what its dataset gives."""
         del number
         if isinstance(item, Asked):
-            item = Decoded(Task(item.first, item.indices), len(item.indices))
+            task = Task(item.first, list(item.indices), looks=_looks_of(item.indices))
+            item = Decoded(task, len(item.indices))
         if not item.is_left_out:
             content = self.workers[worker].run(item.content)
             if content is NOTHING_LEFT:
@@ -224,6 +228,10 @@ class Work:
         """Say that the bytes of all batches up to this one were read."""
         if (ahead := self.ahead) is not None:
             ahead.advance(number + 1)
+
+
+def _looks_of(indices: Indices) -> Sequence[int]:
+    return indices.looks if isinstance(indices, Looked) else ()
 
 
 def _pinned(content: Any) -> Any:

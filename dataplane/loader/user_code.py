@@ -97,6 +97,8 @@ class Task:
         samples: its samples, decoded; None where the dataset is asked for them.
         which: for each of `samples` the dataset that it is of, where there are several.
         numbers: for each of `samples` its number in that dataset.
+        looks: for each sample what tells it apart from others of the same in its epoch; empty
+            where there are none.
     """
 
     first: int
@@ -105,6 +107,7 @@ class Task:
     samples: list[Any] | None = None
     which: Sequence[int] = ()
     numbers: Sequence[int] = ()
+    looks: Sequence[int] = ()
 
 
 class Worker:
@@ -259,7 +262,9 @@ class Worker:
         number = task.numbers[at] if task.numbers else 0
         if not task.numbers and task.indices:
             number = _number(task.indices[at])
-        place = task.first + at + 1 if setup.repeats else 0
+        place = task.looks[at] if task.looks else 0
+        if setup.repeats:
+            place = task.first + at + 1
         self._streams.seed(mix(setup.seed, setup.epoch, which, number, place, int(collating)))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
+from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
 from dataplane.loader.batch_source import AT_ONCE, KnownBatches, KnownOrder, Looked
 from dataplane.loader.sampler import EpochSampler
@@ -18,6 +19,7 @@ from dataplane.loader.state import LoaderState
 RULES: dict[str, Callable[[int], OrderRule]] = {
     "sequential": InOrder,
     "shuffled": Shuffled,
+    "weighted": lambda n: Weighted.of(range(1, 6), 5, n),
 }
 WORLDS = (1, 2, 3, 4)
 EPOCH = 3

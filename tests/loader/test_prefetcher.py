@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
     before = plan_of(loader)
     act(loader)
     assert plan_of(loader) is not before
-    wait_until(lambda: before.is_closed)  # by a thread of the pass that was left
+    wait_until(partial(getattr, before, "is_closed"))  # by a thread of the pass that was left
     wait_until(lambda: len(plan_threads()) == 1)
     del loader, before
     gc.collect()

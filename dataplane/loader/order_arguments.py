@@ -1,0 +1,86 @@
+"""The order that the arguments of a loader ask for, as a rule; contradictions are refused.
+
+Pure functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from dataplane.datasets.order import InOrder, OrderRule, Shuffled
+from dataplane.datasets.weighted import Weighted
+from dataplane.errors import ConfigError
+from dataplane.loader.ranks import whole_number
+
+__all__ = ["OrderArguments", "Shuffle"]
+
+Shuffle: TypeAlias = bool | Literal["shards"] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OrderArguments:
+    """Arguments of a loader that say in which order it reads.
+
+    Attributes:
+        shuffle: whether to shuffle, and how.
+        weights: weight of each sample, to draw by; or None.
+        num_samples: number of draws in an epoch; or None.
+    """
+
+    shuffle: Shuffle
+    weights: Any = None
+    num_samples: int | None = None
+
+    def check(self) -> None:
+        """Refuse arguments that contradict each other.
+
+        Raises:
+            ConfigError: they do.
+        """
+        if self.num_samples is not None:
+            whole_number("num_samples", self.num_samples)
+            if self.weights is None:
+                raise ConfigError(
+                    "num_samples is the number of weighted draws in an epoch, and there are no "
+                    "weights",
+                    hint="give weights=…, or read less with torch.utils.data.Subset",
+                )
+
+    def check_beside_sampler(self) -> None:
+        """Refuse what does nothing beside a sampler of the user's.
+
+        Raises:
+            ConfigError: it was given.
+        """
+        if self.weights is not None:
+            raise ConfigError(
+                "weights do nothing beside a sampler, which is an order itself",
+                hint="leave the sampler out",
+            )
+
+    def check_without_engine(self, dataset: object) -> None:
+        """Refuse what torch's own code does not know.
+
+        Raises:
+            ConfigError: it was given.
+        """
+        if self.weights is not None:
+            raise ConfigError(
+                f"weights are for a dataplane.Dataset, this is a {type(dataset).__name__}",
+                hint="use torch.utils.data.WeightedRandomSampler",
+            )
+
+    def rule(self, dataset: Any) -> OrderRule:
+        """Return the rule of the order of a dataset.
+
+        Raises:
+            ConfigError: the dataset has no such order.
+        """
+        length = len(dataset)
+        if self.shuffle and not length:  # as torch's sampler
+            raise ConfigError("shuffle=True, and the dataset has no samples to shuffle")
+        if self.weights is not None:
+            count = None if self.num_samples is None else int(self.num_samples)
+            return Weighted.of(self.weights, length, count)
+        return Shuffled(length) if self.shuffle else InOrder(length)
