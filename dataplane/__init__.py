@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from dataplane.cache import CacheConfig, CacheWarning
-    from dataplane.datasets import Dataset, Permutation, collate, permutation, whole
+    from dataplane.datasets import Dataset, Permutation, collate, mix, permutation, whole
     from dataplane.errors import (
         BucketNotFound,
         CacheError,
@@ -80,6 +80,7 @@ __all__ = [
     "dali_ops",
     "dali_pipeline",
     "dali_source",
+    "mix",
     "permutation",
     "serve_metrics",
     "stats",
@@ -88,7 +89,7 @@ __all__ = [
 
 _MODULES = {
     "dataplane.cache": ("CacheConfig", "CacheWarning"),
-    "dataplane.datasets": ("Dataset", "Permutation", "collate", "permutation", "whole"),
+    "dataplane.datasets": ("Dataset", "Permutation", "collate", "mix", "permutation", "whole"),
     "dataplane.errors": (
         "BucketNotFound",
         "CacheError",

@@ -16,6 +16,7 @@ from dataplane.extras import missing_package
 if TYPE_CHECKING:
     from dataplane.datasets.collation import collate
     from dataplane.datasets.dataset import Dataset
+    from dataplane.datasets.mixing import mix
 
 __all__ = [
     "Dataset",
@@ -24,13 +25,18 @@ __all__ = [
     "Whole",
     "collate",
     "global_order",
+    "mix",
     "permutation",
     "rank_count",
     "rank_positions",
     "whole",
 ]
 
-_LAZY = {"Dataset": "dataplane.datasets.dataset", "collate": "dataplane.datasets.collation"}
+_LAZY = {
+    "Dataset": "dataplane.datasets.dataset",
+    "collate": "dataplane.datasets.collation",
+    "mix": "dataplane.datasets.mixing",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ from dataplane.stores.base import Buffer
 __all__ = [
     "KEY",
     "NOTHING",
+    "SOURCE",
     "ArraySample",
     "FetchedSample",
     "FetchedTogether",
@@ -38,6 +39,9 @@ __all__ = [
 
 KEY = "__key__"
 """Name under which a sample or batch holds its key or keys."""
+
+SOURCE = "__source__"
+"""Name under which a sample or batch of a mix holds the name of its source, or names."""
 
 
 class Keys(list[str]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.layout import ArrayLayout, joint_layouts
+from dataplane.datasets.mixture import Mix
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
 from dataplane.datasets.samples import FetchedSample
+from dataplane.errors import ConfigError
 
 __all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves", "view_of"]
 
@@ -39,11 +41,13 @@ class View:
         datasets: packed datasets that they are of, at least one.
         numbers: number of each sample in its dataset, int64[n]; None where it is one dataset whole.
         which: dataset of each sample, int32[n]; None where there is only one.
+        sources: name of the source that each dataset is of, in a mix; else None.
     """
 
     datasets: tuple[Dataset, ...]
     numbers: npt.NDArray[np.int64] | None = None
     which: npt.NDArray[np.int32] | None = None
+    sources: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.datasets[0]) if self.numbers is None else len(self.numbers)
@@ -83,10 +87,14 @@ def view_of(dataset: object) -> View | None:
 
     A subclass of `Dataset` with a `__getitem__` or `__getitems__` of its own is none: its code has
     to run. Nor is a `ConcatDataset` of datasets with different arrays.
+
+    Raises:
+        ConfigError: a mix is inside of another dataset, which would make nothing of its order.
     """
     if isinstance(dataset, Dataset):
         return View((dataset,)) if dataset.reads_as_packed else None
     if type(dataset) is Subset:
+        _check_no_mix(dataset, [dataset.dataset])
         whole = view_of(dataset.dataset)
         if whole is None:
             return None
@@ -97,11 +105,26 @@ def view_of(dataset: object) -> View | None:
         if ((indices < -len(whole)) | (indices >= len(whole))).any():
             return None  # torch's own code says so when it meets it
         return whole._select(np.where(indices < 0, indices + len(whole), indices))
-    if type(dataset) is ConcatDataset:
+    if type(dataset) in (ConcatDataset, Mix):
+        assert isinstance(dataset, ConcatDataset)
+        _check_no_mix(dataset, dataset.datasets)
         views = [view_of(part) for part in dataset.datasets]
         found = [view for view in views if view is not None]
-        return _joined(found) if len(found) == len(views) else None
+        joined = _joined(found) if len(found) == len(views) else None
+        if joined is None or not isinstance(dataset, Mix):
+            return joined
+        pairs = zip(dataset.names, found, strict=True)
+        sources = tuple(name for name, view in pairs for _ in view.datasets)
+        return replace(joined, sources=sources)
     return None
+
+
+def _check_no_mix(dataset: object, parts: Sequence[object]) -> None:
+    if any(isinstance(part, Mix) for part in parts):
+        raise ConfigError(
+            f"a {type(dataset).__name__} of a mix has lost its proportions",
+            hint="make Subsets and ConcatDatasets of its sources, and mix these",
+        )
 
 
 def _joined(views: Sequence[View]) -> View | None:
@@ -120,7 +143,7 @@ def packed_leaves(dataset: Any) -> list[Dataset]:
     """Return the datasets of `view_of(dataset)`, which must not be None, in its order."""
     if type(dataset) is Subset:
         return packed_leaves(dataset.dataset)
-    if type(dataset) is ConcatDataset:
+    if type(dataset) in (ConcatDataset, Mix):
         return [leaf for part in dataset.datasets for leaf in packed_leaves(part)]
     return [dataset]
 
@@ -176,6 +199,7 @@ class ViewReader:
 
     def __init__(self, view: View) -> None:
         self.layouts = view.layouts
+        self.sources = view.sources
         self._readers = [dataset.reader() for dataset in view.datasets]
         self._whole = view.numbers is None and view.which is None
         self._numbers = view.all_numbers()
@@ -210,14 +234,14 @@ class ViewReader:
             if self._whole:
                 whole = self._readers[0].fetch_all(positions)
                 return FetchedBatch(whole, [0] * len(whole))
-            runs = [
-                (place, self._readers[place].fetch_all(numbers))
-                for place, numbers in self._runs(positions)
-            ]
-            if len(runs) == 1:
-                return FetchedBatch(runs[0][1], [runs[0][0]] * len(positions))
-            samples = [sample for _, got in runs for sample in got]
-            return FetchedBatch(samples, [place for place, got in runs for _ in got])
+            which = self._which[list(positions)].tolist()
+            found: dict[int, Iterator[FetchedSample]] = {}
+            for place, numbers in self._by_dataset(positions):
+                of_dataset = self._readers[place].fetch_all(numbers)
+                if len(of_dataset) == len(positions):
+                    return FetchedBatch(of_dataset, which)
+                found[place] = iter(of_dataset)
+            return FetchedBatch([next(found[place]) for place in which], which)
         except SAMPLE_ERRORS:
             return self.recover(positions)
 
@@ -259,14 +283,12 @@ class ViewReader:
             yield from self._readers[0].planned_many(numbers, first_step, epoch)
         else:
             for step, batch in enumerate(batches, first_step):
-                for place, of_place in self._runs(batch):
+                for place, of_place in self._by_dataset(batch):
                     yield from self._readers[place].planned_many([of_place], step, epoch)
 
-    def _runs(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Yield neighbours of one dataset together: (dataset, numbers in it)."""
+    def _by_dataset(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield samples of one dataset together, in order: (dataset, numbers in it)."""
         which = self._which[list(positions)]
         numbers = self._numbers[list(positions)]
-        bounds = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(numbers)]
-        for first, stop in itertools.pairwise(bounds):
-            if stop > first:
-                yield int(which[first]), numbers[first:stop].tolist()
+        for place in np.unique(which).tolist():
+            yield place, numbers[which == place].tolist()

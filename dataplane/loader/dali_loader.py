@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataplane.datasets.layout import OFFSETS_SUFFIX
-from dataplane.datasets.samples import KEY, Keys
+from dataplane.datasets.samples import KEY, SOURCE, Keys
 from dataplane.errors import ConfigError, DataplaneError, LoaderError
 from dataplane.gpu.dali_graph import PARAMETERS, PipelineOptions, Recipe, make_pipeline
 from dataplane.gpu.dali_library import DeviceId, device_of
@@ -38,11 +38,13 @@ class _InFlight:
 
     Attributes:
         keys: keys of its samples.
+        sources: names of their sources, in a mix; else None.
         state: state of the loader behind it.
         memory: what DALI was given views of.
     """
 
     keys: Keys
+    sources: Keys | None
     state: dict[str, Any]
     memory: Any
 
@@ -221,6 +223,8 @@ class DaliPipeline:
                 batch[name + OFFSETS_SUFFIX] = offsets
         batch[PARAMETERS] = parameters
         batch[KEY] = self._handed.keys
+        if self._handed.sources is not None:
+            batch[SOURCE] = self._handed.sources
         return batch
 
     def _rewind(self, why: str) -> None:
@@ -283,7 +287,7 @@ class DaliPipeline:
                 fed, keys = fed_batch(
                     self.recipe, batch, before, state, seed=self._seed, looks=looks
                 )
-                self._in_flight.append(_InFlight(keys, state, (batch, fed)))
+                self._in_flight.append(_InFlight(keys, batch.get(SOURCE), state, (batch, fed)))
                 before = state
                 yield fed
                 if self._is_told_to_stop():

@@ -28,6 +28,7 @@ from torch.utils.data import StackDataset, default_collate, default_convert
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.mixture import Mix
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
 from dataplane.gpu.device import checked_device
@@ -68,7 +69,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     Args:
         dataset: a dataset that reads packed samples, or any other, for which torch's code runs.
         batch_size: samples per batch; None yields samples.
-        shuffle: whether to read a new permutation each epoch.
+        shuffle: whether to read a new permutation each epoch; a mix shuffles its sources unless
+            this is False.
         sampler: iterable of indices; the order is then its own.
         batch_sampler: iterable of lists of indices.
         num_workers: see above.
@@ -153,7 +155,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._view = view_of(dataset)
         self._inner = packed_inside(dataset) if self._view is None else []
         self._is_engine = self._view is not None or bool(self._inner)
-        order = OrderArguments(shuffle, weights, num_samples)
+        order = OrderArguments(shuffle, weights, num_samples, isinstance(dataset, Mix))
         order.check()
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
         self._seed = None if seed is None else whole_number("seed", seed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from dataplane.datasets.mixture import Mix
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
@@ -26,11 +27,13 @@ class OrderArguments:
         shuffle: whether to shuffle, and how.
         weights: weight of each sample, to draw by; or None.
         num_samples: number of draws in an epoch; or None.
+        is_mix: whether the dataset is a mix, which says the order itself.
     """
 
     shuffle: Shuffle
     weights: Any = None
     num_samples: int | None = None
+    is_mix: bool = False
 
     def check(self) -> None:
         """Refuse arguments that contradict each other.
@@ -38,6 +41,11 @@ class OrderArguments:
         Raises:
             ConfigError: they do.
         """
+        if self.is_mix and self.weights is not None:
+            raise ConfigError(
+                "a mix has proportions, and weights are of samples",
+                hint="give the weights of its sources to dataplane.mix",
+            )
         if self.num_samples is not None:
             whole_number("num_samples", self.num_samples)
             if self.weights is None:
@@ -53,11 +61,11 @@ class OrderArguments:
         Raises:
             ConfigError: it was given.
         """
-        if self.weights is not None:
-            raise ConfigError(
-                "weights do nothing beside a sampler, which is an order itself",
-                hint="leave the sampler out",
-            )
+        for name, given in (("weights", self.weights is not None), ("a mix", self.is_mix)):
+            if given:
+                raise ConfigError(
+                    f"{name} and a sampler both say the order", hint="leave the sampler out"
+                )
 
     def check_without_engine(self, dataset: object) -> None:
         """Refuse what torch's own code does not know.
@@ -80,6 +88,8 @@ class OrderArguments:
         length = len(dataset)
         if self.shuffle and not length:  # as torch's sampler
             raise ConfigError("shuffle=True, and the dataset has no samples to shuffle")
+        if isinstance(dataset, Mix):
+            return dataset.rule(shuffle=self.shuffle is not False)
         if self.weights is not None:
             count = None if self.num_samples is None else int(self.num_samples)
             return Weighted.of(self.weights, length, count)

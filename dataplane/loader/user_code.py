@@ -24,6 +24,7 @@ from torch.utils.data import StackDataset, Subset, default_collate
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
+from dataplane.datasets.mixture import with_source
 from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.samples import KEY
 from dataplane.datasets.views import packed_inside, packed_leaves
@@ -99,6 +100,7 @@ class Task:
         numbers: for each of `samples` its number in that dataset.
         looks: for each sample what tells it apart from others of the same in its epoch; empty
             where there are none.
+        sources: for each of `samples` the name of its source; empty but in a mix.
     """
 
     first: int
@@ -108,6 +110,7 @@ class Task:
     which: Sequence[int] = ()
     numbers: Sequence[int] = ()
     looks: Sequence[int] = ()
+    sources: Sequence[str] = ()
 
 
 class Worker:
@@ -180,7 +183,10 @@ class Worker:
 
     def _samples(self, task: Task) -> Any:
         if task.samples is not None:
-            return _kept(self._transformed(task, at) for at in range(len(task.samples)))
+            made: Iterable[Any] = (self._transformed(task, at) for at in range(len(task.samples)))
+            if task.sources:
+                made = map(with_source, made, task.sources)
+            return _kept(made)
         if self._several is not None and not self._setup.single:
             self._seed(task, 0)
             return self._several(task.indices)

@@ -150,6 +150,21 @@ def test_a_sample_that_weights_draw_twice_is_changed_in_two_ways(volume_data: Pa
     assert_same([*seen, *samples(resumed)], found)
 
 
+def test_a_mix_names_its_sources_and_changes_a_sample_anew_in_each_pass(
+    volume_data: Packed,
+) -> None:
+    of = dataset(volume_data)
+    parts = [torch.utils.data.Subset(of, [3, 1]), torch.utils.data.Subset(of, [0, 2, 4, 5])]
+    mixed = dp.mix(parts, [1, 1], stop=9, names=["a", "b"])
+    found = samples(pipeline(mixed, shuffle=None))
+    for (key, one), (other_key, other) in itertools.combinations(found, 2):
+        assert key != other_key or not same(one, other)
+    assert_same(samples(pipeline(mixed, 4, shuffle=None)), found)
+    for batch in pipeline(mixed, 4, shuffle=None):
+        sources = ["a" if key in ("case-1", "case-3") else "b" for key in batch["__key__"]]
+        assert batch["__source__"] == sources
+
+
 @pytest.mark.parametrize("taken", [0, 1, 2, 4])
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_a_run_resumes_in_mid_epoch_with_the_same_samples_changed_alike(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dataplane.datasets.mixture import Mixed
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
@@ -19,6 +20,8 @@ from dataplane.loader.state import LoaderState
 RULES: dict[str, Callable[[int], OrderRule]] = {
     "sequential": InOrder,
     "shuffled": Shuffled,
+    "mixed": lambda n: Mixed((5, 3, 9), (2, 1, 4), n, is_drawn=True),
+    "mixed in order": lambda n: Mixed((5, 300), (2, 1), n, is_drawn=False),
     "weighted": lambda n: Weighted.of(range(1, 6), 5, n),
 }
 WORLDS = (1, 2, 3, 4)

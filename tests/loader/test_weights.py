@@ -192,8 +192,8 @@ def test_without_a_seed_one_is_drawn_as_for_a_shuffle(dataset: dp.Dataset) -> No
 
 def test_what_weights_contradict_is_refused(dataset: dp.Dataset) -> None:
     for arguments, message in (
-        ({"sampler": [1, 2]}, "weights do nothing beside a sampler"),
-        ({"batch_sampler": [[1]], "batch_size": 1}, "weights do nothing beside a sampler"),
+        ({"sampler": [1, 2]}, "weights and a sampler both say the order"),
+        ({"batch_sampler": [[1]], "batch_size": 1}, "weights and a sampler both say the order"),
         ({"weights": None}, "num_samples is the number of weighted draws"),
         ({"num_samples": 0}, "num_samples must be at least 1"),
         ({"num_samples": 2.5}, "num_samples must be a whole number"),
