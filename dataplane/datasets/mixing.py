@@ -51,7 +51,8 @@ def mix(
         >>> next(iter(loader))["__source__"]  # doctest: +SKIP
         ['cars', 'cars', 'wings', 'cars', 'cars', 'cars', 'cars', 'wings']
     """
-    if isinstance(sources, (str, bytes)) or not isinstance(sources, Sequence) or not sources:
+    given: object = sources
+    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
         raise ConfigError(
             f"mix takes a list of datasets, got a value of type {type(sources).__name__}",
             hint="dataplane.mix([a, b], weights=[0.5, 0.5])",

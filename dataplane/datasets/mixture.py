@@ -241,7 +241,8 @@ class Mix(ConcatDataset[Any]):
     def __getitem__(self, i: int) -> Any:
         number = i + len(self) if i < 0 else i
         source = int(np.searchsorted(self.cumulative_sizes, number, side="right"))
-        return with_source(super().__getitem__(i), self.names[min(source, len(self.names) - 1)])
+        sample = super().__getitem__(i)  # type: ignore[no-untyped-call]
+        return with_source(sample, self.names[min(source, len(self.names) - 1)])
 
     def rule(self, *, shuffle: bool) -> Mixed:
         """Return the rule of its order."""
