@@ -115,6 +115,11 @@ class Mixed:
     repeats = True
 
     @property
+    def quality(self) -> float:
+        """1 for sources that are shuffled, each fully; else 0."""
+        return float(self.is_drawn)
+
+    @property
     def details(self) -> str:
         """Name of proportions, length and whether sources are shuffled."""
         text = f"{self.sizes}, {self.shares}, {self.length}, {self.is_drawn}"

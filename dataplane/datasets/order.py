@@ -93,6 +93,11 @@ class OrderRule(Protocol):
         ...
 
     @property
+    def quality(self) -> float:
+        """Quality of the shuffle: 0 for the order of the dataset, 1 for a full shuffle."""
+        ...
+
+    @property
     def length(self) -> int:
         """Number of positions of an epoch."""
         ...
@@ -123,6 +128,7 @@ class InOrder:
     details = ""
     is_drawn = False
     repeats = False
+    quality = 0.0
 
     def __len__(self) -> int:
         return self.length
@@ -150,6 +156,7 @@ class Shuffled:
     details = ""
     is_drawn = True
     repeats = False
+    quality = 1.0
 
     def of_samples(self, count: int) -> Shuffled:
         """Return the rule for a dataset of another length."""

@@ -72,6 +72,21 @@ class View:
         digest.update(self.all_which().tobytes())
         return digest.hexdigest()
 
+    def shards(self) -> npt.NDArray[np.int64]:
+        """Return the number of the shard that each sample lies in, over all datasets: int64[n]."""
+        found = np.empty(len(self), np.int64)
+        which, numbers = self.all_which(), self.all_numbers()
+        first: dict[str, int] = {}  # by URL: a dataset may be there several times
+        count = 0
+        for place, dataset in enumerate(self.datasets):
+            if dataset.url not in first:
+                first[dataset.url] = count
+                count += len(dataset.index.chunks.shards)
+            is_of = which == place
+            found[is_of] = dataset.index.chunks.shard_of(numbers[is_of])
+            found[is_of] += first[dataset.url]
+        return found
+
     @property
     def layouts(self) -> tuple[ArrayLayout, ...]:
         """Layout of each array in a batch, over all samples that can meet there."""

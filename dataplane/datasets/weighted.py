@@ -48,6 +48,7 @@ class Weighted:
     kind = "weighted"
     is_drawn = True
     repeats = True
+    quality = 1.0
 
     @classmethod
     def of(cls, weights: npt.ArrayLike, samples: int, length: int | None = None) -> Weighted:

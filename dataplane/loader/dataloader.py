@@ -29,6 +29,7 @@ from torch.utils.data import StackDataset, default_collate, default_convert
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.mixture import Mix
+from dataplane.datasets.sharded import Sharded
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
 from dataplane.gpu.device import checked_device
@@ -36,7 +37,7 @@ from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
 from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import Pass, Run
-from dataplane.loader.order_arguments import OrderArguments
+from dataplane.loader.order_arguments import OrderArguments, Shuffle
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
@@ -48,6 +49,7 @@ from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
 from dataplane.loader.user_code import UserCode, WorkerSetup
 from dataplane.loader.workers import TransformMode, Workers
+from dataplane.telemetry import logger
 
 __all__ = ["DataLoader"]
 
@@ -69,8 +71,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     Args:
         dataset: a dataset that reads packed samples, or any other, for which torch's code runs.
         batch_size: samples per batch; None yields samples.
-        shuffle: whether to read a new permutation each epoch; a mix shuffles its sources unless
-            this is False.
+        shuffle: whether to read a new permutation each epoch; "shards" shuffles shards, and the
+            samples of several at once; a mix shuffles its sources unless this is False.
         sampler: iterable of indices; the order is then its own.
         batch_sampler: iterable of lists of indices.
         num_workers: see above.
@@ -98,6 +100,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         weights: weight of each sample, float[n]: an epoch then draws samples with probabilities in
             these proportions, with replacement.
         num_samples: number of draws in an epoch with `weights`; by default as many as samples.
+        shuffle_window: shards whose samples `shuffle="shards"` mixes; 16 by default.
         prefetch_factor: see above; 2 by default.
         persistent_workers: whether workers keep their copies of your code from pass to pass.
         pin_memory_device: as in torch.
@@ -119,7 +122,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self,
         dataset: torch.utils.data.Dataset[T_co],
         batch_size: int | None = 1,
-        shuffle: bool | None = None,
+        shuffle: Shuffle = None,
         sampler: Iterable[Any] | None = None,
         batch_sampler: Iterable[list[Any]] | None = None,
         num_workers: int = 0,
@@ -145,6 +148,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         decode: Decode = "auto",
         weights: Any = None,
         num_samples: int | None = None,
+        shuffle_window: int | None = None,
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -155,7 +159,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._view = view_of(dataset)
         self._inner = packed_inside(dataset) if self._view is None else []
         self._is_engine = self._view is not None or bool(self._inner)
-        order = OrderArguments(shuffle, weights, num_samples, isinstance(dataset, Mix))
+        order = OrderArguments(
+            shuffle, weights, num_samples, shuffle_window, isinstance(dataset, Mix)
+        )
         order.check()
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
         self._seed = None if seed is None else whole_number("seed", seed)
@@ -184,7 +190,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             _keep_from_padding(batch_sampler)
             if sampler is None and batch_sampler is None:
                 sampler = EpochSampler(
-                    order.rule(dataset),
+                    order.rule(dataset, self._view),
                     seed=seed,
                     generator=generator,
                     rank=rank,
@@ -206,7 +212,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         super().__init__(
             dataset=dataset,
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=None if shuffle is None else bool(shuffle),
             sampler=sampler,
             batch_sampler=batch_sampler,
             num_workers=num_workers,
@@ -231,6 +237,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._stateful: Any = None
         self._is_stateful_known = False
         self._is_no_state_told = False
+        self._is_quality_told = False
 
     def __iter__(self) -> Any:
         if not self._is_engine:
@@ -259,6 +266,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         state, feed = self._place.begin(
             takes_any_index=self._view is None, drop_last=self.drop_last
         )
+        self._tell_quality()
         workers = self._make_workers(state)
         reader = None if self._view is None else ViewReader(self._view)
         reads = reader or InnerReads(self._inner, state.dataset_length)
@@ -285,7 +293,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             how.append("its order from a sampler")
         else:
             kind = own.rule.kind
-            plain = {"sequential": "shuffle=False", "shuffled": "shuffle=True"}
+            plain = {
+                "sequential": "shuffle=False",
+                "shuffled": "shuffle=True",
+                "shards": f'shuffle="shards", shuffle_quality={own.rule.quality:.2f}',
+            }
             how.append(plain.get(kind, f"order={kind}"))
             if own.shuffle and own.seed is not None:
                 how.append(f"seed={own.seed}")
@@ -306,6 +318,17 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.__dict__.update(state, _place_=None, _shard=None)
         self._begin_anew()
         self._place.carried = state["_place_"]
+
+    @property
+    def shuffle_quality(self) -> float | None:
+        """Quality of the shuffle, from 0 (the order of the dataset) to 1 (a full shuffle).
+
+        It is 1 but for `shuffle="shards"`: there it is the probability that two samples that are
+        mixed with each other are of different shards, divided by that of any two samples. None
+        where the order is not the loader's own.
+        """
+        own = self._place.own if self._is_engine else None
+        return None if own is None else own.rule.quality
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass reads; the ones after it follow on.
@@ -534,6 +557,20 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self._view is not None:
             return LayoutCollate.of(self._view.layouts)
         return LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)
+
+    def _tell_quality(self) -> None:
+        """Log at the first pass how near a shuffle by shards is to a full one."""
+        own = self._place.own
+        if own is not None and isinstance(own.rule, Sharded) and not self._is_quality_told:
+            self._is_quality_told = True
+            logger.info(
+                'shuffle="shards": quality %.2f (1.00 is a full shuffle), %d samples of %d shards, '
+                "mixed by %d shards",
+                own.rule.quality,
+                own.rule.length,
+                own.rule.shards,
+                own.rule.window,
+            )
 
     def _warn_of_no_state(self) -> None:
         if not self._is_no_state_told:

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from dataplane.datasets.mixture import Mix
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
+from dataplane.datasets.sharded import DEFAULT_WINDOW, Sharded
+from dataplane.datasets.views import View
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
 from dataplane.loader.ranks import whole_number
@@ -27,12 +29,14 @@ class OrderArguments:
         shuffle: whether to shuffle, and how.
         weights: weight of each sample, to draw by; or None.
         num_samples: number of draws in an epoch; or None.
+        window: shards whose samples are mixed by a shuffle by shards; or None.
         is_mix: whether the dataset is a mix, which says the order itself.
     """
 
     shuffle: Shuffle
     weights: Any = None
     num_samples: int | None = None
+    window: int | None = None
     is_mix: bool = False
 
     def check(self) -> None:
@@ -41,6 +45,16 @@ class OrderArguments:
         Raises:
             ConfigError: they do.
         """
+        if isinstance(self.shuffle, str) and self.shuffle != "shards":
+            raise ConfigError(f'shuffle must be True, False or "shards", got {self.shuffle!r}')
+        if self.shuffle == "shards":
+            for name, given in (("weights", self.weights is not None), ("a mix", self.is_mix)):
+                if given:
+                    raise ConfigError(f'shuffle="shards" and {name} both say the order')
+        elif self.window is not None:
+            raise ConfigError('shuffle_window is for shuffle="shards"')
+        if self.window is not None:
+            whole_number("shuffle_window", self.window)
         if self.is_mix and self.weights is not None:
             raise ConfigError(
                 "a mix has proportions, and weights are of samples",
@@ -61,7 +75,12 @@ class OrderArguments:
         Raises:
             ConfigError: it was given.
         """
-        for name, given in (("weights", self.weights is not None), ("a mix", self.is_mix)):
+        others = (
+            ("weights", self.weights is not None),
+            ("a mix", self.is_mix),
+            ('shuffle="shards"', self.shuffle == "shards"),
+        )
+        for name, given in others:
             if given:
                 raise ConfigError(
                     f"{name} and a sampler both say the order", hint="leave the sampler out"
@@ -78,9 +97,17 @@ class OrderArguments:
                 f"weights are for a dataplane.Dataset, this is a {type(dataset).__name__}",
                 hint="use torch.utils.data.WeightedRandomSampler",
             )
+        if self.shuffle == "shards":
+            raise ConfigError(
+                f'shuffle="shards" is for a dataplane.Dataset, this is a {type(dataset).__name__}'
+            )
 
-    def rule(self, dataset: Any) -> OrderRule:
+    def rule(self, dataset: Any, view: View | None) -> OrderRule:
         """Return the rule of the order of a dataset.
+
+        Args:
+            dataset: dataset.
+            view: what it shows of packed datasets; None where its samples are not theirs.
 
         Raises:
             ConfigError: the dataset has no such order.
@@ -93,4 +120,13 @@ class OrderArguments:
         if self.weights is not None:
             count = None if self.num_samples is None else int(self.num_samples)
             return Weighted.of(self.weights, length, count)
+        if self.shuffle == "shards":
+            if view is None:
+                raise ConfigError(
+                    f'shuffle="shards" needs the shard of each sample, which is not known of a '
+                    f"{type(dataset).__name__}",
+                    hint="use it with a dataplane.Dataset, or a Subset or ConcatDataset of such",
+                )
+            window = DEFAULT_WINDOW if self.window is None else int(self.window)
+            return Sharded.of(view.shards(), window)
         return Shuffled(length) if self.shuffle else InOrder(length)
