@@ -19,6 +19,7 @@ from dataplane.extras import missing_package
 if TYPE_CHECKING:
     from dataplane.datasets.collation import collate
     from dataplane.datasets.dataset import Dataset
+    from dataplane.datasets.mixing import mix
 
 __all__ = [
     "ArrayForm",
@@ -29,6 +30,7 @@ __all__ = [
     "collate",
     "crop",
     "global_order",
+    "mix",
     "permutation",
     "points",
     "rank_count",
@@ -39,7 +41,11 @@ __all__ = [
     "whole",
 ]
 
-_LAZY = {"Dataset": "dataplane.datasets.dataset", "collate": "dataplane.datasets.collation"}
+_LAZY = {
+    "Dataset": "dataplane.datasets.dataset",
+    "collate": "dataplane.datasets.collation",
+    "mix": "dataplane.datasets.mixing",
+}
 
 
 def __getattr__(name: str) -> Any:

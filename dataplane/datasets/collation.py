@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import default_collate
 
 from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
-from dataplane.datasets.samples import KEY, Keys
+from dataplane.datasets.samples import KEY, SOURCE, Keys
 from dataplane.errors import LoaderError
 
 __all__ = ["LayoutCollate", "collate"]
@@ -52,6 +52,7 @@ class LayoutCollate:
         return collate(samples, self.ragged, self.listed)
 
 
+_TEXTS = (KEY, SOURCE)
 _SHOWN = 3
 """Most names and samples that a message lists."""
 
@@ -88,7 +89,7 @@ def collate(
     batch: dict[Any, Any] = {}
     for name in dict.fromkeys(name for sample in samples for name in sample):
         values = _values(name, samples, ragged or (), listed)
-        if name == KEY:
+        if name in _TEXTS:
             batch[name] = Keys(values)
         elif name in listed:
             batch[name] = values

@@ -88,6 +88,16 @@ class OrderRule(Protocol):
         ...
 
     @property
+    def repeats(self) -> bool:
+        """Whether a sample may come several times in an epoch, so that there are looks."""
+        ...
+
+    @property
+    def quality(self) -> float:
+        """Quality of the shuffle: 0 for the order of the dataset, 1 for a full shuffle."""
+        ...
+
+    @property
     def length(self) -> int:
         """Number of positions of an epoch."""
         ...
@@ -117,6 +127,8 @@ class InOrder:
     kind = "sequential"
     details = ""
     is_drawn = False
+    repeats = False
+    quality = 0.0
 
     def __len__(self) -> int:
         return self.length
@@ -143,6 +155,8 @@ class Shuffled:
     kind = "shuffled"
     details = ""
     is_drawn = True
+    repeats = False
+    quality = 1.0
 
     def of_samples(self, count: int) -> Shuffled:
         """Return the rule for a dataset of another length."""

@@ -24,6 +24,7 @@ from dataplane.stores.base import Buffer
 __all__ = [
     "KEY",
     "NOTHING",
+    "SOURCE",
     "TILE",
     "ArraySample",
     "FetchedSample",
@@ -43,6 +44,8 @@ KEY = "__key__"
 
 TILE = "__tile__"
 """Name under which one of a tiled dataset holds the number of its tile, or numbers: int64[B]."""
+SOURCE = "__source__"
+"""Name under which a sample or batch of a mix holds the name of its source, or names."""
 
 
 class Keys(list[str]):

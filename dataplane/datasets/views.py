@@ -23,8 +23,10 @@ from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.layout import ArrayLayout, joint_layouts
+from dataplane.datasets.mixture import Mix
 from dataplane.datasets.reader import SAMPLE_ERRORS, Looked, SampleReader, looks_of
 from dataplane.datasets.samples import FetchedSample
+from dataplane.errors import ConfigError
 
 __all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves", "view_of"]
 
@@ -43,11 +45,13 @@ class View:
         datasets: packed datasets that they are of, at least one.
         numbers: number of each sample in its dataset, int64[n]; None where it is one dataset whole.
         which: dataset of each sample, int32[n]; None where there is only one.
+        sources: name of the source that each dataset is of, in a mix; else None.
     """
 
     datasets: tuple[Dataset, ...]
     numbers: npt.NDArray[np.int64] | None = None
     which: npt.NDArray[np.int32] | None = None
+    sources: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.datasets[0]) if self.numbers is None else len(self.numbers)
@@ -72,6 +76,22 @@ class View:
         digest.update(self.all_which().tobytes())
         return digest.hexdigest()
 
+    def shards(self) -> npt.NDArray[np.int64]:
+        """Return the number of the shard that each sample lies in, over all datasets: int64[n]."""
+        found = np.empty(len(self), np.int64)
+        which, numbers = self.all_which(), self.all_numbers()
+        first: dict[str, int] = {}  # by URL: a dataset may be there several times
+        count = 0
+        for place, dataset in enumerate(self.datasets):
+            if dataset.url not in first:
+                first[dataset.url] = count
+                count += len(dataset.index.chunks.shards)
+            is_of = which == place
+            samples = dataset.numbering.split_many(numbers[is_of])[0]
+            found[is_of] = dataset.index.chunks.shard_of(samples)
+            found[is_of] += first[dataset.url]
+        return found
+
     @property
     def is_random(self) -> bool:
         """Whether a selection of theirs draws at random."""
@@ -92,10 +112,14 @@ def view_of(dataset: object) -> View | None:
 
     A subclass of `Dataset` with a `__getitem__` or `__getitems__` of its own is none: its code has
     to run. Nor is a `ConcatDataset` of datasets with different arrays.
+
+    Raises:
+        ConfigError: a mix is inside of another dataset, which would make nothing of its order.
     """
     if isinstance(dataset, Dataset):
         return View((dataset,)) if dataset.reads_as_packed else None
     if type(dataset) is Subset:
+        _check_no_mix(dataset, [dataset.dataset])
         whole = view_of(dataset.dataset)
         if whole is None:
             return None
@@ -106,11 +130,26 @@ def view_of(dataset: object) -> View | None:
         if ((indices < -len(whole)) | (indices >= len(whole))).any():
             return None  # torch's own code says so when it meets it
         return whole._select(np.where(indices < 0, indices + len(whole), indices))
-    if type(dataset) is ConcatDataset:
+    if type(dataset) in (ConcatDataset, Mix):
+        assert isinstance(dataset, ConcatDataset)
+        _check_no_mix(dataset, dataset.datasets)
         views = [view_of(part) for part in dataset.datasets]
         found = [view for view in views if view is not None]
-        return _joined(found) if len(found) == len(views) else None
+        joined = _joined(found) if len(found) == len(views) else None
+        if joined is None or not isinstance(dataset, Mix):
+            return joined
+        pairs = zip(dataset.names, found, strict=True)
+        sources = tuple(name for name, view in pairs for _ in view.datasets)
+        return replace(joined, sources=sources)
     return None
+
+
+def _check_no_mix(dataset: object, parts: Sequence[object]) -> None:
+    if any(isinstance(part, Mix) for part in parts):
+        raise ConfigError(
+            f"a {type(dataset).__name__} of a mix has lost its proportions",
+            hint="make Subsets and ConcatDatasets of its sources, and mix these",
+        )
 
 
 def _joined(views: Sequence[View]) -> View | None:
@@ -129,7 +168,7 @@ def packed_leaves(dataset: Any) -> list[Dataset]:
     """Return the datasets of `view_of(dataset)`, which must not be None, in its order."""
     if type(dataset) is Subset:
         return packed_leaves(dataset.dataset)
-    if type(dataset) is ConcatDataset:
+    if type(dataset) in (ConcatDataset, Mix):
         return [leaf for part in dataset.datasets for leaf in packed_leaves(part)]
     return [dataset]
 
@@ -171,10 +210,13 @@ class FetchedBatch:
     Attributes:
         samples: samples, in order.
         which: dataset of the view that each is of.
+        places: which of those that were asked for each one is, or replaces, from 0 on; None where
+            all are there.
     """
 
     samples: Sequence[FetchedSample]
     which: list[int]
+    places: list[int] | None = None
 
 
 class ViewReader:
@@ -188,6 +230,7 @@ class ViewReader:
     def __init__(self, view: View, draws: Draws | None = None) -> None:
         self.layouts = view.layouts
         self._draws = draws if view.is_random else None
+        self.sources = view.sources
         self._readers = [dataset.reader() for dataset in view.datasets]
         if self._draws is not None:
             # A dataset that stands in a view twice is looked at twice.
@@ -230,14 +273,14 @@ class ViewReader:
             if self._whole:
                 whole = self._readers[0].fetch_all(positions)
                 return FetchedBatch(whole, [0] * len(whole))
-            runs = [
-                (place, self._readers[place].fetch_all(numbers))
-                for place, numbers in self._runs(positions)
-            ]
-            if len(runs) == 1:
-                return FetchedBatch(runs[0][1], [runs[0][0]] * len(positions))
-            samples = [sample for _, got in runs for sample in got]
-            return FetchedBatch(samples, [place for place, got in runs for _ in got])
+            which = self._which[list(positions)].tolist()
+            found: dict[int, Iterator[FetchedSample]] = {}
+            for place, numbers in self._by_dataset(positions):
+                of_dataset = self._readers[place].fetch_all(numbers)
+                if len(of_dataset) == len(positions):
+                    return FetchedBatch(of_dataset, which)
+                found[place] = iter(of_dataset)
+            return FetchedBatch([next(found[place]) for place in which], which)
         except SAMPLE_ERRORS:
             return self.recover(positions)
 
@@ -250,16 +293,17 @@ class ViewReader:
             DataplaneError: as `fetch`.
             LoaderError: too many samples in a row had to be replaced.
         """
-        samples, which = [], []
+        samples, which, places = [], [], []
         looks = looks_of(positions) or [0] * len(positions)
-        for position, look in zip(positions, looks, strict=True):
+        for place, (position, look) in enumerate(zip(positions, looks, strict=True)):
             tried: list[int] = []
             reader = self._readers[int(self._which[position])]
             sample = reader.first_sound(self._from(position, tried), look)
             if sample is not None:
                 samples.append(sample)
                 which.append(tried[-1])
-        return FetchedBatch(samples, which)
+                places.append(place)
+        return FetchedBatch(samples, which, places)
 
     def _from(self, position: int, tried: list[int]) -> Iterator[tuple[SampleReader, int]]:
         """Yield the readers and numbers of a sample and of all after it, and note which dataset."""
@@ -279,21 +323,19 @@ class ViewReader:
             yield from self._readers[0].planned_many(numbers, first_step, epoch)
         else:
             for step, batch in enumerate(batches, first_step):
-                for place, of_place in self._runs(batch):
+                for place, of_place in self._by_dataset(batch):
                     yield from self._readers[place].planned_many([of_place], step, epoch)
 
-    def _runs(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """Yield neighbours of one dataset together: (dataset, numbers in it)."""
+    def _by_dataset(self, positions: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """Yield samples of one dataset together, in order: (dataset, numbers in it)."""
         which = self._which[list(positions)]
         numbers = self._numbers[list(positions)]
-        bounds = [0, *(np.flatnonzero(np.diff(which)) + 1).tolist(), len(numbers)]
         looks = looks_of(positions)
-        for first, stop in itertools.pairwise(bounds):
-            if stop > first:
-                run = numbers[first:stop].tolist()
-                if looks is not None:
-                    run = Looked(run, looks[first:stop])
-                yield int(which[first]), run
+        for place in np.unique(which).tolist():
+            of_place = numbers[which == place].tolist()
+            if looks is not None:
+                of_place = Looked(of_place, np.asarray(looks)[which == place].tolist())
+            yield place, of_place
 
 
 def _like(batch: Sequence[int], numbers: list[int]) -> list[int]:

@@ -27,7 +27,7 @@ import torch
 from dataplane.codecs import ChunkTable, decode, stage, staged_bytes
 from dataplane.datasets.batch import Batch, LaidOut, lay_out
 from dataplane.datasets.layout import ArrayLayout
-from dataplane.datasets.samples import KEY, FetchedSample
+from dataplane.datasets.samples import KEY, FetchedSample, Keys
 from dataplane.errors import ConfigError
 from dataplane.gpu.device import Device, Event
 from dataplane.gpu.inflate import HostInflater, Inflater
@@ -66,6 +66,12 @@ class Sent:
         self._event = event
         self._check = check
         self._give_back = give_back
+
+    def named(self, name: str, texts: Sequence[str]) -> Sent:
+        """Add texts to the batch, if there are any, one for each sample; and return itself."""
+        if texts:
+            self._content[name] = Keys(texts)
+        return self
 
     def settle(self) -> None:
         """Wait until it is known whether the batch is sound. Idempotent.

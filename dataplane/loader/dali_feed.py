@@ -32,6 +32,7 @@ def fed_batch(
     state: Mapping[str, Any],
     *,
     seed: int | None,
+    looks: Sequence[int] | None = None,
 ) -> tuple[tuple[Fed, ...], Keys]:
     """Return what DALI is fed for a batch, as `recipe.fed` names it, and the keys of its samples.
 
@@ -41,9 +42,11 @@ def fed_batch(
         before: state of the loader before the batch.
         state: state behind it.
         seed: seed that the user gave; None takes that of the pass, which the state has.
+        looks: looks of the samples, where the order may give one several times.
 
     Raises:
-        LoaderError: the batch is not one that the recipe was made for.
+        LoaderError: the batch is not one that the recipe was made for, or samples were left out of
+            it, and looks cannot be told.
         ConfigError: an operation cannot be done with one of its samples.
     """
     keys = batch.get(KEY)
@@ -66,15 +69,24 @@ def fed_batch(
     if seed is None:
         seed = int(state["seed"])
         epoch = 0 if state["is_seed_of_pass"] else epoch
-    is_repeating = state["order"] == "sampler"
     first = int(before["samples_consumed"])
+    places: Sequence[int] = [-1] * len(keys)
+    if looks is not None:
+        places = looks
+    elif state["order"] == "sampler":
+        places = range(first, first + len(keys))
+    if len(places) != len(keys):
+        raise LoaderError(
+            f"a batch has {len(keys)} samples of {len(places)}: which were left out cannot be told",
+            hint='give the dataset errors="replace"',
+        )
     drawn: list[Values] = []
     for number, key in enumerate(keys):
         source = DrawSource(
             seed=seed,
             epoch=epoch,
             key=key,
-            place=first + number if is_repeating else -1,
+            place=places[number],
         )
         of_sample = {name: of_batch[number] for name, of_batch in shapes.items()}
         drawn.append(recipe.draw(source, _shapes(recipe, key, of_sample)))

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataplane.datasets.layout import OFFSETS_SUFFIX
-from dataplane.datasets.samples import KEY, Keys
+from dataplane.datasets.samples import KEY, SOURCE, Keys
 from dataplane.errors import ConfigError, DataplaneError, LoaderError
 from dataplane.gpu.dali_graph import PARAMETERS, PipelineOptions, Recipe, make_pipeline
 from dataplane.gpu.dali_library import DeviceId, device_of
@@ -38,11 +38,13 @@ class _InFlight:
 
     Attributes:
         keys: keys of its samples.
+        sources: names of their sources, in a mix; else None.
         state: state of the loader behind it.
         memory: what DALI was given views of.
     """
 
     keys: Keys
+    sources: Keys | None
     state: dict[str, Any]
     memory: Any
 
@@ -221,6 +223,8 @@ class DaliPipeline:
                 batch[name + OFFSETS_SUFFIX] = offsets
         batch[PARAMETERS] = parameters
         batch[KEY] = self._handed.keys
+        if self._handed.sources is not None:
+            batch[SOURCE] = self._handed.sources
         return batch
 
     def _rewind(self, why: str) -> None:
@@ -279,8 +283,11 @@ class DaliPipeline:
                 self._state = before
             for batch in passing:
                 state = self.loader.state_dict()
-                fed, keys = fed_batch(self.recipe, batch, before, state, seed=self._seed)
-                self._in_flight.append(_InFlight(keys, state, (batch, fed)))
+                looks = self.loader.looks_behind({**before, **_seed_of(state)})
+                fed, keys = fed_batch(
+                    self.recipe, batch, before, state, seed=self._seed, looks=looks
+                )
+                self._in_flight.append(_InFlight(keys, batch.get(SOURCE), state, (batch, fed)))
                 before = state
                 yield fed
                 if self._is_told_to_stop():
@@ -292,6 +299,11 @@ class DaliPipeline:
                 passing.close()
             return
         self._end = self.loader.state_dict()
+
+
+def _seed_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the seed of a pass, which a state from before its first batch may lack."""
+    return {name: state[name] for name in ("seed", "is_seed_of_pass") if name in state}
 
 
 class _Epochs:

@@ -29,7 +29,8 @@ from torch.utils.data import StackDataset, default_collate, default_convert
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
-from dataplane.datasets.order import InOrder, OrderRule, Shuffled
+from dataplane.datasets.mixture import Mix
+from dataplane.datasets.sharded import Sharded
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
 from dataplane.errors import ConfigError, MissingPackage
 from dataplane.gpu.device import checked_device
@@ -37,6 +38,7 @@ from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
 from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import Pass, Run
+from dataplane.loader.order_arguments import OrderArguments, Shuffle
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
@@ -48,6 +50,7 @@ from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
 from dataplane.loader.user_code import UserCode, WorkerSetup
 from dataplane.loader.workers import TransformMode, Workers
+from dataplane.telemetry import logger
 
 __all__ = ["DataLoader"]
 
@@ -69,7 +72,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     Args:
         dataset: a dataset that reads packed samples, or any other, for which torch's code runs.
         batch_size: samples per batch; None yields samples.
-        shuffle: whether to read a new permutation each epoch.
+        shuffle: whether to read a new permutation each epoch; "shards" shuffles shards, and the
+            samples of several at once; a mix shuffles its sources unless this is False.
         sampler: iterable of indices; the order is then its own.
         batch_sampler: iterable of lists of indices.
         num_workers: see above.
@@ -94,6 +98,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             bytes, or `auto`, as is faster here; `stats()` says which, and why.
         transform_mode: where your code runs: in a `thread` per worker, each with its own copy of
             it, or in a `process` per worker, for code that holds Python's lock.
+        weights: weight of each sample, float[n]: an epoch then draws samples with probabilities in
+            these proportions, with replacement.
+        num_samples: number of draws in an epoch with `weights`; by default as many as samples.
+        shuffle_window: shards whose samples `shuffle="shards"` mixes; 16 by default.
         prefetch_factor: see above; 2 by default.
         persistent_workers: whether workers keep their copies of your code from pass to pass.
         pin_memory_device: as in torch.
@@ -115,7 +123,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self,
         dataset: torch.utils.data.Dataset[T_co],
         batch_size: int | None = 1,
-        shuffle: bool | None = None,
+        shuffle: Shuffle = None,
         sampler: Iterable[Any] | None = None,
         batch_sampler: Iterable[list[Any]] | None = None,
         num_workers: int = 0,
@@ -139,6 +147,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         transform_mode: TransformMode = "thread",
         device: str | torch.device | None = None,
         decode: Decode = "auto",
+        weights: Any = None,
+        num_samples: int | None = None,
+        shuffle_window: int | None = None,
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -149,6 +160,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._view = view_of(dataset)
         self._inner = packed_inside(dataset) if self._view is None else []
         self._is_engine = self._view is not None or bool(self._inner)
+        order = OrderArguments(
+            shuffle, weights, num_samples, shuffle_window, isinstance(dataset, Mix)
+        )
+        order.check()
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
         self._seed = None if seed is None else whole_number("seed", seed)
         self._ragged = tuple(ragged)
@@ -165,7 +180,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._shard: Any = None
         self._place_: Place | None = None
         self._begin_anew()
-        if self._is_engine:
+        if not self._is_engine:
+            order.check_without_engine(dataset)
+        else:
             whole_number("num_workers", num_workers)
             if seed is not None and generator is not None:
                 raise ConfigError(
@@ -173,10 +190,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 )
             _keep_from_padding(batch_sampler)
             if sampler is None and batch_sampler is None:
-                if shuffle and not len(dataset):  # type: ignore[arg-type]  # as torch's sampler
-                    raise ConfigError("shuffle=True, and the dataset has no samples to shuffle")
                 sampler = EpochSampler(
-                    _rule_of(len(dataset), shuffle),  # type: ignore[arg-type]  # map-style: it has one
+                    order.rule(dataset, self._view),
                     seed=seed,
                     generator=generator,
                     rank=rank,
@@ -184,11 +199,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     drop_last=drop_last,
                 )
                 shuffle = None
-            elif not _is_ours(sampler, batch_sampler) and (rank, world_size) != (None, None):
-                raise ConfigError(
-                    "rank and world_size do nothing beside a sampler, which is an order itself",
-                    hint="leave the sampler out, or use DistributedSampler alone",
-                )
+            elif not _is_ours(sampler, batch_sampler):
+                order.check_beside_sampler()
+                if (rank, world_size) != (None, None):
+                    raise ConfigError(
+                        "rank and world_size do nothing beside a sampler, which is an order itself",
+                        hint="leave the sampler out, or use DistributedSampler alone",
+                    )
             if collate_fn is None or isinstance(collate_fn, LayoutCollate):
                 is_single = batch_size is None and batch_sampler is None
                 collate_fn = default_convert if is_single else self._own_collate(dataset)
@@ -196,7 +213,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         super().__init__(
             dataset=dataset,
             batch_size=batch_size,
-            shuffle=shuffle,
+            shuffle=None if shuffle is None else bool(shuffle),
             sampler=sampler,
             batch_sampler=batch_sampler,
             num_workers=num_workers,
@@ -221,6 +238,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._stateful: Any = None
         self._is_stateful_known = False
         self._is_no_state_told = False
+        self._is_quality_told = False
 
     def __iter__(self) -> Any:
         if not self._is_engine:
@@ -251,6 +269,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             drop_last=self.drop_last,
             draws=any(dataset.is_random for dataset in self._packed),
         )
+        self._tell_quality()
         workers = self._make_workers(state)
         draws = Draws(state.seed or 0, state.order_epoch)
         reader = None if self._view is None else ViewReader(self._view, draws)
@@ -277,7 +296,13 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if own is None:
             how.append("its order from a sampler")
         else:
-            how.append(f"shuffle={own.shuffle}")
+            kind = own.rule.kind
+            plain = {
+                "sequential": "shuffle=False",
+                "shuffled": "shuffle=True",
+                "shards": f'shuffle="shards", shuffle_quality={own.rule.quality:.2f}',
+            }
+            how.append(plain.get(kind, f"order={kind}"))
             if own.shuffle and own.seed is not None:
                 how.append(f"seed={own.seed}")
             if own.num_replicas > 1:
@@ -297,6 +322,17 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.__dict__.update(state, _place_=None, _shard=None)
         self._begin_anew()
         self._place.carried = state["_place_"]
+
+    @property
+    def shuffle_quality(self) -> float | None:
+        """Quality of the shuffle, from 0 (the order of the dataset) to 1 (a full shuffle).
+
+        It is 1 but for `shuffle="shards"`: there it is the probability that two samples that are
+        mixed with each other are of different shards, divided by that of any two samples. None
+        where the order is not the loader's own.
+        """
+        own = self._place.own if self._is_engine else None
+        return None if own is None else own.rule.quality
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch the next pass reads; the ones after it follow on.
@@ -353,6 +389,17 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 "installed",
                 hint="pip install torchdata",
             )
+
+    def looks_behind(self, state_dict: Mapping[str, object]) -> Sequence[int] | None:
+        """Return what tells the samples of a batch apart from their repetitions in the epoch.
+
+        Args:
+            state_dict: state before the batch, with the seed of its pass.
+
+        Returns:
+            The look of each sample, with the loader's own order; None where none comes twice.
+        """
+        return self._place.looks_behind(state_dict)
 
     @property
     def use_stateful_dataloader(self) -> bool:
@@ -515,6 +562,20 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return LayoutCollate.of(self._view.layouts)
         return LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)
 
+    def _tell_quality(self) -> None:
+        """Log at the first pass how near a shuffle by shards is to a full one."""
+        own = self._place.own
+        if own is not None and isinstance(own.rule, Sharded) and not self._is_quality_told:
+            self._is_quality_told = True
+            logger.info(
+                'shuffle="shards": quality %.2f (1.00 is a full shuffle), %d samples of %d shards, '
+                "mixed by %d shards",
+                own.rule.quality,
+                own.rule.length,
+                own.rule.shards,
+                own.rule.window,
+            )
+
     def _warn_of_no_state(self) -> None:
         if not self._is_no_state_told:
             self._is_no_state_told = True
@@ -552,10 +613,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 def _length_of(dataset: Any) -> int:
     """Return the length of a dataset; 0 where it has none, and a sampler says all."""
     return len(dataset) if hasattr(dataset, "__len__") else 0
-
-
-def _rule_of(length: int, shuffle: bool | None) -> OrderRule:
-    return Shuffled(length) if shuffle else InOrder(length)
 
 
 def _is_ours(sampler: object, batch_sampler: object) -> bool:

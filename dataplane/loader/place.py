@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -194,6 +194,20 @@ class Place:
         self._progress = Progress(state, order, feed)
         self._begun = (state.epoch, 0 if self.own is None else self.own.epochs_set)
         return state, feed
+
+    def looks_behind(self, state_dict: Mapping[str, object]) -> Sequence[int] | None:
+        """Return the looks of the batch behind a state; None where no sample comes twice.
+
+        Args:
+            state_dict: state of a pass that has begun, of this loader's own order.
+        """
+        if self._known is None or not self._known[0].rule.repeats:
+            return None
+        state = LoaderState.from_dict(state_dict)
+        sampler, batch_size = self._known
+        order = sampler.order(state.seed or 0, batch_size)
+        looks = order.of_epoch(state.order_epoch, state.samples_consumed).batch(0)[1]
+        return None if looks is None else looks.tolist()
 
     @property
     def progress(self) -> Progress:

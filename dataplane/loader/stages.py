@@ -17,11 +17,12 @@ from typing import Any, Protocol
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from dataplane.datasets.batch import assemble, separate
+from dataplane.datasets.mixture import with_source
 from dataplane.datasets.reader import SAMPLE_ERRORS
-from dataplane.datasets.samples import KEY, decoded_bytes, packed_bytes
+from dataplane.datasets.samples import KEY, SOURCE, Keys, decoded_bytes, packed_bytes
 from dataplane.datasets.views import FetchedBatch, ViewReader
 from dataplane.gpu.transfer import Sent
-from dataplane.loader.batch_source import Bulk, Indices
+from dataplane.loader.batch_source import Bulk, Indices, Looked
 from dataplane.loader.device_batches import DeviceBatches
 from dataplane.loader.pipeline import Stage
 from dataplane.loader.prefetcher import Prefetcher
@@ -146,6 +147,12 @@ class Work:
             asked.indices,
         )
 
+    def _sources(self, which: Sequence[int]) -> list[str]:
+        """Return the names of the sources that samples are of; none but in a mix."""
+        assert self.reader is not None
+        names = self.reader.sources
+        return [] if names is None else [names[place] for place in which]
+
     def _decode(self, asked: Asked, fetched: FetchedBatch) -> Any:
         options, samples = self.options, fetched.samples
         assert self.reader is not None
@@ -155,31 +162,42 @@ class Work:
         is_sample = options.single and not isinstance(asked.indices, Bulk)
         if not self.workers and not is_sample:
             if self.device is not None:
-                return self.device.make(samples, self.reader.layouts, keys=options.keys)
+                sent = self.device.make(samples, self.reader.layouts, keys=options.keys)
+                return sent.named(SOURCE, self._sources(fetched.which))
             batch = assemble(samples, self.reader.layouts, threads=threads, pin=options.pin)
             if not options.keys:
                 del batch[KEY]
+            if sources := self._sources(fetched.which):
+                batch[SOURCE] = Keys(sources)
             return batch
         separated = separate(samples, self.reader.layouts, threads=threads)
         if not options.keys:
             for sample in separated:
                 del sample[KEY]
+        sources = self._sources(fetched.which)
         if not self.workers:
+            if sources:
+                with_source(separated[0], sources[0])
             return _pinned(separated[0]) if options.pin else separated[0]
+        places = range(len(samples)) if fetched.places is None else fetched.places
+        looks = _looks_of(asked.indices)
         return Task(
             asked.first,
-            asked.indices,
+            [asked.indices[place] for place in places],
             isinstance(asked.indices, Bulk),
             separated,
             fetched.which,
             [sample.plan.index for sample in samples],
+            looks and [looks[place] for place in places],
+            sources,
         )
 
     def make(self, worker: int, number: int, item: Decoded | Asked) -> Decoded:
         """Have a worker make a batch of decoded samples, or of what its dataset gives."""
         del number
         if isinstance(item, Asked):
-            item = Decoded(Task(item.first, item.indices), len(item.indices))
+            task = Task(item.first, list(item.indices), looks=_looks_of(item.indices))
+            item = Decoded(task, len(item.indices))
         if not item.is_left_out:
             content = self.workers[worker].run(item.content)
             if content is NOTHING_LEFT:
@@ -206,9 +224,12 @@ class Work:
             # Damage that was only seen on the device: as where the native decoder sees it.
             assert self.reader is not None
             assert item.indices is not None
-            samples = self.reader.recover(item.indices).samples
-            keys, layouts = self.options.keys, self.reader.layouts
-            again = self.device.make_again(samples, layouts, keys=keys) if samples else None
+            recovered = self.reader.recover(item.indices)
+            samples, keys, layouts = recovered.samples, self.options.keys, self.reader.layouts
+            again = None
+            if samples:
+                again = self.device.make_again(samples, layouts, keys=keys)
+                again.named(SOURCE, self._sources(recovered.which))
             if len(samples) == len(item.indices):
                 self.device.distrust(err)
             return Decoded(
@@ -224,6 +245,10 @@ class Work:
         """Say that the bytes of all batches up to this one were read."""
         if (ahead := self.ahead) is not None:
             ahead.advance(number + 1)
+
+
+def _looks_of(indices: Indices) -> Sequence[int]:
+    return indices.looks if isinstance(indices, Looked) else ()
 
 
 def _pinned(content: Any) -> Any:

@@ -25,6 +25,7 @@ from torch.utils.data import StackDataset, Subset, default_collate
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws, active, draw_from
+from dataplane.datasets.mixture import with_source
 from dataplane.datasets.reader import MAX_REPLACEMENTS
 from dataplane.datasets.samples import KEY
 from dataplane.datasets.views import packed_inside, packed_leaves
@@ -98,6 +99,9 @@ class Task:
         samples: its samples, decoded; None where the dataset is asked for them.
         which: for each of `samples` the dataset that it is of, where there are several.
         numbers: for each of `samples` its number in that dataset.
+        looks: for each sample what tells it apart from others of the same in its epoch; empty
+            where there are none.
+        sources: for each of `samples` the name of its source; empty but in a mix.
     """
 
     first: int
@@ -106,6 +110,8 @@ class Task:
     samples: list[Any] | None = None
     which: Sequence[int] = ()
     numbers: Sequence[int] = ()
+    looks: Sequence[int] = ()
+    sources: Sequence[str] = ()
 
 
 class Worker:
@@ -178,7 +184,10 @@ class Worker:
 
     def _samples(self, task: Task) -> Any:
         if task.samples is not None:
-            return _kept(self._transformed(task, at) for at in range(len(task.samples)))
+            made: Iterable[Any] = (self._transformed(task, at) for at in range(len(task.samples)))
+            if task.sources:
+                made = map(with_source, made, task.sources)
+            return _kept(made)
         if self._several is not None and not self._setup.single:
             self._seed(task, 0)
             return self._several(task.indices)
@@ -260,10 +269,12 @@ class Worker:
         number = task.numbers[at] if task.numbers else 0
         if not task.numbers and task.indices:
             number = _number(task.indices[at])
-        place = task.first + at + 1 if setup.repeats else 0
+        place = task.looks[at] if task.looks else 0
+        if setup.repeats:
+            place = task.first + at + 1
         self._streams.seed(mix(setup.seed, setup.epoch, which, number, place, int(collating)))
         # For the selections of packed datasets that the user's own code reads.
-        draw_from(Draws(setup.seed, setup.epoch, task.first + at if setup.repeats else 0))
+        draw_from(Draws(setup.seed, setup.epoch, task.looks[at] if task.looks else 0))
 
 
 def _is_torch_s(collate: object) -> bool:

@@ -75,7 +75,7 @@ def by_sample(batches: Iterable[dict[str, Any]]) -> Iterator[tuple[str, dict[str
         for place, key in enumerate(keys):
             sample: dict[str, Any] = {}
             for name, value in batch.items():
-                if name in ("__key__", "__params__") or name.endswith(".offsets"):
+                if name in ("__key__", "__source__", "__params__") or name.endswith(".offsets"):
                     continue
                 offsets = batch.get(f"{name}.offsets")
                 if offsets is not None:

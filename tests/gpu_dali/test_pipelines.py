@@ -130,6 +130,41 @@ def test_a_sample_that_a_sampler_gives_twice_is_changed_in_two_ways(volume_data:
     assert_same(samples(pipeline(of, 3, shuffle=None, sampler=[3, 3, 3, 1])), found)
 
 
+def test_a_sample_that_weights_draw_twice_is_changed_in_two_ways(volume_data: Packed) -> None:
+    weights = [float(number in (1, 3)) for number in range(SAMPLES)]
+    options = {"shuffle": None, "weights": weights, "num_samples": 7}
+    found = samples(pipeline(dataset(volume_data), **options))
+    assert {key for key, _ in found} == {"case-1", "case-3"}
+    for (key, one), (other_key, other) in itertools.combinations(found, 2):
+        assert key != other_key or not same(one, other)
+    assert_same(samples(pipeline(dataset(volume_data), 3, **options)), found)
+    ranks = [
+        samples(pipeline(dataset(volume_data), rank=rank, world_size=2, **options))
+        for rank in range(2)
+    ]
+    assert_same([one for turn in zip(*ranks, strict=True) for one in turn][:7], found)
+    stopped = pipeline(dataset(volume_data), **options)
+    seen = samples(itertools.islice(iter(stopped), 2))
+    resumed = pipeline(dataset(volume_data), 3, **options)
+    resumed.load_state_dict(stopped.state_dict())
+    assert_same([*seen, *samples(resumed)], found)
+
+
+def test_a_mix_names_its_sources_and_changes_a_sample_anew_in_each_pass(
+    volume_data: Packed,
+) -> None:
+    of = dataset(volume_data)
+    parts = [torch.utils.data.Subset(of, [3, 1]), torch.utils.data.Subset(of, [0, 2, 4, 5])]
+    mixed = dp.mix(parts, [1, 1], stop=9, names=["a", "b"])
+    found = samples(pipeline(mixed, shuffle=None))
+    for (key, one), (other_key, other) in itertools.combinations(found, 2):
+        assert key != other_key or not same(one, other)
+    assert_same(samples(pipeline(mixed, 4, shuffle=None)), found)
+    for batch in pipeline(mixed, 4, shuffle=None):
+        sources = ["a" if key in ("case-1", "case-3") else "b" for key in batch["__key__"]]
+        assert batch["__source__"] == sources
+
+
 @pytest.mark.parametrize("taken", [0, 1, 2, 4])
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_a_run_resumes_in_mid_epoch_with_the_same_samples_changed_alike(

@@ -7,9 +7,13 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
+from dataplane.datasets.mixture import Mixed
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
+from dataplane.datasets.sharded import Sharded
+from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
 from dataplane.loader.batch_source import AT_ONCE, KnownBatches, KnownOrder, Looked
 from dataplane.loader.sampler import EpochSampler
@@ -18,6 +22,11 @@ from dataplane.loader.state import LoaderState
 RULES: dict[str, Callable[[int], OrderRule]] = {
     "sequential": InOrder,
     "shuffled": Shuffled,
+    "mixed": lambda n: Mixed((5, 3, 9), (2, 1, 4), n, is_drawn=True),
+    "mixed in order": lambda n: Mixed((5, 300), (2, 1), n, is_drawn=False),
+    "shards": lambda n: Sharded.of(np.arange(n) // 3, 2),
+    "shards apart": lambda n: Sharded.of(np.arange(n) % 5, 2),
+    "weighted": lambda n: Weighted.of(range(1, 6), 5, n),
 }
 WORLDS = (1, 2, 3, 4)
 EPOCH = 3

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,8 +179,7 @@ def test_a_pass_that_was_not_foreseen_gets_a_plan_of_its_own(make, cache, act):
     before = plan_of(loader)
     act(loader)
     assert plan_of(loader) is not before
-    # By a thread of the pass that was left.
-    wait_until(functools.partial(getattr, before, "is_closed"))
+    wait_until(partial(getattr, before, "is_closed"))  # by a thread of the pass that was left
     wait_until(lambda: len(plan_threads()) == 1)
     del loader, before
     gc.collect()

@@ -12,6 +12,9 @@ import torch
 from torch.utils.data import StackDataset, Subset
 
 import dataplane as dp
+from dataplane.datasets.reader import SampleReader
+from dataplane.datasets.views import ViewReader
+from dataplane.errors import FormatError
 from dataplane.shards import SourceArray, SourceSample
 from tests.datasets.packed import SAMPLES, Packed, pack
 
@@ -225,6 +228,32 @@ def test_a_policy_holds_for_indices_of_numpy(packed: Packed) -> None:
         key for batch in dp.DataLoader(dataset, 2, sampler=numbers) for key in batch["__key__"]
     ]
     assert len(found) == SAMPLES - 2
+
+
+def test_what_replaces_a_sample_follows_it_also_where_others_were_left_out(
+    packed: Packed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sample 1 cannot be read and is left out; 6 is replaced by the one behind it, which is 7."""
+    verified = SampleReader._verified
+
+    def damaged(self: SampleReader, index: int, look: int) -> Any:
+        if index == 1:
+            raise FormatError("damaged")
+        return verified(self, index, look)
+
+    def transform(sample: dict) -> dict:
+        if sample["__key__"] == "case-006":
+            raise ValueError("of the transform")
+        return sample
+
+    monkeypatch.setattr(SampleReader, "_verified", damaged)
+    monkeypatch.setattr(ViewReader, "fetch", ViewReader.recover)
+    dataset = dp.Dataset(
+        packed.url, ["global_data/mach"], transform=transform, errors="skip",
+        transform_errors="replace", cache=False,
+    )  # fmt: skip
+    (batch,) = dp.DataLoader(dataset, 3, sampler=[1, 6, 9])
+    assert batch["__key__"] == ["case-007", "case-009"]
 
 
 def test_a_class_around_a_dataset_has_no_policy_for_its_own_code(packed: Packed) -> None:

@@ -1,0 +1,132 @@
+"""The order that the arguments of a loader ask for, as a rule; contradictions are refused.
+
+Pure functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from dataplane.datasets.mixture import Mix
+from dataplane.datasets.order import InOrder, OrderRule, Shuffled
+from dataplane.datasets.sharded import DEFAULT_WINDOW, Sharded
+from dataplane.datasets.views import View
+from dataplane.datasets.weighted import Weighted
+from dataplane.errors import ConfigError
+from dataplane.loader.ranks import whole_number
+
+__all__ = ["OrderArguments", "Shuffle"]
+
+Shuffle: TypeAlias = bool | Literal["shards"] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OrderArguments:
+    """Arguments of a loader that say in which order it reads.
+
+    Attributes:
+        shuffle: whether to shuffle, and how.
+        weights: weight of each sample, to draw by; or None.
+        num_samples: number of draws in an epoch; or None.
+        window: shards whose samples are mixed by a shuffle by shards; or None.
+        is_mix: whether the dataset is a mix, which says the order itself.
+    """
+
+    shuffle: Shuffle
+    weights: Any = None
+    num_samples: int | None = None
+    window: int | None = None
+    is_mix: bool = False
+
+    def check(self) -> None:
+        """Refuse arguments that contradict each other.
+
+        Raises:
+            ConfigError: they do.
+        """
+        if isinstance(self.shuffle, str) and self.shuffle != "shards":
+            raise ConfigError(f'shuffle must be True, False or "shards", got {self.shuffle!r}')
+        if self.shuffle == "shards":
+            for name, given in (("weights", self.weights is not None), ("a mix", self.is_mix)):
+                if given:
+                    raise ConfigError(f'shuffle="shards" and {name} both say the order')
+        elif self.window is not None:
+            raise ConfigError('shuffle_window is for shuffle="shards"')
+        if self.window is not None:
+            whole_number("shuffle_window", self.window)
+        if self.is_mix and self.weights is not None:
+            raise ConfigError(
+                "a mix has proportions, and weights are of samples",
+                hint="give the weights of its sources to dataplane.mix",
+            )
+        if self.num_samples is not None:
+            whole_number("num_samples", self.num_samples)
+            if self.weights is None:
+                raise ConfigError(
+                    "num_samples is the number of weighted draws in an epoch, and there are no "
+                    "weights",
+                    hint="give weights=…, or read less with torch.utils.data.Subset",
+                )
+
+    def check_beside_sampler(self) -> None:
+        """Refuse what does nothing beside a sampler of the user's.
+
+        Raises:
+            ConfigError: it was given.
+        """
+        others = (
+            ("weights", self.weights is not None),
+            ("a mix", self.is_mix),
+            ('shuffle="shards"', self.shuffle == "shards"),
+        )
+        for name, given in others:
+            if given:
+                raise ConfigError(
+                    f"{name} and a sampler both say the order", hint="leave the sampler out"
+                )
+
+    def check_without_engine(self, dataset: object) -> None:
+        """Refuse what torch's own code does not know.
+
+        Raises:
+            ConfigError: it was given.
+        """
+        if self.weights is not None:
+            raise ConfigError(
+                f"weights are for a dataplane.Dataset, this is a {type(dataset).__name__}",
+                hint="use torch.utils.data.WeightedRandomSampler",
+            )
+        if self.shuffle == "shards":
+            raise ConfigError(
+                f'shuffle="shards" is for a dataplane.Dataset, this is a {type(dataset).__name__}'
+            )
+
+    def rule(self, dataset: Any, view: View | None) -> OrderRule:
+        """Return the rule of the order of a dataset.
+
+        Args:
+            dataset: dataset.
+            view: what it shows of packed datasets; None where its samples are not theirs.
+
+        Raises:
+            ConfigError: the dataset has no such order.
+        """
+        length = len(dataset)
+        if self.shuffle and not length:  # as torch's sampler
+            raise ConfigError("shuffle=True, and the dataset has no samples to shuffle")
+        if isinstance(dataset, Mix):
+            return dataset.rule(shuffle=self.shuffle is not False)
+        if self.weights is not None:
+            count = None if self.num_samples is None else int(self.num_samples)
+            return Weighted.of(self.weights, length, count)
+        if self.shuffle == "shards":
+            if view is None:
+                raise ConfigError(
+                    f'shuffle="shards" needs the shard of each sample, which is not known of a '
+                    f"{type(dataset).__name__}",
+                    hint="use it with a dataplane.Dataset, or a Subset or ConcatDataset of such",
+                )
+            window = DEFAULT_WINDOW if self.window is None else int(self.window)
+            return Sharded.of(view.shards(), window)
+        return Shuffled(length) if self.shuffle else InOrder(length)
