@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +30,7 @@ __all__ = [
     "SCHEMA",
     "SHARD_NAME",
     "IndexBuilder",
+    "write_options",
 ]
 
 INDEX_KEY = "index.parquet"
@@ -138,19 +139,7 @@ class IndexBuilder:
         }
         table = pa.Table.from_batches(self._batches, _WRITTEN).replace_schema_metadata(metadata)
         sink = io.BytesIO()
-        pq.write_table(
-            table,
-            sink,
-            compression="zstd",
-            write_page_checksum=True,
-            row_group_size=_ROW_GROUP_ROWS,
-            use_dictionary=cast(Any, [f.name for f in SCHEMA if f.type == pa.string()]),
-            # Offsets of a shard rise steadily: deltas take a quarter of the space of the numbers.
-            column_encoding={
-                "chunk_offsets.list.element": "DELTA_BINARY_PACKED",
-                "chunk_nbytes.list.element": "DELTA_BINARY_PACKED",
-            },
-        )
+        pq.write_table(table, sink, row_group_size=_ROW_GROUP_ROWS, **write_options())
         return sink.getvalue()
 
     def _flush(self) -> None:
@@ -158,6 +147,20 @@ class IndexBuilder:
             arrays = [pa.array(self._columns[field.name], field.type) for field in _WRITTEN]
             self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=_WRITTEN))
             self._columns = _empty_columns()
+
+
+def write_options() -> dict[str, Any]:
+    """Return how Parquet's writer encodes an index, as its arguments."""
+    return {
+        "compression": "zstd",
+        "write_page_checksum": True,
+        "use_dictionary": [field.name for field in SCHEMA if field.type == pa.string()],
+        # Offsets of a shard rise steadily: deltas take a quarter of the space of the numbers.
+        "column_encoding": {
+            "chunk_offsets.list.element": "DELTA_BINARY_PACKED",
+            "chunk_nbytes.list.element": "DELTA_BINARY_PACKED",
+        },
+    }
 
 
 def _empty_columns() -> dict[str, list[Any]]:
