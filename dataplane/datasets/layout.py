@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from dataplane.datasets.selections import Selection, box_shape, whole
 from dataplane.errors import ConfigError, FormatError
 from dataplane.shards import DatasetIndex
+from dataplane.shards.zarr_metadata import parse_dtype, parse_shape
 
 __all__ = [
     "OFFSETS_SUFFIX",
@@ -135,57 +134,21 @@ def find_layouts(
     Raises:
         FormatError: an array has an element type that torch has none for.
     """
-    forms: dict[str, dict[tuple[np.dtype[Any], tuple[int, ...]], str]] = {
-        name: {} for name in selections
-    }
-    for number in _samples_of_distinct_form(index):
-        entry = index[number]
-        for name, seen in forms.items():
-            array = entry.arrays.get(name)
-            if array is not None:
-                seen.setdefault((array.meta.dtype, array.meta.shape), entry.key)
-    partial = set() if required else _partial_arrays(index)
+    found = index.array_forms()
+    forms: dict[str, dict[tuple[np.dtype[Any], tuple[int, ...]], str]] = {}
+    for name in selections:
+        seen = forms[name] = {}
+        for form in found.get(name, ()):
+            key = index.keys[form.sample]
+            where = f"sample {key!r}: array {name!r}"
+            shape = parse_shape(form.shape, where, "shape", minimum=0)
+            seen.setdefault((parse_dtype(form.dtype, where), shape), key)
+    counts = index.sample_counts()
+    partial = {name for name, count in counts.items() if count != len(index) and not required}
     return tuple(
         _layout(name, selection, forms[name], partial=name in partial)
         for name, selection in selections.items()
     )
-
-
-def _partial_arrays(index: DatasetIndex) -> set[str]:
-    """Return the names of arrays that some samples lack."""
-    names: Any = index.table.column("array").value_counts()
-    return {str(row["values"]) for row in names.to_pylist() if row["counts"] != len(index)}
-
-
-def _samples_of_distinct_form(index: DatasetIndex) -> list[int]:
-    """Return samples that together show every (array, element type, shape) of the dataset.
-
-    Works on the columns of the index: making an entry for each of 10^5 samples would take seconds.
-    """
-    table = index.table
-    if table.num_rows == 0:
-        return []
-    names, kinds = _codes(table.column("array")), _codes(table.column("dtype"))
-    shapes: Any = table.column("shape").combine_chunks()
-    bounds = shapes.offsets.to_numpy()
-    extents = shapes.values.to_numpy()
-    dimensions = np.diff(bounds)
-    rows: list[int] = []
-    for count in np.unique(dimensions):
-        same = np.flatnonzero(dimensions == count)
-        places = bounds[same][:, None] + np.arange(count)
-        form = np.column_stack((names[same], kinds[same], extents[places].astype(np.int64)))
-        rows.extend(same[np.unique(form, axis=0, return_index=True)[1]].tolist())
-    numbers = table.column("sample_index").to_numpy()[rows]
-    return [int(number) for number in np.unique(numbers)]
-
-
-def _codes(column: Any) -> npt.NDArray[np.int64]:
-    """Number the distinct texts of a column."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    codes: npt.NDArray[np.int64] = column.combine_chunks().indices.to_numpy().astype(np.int64)
-    return codes
 
 
 def _layout(

@@ -65,8 +65,8 @@ class SamplePlan:
 
     @property
     def entry(self) -> SampleEntry:
-        """What the index says about the sample; made anew."""
-        return self.samples[self.index]
+        """What the index says about the sample, but for attributes; made anew."""
+        return self.samples.places(self.index)
 
     def shard_offset(self, packed_offset: int) -> int:
         """Return where a byte of the packed spans lies in the shard."""
@@ -162,7 +162,7 @@ class Planner:
         one = np.array([index if 0 <= index < len(self._index) else 0])
         if index == one[0] and (together := self.plan_many(one)) is not None:
             return self._single(together)
-        entry = self._index[index]
+        entry = self._index.places(index)
         parts, tables = self._tables.of(entry, draw)
         rows = join_rows(tables)
         info = self._describe(entry.shard)

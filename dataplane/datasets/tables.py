@@ -89,7 +89,7 @@ class SampleTables:
             MissingArray: as `of`.
             FormatError: as `of`, or the index says what cannot be.
         """
-        entry = self._index[index]
+        entry = self._index.places(index)
         counts = [len(array.chunk_offsets) for array in entry.arrays.values()]
         firsts = dict(zip(entry.arrays, itertools.accumulate(counts, initial=0), strict=False))
         parts, tables = self.of(entry, 0, stored=True)

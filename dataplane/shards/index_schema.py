@@ -29,6 +29,7 @@ __all__ = [
     "INDEX_KEY",
     "SCHEMA",
     "SHARD_NAME",
+    "TEXT_COLUMNS",
     "IndexBuilder",
     "write_options",
 ]
@@ -74,6 +75,8 @@ _FIELDS: list[Any] = [
 SCHEMA = pa.schema(_FIELDS)
 """The columns that every index has. Text columns `codecs`, `fill_value`, `dimension_names`,
 `attributes` hold JSON."""
+TEXT_COLUMNS = [field.name for field in _FIELDS if field.type == pa.string()]
+"""The columns that hold texts, which are stored, and read, as dictionaries."""
 _COMPONENT = pa.struct([
     pa.field("min", pa.float64()),
     pa.field("max", pa.float64()),
@@ -154,7 +157,7 @@ def write_options() -> dict[str, Any]:
     return {
         "compression": "zstd",
         "write_page_checksum": True,
-        "use_dictionary": [field.name for field in SCHEMA if field.type == pa.string()],
+        "use_dictionary": TEXT_COLUMNS,
         # Offsets of a shard rise steadily: deltas take a quarter of the space of the numbers.
         "column_encoding": {
             "chunk_offsets.list.element": "DELTA_BINARY_PACKED",
