@@ -16,6 +16,7 @@ Immutable after load, so thread-safe; pickles as its file.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -92,7 +93,10 @@ class DatasetIndex:
         except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
             raise FormatError(f"{where}: not a readable Parquet file: {err}") from err
         finally:
-            pa.default_memory_pool().release_unused()
+            _release_unused_memory()
+        rows = self._columns.rows.range(len(self) - 1)[1] if len(self) else 0
+        if rows != sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups)):
+            raise FormatError(f"{where}: it has {rows} rows, and not as many as it says")
         self._records = Records(file, footer, where)
         self._chunks = ChunkColumns(self._columns)
 
@@ -315,6 +319,18 @@ class DatasetIndex:
             return ArrayEntry(name, meta, shard, start, stop, offsets, nbytes)
         stats, measured = records.measurements(row)
         return ArrayEntry(name, meta, shard, start, stop, offsets, nbytes, stats, measured)
+
+
+def _release_unused_memory() -> None:
+    """Give memory that was used for decoding back to the system.
+
+    What NumPy and Arrow free in pieces stays with the C library otherwise, for ever in a process
+    that needs no such amounts again: as much as the index itself.
+    """
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 def _pieces(store: Store, info: ObjectInfo) -> Iterator[Buffer]:

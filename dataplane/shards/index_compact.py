@@ -10,13 +10,21 @@ Immutable, so thread-safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CompactLists", "CompactText", "IntColumn", "Ints", "narrow", "narrow_codes"]
+__all__ = [
+    "CompactLists",
+    "CompactText",
+    "GrowingInts",
+    "IntColumn",
+    "Ints",
+    "narrow",
+    "narrow_codes",
+]
 
 Ints: TypeAlias = npt.NDArray[Any]
 """Integers of any type."""
@@ -43,20 +51,17 @@ class IntColumn:
     """A column of integers.
 
     Args:
-        parts: parts of the column, in order; used up, to need no memory twice.
-        period: number of values of a sample where all samples have as many; otherwise 1.
+        values: all values, or those of one period.
+        length: number of all values.
+        period: number of values that repeat themselves; 0 where they do not.
     """
 
     __slots__ = ("_length", "_period", "_values")
 
-    def __init__(self, parts: list[Ints], period: int) -> None:
-        values = np.concatenate(parts) if parts else np.zeros(0, np.uint8)
-        parts.clear()
-        self._length = len(values)
-        self._period = 0
-        self._values: Ints = values
-        if period and values.size and _repeats(values, period):
-            self._values, self._period = values[:period].copy(), period
+    def __init__(self, values: Ints, length: int, period: int) -> None:
+        self._values = values
+        self._length = length
+        self._period = period
 
     def __len__(self) -> int:
         return self._length
@@ -84,13 +89,65 @@ class IntColumn:
         return np.tile(self._values, self._length // self._period)
 
 
-def _repeats(values: Ints, period: int) -> bool:
-    """Whether a column is its first `period` values over and over."""
-    if len(values) % period:
-        return False
-    table = values.reshape(-1, period)
+class GrowingInts:
+    """An `IntColumn` while it is read: as long as values repeat themselves, one period of them."""
+
+    __slots__ = ("_length", "_parts", "_pattern")
+
+    def __init__(self) -> None:
+        self._length = 0
+        self._parts: list[Ints] = []
+        self._pattern: Ints | None = None
+
+    def add(self, values: Ints, period: int) -> None:
+        """Append values; `period` is how many a sample has, as far as is known, or 0."""
+        if not self._length and 0 < period <= len(values):
+            self._pattern = values[:period].copy()
+        if self._pattern is not None and not _continues(values, self._pattern, self._length):
+            self._parts.append(_repeated(self._pattern, self._length))
+            self._pattern = None
+        if self._pattern is None:
+            self._parts.append(values)
+        self._length += len(values)
+
+    def finish(self, period: int) -> IntColumn:
+        """Return the column, and forget it here.
+
+        Args:
+            period: number of values of a sample where all samples have as many; otherwise 1.
+        """
+        pattern, self._pattern = self._pattern, None
+        if pattern is not None and len(pattern) == period:
+            return IntColumn(pattern, self._length, period)
+        if pattern is not None:
+            self._parts.append(_repeated(pattern, self._length))
+        values = np.concatenate(self._parts) if self._parts else np.zeros(0, np.uint8)
+        self._parts = []
+        if 0 < period <= len(values) and not len(values) % period:
+            pattern = values[:period].copy()
+            if _continues(values, pattern, 0):
+                return IntColumn(pattern, len(values), period)
+        return IntColumn(values, len(values), 0)
+
+
+def _repeated(pattern: Ints, length: int) -> Ints:
+    """Return the first `length` values of a pattern that is repeated."""
+    result: Ints = np.resize(pattern, length)
+    return result
+
+
+def _continues(values: Ints, pattern: Ints, before: int) -> bool:
+    """Whether values go on with a pattern, behind `before` values of it."""
+    period = len(pattern)
+    turned = np.roll(pattern, -(before % period))
+    whole = len(values) - len(values) % period
+    table = values[:whole].reshape(-1, period)
     # Most columns that do not repeat themselves show it at once.
-    return bool((table[:256] == table[0]).all()) and bool((table == table[0]).all())
+    return (
+        np.array_equal(values[whole:], turned[: len(values) - whole])
+        and bool((table[:256] == turned).all())
+        and bool((table == turned).all())
+    )
 
 
 class CompactLists:
@@ -98,12 +155,13 @@ class CompactLists:
 
     Args:
         lengths: lengths of the lists.
-        flat: numbers of all lists, as parts; used up.
+        finish: function that makes the column of the numbers of all lists, given how many those
+            of a sample are, or 0 where that varies: `GrowingInts.finish`.
     """
 
     __slots__ = ("_bounds", "_lengths", "flat")
 
-    def __init__(self, lengths: IntColumn, flat: list[Ints]) -> None:
+    def __init__(self, lengths: IntColumn, finish: Callable[[int], IntColumn]) -> None:
         self._lengths = lengths
         repeated = lengths.repeated
         of_all = repeated if repeated is not None else lengths.all()
@@ -112,7 +170,7 @@ class CompactLists:
         if repeated is None and bounds[-1] <= np.iinfo(np.int32).max:
             bounds = bounds.astype(np.int32)
         self._bounds: Ints = bounds
-        self.flat = IntColumn(flat, int(bounds[-1]) if repeated is not None else 0)
+        self.flat = finish(int(bounds[-1]) if repeated is not None else 0)
 
     @property
     def are_repeated(self) -> bool:
@@ -146,15 +204,14 @@ class CompactText:
 
     Args:
         values: distinct texts.
-        codes: codes of the rows, as parts; used up.
-        period: as of an `IntColumn`.
+        codes: codes of the rows.
     """
 
     __slots__ = ("codes", "values")
 
-    def __init__(self, values: Sequence[str], codes: list[Ints], period: int) -> None:
+    def __init__(self, values: Sequence[str], codes: IntColumn) -> None:
         self.values = list(values)
-        self.codes = IntColumn(codes, period)
+        self.codes = codes
 
     def get(self, row: int) -> str | None:
         """Return a row's text, or None."""

@@ -16,6 +16,7 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
@@ -109,7 +110,7 @@ def _nameless_file() -> int:
     """Return the descriptor of a new file that has no name; -1 where there can be none."""
     try:
         fd, path = tempfile.mkstemp(prefix="dataplane-index-")
-        os.unlink(path)
+        Path(path).unlink()
     except OSError as err:
         logger.debug("the index is kept in memory: %s", err)
         return -1

@@ -58,9 +58,7 @@ def _distinct_rows(columns: IndexColumns) -> int:
     return len(columns.text["array"].codes)
 
 
-def _forms(
-    columns: IndexColumns, rows: npt.NDArray[np.int64]
-) -> list[tuple[tuple[int, ...], int]]:
+def _forms(columns: IndexColumns, rows: npt.NDArray[np.int64]) -> list[tuple[tuple[int, ...], int]]:
     """Return distinct forms of rows, each with the first row that has it."""
     lengths = columns.shape.lengths(rows)
     result: list[tuple[tuple[int, ...], int]] = []

@@ -43,13 +43,15 @@ class Keys(Sequence[str]):
     """
 
     def __init__(self, parts: Sequence[Any], where: str) -> None:
-        texts = pa.concat_arrays([part.cast(pa.large_string()) for part in parts])
+        if sum(part.nbytes for part in parts) > np.iinfo(np.int32).max:
+            parts = [part.cast(pa.large_string()) for part in parts]
+        texts = pa.concat_arrays(list(parts))
+        self._kind = texts.type
         _, bounds, data = texts.buffers()
         self._data = memoryview(b"" if data is None else data)
         # Concatenated arrays begin at the start of their buffers.
-        offsets = np.frombuffer(bounds, np.int64)[: len(texts) + 1]
-        is_short = int(offsets[-1]) <= np.iinfo(np.int32).max
-        self._bounds: Ints = offsets.astype(np.int32 if is_short else np.int64)
+        bits = np.int64 if pa.types.is_large_string(self._kind) else np.int32
+        self._bounds: Ints = np.frombuffer(bounds, bits)[: len(texts) + 1]
         self._check_names(where)
         self._is_ascending = bool(pc.all(pc.less(texts[:-1], texts[1:])).as_py())
         self._order: Ints | None = None
@@ -57,9 +59,7 @@ class Keys(Sequence[str]):
             raise FormatError(f"{where}: two samples have the same key")
 
     def __reduce__(self) -> tuple[object, ...]:
-        offsets = pa.py_buffer(self._bounds.astype(np.int64))
-        buffers = [None, offsets, pa.py_buffer(self._data)]
-        return (Keys, ([pa.Array.from_buffers(pa.large_string(), len(self), buffers)], "keys"))
+        return (Keys, ([self._texts()], "keys"))
 
     def __len__(self) -> int:
         return len(self._bounds) - 1
@@ -103,6 +103,11 @@ class Keys(Sequence[str]):
             low, high = (middle + 1, high) if found < wanted else (low, middle)
         return None
 
+    def _texts(self) -> Any:
+        """Return all keys as an Arrow array, over the same memory."""
+        buffers = [None, pa.py_buffer(self._bounds), pa.py_buffer(self._data)]
+        return pa.Array.from_buffers(self._kind, len(self), buffers)
+
     def _bytes(self, i: int) -> memoryview:
         return self._data[int(self._bounds[i]) : int(self._bounds[i + 1])]
 
@@ -110,9 +115,7 @@ class Keys(Sequence[str]):
         """Return the positions of the keys in ascending order; None where that is their order."""
         if self._order is None and not self._is_ascending:
             # Two threads may both make it; they make the same.
-            buffers = [None, pa.py_buffer(self._bounds.astype(np.int64)), pa.py_buffer(self._data)]
-            texts = pa.Array.from_buffers(pa.large_string(), len(self), buffers)
-            order = pc.array_sort_indices(texts).to_numpy()
+            order = pc.array_sort_indices(self._texts()).to_numpy()
             self._order = order.astype(np.uint32 if len(order) < 1 << 32 else np.uint64)
         return self._order
 

@@ -1,4 +1,4 @@
-"""Reading of what plans need from an `index.parquet`: `load_columns`, a piece of the file at a time.
+"""Reading of what plans need from an `index.parquet`, a piece of the file at a time: `load_columns`.
 
 Rows come in batches of bounded size. Each is checked and made into compact columns, so that there
 is never more of the decoded file in memory than one batch. Attributes and statistics are not
@@ -24,8 +24,8 @@ from dataplane.errors import FormatError
 from dataplane.shards.index_compact import (
     CompactLists,
     CompactText,
+    GrowingInts,
     IntColumn,
-    Ints,
     narrow,
     narrow_codes,
 )
@@ -88,7 +88,8 @@ def load_columns(file: pq.ParquetFile, shards: Mapping[str, int], where: str) ->
         FormatError: a check failed.
     """
     loading = _Loading(shards, where)
-    for batch in file.iter_batches(_BATCH_ROWS, columns=list(_READ)):
+    # In this thread: each of Arrow's would keep some of the memory that it decodes into.
+    for batch in file.iter_batches(_BATCH_ROWS, columns=list(_READ), use_threads=False):
         if batch.num_rows:
             loading.add(batch)
     return loading.finish()
@@ -100,11 +101,22 @@ class _Texts:
     def __init__(self, name: str, where: str) -> None:
         self._name, self._where = name, where
         self._numbers: dict[str, int] = {}
-        self.parts: list[Ints] = []
+        self.growing = GrowingInts()
 
     @property
     def values(self) -> list[str]:
         return list(self._numbers)
+
+    def finish(self, period: int) -> CompactText:
+        """Return the column."""
+        return CompactText(list(self._numbers), self.growing.finish(period))
+
+    def _check(self, value: str) -> None:
+        """Check a text that is a name."""
+        if self._name == "shard":
+            check_member_name(value, f"{self._where}: shard")
+        elif self._name == "array":
+            check_array_name(value, self._where)
 
     def codes(self, column: Any) -> npt.NDArray[np.int64]:
         """Return the codes of a piece of the column."""
@@ -113,8 +125,29 @@ class _Texts:
             values = dictionary.to_pylist()
         except UnicodeDecodeError as err:
             raise FormatError(f"{self._where}: column {self._name}: {err}") from err
-        numbers = [self._numbers.setdefault(value, len(self._numbers)) for value in values]
+        for value in values:
+            if value not in self._numbers:
+                self._check(value)
+                self._numbers[value] = len(self._numbers)
+        numbers = [self._numbers[value] for value in values]
         return np.array([*numbers, -1], np.int64)[codes]  # -1, of null, is the last place
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """A batch of rows, decoded.
+
+    Attributes:
+        key_codes: which of `keys` each row has.
+        keys: distinct keys, an Arrow array.
+        codes: codes of the other texts, by column.
+        ranges: byte ranges, by column.
+    """
+
+    key_codes: npt.NDArray[Any]
+    keys: Any
+    codes: Mapping[str, npt.NDArray[np.int64]]
+    ranges: Mapping[str, npt.NDArray[np.uint64]]
 
 
 class _Loading:
@@ -128,75 +161,73 @@ class _Loading:
         self._first_rows: list[npt.NDArray[np.int64]] = []
         self._keys: list[Any] = []
         self._last: tuple[Any, ...] = ()  # key, shard and archive of the last row
-        self._zip_start: list[Ints] = []
-        self._of_samples: dict[str, list[Ints]] = {"shard": [], "zip_nbytes": []}
-        self._of_rows: dict[str, list[Ints]] = {"start": [], "nbytes": []}
-        self._lengths: dict[str, list[Ints]] = {name: [] for name in (*_SHAPES, *_CHUNKS)}
-        self._shapes: dict[str, list[Ints]] = {name: [] for name in _SHAPES}
+        self._period = 0  # arrays of the first sample, where there is a second one
+        self._zip_start: list[npt.NDArray[np.uint64]] = []
+        self._zip_nbytes = GrowingInts()
+        self._start, self._nbytes = GrowingInts(), GrowingInts()
+        self._lengths = {name: GrowingInts() for name in (*_SHAPES, *_CHUNKS)}
+        self._shapes = {name: GrowingInts() for name in _SHAPES}
         self._places = PlaceParts()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add a batch of rows, at least one."""
-        where = self._where
-        codes = {name: texts.codes(batch.column(name)) for name, texts in self._texts.items()}
+        rows = self._decoded(batch)
         is_first = self._first_of_samples(_numbers(batch, "sample_index"))
-        ranges = {name: _numbers(batch, name) for name in _RANGES}
-        key_codes, keys = _encoded(batch.column("sample"), "sample", where)
-        # Equal texts must have equal codes, also in a dictionary that has one twice.
-        distinct = keys.dictionary_encode()
-        key_codes = distinct.indices.to_numpy()[key_codes]
         first = np.flatnonzero(is_first)
-        self._check_samples(is_first, first, key_codes, distinct.dictionary, codes, ranges)
-        self._check_ranges(key_codes, distinct.dictionary, codes, ranges)
+        self._check_samples(rows, is_first, first)
+        self._check_ranges(rows)
+        codes, ranges = rows.codes, rows.ranges
         self._first_rows.append(first + self._rows)
-        self._keys.append(distinct.dictionary.take(pa.array(key_codes[first])))
+        self._keys.append(rows.keys.take(pa.array(rows.key_codes[first])))
         self._zip_start.append(ranges["zip_start"][first])
         nbytes = ranges["zip_stop"][first] - ranges["zip_start"][first]
-        self._of_samples["zip_nbytes"].append(narrow(nbytes))
-        self._of_samples["shard"].append(narrow_codes(codes["shard"][first]))
-        self._of_rows["start"].append(narrow(ranges["start"] - ranges["zip_start"]))
-        self._of_rows["nbytes"].append(narrow(ranges["stop"] - ranges["start"]))
+        self._zip_nbytes.add(narrow(nbytes), 1)
+        self._texts["shard"].growing.add(narrow_codes(codes["shard"][first]), 1)
+        if not self._rows and len(first) > 1:
+            self._period = int(first[1])
+        self._start.add(narrow(ranges["start"] - ranges["zip_start"]), self._period)
+        self._nbytes.add(narrow(ranges["stop"] - ranges["start"]), self._period)
         for name in _TEXTS:
-            self._texts[name].parts.append(narrow_codes(codes[name]))
-        flat = {}
-        for name in (*_SHAPES, *_CHUNKS):
-            lengths, flat[name] = _lists(batch.column(name), name, where)
-            self._lengths[name].append(narrow(lengths))
-        for name in _SHAPES:
-            self._shapes[name].append(narrow(flat[name]))
-        bases = ranges["zip_start"].repeat(self._lengths["chunk_offsets"][-1])
-        self._places.add(flat["chunk_offsets"], flat["chunk_nbytes"], bases)
+            self._texts[name].growing.add(narrow_codes(codes[name]), self._period)
+        self._add_lists(batch, ranges["zip_start"])
         self._rows += batch.num_rows
         self._samples += len(first)
 
+    def _add_lists(self, batch: pa.RecordBatch, zip_start: npt.NDArray[np.uint64]) -> None:
+        """Add shapes, and places of chunks."""
+        flat, periods = {}, {}
+        for name in (*_SHAPES, *_CHUNKS):
+            lengths, flat[name] = _lists(batch.column(name), name, self._where)
+            self._lengths[name].add(narrow(lengths), self._period)
+            periods[name] = int(lengths[: self._period].sum())
+            if name in _CHUNKS[:1]:
+                bases = zip_start.repeat(lengths)
+        for name in _SHAPES:
+            self._shapes[name].add(narrow(flat[name]), periods[name])
+        offsets, nbytes = (flat[name] for name in _CHUNKS)
+        self._places.add(offsets, nbytes, bases, periods["chunk_offsets"])
+
     def finish(self) -> IndexColumns:
         """Return the columns."""
-        for name in self._texts["shard"].values:
-            check_member_name(name, f"{self._where}: shard")
         keys = Keys(self._keys or [pa.array([], pa.string())], self._where)
         self._keys = []
-        for name in self._texts["array"].values:
-            check_array_name(name, self._where)
         rows = SampleRows(np.concatenate([*self._first_rows, [self._rows]]).astype(np.int64))
         self._first_rows = []
         # Where samples have several numbers of arrays, a column may still be constant.
         period = rows.per_sample or 1
         zip_start = np.concatenate([*self._zip_start, np.zeros(0, np.uint64)])
-        lengths = {name: IntColumn(parts, period) for name, parts in self._lengths.items()}
+        lengths = {name: growing.finish(period) for name, growing in self._lengths.items()}
         return IndexColumns(
             rows=rows,
             keys=keys,
-            shard=CompactText(self._texts["shard"].values, self._of_samples["shard"], 1),
+            shard=self._texts["shard"].finish(1),
             zip_start=zip_start,
-            zip_nbytes=IntColumn(self._of_samples["zip_nbytes"], 1),
-            start=IntColumn(self._of_rows["start"], period),
-            nbytes=IntColumn(self._of_rows["nbytes"], period),
-            text={
-                name: CompactText(self._texts[name].values, self._texts[name].parts, period)
-                for name in _TEXTS
-            },
-            shape=CompactLists(lengths["shape"], self._shapes["shape"]),
-            chunk_shape=CompactLists(lengths["chunk_shape"], self._shapes["chunk_shape"]),
+            zip_nbytes=self._zip_nbytes.finish(1),
+            start=self._start.finish(period),
+            nbytes=self._nbytes.finish(period),
+            text={name: self._texts[name].finish(period) for name in _TEXTS},
+            shape=CompactLists(lengths["shape"], self._shapes["shape"].finish),
+            chunk_shape=CompactLists(lengths["chunk_shape"], self._shapes["chunk_shape"].finish),
             chunks=ChunkPlaces(
                 lengths["chunk_offsets"], lengths["chunk_nbytes"], self._places, rows, zip_start
             ),
@@ -210,22 +241,28 @@ class _Loading:
         is_first: npt.NDArray[np.bool_] = steps == 1
         return is_first
 
+    def _decoded(self, batch: pa.RecordBatch) -> _Rows:
+        codes, keys = _encoded(batch.column("sample"), "sample", self._where)
+        # Equal texts must have equal codes, also in a dictionary that has one twice.
+        distinct = keys.dictionary_encode()
+        return _Rows(
+            distinct.indices.to_numpy()[codes],
+            distinct.dictionary,
+            {name: texts.codes(batch.column(name)) for name, texts in self._texts.items()},
+            {name: _numbers(batch, name) for name in _RANGES},
+        )
+
     def _check_samples(
-        self,
-        is_first: npt.NDArray[np.bool_],
-        first: npt.NDArray[np.intp],
-        key_codes: npt.NDArray[Any],
-        keys: Any,
-        codes: Mapping[str, npt.NDArray[np.int64]],
-        ranges: Mapping[str, npt.NDArray[np.uint64]],
+        self, rows: _Rows, is_first: npt.NDArray[np.bool_], first: npt.NDArray[np.intp]
     ) -> None:
         """Rows of a sample must agree on its key, shard and archive."""
         columns = {
-            "sample": key_codes,
-            "shard": codes["shard"],
-            "zip_start": ranges["zip_start"],
-            "zip_stop": ranges["zip_stop"],
+            "sample": rows.key_codes,
+            "shard": rows.codes["shard"],
+            "zip_start": rows.ranges["zip_start"],
+            "zip_stop": rows.ranges["zip_stop"],
         }
+        keys = rows.keys
         # Rows before the first sample that begins here belong to the last one of the batch before.
         begun = int(first[0]) if len(first) else len(is_first)
         first_of_rows = first[np.cumsum(is_first[begun:]) - 1]
@@ -234,33 +271,29 @@ class _Loading:
             for value in np.unique(values[:begun]).tolist():
                 agrees &= (keys[value].as_py() if name == "sample" else value) == self._last[place]
             if not agrees:
+                for key in keys.to_pylist() if name == "sample" else ():
+                    check_member_name(key, f"{self._where}: sample")  # which says more
                 raise FormatError(f"{self._where}: rows of a sample disagree on {name}")
         try:
-            last_key = keys[int(key_codes[-1])].as_py()
+            last_key = keys[int(rows.key_codes[-1])].as_py()
         except UnicodeDecodeError as err:
             raise FormatError(f"{self._where}: column sample: {err}") from err
         self._last = (last_key, *(int(columns[name][-1]) for name in list(columns)[1:]))
 
-    def _check_ranges(
-        self,
-        key_codes: npt.NDArray[Any],
-        keys: Any,
-        codes: Mapping[str, npt.NDArray[np.int64]],
-        ranges: Mapping[str, npt.NDArray[np.uint64]],
-    ) -> None:
+    def _check_ranges(self, rows: _Rows) -> None:
         """Archives must lie in their shard, arrays in their archive."""
         shards = self._texts["shard"].values
         sizes = np.array([self._shards.get(key, 0) for key in shards], np.uint64)
-        zip_start, zip_stop, start, stop = (ranges[name] for name in _RANGES)
+        zip_start, zip_stop, start, stop = (rows.ranges[name] for name in _RANGES)
         ordered = (zip_start <= start) & (start <= stop) & (stop <= zip_stop)
-        ordered &= zip_stop <= sizes[codes["shard"]]
+        ordered &= zip_stop <= sizes[rows.codes["shard"]]
         if not ordered.all():
             row = int(np.flatnonzero(~ordered)[0])
             raise FormatError(
-                f"{self._where}: sample {keys[int(key_codes[row])].as_py()!r}, array "
-                f"{self._texts['array'].values[codes['array'][row]]!r}: bytes {start[row]} to "
+                f"{self._where}: sample {rows.keys[int(rows.key_codes[row])].as_py()!r}, array "
+                f"{self._texts['array'].values[rows.codes['array'][row]]!r}: bytes {start[row]} to "
                 f"{stop[row]} are not inside the archive or the shard "
-                f"{shards[codes['shard'][row]]!r}"
+                f"{shards[rows.codes['shard'][row]]!r}"
             )
 
 

@@ -4,7 +4,8 @@ Offsets are kept relative to the sample's archive, as long as all archives are b
 one is larger, or the index has an offset outside of the archive (which is refused when that sample
 is read), all are kept as they are. Values are given exactly as the index has them.
 
-Immutable, so thread-safe.
+`PlaceParts` collects them while an index is read, by one thread. `ChunkPlaces` is immutable, so
+thread-safe.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.shards.index_compact import CompactLists, IntColumn, Ints
+from dataplane.shards.index_compact import CompactLists, GrowingInts, IntColumn, Ints
 from dataplane.shards.index_rows import SampleRows
 from dataplane.shards.model import MISSING_CHUNK
 
@@ -24,24 +25,62 @@ _MISSING = np.uint32(2**32 - 1)
 """What stands for MISSING_CHUNK in 32 bits."""
 
 
-class PlaceParts:
-    """The places of chunks while an index is read: as offsets in archives, or as they are."""
+class _Growing:
+    """Numbers while an index is read: in 32 bits, and beside them what does not fit."""
 
     def __init__(self) -> None:
-        self.offsets: list[Ints] = []
-        self.nbytes: list[Ints] = []
+        self._length = 0
+        self._short = GrowingInts()
+        self._wide: list[tuple[int, npt.NDArray[np.uint64]]] = []
+
+    @property
+    def is_short(self) -> bool:
+        """Whether all fit."""
+        return not self._wide
+
+    def add(self, values: npt.NDArray[np.uint64], bases: Any, period: int) -> None:
+        short = _in_32_bits(values, bases)
+        if short is None:
+            self._wide.append((self._length, values.copy()))
+            short = np.zeros(len(values), np.uint32)
+        self._short.add(short, period)
+        self._length += len(values)
+
+    def finish(self, period: int, bases: Any) -> IntColumn:
+        """Return the column: less bases and in 32 bits where all fit, otherwise as they are."""
+        column = self._short.finish(period)
+        if self.is_short:
+            return column
+        values = _widened(column.all(), bases)
+        for first, part in self._wide:
+            values[first : first + len(part)] = part
+        return IntColumn(values, len(values), 0)
+
+
+class PlaceParts:
+    """The places of chunks while an index is read."""
+
+    def __init__(self) -> None:
+        self.offsets = _Growing()
+        self.nbytes = _Growing()
 
     def add(
         self,
         offsets: npt.NDArray[np.uint64],
         nbytes: npt.NDArray[np.uint64],
         bases: npt.NDArray[np.uint64],
+        period: int,
     ) -> None:
-        """Add chunks; `bases` has the first byte of the archive of each."""
-        relative = _in_32_bits(offsets, bases)
-        self.offsets.append(offsets.copy() if relative is None else relative)
-        short = _in_32_bits(nbytes, np.uint64(0))
-        self.nbytes.append(nbytes.copy() if short is None else short)
+        """Add chunks.
+
+        Args:
+            offsets: offsets as in the index.
+            nbytes: lengths.
+            bases: first byte of the archive of each.
+            period: number of chunks of a sample, as far as is known.
+        """
+        self.offsets.add(offsets, bases, period)
+        self.nbytes.add(nbytes, np.uint64(0), period)
 
 
 def _in_32_bits(values: npt.NDArray[np.uint64], bases: Any) -> Ints | None:
@@ -53,6 +92,18 @@ def _in_32_bits(values: npt.NDArray[np.uint64], bases: Any) -> Ints | None:
     short = relative.astype(np.uint32)
     short[is_missing] = _MISSING
     return short
+
+
+def _widened(values: Ints, bases: Any) -> npt.NDArray[np.uint64]:
+    """Return values of 32 bits plus their bases in 64 bits; those of 64 bits as they are."""
+    if values.dtype == np.uint64:
+        return values
+    wide = values.astype(np.uint64)
+    wide += bases
+    is_missing = values == _MISSING
+    if is_missing.any():
+        wide[is_missing] = MISSING_CHUNK
+    return wide
 
 
 class ChunkPlaces:
@@ -78,17 +129,12 @@ class ChunkPlaces:
     ) -> None:
         self._rows = rows
         self._zip_start = zip_start
-        self._is_relative = all(part.dtype == np.uint32 for part in parts.offsets)
+        self._is_relative = parts.offsets.is_short
+        bases: Any = np.uint64(0)
         if not self._is_relative:
             bases = zip_start[rows.all_samples()].repeat(offset_counts.all())
-            first = 0
-            for place, part in enumerate(parts.offsets):
-                parts.offsets[place] = _widened(part, bases[first : first + len(part)])
-                first += len(part)
-        if any(part.dtype != np.uint32 for part in parts.nbytes):
-            parts.nbytes = [_widened(part, np.uint64(0)) for part in parts.nbytes]
-        self._offsets = CompactLists(offset_counts, parts.offsets)
-        self._nbytes = CompactLists(nbytes_counts, parts.nbytes)
+        self._offsets = CompactLists(offset_counts, lambda n: parts.offsets.finish(n, bases))
+        self._nbytes = CompactLists(nbytes_counts, lambda n: parts.nbytes.finish(n, np.uint64(0)))
 
     def counts(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return how many offsets rows have."""
@@ -126,15 +172,3 @@ class ChunkPlaces:
 
     def _absolute(self, offsets: Ints, bases: Any) -> npt.NDArray[np.uint64]:
         return _widened(offsets, bases) if self._is_relative else offsets
-
-
-def _widened(values: Ints, bases: Any) -> npt.NDArray[np.uint64]:
-    """Return values of 32 bits plus their bases in 64 bits; those of 64 bits as they are."""
-    if values.dtype == np.uint64:
-        return values
-    wide = values.astype(np.uint64)
-    wide += bases
-    is_missing = values == _MISSING
-    if is_missing.any():
-        wide[is_missing] = MISSING_CHUNK
-    return wide

@@ -26,7 +26,7 @@ from dataplane.shards.model import Measured, Stats
 __all__ = ["Records"]
 
 MAX_KEPT_BYTES = 32 << 20
-"""Most decoded bytes that are kept; of a file with larger row groups, the last group is."""
+"""Most decoded bytes that are kept, but for the last group of each column."""
 
 _STATS = (*FIGURES, "nan_count")
 
@@ -121,12 +121,13 @@ class Records:
         else:
             made = _Measurements(self._read([group], [*_STATS, *ADDED.names]).combine_chunks())
         total = made.nbytes
-        again = [((name, group), made)]
+        names, again = {name}, [((name, group), made)]
         for known, found in kept:
             total += found.nbytes
-            if total > MAX_KEPT_BYTES:
-                break
-            again.append((known, found))
+            # The last of each name stays in any case: they are read in turns.
+            if total <= MAX_KEPT_BYTES or known[0] not in names:
+                again.append((known, found))
+            names.add(known[0])
         self._kept = tuple(again)
         return self._value(made, place)
 
@@ -145,6 +146,11 @@ class Records:
                 read_dictionary=TEXT_COLUMNS,
                 page_checksum_verification=True,
             ) as file:
-                return file.read_row_groups(groups, columns=present)
+                table = file.read_row_groups(groups, columns=present)
         except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
             raise FormatError(f"{self._where}: not a readable Parquet file: {err}") from err
+        # A group of another length would shift all rows behind it.
+        expected = sum(self._footer.row_group(group).num_rows for group in groups)
+        if table.num_rows != expected:
+            raise FormatError(f"{self._where}: {table.num_rows} rows where {expected} should be")
+        return table
