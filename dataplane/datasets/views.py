@@ -175,8 +175,10 @@ class ViewReader:
         self.layouts = view.layouts
         self._readers = [dataset.reader() for dataset in view.datasets]
         self._whole = view.numbers is None and view.which is None
-        self._numbers = view.all_numbers()
-        self._which = view.all_which()
+        self._length = len(view)
+        # 12 bytes per sample, of which a dataset that is read whole needs none.
+        self._numbers = np.zeros(0, np.int64) if self._whole else view.all_numbers()
+        self._which = np.zeros(0, np.int32) if self._whole else view.all_which()
 
     @property
     def cache(self) -> Cache | None:
@@ -192,6 +194,7 @@ class ViewReader:
         """Whether `other` reads the same samples through the same readers."""
         return (
             len(self._readers) == len(other._readers)
+            and self._whole == other._whole
             and all(a is b for a, b in zip(self._readers, other._readers, strict=True))
             and np.array_equal(self._numbers, other._numbers)
             and np.array_equal(self._which, other._which)
@@ -230,7 +233,7 @@ class ViewReader:
         samples, which = [], []
         for position in positions:
             tried: list[int] = []
-            reader = self._readers[int(self._which[position])]
+            reader = self._readers[self._which_of(position)]
             sample = reader.first_sound(self._from(position, tried))
             if sample is not None:
                 samples.append(sample)
@@ -239,10 +242,13 @@ class ViewReader:
 
     def _from(self, position: int, tried: list[int]) -> Iterator[tuple[SampleReader, int]]:
         """Yield the readers and numbers of a sample and of all after it, and note which dataset."""
-        count = len(self._numbers)
-        for place in itertools.chain(range(position, count), range(position)):
-            tried.append(int(self._which[place]))
-            yield self._readers[tried[-1]], int(self._numbers[place])
+        for place in itertools.chain(range(position, self._length), range(position)):
+            tried.append(self._which_of(place))
+            yield self._readers[tried[-1]], place if self._whole else int(self._numbers[place])
+
+    def _which_of(self, position: int) -> int:
+        """Return which dataset the sample at a position is of."""
+        return 0 if self._whole else int(self._which[position])
 
     def planned_many(
         self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0

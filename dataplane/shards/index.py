@@ -152,8 +152,9 @@ class DatasetIndex:
         return self._entry(i, is_whole=True)
 
     def places(self, i: int) -> SampleEntry:
-        """Return a sample as plans need it: without its attributes and those of arrays, and
-        without statistics, which take longer to read and are not checked.
+        """Return a sample as plans need it, without attributes and statistics.
+
+        Those of it and of its arrays are left empty; they take longer to read, and are not checked.
 
         Raises:
             IndexError: no such sample.

@@ -2,8 +2,9 @@
 
 `ChunkColumns` gives plans what `DatasetIndex.__getitem__` gives them sample by sample. Samples
 whose rows say the same but for places, attributes and statistics have the same *structure*: the
-same arrays in the same order, of the same element types, shapes, chunk shapes, codecs and fill values. One entry
-shows it for all of them, and what is left per sample is the places of its chunks, checked here.
+same arrays in the same order, of the same element types, shapes, chunk shapes, codecs and fill
+values. One entry shows it for all of them, and what is left per sample is the places of its chunks,
+checked here.
 
 The checks are those of an entry. They say only which samples pass; for one that does not, the entry
 raises the error. Immutable, so thread-safe.

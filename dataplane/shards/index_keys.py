@@ -48,7 +48,7 @@ class Keys(Sequence[str]):
         texts = pa.concat_arrays(list(parts))
         self._kind = texts.type
         _, bounds, data = texts.buffers()
-        self._data = memoryview(b"" if data is None else data)
+        self._data: bytes = b"" if data is None else data.to_pybytes()
         # Concatenated arrays begin at the start of their buffers.
         bits = np.int64 if pa.types.is_large_string(self._kind) else np.int32
         self._bounds: Ints = np.frombuffer(bounds, bits)[: len(texts) + 1]
@@ -73,13 +73,13 @@ class Keys(Sequence[str]):
             return self.take(np.arange(*i.indices(len(self))))
         if not -len(self) <= i < len(self):
             raise IndexError(f"key {i} of {len(self)}")
-        return str(self._bytes(i % len(self)), "utf-8")
+        return self._bytes(i % len(self)).decode()
 
     def take(self, samples: npt.NDArray[np.int64]) -> list[str]:
         """Return the keys of several samples."""
         data = self._data
         starts, stops = self._bounds[samples].tolist(), self._bounds[samples + 1].tolist()
-        return [str(data[a:b], "utf-8") for a, b in zip(starts, stops, strict=True)]
+        return [data[a:b].decode() for a, b in zip(starts, stops, strict=True)]
 
     def __repr__(self) -> str:
         more = ", …" if len(self) > _SHOWN_KEYS else ""
@@ -97,7 +97,7 @@ class Keys(Sequence[str]):
         while low < high:
             middle = (low + high) // 2
             place = middle if order is None else int(order[middle])
-            found = bytes(self._bytes(place))
+            found = self._bytes(place)
             if found == wanted:
                 return place
             low, high = (middle + 1, high) if found < wanted else (low, middle)
@@ -108,7 +108,7 @@ class Keys(Sequence[str]):
         buffers = [None, pa.py_buffer(self._bounds), pa.py_buffer(self._data)]
         return pa.Array.from_buffers(self._kind, len(self), buffers)
 
-    def _bytes(self, i: int) -> memoryview:
+    def _bytes(self, i: int) -> bytes:
         return self._data[int(self._bounds[i]) : int(self._bounds[i + 1])]
 
     def _found_order(self) -> Ints | None:
@@ -125,7 +125,7 @@ class Keys(Sequence[str]):
         Raises:
             FormatError: a key is no relative path.
         """
-        data = np.frombuffer(self._data, np.uint8)
+        data = np.frombuffer(self._data, np.uint8)[: int(self._bounds[-1])]
         lengths = np.diff(self._bounds)
         odd = np.flatnonzero((lengths == 0) | (lengths > _MAX_PLAIN_BYTES))
         places = [np.flatnonzero(~_IS_PLAIN[data])]

@@ -1,4 +1,4 @@
-"""Reading of what plans need from an `index.parquet`, a piece of the file at a time: `load_columns`.
+"""Reading of what plans need from an `index.parquet`, piece by piece: `load_columns`.
 
 Rows come in batches of bounded size. Each is checked and made into compact columns, so that there
 is never more of the decoded file in memory than one batch. Attributes and statistics are not
