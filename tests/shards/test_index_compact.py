@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dataplane.errors import FormatError
 from dataplane.shards import INDEX_KEY, DatasetIndex, SampleEntry, SourceArray, SourceSample
 from dataplane.shards import index_load as loading
+from dataplane.shards.index_compact import GrowingInts, narrow
 from dataplane.stores import Store
 
 BASE = 5 << 32
@@ -212,3 +215,41 @@ def test_keys_are_checked_and_found_in_any_order(
     assert [index.keys[0], index.keys[-1]] == [first, second]
     assert (index.find(first), index.find(second)) == (0, 1)
     assert index.keys.position("nothing") is None
+
+
+@given(
+    pattern=st.lists(st.integers(0, 2), min_size=1, max_size=4),
+    turns=st.integers(0, 6),
+    rest=st.lists(st.integers(0, 300), max_size=4),
+    cuts=st.lists(st.integers(0, 28), max_size=4),
+    periods=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+)
+def test_a_column_is_its_parts_one_after_another(
+    pattern: list[int], turns: int, rest: list[int], cuts: list[int], periods: tuple[int, int]
+) -> None:
+    values = np.array(pattern * turns + rest, np.uint64)
+    growing = GrowingInts()
+    for part in np.split(values, sorted(cuts)):
+        growing.add(narrow(part), periods[0])
+    column = growing.finish(periods[1])
+    assert len(column) == len(values)
+    assert column.all().tolist() == values.tolist()
+    places = np.arange(len(values))[::-1]
+    assert column.take(places).tolist() == values[::-1].tolist()
+    assert [column[i] for i in range(len(values))] == values.tolist()
+    if column.repeated is not None:
+        assert len(column.repeated) == periods[1]
+
+
+def test_a_row_group_of_another_length_than_the_file_says_is_refused(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = DatasetIndex.parse(data)
+    read = pq.ParquetFile.read_row_groups
+
+    def shorter(file: pq.ParquetFile, *args: Any, **kwargs: Any) -> pa.Table:
+        return read(file, *args, **kwargs).slice(1)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", shorter)
+    with pytest.raises(FormatError, match="rows where"):
+        index.attributes(3)
