@@ -1,100 +1,109 @@
-"""Forms of arrays: what selections get to know of an array of a sample.
+"""Forms of arrays: what selections get to know of an array, in each of the samples that have it.
 
-Pure functions over the index, which is grouped by its columns: making an entry for each of 10^5
-samples would take seconds.
+What was permuted stands in the attributes of a sample, which are slow to read one by one:
+`Permuted` reads them once for a dataset whose selections ask.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from dataplane.datasets.selections import ArrayForm
+from dataplane.datasets.crops import Crop, Tiles
+from dataplane.datasets.runs import Rows, Steps
+from dataplane.datasets.selections import ArrayForm, Both, Selection, Whole
+from dataplane.errors import FormatError
 from dataplane.shards import DatasetIndex
-from dataplane.shards.model import ArrayEntry, SampleEntry
+from dataplane.shards.model import ArrayEntry
+from dataplane.shards.zarr_metadata import parse_dtype, parse_shape
 
-__all__ = ["ArrayForms", "form_of_array", "samples_of_distinct_form"]
+__all__ = ["Permuted", "asks_what_was_permuted", "form_of_array", "forms_in", "samples_by_form"]
 
-_TEXTS = ("array", "dtype", "dimension_names")
-
-
-def form_of_array(entry: SampleEntry, array: ArrayEntry) -> ArrayForm:
-    """Return the form of an array of a sample."""
-    names = array.meta.dimension_names
-    return ArrayForm(array.name, array.meta.shape, () if names is None else names, _permuted(entry))
+_NOTHING: tuple[str, ...] = ()
 
 
-def samples_of_distinct_form(index: DatasetIndex) -> list[int]:
-    """Return samples that together show every (array, type, shape, dimensions) of the dataset."""
-    rows = np.concatenate([rows[:1] for rows in _alike(index)] or [np.empty(0, np.int64)])
-    numbers = index.table.column("sample_index").to_numpy()[rows]
-    return [int(number) for number in np.unique(numbers)]
-
-
-class ArrayForms:
-    """The forms that one array has in a dataset, each with the samples that have it.
-
-    Iterating yields forms, and int64[n], numbers of samples, of which there is at least one.
-    """
-
-    def __init__(self, index: DatasetIndex, name: str) -> None:
-        self._index = index
-        self._name = name
-
-    def __iter__(self) -> Iterator[tuple[ArrayForm, npt.NDArray[np.int64]]]:
-        index = self._index
-        of_rows = index.table.column("sample_index").to_numpy()
-        for rows in _alike(index, self._name):
-            samples = of_rows[rows].astype(np.int64)
-            entry = index[int(samples[0])]
-            yield form_of_array(entry, entry.arrays[self._name]), samples
-
-
-def _alike(index: DatasetIndex, name: str | None = None) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the rows of the index that have one array, type, shape and dimensions: int64[n] each.
+class Permuted:
+    """The dimensions of each sample that were reordered when it was packed. Thread-safe.
 
     Args:
         index: index of the dataset.
-        name: array to look at; None for all.
+
+    Raises:
+        FormatError: attributes of a sample are damaged.
     """
-    table = index.table
-    if table.num_rows == 0:
-        return
-    texts = np.column_stack([_codes(table.column(one)) for one in _TEXTS])
-    shapes: Any = table.column("shape").combine_chunks()
-    bounds = shapes.offsets.to_numpy()
-    extents = shapes.values.to_numpy()
-    dimensions = np.diff(bounds)
-    wanted = np.ones(table.num_rows, bool)
-    if name is not None:
-        column = table.column("array")
-        wanted = pc.equal(column.cast(pa.string()), name).combine_chunks()
-        wanted = wanted.to_numpy(zero_copy_only=False)
-    for count in np.unique(dimensions[wanted]):
-        same = np.flatnonzero(wanted & (dimensions == count))
-        places = bounds[same][:, None] + np.arange(count)
-        form = np.column_stack((texts[same], extents[places].astype(np.int64)))
-        of = np.unique(form, axis=0, return_inverse=True)[1].reshape(-1)
-        order = np.argsort(of, kind="stable")
-        yield from np.split(same[order], np.cumsum(np.bincount(of))[:-1])
+
+    def __init__(self, index: DatasetIndex) -> None:
+        self._kinds: list[tuple[str, ...]] = [_NOTHING]
+        self._of = np.zeros(len(index), np.uint8)
+        known = {_NOTHING: 0}
+        for table in index.column_groups(["sample_index", "sample_attributes"]):
+            samples = table.column("sample_index").to_numpy()
+            texts = table.column("sample_attributes")
+            first = np.flatnonzero(np.diff(samples, prepend=-1))
+            for sample, text in zip(samples[first], texts.take(first).to_pylist(), strict=True):
+                named = _permuted(text)
+                if named is None:
+                    continue
+                if named not in known:
+                    known[named] = len(self._kinds)
+                    self._kinds.append(named)
+                self._of[sample] = known[named]
+
+    def __getitem__(self, sample: int) -> tuple[str, ...]:
+        return self._kinds[int(self._of[sample])]
 
 
-def _codes(column: Any) -> npt.NDArray[np.int64]:
-    """Number the distinct texts of a column; -1 where there is none."""
-    if not pa.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    indices = column.combine_chunks().indices.fill_null(-1)
-    codes: npt.NDArray[np.int64] = indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes
+def asks_what_was_permuted(selection: Selection) -> bool:
+    """Whether a selection may ask which dimensions were permuted."""
+    if isinstance(selection, Both):
+        return any(map(asks_what_was_permuted, (selection.first, selection.second)))
+    return not isinstance(selection, (Whole, Crop, Tiles, Rows, Steps))
 
 
-def _permuted(entry: SampleEntry) -> tuple[str, ...]:
-    """Return the dimensions that were reordered when a sample was packed."""
-    record = entry.attributes.get("dataplane")
+def form_of_array(array: ArrayEntry, permuted: tuple[str, ...] = _NOTHING) -> ArrayForm:
+    """Return the form of an array of a sample."""
+    meta = array.meta
+    return ArrayForm(array.name, meta.shape, meta.dimension_names or (), permuted)
+
+
+def forms_in(
+    index: DatasetIndex, name: str, permuted: Permuted | None
+) -> Iterator[tuple[np.dtype[Any], ArrayForm, int]]:
+    """Yield the element types and forms that an array has in a dataset, each with a sample.
+
+    What was permuted is that of this sample.
+    """
+    for form in index.array_forms().get(name, ()):
+        where = f"sample {index.keys[form.sample]!r}: array {name!r}"
+        shape = parse_shape(form.shape, where, "shape", minimum=0)
+        names = _names(form.dimension_names)
+        of_sample = _NOTHING if permuted is None else permuted[form.sample]
+        yield parse_dtype(form.dtype, where), ArrayForm(name, shape, names, of_sample), form.sample
+
+
+def samples_by_form(
+    index: DatasetIndex, name: str
+) -> Iterator[tuple[ArrayForm, npt.NDArray[np.int64]]]:
+    """Yield the forms of an array, and int64[n], all samples that have each."""
+    for form, samples in index.samples_by_form(name):
+        yield ArrayForm(name, form.shape, _names(form.dimension_names)), samples
+
+
+def _names(text: str | None) -> tuple[str | None, ...]:
+    return () if text is None else tuple(json.loads(text))
+
+
+def _permuted(text: str | None) -> tuple[str, ...] | None:
+    """Return the dimensions that attributes say were reordered, or None."""
+    if text is None or '"permuted"' not in text:
+        return None
+    try:
+        record = json.loads(text).get("dataplane")
+    except (ValueError, AttributeError) as err:
+        raise FormatError(f"attributes of a sample are damaged: {err}") from None
     named = record.get("permuted") if isinstance(record, Mapping) else None
-    return tuple(str(name) for name in named) if isinstance(named, (list, tuple)) else ()
+    return tuple(map(str, named)) if isinstance(named, list) else None

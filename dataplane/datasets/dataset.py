@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar, cast
 from dataplane.cache import CacheConfig, CacheWarning
 from dataplane.cache.admin import is_news, unusable_warning
 from dataplane.config import assemble
+from dataplane.datasets.array_forms import Permuted, asks_what_was_permuted
 from dataplane.datasets.draws import current_draws
 from dataplane.datasets.identity import identity_of
 from dataplane.datasets.layout import (
@@ -162,6 +163,8 @@ class Dataset(_MapDataset):
         self.samples_per_read = as_count("samples_per_read", samples_per_read)
         self.numbering = number_samples(self.index, self.selections, self.samples_per_read)
         self._opened = OpenedReader()
+        asks = any(map(asks_what_was_permuted, self.selections.values()))
+        self._permuted = Permuted(self.index) if asks else None
         self._layouts: tuple[ArrayLayout, ...] | None = None
         self._identity: str | None = None
         if self.reads_parts:
@@ -205,7 +208,9 @@ class Dataset(_MapDataset):
             FormatError: an array has an element type that torch has none for.
         """
         if self._layouts is None:
-            self._layouts = find_layouts(self.index, self.selections, required=self._required)
+            self._layouts = find_layouts(
+                self.index, self.selections, required=self._required, permuted=self._permuted
+            )
         return self._layouts
 
     @property
@@ -230,10 +235,14 @@ class Dataset(_MapDataset):
     def attributes(self, i: int) -> Mapping[str, object]:
         """Return the JSON attributes of a sample.
 
+        They are read from the index when they are asked for, some thousand samples at a time: in
+        order, that is quick; in no order, it takes milliseconds each in a large dataset.
+
         Raises:
             IndexError: there is no such sample.
+            FormatError: they are damaged.
         """
-        return self.index[self.numbering.split(self._checked(i))[0]].attributes
+        return self.index.attributes(self.numbering.split(self._checked(i))[0])
 
     def __getitem__(self, i: int) -> Sample:
         tensors_of = _tensors_of()  # first, so that nothing is downloaded in vain
@@ -324,6 +333,7 @@ class Dataset(_MapDataset):
             runtime.describe,
             required=self._required,
             numbering=self.numbering,
+            permuted=self._permuted,
         )
         return SampleReader(
             runtime, planner, self.layouts, policy=self.errors, counters=self.counters

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,28 +20,57 @@ from dataplane.shards import DatasetIndex
 
 __all__ = ["identity_of"]
 
-_TEXTS = ("sample", "array", "dtype")
+_TEXTS_AT_ONCE = 65_536
 _NUMBERS = ("min", "max", "mean", "nan_count")
 
 
 def identity_of(index: DatasetIndex) -> str:
-    """Return the identity of the dataset that an index describes: 16 hexadecimal digits."""
+    """Return the identity of the dataset that an index describes: 16 hexadecimal digits.
+
+    Columns are decoded one after another, and each piece by piece.
+    """
     digest = hashlib.blake2b(digest_size=8)
-    for name in _TEXTS:
-        _add_text(digest, index.table.column(name))
-    shapes: Any = index.table.column("shape").combine_chunks()
-    for part in (shapes.value_lengths(), shapes.flatten()):
-        digest.update(part.to_numpy(zero_copy_only=False).astype("<u8").tobytes())
+    _add_list(digest, index.keys)
+    for piece in _pieces(index, "sample_index"):
+        digest.update(piece.to_numpy().astype("<u4"))
+    for name in ("array", "dtype"):
+        numbers: dict[str, int] = {}
+        for piece in _pieces(index, name):
+            for value in _encoded(piece).dictionary.to_pylist():
+                numbers.setdefault(value, len(numbers))
+        _add_list(digest, list(numbers))
+        for piece in _pieces(index, name):
+            encoded = _encoded(piece)
+            codes = np.array([numbers[value] for value in encoded.dictionary.to_pylist()], "<u4")
+            digest.update(codes[encoded.indices.to_numpy()])
+    for piece in _pieces(index, "shape"):
+        digest.update(piece.value_lengths().to_numpy(zero_copy_only=False).astype("<u8"))
+    for piece in _pieces(index, "shape"):
+        digest.update(piece.flatten().to_numpy(zero_copy_only=False).astype("<u8"))
     for name in _NUMBERS:
-        values = index.table.column(name).to_numpy()  # with NaN where there is none
-        digest.update(np.ascontiguousarray(values, "<f8").tobytes())
+        for piece in _pieces(index, name):
+            values = piece.to_numpy(zero_copy_only=False)  # with NaN where there is none
+            digest.update(np.ascontiguousarray(values, "<f8"))
     return digest.hexdigest()
 
 
-def _add_text(digest: Any, column: Any) -> None:
-    """Add the texts of a column, each once, and which row has which."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    encoded = column.combine_chunks().dictionary_encode()  # numbered by first appearance
-    digest.update(json.dumps(encoded.dictionary.to_pylist()).encode())
-    digest.update(encoded.indices.to_numpy().astype("<u4").tobytes())
+def _pieces(index: DatasetIndex, name: str) -> Iterator[Any]:
+    """Yield a column in pieces that are one array each."""
+    for table in index.column_groups([name]):
+        yield from table.column(name).chunks
+
+
+def _encoded(piece: Any) -> Any:
+    """Return texts as a dictionary that is numbered by first appearance."""
+    if pa.types.is_dictionary(piece.type):
+        piece = piece.cast(piece.type.value_type)
+    return piece.dictionary_encode()
+
+
+def _add_list(digest: Any, texts: Sequence[str]) -> None:
+    """Add texts as a list in JSON."""
+    digest.update(b"[")
+    for first in range(0, len(texts), _TEXTS_AT_ONCE):
+        digest.update(b", " if first else b"")
+        digest.update(json.dumps(list(texts[first : first + _TEXTS_AT_ONCE]))[1:-1].encode())
+    digest.update(b"]")

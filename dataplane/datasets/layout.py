@@ -27,7 +27,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dataplane.datasets.array_forms import form_of_array, samples_of_distinct_form
+from dataplane.datasets.array_forms import Permuted, forms_in
 from dataplane.datasets.selections import (
     ArrayForm,
     Selection,
@@ -135,7 +135,11 @@ def resolve_selections(arrays: ArraysArgument, known: Sequence[str]) -> dict[str
 
 
 def find_layouts(
-    index: DatasetIndex, selections: Mapping[str, Selection], *, required: bool
+    index: DatasetIndex,
+    selections: Mapping[str, Selection],
+    *,
+    required: bool,
+    permuted: Permuted | None = None,
 ) -> tuple[ArrayLayout, ...]:
     """Lay out the selected arrays by the forms that they have anywhere in the dataset.
 
@@ -143,29 +147,22 @@ def find_layouts(
         index: index of the dataset.
         selections: selections by array name.
         required: whether a sample that lacks an array is an error.
+        permuted: what was permuted of each sample; None where no selection asks.
 
     Raises:
         FormatError: an array has an element type that torch has none for.
         ConfigError: a selection does not fit an array.
     """
     forms: dict[str, dict[tuple[np.dtype[Any], ArrayForm], str]] = {name: {} for name in selections}
-    for number in samples_of_distinct_form(index):
-        entry = index[number]
-        for name, seen in forms.items():
-            array = entry.arrays.get(name)
-            if array is not None:
-                seen.setdefault((array.meta.dtype, form_of_array(entry, array)), entry.key)
-    partial = set() if required else _partial_arrays(index)
+    for name, seen in forms.items():
+        for dtype, form, sample in forms_in(index, name, permuted):
+            seen.setdefault((dtype, form), index.keys[sample])
+    counts = index.sample_counts()
+    partial = {name for name, count in counts.items() if count != len(index) and not required}
     return tuple(
         _layout(name, selection, forms[name], partial=name in partial)
         for name, selection in selections.items()
     )
-
-
-def _partial_arrays(index: DatasetIndex) -> set[str]:
-    """Return the names of arrays that some samples lack."""
-    names: Any = index.table.column("array").value_counts()
-    return {str(row["values"]) for row in names.to_pylist() if row["counts"] != len(index)}
 
 
 def _layout(

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from dataplane.cache.read.ranges import ROUND_TRIP_BYTES, merge_ranges
 from dataplane.codecs import Codec, join_rows
+from dataplane.datasets.array_forms import Permuted
 from dataplane.datasets.forms import FormTable, Part, SamplesPlan
 from dataplane.datasets.numbering import Numbering
 from dataplane.datasets.selections import Selection, Whole
@@ -73,8 +74,8 @@ class SamplePlan:
 
     @property
     def entry(self) -> SampleEntry:
-        """What the index says about the sample; made anew."""
-        return self.samples[self.sample]
+        """What the index says about the sample, but for attributes; made anew."""
+        return self.samples.places(self.sample)
 
     def shard_offset(self, packed_offset: int) -> int:
         """Return where a byte of the packed spans lies in the shard."""
@@ -99,6 +100,7 @@ class Planner:
         describe: function from a shard to the object that it is.
         required: whether a sample that lacks an array is an error.
         numbering: what the numbers of the dataset stand for.
+        permuted: what was permuted of each sample; None where no selection asks.
 
     Attributes:
         forms: forms of the samples; None where selections draw at random or are tiled.
@@ -114,11 +116,12 @@ class Planner:
         *,
         required: bool,
         numbering: Numbering,
+        permuted: Permuted | None = None,
     ) -> None:
         self.numbering = numbering
         self._index = index
         self._describe = describe
-        self._tables = SampleTables(index, selections, required=required)
+        self._tables = SampleTables(index, selections, required=required, permuted=permuted)
         self.is_random = any(selection.is_random for selection in selections.values())
         self._keep = not self.is_random
         self._lock = threading.Lock()
@@ -180,8 +183,8 @@ class Planner:
             together = self.forms.plan(np.array([index]))
             if together is not None:
                 return self._single(together)
-        entry = self._index[sample]
-        parts, tables = self._tables.of(entry, draw, part)
+        entry = self._index.places(sample)
+        parts, tables = self._tables.of(entry, sample, draw, part)
         rows = join_rows(tables)
         info = self._describe(entry.shard)
         spans, packed_bytes = _pack(rows, info, entry, self._gap_bytes)

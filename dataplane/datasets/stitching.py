@@ -129,8 +129,8 @@ class _Canvas:
     def of(
         cls, dataset: Dataset, number: int, name: str, axes: tuple[int, ...] | None, blend: Blend
     ) -> _Canvas:
-        entry = dataset.index[number]
-        form = form_of_array(entry, entry.arrays[name])
+        entry = dataset.index.places(number)
+        form = form_of_array(entry.arrays[name])
         selection = dataset.selections[name]
         count = len(dataset.numbering.range_of(number))
         regions = [selection.region(form, draw=tile) for tile in range(count)]

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.codecs import ChunkTable, Pipeline, join_rows, parse_pipeline
-from dataplane.datasets.array_forms import form_of_array
+from dataplane.datasets.array_forms import Permuted, form_of_array
 from dataplane.datasets.forms import Form, Part
 from dataplane.datasets.regions import Box, check_region, outside
 from dataplane.datasets.selections import (
+    ArrayForm,
     Region,
     Selection,
     WeightedSelection,
@@ -39,23 +40,31 @@ class SampleTables:
         index: index of the dataset.
         selections: selections by array name.
         required: whether a sample that lacks an array is an error.
+        permuted: what was permuted of each sample; None where no selection asks.
     """
 
     def __init__(
-        self, index: DatasetIndex, selections: Mapping[str, Selection], *, required: bool
+        self,
+        index: DatasetIndex,
+        selections: Mapping[str, Selection],
+        *,
+        required: bool,
+        permuted: Permuted | None = None,
     ) -> None:
+        self._permuted = permuted
         self._index = index
         self._selections = dict(selections)
         self._required = required
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
 
     def of(
-        self, entry: SampleEntry, draw: int, tile: int = 0, *, stored: bool = False
+        self, entry: SampleEntry, sample: int, draw: int, tile: int = 0, *, stored: bool = False
     ) -> tuple[tuple[Part | None, ...], list[npt.NDArray[Any]]]:
         """Return the parts of a sample and the rows of its chunks, by array.
 
         Args:
             entry: the sample.
+            sample: its number in the index.
             draw: randomness of the selections.
             tile: number of the tile, for those that are tiled.
             stored: whether to take every chunk for one that is stored, without a place.
@@ -67,6 +76,7 @@ class SampleTables:
         """
         tables: list[npt.NDArray[Any]] = []
         parts: list[Part | None] = []
+        permuted = () if self._permuted is None else self._permuted[sample]
         for number, (name, selection) in enumerate(self._selections.items()):
             array = entry.arrays.get(name)
             if array is None and not self._required:
@@ -85,9 +95,11 @@ class SampleTables:
             if stored:
                 nothing = np.zeros(len(array.chunk_offsets), np.uint64)
                 array = replace(array, chunk_offsets=nothing, chunk_nbytes=nothing)
-            region = self._region(entry, array, selection, tile if is_tiled(selection) else draw)
+            form = form_of_array(array, permuted)
+            drawn = tile if is_tiled(selection) else draw
+            region = _region(form, selection, drawn, entry.key)
             dtype = array.meta.dtype.newbyteorder("=")
-            parts.append(Part(region_shape(region), dtype, self._weight(entry, array, selection)))
+            parts.append(Part(region_shape(region), dtype, _weight(form, selection)))
             tables.append(self._table(array, region, number).rows)
             if beyond := outside(region, array.meta.shape):
                 tables.append(_padding(array, beyond, padding_of(selection), number).rows)
@@ -100,28 +112,13 @@ class SampleTables:
             MissingArray: as `of`.
             FormatError: as `of`, or the index says what cannot be.
         """
-        entry = self._index[index]
+        entry = self._index.places(index)
         counts = [len(array.chunk_offsets) for array in entry.arrays.values()]
         firsts = dict(zip(entry.arrays, itertools.accumulate(counts, initial=0), strict=False))
-        parts, tables = self.of(entry, 0, stored=True)
+        parts, tables = self.of(entry, index, 0, stored=True)
         rows = join_rows(tables)
         of_array = np.array([firsts.get(name, 0) for name in self._selections], np.int64)
         return Form(parts, rows, of_array[rows["destination"]] + rows["chunk"].astype(np.int64))
-
-    @staticmethod
-    def _region(entry: SampleEntry, array: ArrayEntry, selection: Selection, draw: int) -> Region:
-        try:
-            region = selection.region(form_of_array(entry, array), draw=draw)
-        except ConfigError as err:
-            raise ConfigError(f"sample {entry.key!r}: {err.message}", hint=err.hint) from None
-        check_region(region, array.meta.shape, selection, array.name)
-        return region
-
-    @staticmethod
-    def _weight(entry: SampleEntry, array: ArrayEntry, selection: Selection) -> float | None:
-        if not isinstance(selection, WeightedSelection):
-            return None
-        return selection.weight(form_of_array(entry, array))
 
     def _table(self, array: ArrayEntry, region: Region, number: int) -> ChunkTable:
         meta = array.meta
@@ -145,6 +142,19 @@ class SampleTables:
             found = parse_pipeline(array.meta.codecs, array.meta.dtype)
             self._pipelines[key] = found
         return found
+
+
+def _region(form: ArrayForm, selection: Selection, draw: int, key: str) -> Region:
+    try:
+        region = selection.region(form, draw=draw)
+    except ConfigError as err:
+        raise ConfigError(f"sample {key!r}: {err.message}", hint=err.hint) from None
+    check_region(region, form.shape, selection, form.name)
+    return region
+
+
+def _weight(form: ArrayForm, selection: Selection) -> float | None:
+    return selection.weight(form) if isinstance(selection, WeightedSelection) else None
 
 
 def _padding(

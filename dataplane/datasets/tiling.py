@@ -11,7 +11,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.datasets.array_forms import ArrayForms
+from dataplane.datasets.array_forms import samples_by_form
 from dataplane.datasets.numbering import Numbering
 from dataplane.datasets.selections import ArrayForm, Selection, TiledSelection, is_tiled
 from dataplane.errors import ConfigError
@@ -65,9 +65,8 @@ def number_samples(
 
 
 def _counts(index: DatasetIndex, name: str, selection: TiledSelection) -> npt.NDArray[np.int64]:
-    forms = ArrayForms(index, name)
     counts = np.zeros(len(index), np.int64)
-    for form, samples in forms:
+    for form, samples in samples_by_form(index, name):
         counts[samples] = _tiles(selection, form, index.keys[int(samples[0])])
     return counts
 

@@ -239,8 +239,10 @@ class ViewReader:
                 for place, reader in enumerate(self._readers)
             ]
         self._whole = view.numbers is None and view.which is None
-        self._numbers = view.all_numbers()
-        self._which = view.all_which()
+        self._length = len(view)
+        # 12 bytes per sample, of which a dataset that is read whole needs none.
+        self._numbers = np.zeros(0, np.int64) if self._whole else view.all_numbers()
+        self._which = np.zeros(0, np.int32) if self._whole else view.all_which()
 
     @property
     def cache(self) -> Cache | None:
@@ -258,6 +260,7 @@ class ViewReader:
         return (
             seeds[0] == seeds[1]
             and len(self._readers) == len(other._readers)
+            and self._whole == other._whole
             and all(a.is_of(b) for a, b in zip(self._readers, other._readers, strict=True))
             and np.array_equal(self._numbers, other._numbers)
             and np.array_equal(self._which, other._which)
@@ -297,7 +300,7 @@ class ViewReader:
         looks = looks_of(positions) or [0] * len(positions)
         for place, (position, look) in enumerate(zip(positions, looks, strict=True)):
             tried: list[int] = []
-            reader = self._readers[int(self._which[position])]
+            reader = self._readers[self._which_of(position)]
             sample = reader.first_sound(self._from(position, tried), look)
             if sample is not None:
                 samples.append(sample)
@@ -307,10 +310,13 @@ class ViewReader:
 
     def _from(self, position: int, tried: list[int]) -> Iterator[tuple[SampleReader, int]]:
         """Yield the readers and numbers of a sample and of all after it, and note which dataset."""
-        count = len(self._numbers)
-        for place in itertools.chain(range(position, count), range(position)):
-            tried.append(int(self._which[place]))
-            yield self._readers[tried[-1]], int(self._numbers[place])
+        for place in itertools.chain(range(position, self._length), range(position)):
+            tried.append(self._which_of(place))
+            yield self._readers[tried[-1]], place if self._whole else int(self._numbers[place])
+
+    def _which_of(self, position: int) -> int:
+        """Return which dataset the sample at a position is of."""
+        return 0 if self._whole else int(self._which[position])
 
     def planned_many(
         self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0

@@ -209,7 +209,7 @@ def _forms(datasets: Sequence[Dataset], name: str) -> tuple[np.dtype[Any], tuple
     shapes: set[tuple[int, ...]] = set()
     dtypes: set[str] = set()
     for dataset in datasets:
-        table: Any = dataset.index.table
+        table: Any = dataset.index.columns(["array", "dtype", "shape"])
         rows = table.filter(pc.field("array") == name)
         if rows.num_rows != len(dataset):
             raise ConfigError(

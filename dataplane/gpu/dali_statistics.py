@@ -88,7 +88,7 @@ def dataset_statistics(view: View, name: str, *, per_component: bool = False) ->
     parts = []
     numbers, which = view.all_numbers(), view.all_which()
     for place, dataset in enumerate(view.datasets):
-        table: Any = dataset.index.table
+        table: Any = dataset.index.columns(["array", "sample_index", *_COLUMNS])
         taken = np.unique(numbers[which == place])
         chosen = (pc.field("array") == name) & pc.field("sample_index").isin(pa.array(taken))
         parts.append(_figures(table.filter(chosen), name, per_component, dataset.url))

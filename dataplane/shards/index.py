@@ -1,23 +1,26 @@
 """The dataset index, `index.parquet`: the samples, and the place of every chunk of every array.
 
-`DatasetIndex.load` reads the file once and keeps it as Arrow columns; an entry is made when it is
-asked for, from NumPy views of those columns, so that a dataset of 10^5 samples costs no Python
-object per array up front, and chunk tables are never copied.
+`DatasetIndex.load` reads the file once. What plans need becomes compact columns (`index_load.py`):
+some tens of bytes for a sample of a few arrays, so that 10^6 samples cost what an image does. The
+rest, attributes and statistics, stays in the file as it is (`index_file.py`) and is decoded when it
+is asked for (`index_records.py`). An entry is made anew each time.
 
 The index is not trusted. At load: format name and version, columns and types, declared sizes,
 consecutive samples, distinct keys, shard names that stay below the dataset's URL, ranges that nest
 (sample in shard, array in sample). Per entry: element type, shapes, codec chain, as many chunks as
-the grid has, every chunk inside its array. A failed check is a `FormatError` that names the place.
+the grid has, every chunk inside its array; attributes. A failed check is a `FormatError` that names
+the place.
 
-Immutable after load, so thread-safe; pickles as its columns.
+Immutable after load, so thread-safe; pickles as its file.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -27,9 +30,12 @@ import pyarrow.parquet as pq
 
 from dataplane.errors import BucketNotFound, ConfigError, FormatError, NotFound
 from dataplane.shards.absence import why_no_index
-from dataplane.shards.index_added import AddedColumns
 from dataplane.shards.index_chunks import ChunkColumns
-from dataplane.shards.index_columns import Keys, ListColumn, TextColumn, numbers, one_chunk
+from dataplane.shards.index_file import IndexFile
+from dataplane.shards.index_forms import RowForm, array_forms, samples_by_form
+from dataplane.shards.index_keys import Keys
+from dataplane.shards.index_load import load_columns
+from dataplane.shards.index_records import Records
 from dataplane.shards.index_schema import (
     ADDED,
     FORMAT_NAME,
@@ -38,10 +44,10 @@ from dataplane.shards.index_schema import (
     NAME_FIELD,
     SCHEMA,
     SHARDS_FIELD,
+    TEXT_COLUMNS,
     VERSION_FIELD,
 )
-from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta, SampleEntry, Stats
-from dataplane.shards.names import check_array_name, check_member_name
+from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta, SampleEntry
 from dataplane.shards.zarr_metadata import (
     grid_size,
     parse_codecs,
@@ -55,11 +61,10 @@ __all__ = ["DatasetIndex"]
 
 _MAX_INDEX_BYTES = 4 << 30
 _MAX_DECODED_BYTES = 32 << 30
-_TEXT = tuple(field.name for field in SCHEMA if field.type == pa.string())
-_NUMBERS = tuple(
-    field.name for field in SCHEMA if field.type in (pa.uint64(), pa.int64(), pa.float64())
-)
-_LISTS = tuple(field.name for field in SCHEMA if field.type == pa.list_(pa.uint64()))
+_PIECE_BYTES = 32 << 20
+
+ReadPieces = Callable[[ObjectInfo], Iterator[Buffer]]
+"""Function that yields an object in pieces; a generator, which is closed."""
 
 
 class DatasetIndex:
@@ -71,24 +76,32 @@ class DatasetIndex:
         (81_920, 3)
     """
 
-    def __init__(self, table: pa.Table, where: str) -> None:
-        self._table = table
+    def __init__(self, file: IndexFile, where: str = INDEX_KEY) -> None:
+        self._file = file
         self._where = where
-        self._shards = _parse_header(table.schema.metadata or {}, where)
-        self._numbers = {name: numbers(table, name) for name in _NUMBERS}
-        self._has_stats = one_chunk(table, "nan_count").is_valid().to_numpy(zero_copy_only=False)
-        self._added = AddedColumns(table)
-        self._text = {name: TextColumn(table, name, where) for name in _TEXT}
-        self._lists = {name: ListColumn(table, name, where) for name in _LISTS}
-        self._first_rows = _first_rows(self._numbers["sample_index"], where)
-        self._keys = Keys(self._text["sample"], self._first_rows)
-        self._chunks = ChunkColumns(self._first_rows, self._text, self._lists, self._numbers)
-        self._check_names()
-        self._check_samples()
-        self._check_ranges()
+        try:
+            footer = pq.read_metadata(file.open())
+            header = footer.schema.to_arrow_schema()
+            self._shards = _check_file(footer, header, where)
+            with pq.ParquetFile(
+                file.open(),
+                metadata=footer,
+                read_dictionary=TEXT_COLUMNS,
+                page_checksum_verification=True,
+            ) as parquet:
+                self._columns = load_columns(parquet, self._shards, where)
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
+            raise FormatError(f"{where}: not a readable Parquet file: {err}") from err
+        finally:
+            _release_unused_memory()
+        rows = self._columns.rows.range(len(self) - 1)[1] if len(self) else 0
+        if rows != sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups)):
+            raise FormatError(f"{where}: it has {rows} rows, and not as many as it says")
+        self._records = Records(file, footer, where)
+        self._chunks = ChunkColumns(self._columns)
 
     @classmethod
-    def load(cls, store: Store, read: Callable[[ObjectInfo], Buffer] | None = None) -> DatasetIndex:
+    def load(cls, store: Store, read: ReadPieces | None = None) -> DatasetIndex:
         """Read the index of the dataset at a store's URL.
 
         Args:
@@ -111,10 +124,8 @@ class DatasetIndex:
             raise why_no_index(store) from None
         if info.size_bytes > _MAX_INDEX_BYTES:
             raise FormatError(f"{where}: {info.size_bytes} bytes are too many for an index")
-        if read is not None:
-            return cls.parse(read(info), where)
-        data = store.get_range(INDEX_KEY, 0, info.size_bytes, if_match=info.etag)
-        return cls.parse(data, where)
+        with closing(_pieces(store, info) if read is None else read(info)) as pieces:
+            return cls(IndexFile(pieces), where)
 
     @classmethod
     def parse(cls, data: Buffer, where: str = INDEX_KEY) -> DatasetIndex:
@@ -123,25 +134,13 @@ class DatasetIndex:
         Raises:
             FormatError: as in `load`.
         """
-        try:
-            footer = pq.read_metadata(io.BytesIO(data))
-            header = footer.schema.to_arrow_schema()
-            _check_file(footer, header, where)
-            with pq.ParquetFile(
-                io.BytesIO(data), read_dictionary=list(_TEXT), page_checksum_verification=True
-            ) as file:
-                added = [name for name in ADDED.names if name in header.names]
-                table = file.read(columns=[*SCHEMA.names, *added])
-            table = table.replace_schema_metadata(header.metadata).combine_chunks()
-        except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
-            raise FormatError(f"{where}: not a readable Parquet file: {err}") from err
-        return cls(table, where)
+        return cls(IndexFile([data]), where)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (DatasetIndex, (self._table, self._where))
+        return (DatasetIndex, (self._file, self._where))
 
     def __len__(self) -> int:
-        return len(self._first_rows) - 1
+        return len(self.keys)
 
     def __getitem__(self, i: int) -> SampleEntry:
         """Return a sample; negative numbers count from the end.
@@ -150,24 +149,29 @@ class DatasetIndex:
             IndexError: no such sample.
             FormatError: its rows in the index are not valid.
         """
-        count = len(self)
-        if not -count <= i < count:
-            raise IndexError(f"sample {i} of {count}")
-        i = i % count
-        first, stop = int(self._first_rows[i]), int(self._first_rows[i + 1])
-        where = f"{self._where}: sample {self._keys[i]!r}"
-        entries = [self._array(row, where) for row in range(first, stop)]
-        arrays = {entry.name: entry for entry in entries}
-        if len(arrays) != len(entries):
-            raise FormatError(f"{where}: the same array is there twice")
-        return SampleEntry(
-            key=self._keys[i],
-            attributes=_object(self._text["sample_attributes"].get(first), where),
-            arrays=arrays,
-            shard=self._text["shard"].require(first),
-            zip_start=int(self._numbers["zip_start"][first]),
-            zip_stop=int(self._numbers["zip_stop"][first]),
-        )
+        return self._entry(i, is_whole=True)
+
+    def places(self, i: int) -> SampleEntry:
+        """Return a sample as plans need it, without attributes and statistics.
+
+        Those of it and of its arrays are left empty; they take longer to read, and are not checked.
+
+        Raises:
+            IndexError: no such sample.
+            FormatError: its rows in the index are not valid.
+        """
+        return self._entry(i, is_whole=False)
+
+    def attributes(self, i: int) -> Mapping[str, Any]:
+        """Return the attributes of a sample.
+
+        Raises:
+            IndexError: no such sample.
+            FormatError: they are not valid.
+        """
+        i = self._checked(i)
+        text = self._records.text("sample_attributes", self._columns.rows.range(i)[0])
+        return _object(text, f"{self._where}: sample {self.keys[i]!r}")
 
     def __iter__(self) -> Iterator[SampleEntry]:
         return (self[i] for i in range(len(self)))
@@ -175,13 +179,16 @@ class DatasetIndex:
     @property
     def keys(self) -> Keys:
         """Keys of the samples, in order."""
-        return self._keys
+        return self._columns.keys
 
     @property
     def array_names(self) -> Sequence[str]:
         """Names of arrays that at least one sample has, in order of appearance."""
-        text = self._text["array"]
-        codes, first = np.unique(text.codes, return_index=True)
+        text = self._columns.text["array"]
+        repeated = text.codes.repeated
+        codes, first = np.unique(
+            text.codes.all() if repeated is None else repeated, return_index=True
+        )
         return [text.values[codes[k]] for k in np.argsort(first)]
 
     @property
@@ -191,8 +198,51 @@ class DatasetIndex:
 
     @property
     def table(self) -> pa.Table:
-        """Columns themselves, for statistics over the whole dataset."""
-        return self._table
+        """All columns of the file, for statistics over the whole dataset; decoded at each use."""
+        return self.columns([*SCHEMA.names, *ADDED.names])
+
+    def columns(self, names: Iterable[str]) -> pa.Table:
+        """Return columns of the file, decoded anew; those that it lacks are left out.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
+        # Each group numbers its texts for itself; one array has one numbering.
+        return pa.concat_tables(self.column_groups(names)).unify_dictionaries().combine_chunks()
+
+    def column_groups(self, names: Iterable[str]) -> Iterator[pa.Table]:
+        """Yield columns of the file as `columns`, some ten thousand rows at a time.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
+        return self._records.tables(list(names))
+
+    def archive_range(self, i: int) -> tuple[str, int, int]:
+        """Return the shard that holds a sample's archive, its first byte and one past the last.
+
+        Raises:
+            IndexError: no such sample.
+        """
+        i, columns = self._checked(i), self._columns
+        start = int(columns.zip_start[i])
+        return columns.shard.require(i), start, start + columns.zip_nbytes[i]
+
+    def array_forms(self) -> dict[str, list[RowForm]]:
+        """Return the element types and shapes that each array has anywhere, by its name."""
+        return array_forms(self._columns)
+
+    def samples_by_form(self, name: str) -> Iterator[tuple[RowForm, npt.NDArray[np.int64]]]:
+        """Yield the forms of an array, and int64[n], all samples that have each."""
+        return samples_by_form(self._columns, name)
+
+    def sample_counts(self) -> dict[str, int]:
+        """Return how many samples have an array, by its name."""
+        text = self._columns.text["array"]
+        repeated = text.codes.repeated
+        codes = text.codes.all() if repeated is None else repeated
+        counts = np.bincount(codes) * (len(text.codes) // max(len(codes), 1))
+        return dict(zip(text.values, counts.tolist(), strict=False))
 
     @property
     def chunks(self) -> ChunkColumns:
@@ -205,100 +255,103 @@ class DatasetIndex:
         Raises:
             ConfigError: no such sample.
         """
-        position = self._keys.position(key)
+        position = self.keys.position(key)
         if position is None:
             raise ConfigError(f"{self._where}: there is no sample {key!r}")
         return position
 
-    def _array(self, row: int, where: str) -> ArrayEntry:
-        name = self._text["array"].require(row)
+    def _checked(self, i: int) -> int:
+        count = len(self)
+        if not -count <= i < count:
+            raise IndexError(f"sample {i} of {count}")
+        return i % count
+
+    def _entry(self, i: int, *, is_whole: bool) -> SampleEntry:
+        i = self._checked(i)
+        columns, key = self._columns, self.keys[i]
+        rows = columns.rows.range(i)
+        where = f"{self._where}: sample {key!r}"
+        shard = columns.shard.require(i)
+        zip_start = int(columns.zip_start[i])
+        entries = [self._array(row, i, shard, where, is_whole=is_whole) for row in range(*rows)]
+        arrays = {entry.name: entry for entry in entries}
+        if len(arrays) != len(entries):
+            raise FormatError(f"{where}: the same array is there twice")
+        return SampleEntry(
+            key=key,
+            attributes=self.attributes(i) if is_whole else {},
+            arrays=arrays,
+            shard=shard,
+            zip_start=zip_start,
+            zip_stop=zip_start + columns.zip_nbytes[i],
+        )
+
+    def _array(
+        self, row: int, sample: int, shard: str, where: str, *, is_whole: bool
+    ) -> ArrayEntry:
+        columns, text = self._columns, self._columns.text
+        name = text["array"].require(row)
         where = f"{where}: array {name!r}"
-        dtype = parse_dtype(self._text["dtype"].require(row), where)
-        shape = parse_shape(self._lists["shape"].get(row).tolist(), where, "shape", minimum=0)
-        chunk = self._lists["chunk_shape"].get(row).tolist()
+        dtype = parse_dtype(text["dtype"].require(row), where)
+        shape = parse_shape(columns.shape.get(row).tolist(), where, "shape", minimum=0)
+        chunk = columns.chunk_shape.get(row).tolist()
         chunk_shape = parse_shape(chunk, where, "chunk_shape", minimum=1)
         if len(chunk_shape) != len(shape):
             raise FormatError(f"{where}: shape {shape} with chunks of {chunk_shape}")
-        start, stop = int(self._numbers["start"][row]), int(self._numbers["stop"][row])
-        offsets = self._lists["chunk_offsets"].get(row)
-        nbytes = self._lists["chunk_nbytes"].get(row)
+        start = int(columns.zip_start[sample]) + columns.start[row]
+        stop = start + columns.nbytes[row]
+        offsets, nbytes = columns.chunks.of_row(row, sample)
         chunks = grid_size(shape, chunk_shape)
         if not len(offsets) == len(nbytes) == chunks:
             raise FormatError(
                 f"{where}: {len(offsets)} offsets and {len(nbytes)} lengths for {chunks} chunks"
             )
         _check_chunks(offsets, nbytes, start, stop, where)
+        records = self._records
         meta = ArrayMeta(
             dtype=dtype,
             shape=shape,
             chunk_shape=chunk_shape,
-            codecs=_codecs(self._text["codecs"].require(row)),
+            codecs=_codecs(text["codecs"].require(row)),
             fill_value=parse_fill_value(
-                _parse_json(self._text["fill_value"].require(row), where), dtype, where
+                _parse_json(text["fill_value"].require(row), where), dtype, where
             ),
-            dimension_names=_names(self._text["dimension_names"].get(row), len(shape), where),
-            units=self._text["units"].get(row),
-            attributes=_object(self._text["attributes"].get(row), where),
+            dimension_names=_names(text["dimension_names"].get(row), len(shape), where),
+            units=text["units"].get(row),
+            attributes=_object(records.text("attributes", row), where) if is_whole else {},
         )
-        shard = self._text["shard"].require(row)
-        stats, measured = self._stats(row), self._added.measured(row)
+        if not is_whole:
+            return ArrayEntry(name, meta, shard, start, stop, offsets, nbytes)
+        stats, measured = records.measurements(row)
         return ArrayEntry(name, meta, shard, start, stop, offsets, nbytes, stats, measured)
 
-    def _stats(self, row: int) -> Stats | None:
-        if self._has_stats[row]:
-            numbers = self._numbers
-            minimum, maximum, mean, std = (
-                float(numbers[name][row]) for name in ("min", "max", "mean", "std")
-            )
-            return Stats(minimum, maximum, mean, std, int(numbers["nan_count"][row]))
-        return None
 
-    def _check_samples(self) -> None:
-        """Rows of a sample must agree on its key, shard and archive, and keys must be distinct."""
-        per_sample = np.repeat(self._first_rows[:-1], np.diff(self._first_rows))
-        for name in ("sample", "shard"):
-            codes = self._text[name].codes
-            if not np.array_equal(codes, codes[per_sample]):
-                raise FormatError(f"{self._where}: rows of a sample disagree on {name}")
-        for name in ("zip_start", "zip_stop"):
-            column = self._numbers[name]
-            if not np.array_equal(column, column[per_sample]):
-                raise FormatError(f"{self._where}: rows of a sample disagree on {name}")
-        codes = self._text["sample"].codes[self._first_rows[:-1]]
-        if len(np.unique(codes)) != len(codes):
-            raise FormatError(f"{self._where}: two samples have the same key")
+def _release_unused_memory() -> None:
+    """Give memory that was used for decoding back to the system.
 
-    def _check_names(self) -> None:
-        for shard in self._text["shard"].values:
-            check_member_name(shard, f"{self._where}: shard")
-        for key in self._text["sample"].values:
-            check_member_name(key, f"{self._where}: sample")
-        for name in self._text["array"].values:
-            check_array_name(name, self._where)
-
-    def _check_ranges(self) -> None:
-        """Archives must lie in their shard, arrays in their archive."""
-        n = self._numbers
-        text = self._text["shard"]
-        sizes = np.array([self._shards.get(key, 0) for key in text.values], np.uint64)
-        ordered = (
-            (n["zip_start"] <= n["start"])
-            & (n["start"] <= n["stop"])
-            & (n["stop"] <= n["zip_stop"])
-            & (n["zip_stop"] <= sizes[text.codes])
-        )
-        if not ordered.all():
-            row = int(np.flatnonzero(~ordered)[0])
-            raise FormatError(
-                f"{self._where}: sample {self._text['sample'].get(row)!r}, array "
-                f"{self._text['array'].get(row)!r}: bytes {n['start'][row]} to {n['stop'][row]} "
-                f"are not inside the archive or the shard {text.get(row)!r}"
-            )
+    What NumPy and Arrow free in pieces stays with the C library otherwise, for ever in a process
+    that needs no such amounts again: as much as the index itself.
+    """
+    pa.default_memory_pool().release_unused()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
-def _check_file(footer: Any, schema: Any, where: str) -> None:
-    """Check format, version, columns and declared sizes before anything is decoded."""
-    _parse_header(schema.metadata or {}, where)
+def _pieces(store: Store, info: ObjectInfo) -> Iterator[Buffer]:
+    """Yield an object in pieces, all of one version."""
+    for start in range(0, info.size_bytes, _PIECE_BYTES):
+        stop = min(start + _PIECE_BYTES, info.size_bytes)
+        yield store.get_range(info.key, start, stop, if_match=info.etag)
+
+
+def _check_file(footer: Any, schema: Any, where: str) -> dict[str, int]:
+    """Check format, version, columns and declared sizes before anything is decoded.
+
+    Returns:
+        Size of every shard, by key.
+    """
+    shards = _parse_header(schema.metadata or {}, where)
     if len(set(schema.names)) != len(schema.names):
         raise FormatError(f"{where}: two columns have the same name")
     for field in (*SCHEMA, *ADDED):
@@ -317,6 +370,7 @@ def _check_file(footer: Any, schema: Any, where: str) -> None:
     decoded = sum(group.total_byte_size for group in groups)
     if decoded > _MAX_DECODED_BYTES:
         raise FormatError(f"{where}: it would decode to {decoded} bytes")
+    return shards
 
 
 def _parse_header(metadata: Mapping[bytes, bytes], where: str) -> dict[str, int]:
@@ -339,17 +393,6 @@ def _parse_header(metadata: Mapping[bytes, bytes], where: str) -> dict[str, int]
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
             raise FormatError(f"{where}: shard {key!r} has the size {size!r:.40}")
     return shards
-
-
-def _first_rows(sample_index: npt.NDArray[np.int64], where: str) -> npt.NDArray[np.int64]:
-    """Return the first row of each sample, and the number of rows at the end."""
-    if len(sample_index) == 0:
-        return np.zeros(1, np.int64)
-    steps = np.diff(sample_index)
-    if sample_index[0] != 0 or ((steps != 0) & (steps != 1)).any():
-        raise FormatError(f"{where}: sample_index does not count from 0 in steps of 1")
-    starts = np.flatnonzero(steps) + 1
-    return np.concatenate([[0], starts, [len(sample_index)]]).astype(np.int64)
 
 
 def _check_chunks(

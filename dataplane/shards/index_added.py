@@ -12,13 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dataplane.shards.index_columns import numbers, one_chunk
+from dataplane.shards.index_columns import FIGURES, numbers, one_chunk
 from dataplane.shards.index_schema import ADDED
 from dataplane.shards.model import Measured, Stats
 
-__all__ = ["FIGURES", "AddedColumns"]
-
-FIGURES = ("min", "max", "mean", "std")
+__all__ = ["AddedColumns"]
 
 
 class AddedColumns:

@@ -1,4 +1,4 @@
-"""Columns of an Arrow table as NumPy views, for reading single rows quickly.
+"""Columns of an Arrow table as NumPy views, for looking at all rows of a column at once.
 
 Arrow makes a Python object per value that is looked at; these keep whole columns as arrays and make
 objects only for the row asked for. Text columns keep one Python string per distinct value.
@@ -7,8 +7,7 @@ Immutable, so thread-safe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,10 @@ import pyarrow as pa
 from dataplane.errors import FormatError
 from dataplane.shards.index_schema import SCHEMA
 
-__all__ = ["Keys", "ListColumn", "TextColumn", "numbers", "one_chunk"]
+__all__ = ["FIGURES", "ListColumn", "TextColumn", "numbers", "one_chunk"]
+
+FIGURES = ("min", "max", "mean", "std")
+"""Columns of statistics that are floating-point numbers."""
 
 
 class TextColumn:
@@ -80,47 +82,6 @@ class ListColumn:
         places = self.bounds[rows][:, None] + np.arange(length)
         result: npt.NDArray[np.uint64] = self.flat[places]
         return result
-
-
-_SHOWN_KEYS = 5
-
-
-class Keys(Sequence[str]):
-    """The key of every sample, looked up in the dictionary column."""
-
-    def __init__(self, text: TextColumn, first_rows: npt.NDArray[np.int64]) -> None:
-        self._codes: npt.NDArray[np.int32] = text.codes[first_rows[:-1]]
-        self._values: list[str] = text.values
-        self._positions: dict[str, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self._codes)
-
-    @overload
-    def __getitem__(self, i: int) -> str: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[str]: ...
-    def __getitem__(self, i: int | slice) -> str | Sequence[str]:
-        if isinstance(i, slice):
-            return [self._values[code] for code in self._codes[i]]
-        code: int = self._codes[i]
-        return self._values[code]
-
-    def take(self, samples: npt.NDArray[np.int64]) -> list[str]:
-        """Return the keys of several samples."""
-        return [self._values[code] for code in self._codes[samples].tolist()]
-
-    def __repr__(self) -> str:
-        more = ", …" if len(self) > _SHOWN_KEYS else ""
-        shown = ", ".join(map(repr, self[:_SHOWN_KEYS]))
-        return f"<{len(self):,} keys: {shown}{more}>"
-
-    def position(self, key: str) -> int | None:
-        """Return the position of the sample with a key, or None."""
-        if self._positions is None:
-            # Two threads may both make it; they make the same.
-            self._positions = {self._values[code]: i for i, code in enumerate(self._codes)}
-        return self._positions.get(key)
 
 
 def one_chunk(table: pa.Table, name: str) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +29,9 @@ __all__ = [
     "INDEX_KEY",
     "SCHEMA",
     "SHARD_NAME",
+    "TEXT_COLUMNS",
     "IndexBuilder",
+    "write_options",
 ]
 
 INDEX_KEY = "index.parquet"
@@ -73,6 +75,8 @@ _FIELDS: list[Any] = [
 SCHEMA = pa.schema(_FIELDS)
 """The columns that every index has. Text columns `codecs`, `fill_value`, `dimension_names`,
 `attributes` hold JSON."""
+TEXT_COLUMNS = [field.name for field in _FIELDS if field.type == pa.string()]
+"""The columns that hold texts, which are stored, and read, as dictionaries."""
 _COMPONENT = pa.struct([
     pa.field("min", pa.float64()),
     pa.field("max", pa.float64()),
@@ -138,19 +142,7 @@ class IndexBuilder:
         }
         table = pa.Table.from_batches(self._batches, _WRITTEN).replace_schema_metadata(metadata)
         sink = io.BytesIO()
-        pq.write_table(
-            table,
-            sink,
-            compression="zstd",
-            write_page_checksum=True,
-            row_group_size=_ROW_GROUP_ROWS,
-            use_dictionary=cast(Any, [f.name for f in SCHEMA if f.type == pa.string()]),
-            # Offsets of a shard rise steadily: deltas take a quarter of the space of the numbers.
-            column_encoding={
-                "chunk_offsets.list.element": "DELTA_BINARY_PACKED",
-                "chunk_nbytes.list.element": "DELTA_BINARY_PACKED",
-            },
-        )
+        pq.write_table(table, sink, row_group_size=_ROW_GROUP_ROWS, **write_options())
         return sink.getvalue()
 
     def _flush(self) -> None:
@@ -158,6 +150,20 @@ class IndexBuilder:
             arrays = [pa.array(self._columns[field.name], field.type) for field in _WRITTEN]
             self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=_WRITTEN))
             self._columns = _empty_columns()
+
+
+def write_options() -> dict[str, Any]:
+    """Return how Parquet's writer encodes an index, as its arguments."""
+    return {
+        "compression": "zstd",
+        "write_page_checksum": True,
+        "use_dictionary": TEXT_COLUMNS,
+        # Offsets of a shard rise steadily: deltas take a quarter of the space of the numbers.
+        "column_encoding": {
+            "chunk_offsets.list.element": "DELTA_BINARY_PACKED",
+            "chunk_nbytes.list.element": "DELTA_BINARY_PACKED",
+        },
+    }
 
 
 def _empty_columns() -> dict[str, list[Any]]:

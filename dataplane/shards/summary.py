@@ -18,11 +18,16 @@ import numpy.typing as npt
 
 from dataplane.errors import FormatError
 from dataplane.shards.index import DatasetIndex
-from dataplane.shards.index_added import FIGURES, AddedColumns
-from dataplane.shards.index_columns import ListColumn, TextColumn, numbers, one_chunk
+from dataplane.shards.index_added import AddedColumns
+from dataplane.shards.index_columns import FIGURES, ListColumn, TextColumn, numbers, one_chunk
+from dataplane.shards.index_schema import ADDED
 from dataplane.shards.zarr_metadata import parse_dtype
 
 __all__ = ["ArraySummary", "Moments", "summarise"]
+
+_TEXTS = ("array", "dtype", "units", "codecs")
+_NUMBERS = ("start", "stop", "sample_index", "nan_count", *FIGURES)
+_COLUMNS = (*_TEXTS, *_NUMBERS, "shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +99,10 @@ def summarise(index: DatasetIndex) -> list[ArraySummary]:
     Raises:
         FormatError: an element type or codec chain cannot be read.
     """
-    table = index.table
-    columns = {
-        name: TextColumn(table, name, "index") for name in ("array", "dtype", "units", "codecs")
-    }
+    table = index.columns([*_COLUMNS, *ADDED.names])
+    columns = {name: TextColumn(table, name, "index") for name in _TEXTS}
     shape = ListColumn(table, "shape", "index")
-    values = {
-        name: numbers(table, name)
-        for name in ("start", "stop", "sample_index", "nan_count", *FIGURES)
-    }
+    values = {name: numbers(table, name) for name in _NUMBERS}
     added = AddedColumns(table)
     has_stats = one_chunk(table, "nan_count").is_valid().to_numpy(zero_copy_only=False)
     itemsize = np.array(

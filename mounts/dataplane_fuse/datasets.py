@@ -5,11 +5,9 @@ Thread-safe, no state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 from dataplane.stores.prefix import PrefixStore
@@ -33,8 +31,8 @@ class PackedDatasets:
         # Imported where it is needed: Arrow takes a third of a second, and most mounts have none.
         from dataplane.shards import DatasetIndex
 
-        def read(info: ObjectInfo) -> Buffer:
-            return read_object(replace(info, key=prefix + info.key), 0, info.size_bytes)
+        def read(info: ObjectInfo) -> Iterator[Buffer]:
+            yield read_object(replace(info, key=prefix + info.key), 0, info.size_bytes)
 
         dataset = PrefixStore(store, prefix) if prefix else store
         return SampleRanges(DatasetIndex.load(dataset, read))
@@ -47,21 +45,8 @@ class PackedDatasets:
 
 
 class SampleRanges:
-    """Byte ranges of the archives of all samples, taken from the index's columns at once.
-
-    `DatasetIndex[i]` would do, but it makes the chunk tables of the sample's arrays too, which
-    costs a hundred times more than `ls -l` of a hundred thousand samples should.
-    """
+    """Byte ranges of the archives of all samples, without the entries of their arrays."""
 
     def __init__(self, index: DatasetIndex) -> None:
-        self.keys = list(index.keys)
-        # The index has a row per array; a sample's rows are together, checked when it was loaded.
-        numbers = index.table.column("sample_index").to_numpy()
-        _, first_rows = np.unique(numbers, return_index=True)
-        columns = index.table.select(["shard", "zip_start", "zip_stop"]).take(first_rows)
-        self._ranges = list(zip(*(column.to_pylist() for column in columns.columns), strict=True))
-
-    def archive_range(self, number: int) -> tuple[str, int, int]:
-        """Return the shard that holds a sample's archive, its first byte and one past the last."""
-        shard, start, stop = self._ranges[number]
-        return str(shard), int(start), int(stop)
+        self.keys = index.keys
+        self.archive_range = index.archive_range

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -235,7 +237,9 @@ def damaged(index: DatasetIndex, column: str, row: int, change: Callable) -> Dat
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     place = index.table.schema.get_field_index(column)
     table = index.table.set_column(place, column, pa.array(values, kind))
-    return DatasetIndex(table.replace_schema_metadata(index.table.schema.metadata), "index")
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(index.table.schema.metadata), sink)
+    return DatasetIndex.parse(sink.getvalue(), "index")
 
 
 def _first(value: int) -> Callable:
@@ -259,9 +263,6 @@ DAMAGE = [
     ("codecs", lambda _: '[{"name": "unheard-of"}]'),
     ("fill_value", lambda _: '"x"'),
     ("dimension_names", lambda _: '["a", "b", "c", "d", "e"]'),
-    ("attributes", lambda _: "not JSON"),
-    ("attributes", lambda _: "[]"),
-    ("sample_attributes", lambda _: "{"),
     ("array", lambda _: "another"),
 ]
 
@@ -273,8 +274,7 @@ def test_errors_of_a_damaged_index_are_those_of_the_single_plan(
 ) -> None:
     dataset = dp.Dataset(small.url, arrays, cache=False)
     victim = 10  # whose first chunk of that array is stored
-    first = int(dataset.index._first_rows[victim])
-    row = first if column == "sample_attributes" else first + 3
+    row = _first_row(dataset, victim) + 3
     assert list(dataset.index[victim].arrays)[3] == "half"
     layouts = dataset.layouts
     dataset = dp.Dataset(small.url, arrays, cache=False)
@@ -289,6 +289,32 @@ def test_errors_of_a_damaged_index_are_those_of_the_single_plan(
     assert str(raised.value) == str(alone.value)
     assert planner.plan_many(np.array([victim, 1])) is None
     assert planner.plan(1).rows.tobytes() == single.plan(1).rows.tobytes()
+
+
+def _first_row(dataset: dp.Dataset, number: int) -> int:
+    return dataset.index.table.column("sample_index").to_pylist().index(number)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("attributes", "not JSON"), ("attributes", "[]"), ("sample_attributes", "{")],
+)
+def test_damaged_attributes_are_refused_and_the_arrays_beside_them_read(
+    small: Packed, column: str, text: str
+) -> None:
+    dataset = dp.Dataset(small.url, cache=False)
+    expected = dataset.reader().planner.plan(10).rows.tobytes()
+    dataset = dp.Dataset(small.url, cache=False)
+    row = _first_row(dataset, 10)
+    dataset.index = damaged(dataset.index, column, row, lambda _: text)
+    assert dataset.reader().planner.plan(10).rows.tobytes() == expected
+    assert dataset.index[9].attributes == {"number": 9}
+    assert dataset.attributes(9) == {"number": 9}
+    with pytest.raises(dp.FormatError, match=r"small-010.*(JSON|not an object)"):
+        dataset.index[10]
+    if column == "sample_attributes":
+        with pytest.raises(dp.FormatError, match=r"small-010.*not valid JSON"):
+            dataset.attributes(10)
 
 
 def test_a_sample_that_lacks_an_array_is_missed_by_name(small: Packed) -> None:

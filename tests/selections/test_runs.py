@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,13 +117,12 @@ def test_points_that_were_not_permuted_are_refused(plain: Packed) -> None:
 def test_one_sample_that_was_not_permuted_is_refused_when_it_is_read(tmp_path: Path) -> None:
     packed = pack_meshes(tmp_path, 2, permute_seed=3)
     dataset = dp.Dataset(packed.url, {"points": dp.points(N)}, cache=False)
-    entry = dataset.index[1]
-    assert entry.attributes["dataplane"]["permuted"] == ["point", "cell"]
-    attributes = {**entry.attributes, "dataplane": {}}
-    planner = dataset.reader().planner
-    parts = planner._tables
+    assert dataset.index[1].attributes["dataplane"]["permuted"] == ["point", "cell"]
+    assert dataset._permuted[1] == ("point", "cell")
+    dataset._permuted._of[1] = 0
     with pytest.raises(dp.ConfigError, match=r"case-1.*not permuted"):
-        parts.of(replace(entry, attributes=attributes), 0)
+        dataset[1]
+    assert dataset[0]["points"].shape == (N, 3)
 
 
 @pytest.mark.parametrize("name", ["fields/p", "table", "coords/x"])
