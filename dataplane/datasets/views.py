@@ -93,6 +93,12 @@ class View:
         return found
 
     @property
+    def looks(self) -> int:
+        """Looks that one dataset, whole, takes at each of its samples; 1 of any other view."""
+        is_whole = self.numbers is None and self.which is None
+        return self.datasets[0].samples_per_read if is_whole else 1
+
+    @property
     def is_random(self) -> bool:
         """Whether a selection of theirs draws at random."""
         return any(dataset.is_random for dataset in self.datasets)

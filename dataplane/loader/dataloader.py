@@ -101,7 +101,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         weights: weight of each sample, float[n]: an epoch then draws samples with probabilities in
             these proportions, with replacement.
         num_samples: number of draws in an epoch with `weights`; by default as many as samples.
-        shuffle_window: shards whose samples `shuffle="shards"` mixes; 16 by default.
+        shuffle_window: shards whose samples `shuffle="shards"` mixes, 16 by default; or samples
+            whose looks are mixed (`Dataset(samples_per_read=)`), 128 by default.
         prefetch_factor: see above; 2 by default.
         persistent_workers: whether workers keep their copies of your code from pass to pass.
         pin_memory_device: as in torch.
@@ -161,7 +162,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._inner = packed_inside(dataset) if self._view is None else []
         self._is_engine = self._view is not None or bool(self._inner)
         order = OrderArguments(
-            shuffle, weights, num_samples, shuffle_window, isinstance(dataset, Mix)
+            shuffle,
+            weights,
+            num_samples,
+            shuffle_window,
+            isinstance(dataset, Mix),
+            1 if self._view is None else self._view.looks,
         )
         order.check()
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)

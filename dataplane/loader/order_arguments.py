@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from dataplane.datasets.mixture import Mix
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.sharded import DEFAULT_WINDOW, Sharded
+from dataplane.datasets.spread import DEFAULT_LOOKS_WINDOW, Spread
 from dataplane.datasets.views import View
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
@@ -29,8 +30,10 @@ class OrderArguments:
         shuffle: whether to shuffle, and how.
         weights: weight of each sample, to draw by; or None.
         num_samples: number of draws in an epoch; or None.
-        window: shards whose samples are mixed by a shuffle by shards; or None.
+        window: shards whose samples are mixed by a shuffle by shards, or samples whose looks are
+            mixed; or None.
         is_mix: whether the dataset is a mix, which says the order itself.
+        looks: looks at each sample of the dataset.
     """
 
     shuffle: Shuffle
@@ -38,6 +41,7 @@ class OrderArguments:
     num_samples: int | None = None
     window: int | None = None
     is_mix: bool = False
+    looks: int = 1
 
     def check(self) -> None:
         """Refuse arguments that contradict each other.
@@ -51,8 +55,10 @@ class OrderArguments:
             for name, given in (("weights", self.weights is not None), ("a mix", self.is_mix)):
                 if given:
                     raise ConfigError(f'shuffle="shards" and {name} both say the order')
-        elif self.window is not None:
-            raise ConfigError('shuffle_window is for shuffle="shards"')
+        elif self.window is not None and not (self.shuffle and self.looks > 1):
+            raise ConfigError(
+                'shuffle_window is for shuffle="shards", and for a dataset with samples_per_read'
+            )
         if self.window is not None:
             whole_number("shuffle_window", self.window)
         if self.is_mix and self.weights is not None:
@@ -129,4 +135,7 @@ class OrderArguments:
                 )
             window = DEFAULT_WINDOW if self.window is None else int(self.window)
             return Sharded.of(view.shards(), window)
+        if self.shuffle and self.looks > 1:
+            window = DEFAULT_LOOKS_WINDOW if self.window is None else int(self.window)
+            return Spread(length, self.looks, window)
         return Shuffled(length) if self.shuffle else InOrder(length)

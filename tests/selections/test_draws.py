@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 import dataplane as dp
 from dataplane.datasets.draws import Draws
+from dataplane.datasets.spread import Spread
 from tests.datasets.packed import Packed
 from tests.selections.data import COUNT
 
@@ -238,6 +239,30 @@ def test_what_a_plan_fetches_is_what_is_read(permuted: Packed, tmp_path: Any) ->
         assert ahead is not None
 
 
+@pytest.mark.parametrize(
+    ("count", "looks", "window"), [(7, 3, 2), (50, 4, 16), (10, 1, 3), (1, 9, 5)]
+)
+def test_looks_are_spread_over_windows(count: int, looks: int, window: int) -> None:
+    rule = Spread(count * looks, looks, window)
+    orders = [
+        rule.of_epoch(5, epoch).read(np.arange(len(rule.of_epoch(5, epoch))))[0]
+        for epoch in range(3)
+    ]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(count * looks))
+        for first in range(0, count * looks, window * looks):
+            samples = order[first : first + window * looks] // looks
+            assert (np.unique(samples, return_counts=True)[1] == looks).all()
+    if count > 20:
+        assert len({order.tobytes() for order in orders}) == 3
+        apart = [
+            np.abs(np.diff(np.flatnonzero(orders[0] // looks == n))).mean() for n in range(count)
+        ]
+        assert np.mean(apart) > 4  # neighbours would be 1 apart
+    backwards = rule.of_epoch(5, 1).read(np.arange(count * looks)[::-1])[0]
+    assert np.array_equal(backwards[::-1], orders[1])
+
+
 def test_looks_at_a_sample(permuted: Packed) -> None:
     dataset = dp.Dataset(permuted.url, SELECTIONS, cache=False, samples_per_read=3)
     assert len(dataset) == 3 * COUNT
@@ -250,6 +275,11 @@ def test_looks_at_a_sample(permuted: Packed) -> None:
     assert dataset.attributes(20) == dp.Dataset(permuted.url, cache=False).attributes(6)
     with pytest.raises(dp.ConfigError, match="samples_per_read=2 would give each sample"):
         dp.Dataset(permuted.url, ["table"], cache=False, samples_per_read=2)
+    windows = dp.DataLoader(dataset, shuffle=True, shuffle_window=2, seed=4)
+    keys = [batch["__key__"][0] for batch in windows]
+    assert [len(set(keys[first : first + 6])) for first in range(0, 21, 6)] == [2, 2, 2, 1]
+    with pytest.raises(dp.ConfigError, match="shuffle_window is for"):
+        dp.DataLoader(dataset, shuffle_window=2)
     for bad in (0, 1.5, "2"):
         with pytest.raises(dp.ConfigError, match="samples_per_read must be"):
             dp.Dataset(permuted.url, SELECTIONS, cache=False, samples_per_read=bad)
