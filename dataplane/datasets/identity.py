@@ -42,7 +42,7 @@ def identity_of(index: DatasetIndex) -> str:
         for piece in _pieces(index, name):
             encoded = _encoded(piece)
             codes = np.array([numbers[value] for value in encoded.dictionary.to_pylist()], "<u4")
-            digest.update(codes[encoded.indices.to_numpy()])
+            digest.update(codes[encoded.indices.to_numpy()].tobytes())
     for piece in _pieces(index, "shape"):
         digest.update(piece.value_lengths().to_numpy(zero_copy_only=False).astype("<u8"))
     for piece in _pieces(index, "shape"):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -58,7 +58,7 @@ def describe_shards(store: Store) -> dict[str, ObjectInfo]:
 
 def cached_reader(
     store: Store, config: CacheConfig | None
-) -> Callable[[ObjectInfo], Iterator[Buffer]] | None:
+) -> Callable[[ObjectInfo], Generator[Buffer]] | None:
     """Return a function that reads objects through the cache in pieces, or None without a cache.
 
     The cache is left after each: its threads must not be there when worker processes are forked.
@@ -66,7 +66,7 @@ def cached_reader(
     if config is None:
         return None
 
-    def read(info: ObjectInfo) -> Iterator[Buffer]:
+    def read(info: ObjectInfo) -> Generator[Buffer]:
         with Cache(config) as cache:
             source = cache.open(store, info)
             for start in range(0, info.size_bytes, CACHED_PIECE_BYTES):

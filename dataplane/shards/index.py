@@ -19,7 +19,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -63,7 +63,7 @@ _MAX_INDEX_BYTES = 4 << 30
 _MAX_DECODED_BYTES = 32 << 30
 _PIECE_BYTES = 32 << 20
 
-ReadPieces = Callable[[ObjectInfo], Iterator[Buffer]]
+ReadPieces = Callable[[ObjectInfo], Generator[Buffer]]
 """Function that yields an object in pieces; a generator, which is closed."""
 
 
@@ -334,7 +334,7 @@ def _release_unused_memory() -> None:
         trim(0)
 
 
-def _pieces(store: Store, info: ObjectInfo) -> Iterator[Buffer]:
+def _pieces(store: Store, info: ObjectInfo) -> Generator[Buffer]:
     """Yield an object in pieces, all of one version."""
     for start in range(0, info.size_bytes, _PIECE_BYTES):
         stop = min(start + _PIECE_BYTES, info.size_bytes)
