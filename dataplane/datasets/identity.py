@@ -50,7 +50,7 @@ def identity_of(index: DatasetIndex) -> str:
     for name in _NUMBERS:
         for piece in _pieces(index, name):
             values = piece.to_numpy(zero_copy_only=False)  # with NaN where there is none
-            digest.update(np.ascontiguousarray(values, "<f8"))
+            digest.update(np.ascontiguousarray(values, "<f8").tobytes())
     return digest.hexdigest()
 
 

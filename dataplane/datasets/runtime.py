@@ -58,7 +58,7 @@ def describe_shards(store: Store) -> dict[str, ObjectInfo]:
 
 def cached_reader(
     store: Store, config: CacheConfig | None
-) -> Callable[[ObjectInfo], Generator[Buffer]] | None:
+) -> Callable[[ObjectInfo], Generator[Buffer, None, None]] | None:
     """Return a function that reads objects through the cache in pieces, or None without a cache.
 
     The cache is left after each: its threads must not be there when worker processes are forked.
@@ -66,7 +66,7 @@ def cached_reader(
     if config is None:
         return None
 
-    def read(info: ObjectInfo) -> Generator[Buffer]:
+    def read(info: ObjectInfo) -> Generator[Buffer, None, None]:
         with Cache(config) as cache:
             source = cache.open(store, info)
             for start in range(0, info.size_bytes, CACHED_PIECE_BYTES):

@@ -63,7 +63,7 @@ _MAX_INDEX_BYTES = 4 << 30
 _MAX_DECODED_BYTES = 32 << 30
 _PIECE_BYTES = 32 << 20
 
-ReadPieces = Callable[[ObjectInfo], Generator[Buffer]]
+ReadPieces = Callable[[ObjectInfo], Generator[Buffer, None, None]]
 """Function that yields an object in pieces; a generator, which is closed."""
 
 
@@ -334,7 +334,7 @@ def _release_unused_memory() -> None:
         trim(0)
 
 
-def _pieces(store: Store, info: ObjectInfo) -> Generator[Buffer]:
+def _pieces(store: Store, info: ObjectInfo) -> Generator[Buffer, None, None]:
     """Yield an object in pieces, all of one version."""
     for start in range(0, info.size_bytes, _PIECE_BYTES):
         stop = min(start + _PIECE_BYTES, info.size_bytes)

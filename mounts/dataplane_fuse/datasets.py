@@ -31,7 +31,7 @@ class PackedDatasets:
         # Imported where it is needed: Arrow takes a third of a second, and most mounts have none.
         from dataplane.shards import DatasetIndex
 
-        def read(info: ObjectInfo) -> Generator[Buffer]:
+        def read(info: ObjectInfo) -> Generator[Buffer, None, None]:
             yield read_object(replace(info, key=prefix + info.key), 0, info.size_bytes)
 
         dataset = PrefixStore(store, prefix) if prefix else store
