@@ -334,7 +334,7 @@ class FormTable:
         return first, last, together
 
     def _sizes(
-        self, shards: npt.NDArray[np.int32]
+        self, shards: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
         """Return the length of each shard, and whether it is known: it may be out of reach."""
         for number in np.unique(shards[self._known_shard_bytes[shards] == 0]).tolist():

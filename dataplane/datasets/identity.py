@@ -42,7 +42,7 @@ def identity_of(index: DatasetIndex) -> str:
         for piece in _pieces(index, name):
             encoded = _encoded(piece)
             codes = np.array([numbers[value] for value in encoded.dictionary.to_pylist()], "<u4")
-            digest.update(codes[encoded.indices.to_numpy()])
+            digest.update(codes[encoded.indices.to_numpy()].tobytes())
     for piece in _pieces(index, "shape"):
         digest.update(piece.value_lengths().to_numpy(zero_copy_only=False).astype("<u8"))
     for piece in _pieces(index, "shape"):
@@ -50,7 +50,7 @@ def identity_of(index: DatasetIndex) -> str:
     for name in _NUMBERS:
         for piece in _pieces(index, name):
             values = piece.to_numpy(zero_copy_only=False)  # with NaN where there is none
-            digest.update(np.ascontiguousarray(values, "<f8"))
+            digest.update(np.ascontiguousarray(values, "<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -20,7 +20,7 @@ import ctypes
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -63,8 +63,8 @@ _MAX_INDEX_BYTES = 4 << 30
 _MAX_DECODED_BYTES = 32 << 30
 _PIECE_BYTES = 32 << 20
 
-ReadPieces = Callable[[ObjectInfo], Iterator[Buffer]]
-"""Function that yields an object in pieces; a generator, which is closed."""
+ReadPieces = Callable[[ObjectInfo], AbstractContextManager[Iterable[Buffer]]]
+"""Function that opens an object, to be read in pieces."""
 
 
 class DatasetIndex:
@@ -124,7 +124,7 @@ class DatasetIndex:
             raise why_no_index(store) from None
         if info.size_bytes > _MAX_INDEX_BYTES:
             raise FormatError(f"{where}: {info.size_bytes} bytes are too many for an index")
-        with closing(_pieces(store, info) if read is None else read(info)) as pieces:
+        with nullcontext(_pieces(store, info)) if read is None else read(info) as pieces:
             return cls(IndexFile(pieces), where)
 
     @classmethod

@@ -117,7 +117,7 @@ class GrowingInts:
             period: number of values of a sample where all samples have as many; otherwise 1.
         """
         pattern, self._pattern = self._pattern, None
-        if pattern is not None and len(pattern) == period:
+        if pattern is not None and len(pattern) == period and not self._length % period:
             return IntColumn(pattern, self._length, period)
         if pattern is not None:
             self._parts.append(_repeated(pattern, self._length))

@@ -130,7 +130,9 @@ class _Texts:
                 self._check(value)
                 self._numbers[value] = len(self._numbers)
         numbers = [self._numbers[value] for value in values]
-        return np.array([*numbers, -1], np.int64)[codes]  # -1, of null, is the last place
+        # The code of null is -1, and so the last place.
+        result: npt.NDArray[np.int64] = np.array([*numbers, -1], np.int64)[codes]
+        return result
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -89,7 +89,7 @@ def _in_32_bits(values: npt.NDArray[np.uint64], bases: Any) -> Ints | None:
     relative = values - bases
     if not (is_missing | ((values >= bases) & (relative < _MISSING))).all():
         return None
-    short = relative.astype(np.uint32)
+    short: Ints = relative.astype(np.uint32)
     short[is_missing] = _MISSING
     return short
 

@@ -5,7 +5,8 @@ Thread-safe, no state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,9 @@ class PackedDatasets:
         # Imported where it is needed: Arrow takes a third of a second, and most mounts have none.
         from dataplane.shards import DatasetIndex
 
-        def read(info: ObjectInfo) -> Iterator[Buffer]:
-            yield read_object(replace(info, key=prefix + info.key), 0, info.size_bytes)
+        @contextmanager
+        def read(info: ObjectInfo) -> Iterator[Iterable[Buffer]]:
+            yield [read_object(replace(info, key=prefix + info.key), 0, info.size_bytes)]
 
         dataset = PrefixStore(store, prefix) if prefix else store
         return SampleRanges(DatasetIndex.load(dataset, read))
