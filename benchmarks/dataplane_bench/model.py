@@ -139,6 +139,8 @@ class Row:
     settings: str | None = None
     step_ms: float | None = None
     utilisation: float | None = None
+    utilisation_min: float | None = None
+    utilisation_max: float | None = None
     peak_rss_bytes: int | None = None
 
 
@@ -190,6 +192,8 @@ def summarise(
                 gb_per_s_max=rates[-1],
                 settings=of,
                 utilisation=statistics.median(used) if used else None,
+                utilisation_min=min(used, default=None),
+                utilisation_max=max(used, default=None),
                 peak_rss_bytes=max(peaks, default=None),
             )
         )

@@ -32,9 +32,7 @@ class LitDataLoader:
         "8 chunks ahead": {"max_pre_download": 8},
     }
 
-    def __init__(
-        self, given: LoaderInput, workers: int, settings: Settings, scratch: Path
-    ) -> None:
+    def __init__(self, given: LoaderInput, workers: int, settings: Settings, scratch: Path) -> None:
         import litdata
 
         self._given = given
@@ -89,7 +87,7 @@ def write_litdata(folder: Path, samples: Iterable[Mapping[str, npt.NDArray[np.fl
     folder.mkdir(parents=True)
     writer = BinaryWriter(str(folder), chunk_bytes=_CHUNK_BYTES)
     for number, sample in enumerate(samples):
-        flat = {name: torch.from_numpy(values.reshape(-1)) for name, values in sample.items()}
+        flat = {name: torch.tensor(values.reshape(-1)) for name, values in sample.items()}
         writer[number] = flat
     writer.done()
     writer.merge()

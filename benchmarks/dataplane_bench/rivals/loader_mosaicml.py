@@ -42,9 +42,7 @@ class MosaicLoader:
         "predownload of 64": {"predownload": 64},
     }
 
-    def __init__(
-        self, given: LoaderInput, workers: int, settings: Settings, scratch: Path
-    ) -> None:
+    def __init__(self, given: LoaderInput, workers: int, settings: Settings, scratch: Path) -> None:
         import streaming
 
         local = scratch / "mds"

@@ -36,9 +36,7 @@ class WebDatasetLoader:
         if not given.cold:
             urls = [str(path) for path in sorted((given.local / "tar").iterdir())]
         dataset = (
-            webdataset.WebDataset(
-                urls, shardshuffle=len(urls), seed=given.seed, empty_check=False
-            )
+            webdataset.WebDataset(urls, shardshuffle=len(urls), seed=given.seed, empty_check=False)
             .shuffle(settings["buffer"])
             .decode()
             .map(self._tensors)

@@ -13,9 +13,11 @@ Worker processes are forked before a library has started a thread, and open what
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,6 +51,10 @@ def _finished(started: Mapping[str, Any]) -> Batch:
     return {name: torch.from_numpy(np.asarray(one())) for name, one in started.items()}
 
 
+def _stacked(parts: Sequence[Callable[[], Any]]) -> Any:
+    return np.stack([part() for part in parts])
+
+
 def _as_it_is(batch: Batch) -> Batch:
     return batch
 
@@ -73,7 +79,7 @@ class ZarrLoader:
 
     name = "zarr-python"
     SETTINGS: ClassVar[dict[str, Settings]] = {
-        "lz4": {"form": "zarr-lz4", "concurrency": 10},
+        "compressed": {"form": "zarr", "concurrency": 10},
         "raw": {"form": "zarr-raw", "concurrency": 10},
         "raw, 64 at once": {"form": "zarr-raw", "concurrency": 64},
     }
@@ -122,14 +128,17 @@ class _ZarrReader:
     def start(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return a function per array that reads its part of the batch."""
         if self._given.cut is None:
+            chosen = np.asarray(indices)
             return {
-                name: lambda array=array: array.oindex[np.asarray(indices)]
+                name: functools.partial(operator.getitem, array.oindex, chosen)
                 for name, array in self._arrays.items()
             }
         first = next(iter(self._given.shapes.values()))
         boxes = [(index, *draw_box(first, self._given.cut, self._rng)) for index in indices]
         return {
-            name: lambda array=array: np.stack([array[box] for box in boxes])
+            name: functools.partial(
+                _stacked, [functools.partial(operator.getitem, array, box) for box in boxes]
+            )
             for name, array in self._arrays.items()
         }
 
@@ -139,7 +148,7 @@ class TensorStoreLoader:
 
     name = "tensorstore"
     SETTINGS: ClassVar[dict[str, Settings]] = {
-        "lz4": {"form": "zarr-lz4"},
+        "compressed": {"form": "zarr"},
         "raw": {"form": "zarr-raw"},
     }
 
@@ -218,10 +227,8 @@ class _TensorStoreReader:
             return {name: read.result for name, read in reads.items()}
         first = next(iter(self._given.shapes.values()))
         boxes = [(index, *draw_box(first, self._given.cut, self._rng)) for index in indices]
-        parts = {
-            name: [array[box].read() for box in boxes] for name, array in self._arrays.items()
-        }
+        reads = {name: [array[box].read() for box in boxes] for name, array in self._arrays.items()}
         return {
-            name: lambda of=of: np.stack([read.result() for read in of])
-            for name, of in parts.items()
+            name: functools.partial(_stacked, [read.result for read in of])
+            for name, of in reads.items()
         }

@@ -20,6 +20,7 @@ import itertools
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -217,16 +218,18 @@ class _Receiver:
 
     def __init__(self, *, copies: bool) -> None:
         self.nbytes = self.samples = self.digest = 0
-        self._copies: dict[str, torch.Tensor] | None = {} if copies else None
+        self._copies: dict[str, npt.NDArray[Any]] | None = {} if copies else None
 
     def take(self, batch: Batch) -> None:
         """Take a batch."""
         for name, tensor in batch.items():
+            values = tensor.numpy()
             if self._copies is not None:
-                if name not in self._copies or len(self._copies[name]) < len(tensor):
-                    self._copies[name] = torch.empty_like(tensor)
-                self._copies[name][: len(tensor)].copy_(tensor)
-            self.digest += digest_of(tensor.numpy())
+                if name not in self._copies or len(self._copies[name]) < len(values):
+                    self._copies[name] = np.empty_like(values)
+                # By one thread: torch would wake a team of them, which no device does.
+                np.copyto(self._copies[name][: len(values)], values)
+            self.digest += digest_of(values)
             self.nbytes += tensor.nbytes
         self.samples += len(next(iter(batch.values())))
 
@@ -252,12 +255,13 @@ def cut_sample(
         name = next(iter(arrays))
         box = draw_box(arrays[name].shape, cut, rng)
         arrays = {name: np.ascontiguousarray(values[box]) for name, values in arrays.items()}
-    return {name: torch.from_numpy(values) for name, values in arrays.items()}
+    with warnings.catch_warnings():
+        # Some libraries give arrays that cannot be written; nobody does, they are stacked.
+        warnings.simplefilter("ignore", UserWarning)
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
 
 
-def draw_box(
-    shape: tuple[int, ...], cut: Cut, rng: np.random.Generator
-) -> tuple[slice, ...]:
+def draw_box(shape: tuple[int, ...], cut: Cut, rng: np.random.Generator) -> tuple[slice, ...]:
     """Draw the place of a part: a cube in the first three dimensions, or a run of the first."""
     kind, size = cut
     extents = shape[:3] if kind == "crop" else shape[:1]
