@@ -27,7 +27,7 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 _Found = list[Row] | tuple[list[Row], list[Figure]] | Measured
 
 
-class _Numbers(click.ParamType):
+class _Numbers(click.ParamType[tuple[float, ...]]):
     """Numbers that are not negative, with commas between."""
 
     name = "numbers"
@@ -215,7 +215,7 @@ def loader_command(
     if shared["smoke"]:
         small = {
             "total_bytes": 1 << 20, "tiny": True, "rounds": 1, "workers": (0,),
-            "cases": ("volumes-14mb", "samples-64k"), "steps_ms": (0.0, 2.0),
+            "cases": ("volumes-14mb",), "states": ("cloud", "warm"), "steps_ms": (0.0, 2.0),
             "small_samples": 150,
         }  # fmt: skip
     given = {

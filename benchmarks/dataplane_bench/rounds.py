@@ -118,7 +118,9 @@ def run_rounds(
                         raise
                     logger.warning("%s failed and is left out: %s", system.name, first_line(err))
                     if left_out is not None:
-                        left_out.append(LeftOut(system.name, first_line(err)))
+                        left_out.append(
+                            LeftOut(f"{system.name}, {system.threads} workers", first_line(err))
+                        )
                     alive.remove(system)
                     continue
                 if number >= warmup:

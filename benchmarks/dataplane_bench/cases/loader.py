@@ -153,7 +153,8 @@ def run(options: LoaderOptions, progress: Progress) -> Measured:
             seed=options.seed,
             progress=progress,
         )
-    return Measured(rows, figures, list(dict.fromkeys(left_out)), notes)
+    first_reasons = {one.system: one for one in reversed(left_out)}
+    return Measured(rows, figures, list(reversed(first_reasons.values())), notes)
 
 
 def case_of(

@@ -108,7 +108,7 @@ def store_forms(
     flat, digest = _write_flat(folder / "flat", case, samples, seed)
     for name, ours in (("packed", codec), ("packed-raw", "none")):
         progress(f"{case.name}: packing ({ours})")
-        _write_packed(f"s3://{bucket}/{case.name}/{name}", case, flat, WriteOptions(codec=ours))  # type: ignore[arg-type]
+        _write_packed(f"s3://{bucket}/{case.name}/{name}", case, flat, WriteOptions(codec=ours))
     del flat
     missing: dict[str, str] = {}
     local = folder / "forms"

@@ -55,7 +55,7 @@ def _stacked(parts: Sequence[Callable[[], Any]]) -> Any:
     return np.stack([part() for part in parts])
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -205,7 +205,7 @@ class _TensorStoreReader:
             )
             for name in given.shapes
         }
-        self._arrays = {name: one.result() for name, one in opened.items()}
+        self._arrays: dict[str, Any] = {name: one.result() for name, one in opened.items()}
 
     def _kvstore(self, path: str) -> dict[str, Any]:
         if not self._given.cold:
@@ -227,8 +227,8 @@ class _TensorStoreReader:
             return {name: read.result for name, read in reads.items()}
         first = next(iter(self._given.shapes.values()))
         boxes = [(index, *draw_box(first, self._given.cut, self._rng)) for index in indices]
-        reads = {name: [array[box].read() for box in boxes] for name, array in self._arrays.items()}
+        parts = {name: [array[box].read() for box in boxes] for name, array in self._arrays.items()}
         return {
-            name: functools.partial(_stacked, [read.result for read in of])
-            for name, of in reads.items()
+            name: functools.partial(_stacked, [part.result for part in of])
+            for name, of in parts.items()
         }
