@@ -25,6 +25,8 @@ from dataplane_bench.process_memory import tree_rss_bytes
 
 __all__ = ["Isolated", "RivalFailed"]
 
+_PEERS = frozenset({"litdata", "streaming"})
+_PEERS_HINT = "in the checkout: make bench-peers"
 _START_TIMEOUT_S = 120.0
 _RUN_TIMEOUT_S = 900.0
 _STOP_TIMEOUT_S = 10.0
@@ -132,7 +134,7 @@ class Isolated:
         if kind == "missing":
             raise RivalFailed(
                 f"{self._name} needs the Python package {value}, which is not installed",
-                hint=install_hint("bench,s3"),
+                hint=_PEERS_HINT if value in _PEERS else install_hint("bench,s3"),
             )
         if kind == "error":
             raise RivalFailed(f"{self._name}: {value}")
