@@ -196,11 +196,11 @@ def _run_case(case: LoaderCase, options: LoaderOptions, progress: Progress) -> M
             progress=progress,
         )
         steps_ms: tuple[float, ...] = options.steps_ms
-        if case.name == UTILISATION_CASE.name:
+        if options.au and case.name == UTILISATION_CASE.name:
             progress(f"{case.name}: how long a batch takes to load here")
             warm = dataclasses.replace(stored.given, cold=False)
             step_ms, note = scaled_step(warm, max(options.our_threads), case)
-            steps_ms = (step_ms,)
+            steps_ms = tuple(dict.fromkeys((*steps_ms, step_ms)))
             notes.append(note)
         for state in options.states:
             endpoint.set_faults(CLOUD if state == "cloud" else None)

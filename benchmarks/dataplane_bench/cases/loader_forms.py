@@ -39,7 +39,7 @@ from dataplane_testing.s3 import S3Endpoint
 __all__ = ["FORM_OF", "Stored", "store_forms"]
 
 _TAR_SHARDS = 4  # at least one per worker process
-_COPIES = 14  # of the decoded bytes, for all forms in folder, store and cache
+_COPIES = 18  # of the decoded bytes, for all forms in folder, store and caches
 _SMALL_SAMPLE_BYTES = 1 << 20
 _SHARD_BYTES = 32 << 20
 

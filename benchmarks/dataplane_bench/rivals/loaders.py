@@ -154,14 +154,15 @@ class EpochSystem:
 
     def run(self, step_s: float = 0.0) -> Cost:
         """Read one epoch beside a training step of some length."""
-        if self._given.cold:
-            self.close()
         scratch = self._scratch / str(next(self._folders))
         scratch.mkdir(parents=True)
         cpu, start = cpu_seconds(), time.perf_counter()
         if self._loader is None:
             self._loader = self._kind(self._given, self.threads, self._settings, scratch)
-        return consume(self._loader, self._given, step_s=step_s, since=(start, cpu))
+        cost = consume(self._loader, self._given, step_s=step_s, since=(start, cpu))
+        if self._given.cold:
+            self.close()
+        return cost
 
     def close(self) -> None:
         """Stop the loader and remove what it kept."""
