@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format type native native-test sanitized-test fuzz-smoke bench-smoke gpu-check stress check clean
+.PHONY: help setup system demo test lint format type native native-test sanitized-test fuzz-smoke bench-peers bench-smoke gpu-check stress check clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ sanitized-test: setup ## Run the Python tests of native code with a module built
 
 fuzz-smoke: setup ## Fuzz every native parser for a minute (needs clang, and installs it where it may)
 	@PATH="$(abspath $(BIN)):$$PATH" bash tools/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+bench-peers: setup ## Install LitData and MosaicML Streaming, for dataplane bench loader
+	@bash tools/install-bench-peers.sh $(BIN)/python
 
 bench-smoke: setup ## Run every benchmark once on tiny inputs, so that none rots
 	$(BIN)/dataplane bench decode --smoke

@@ -20,7 +20,7 @@ _IMPORTED_AS = {
     "botocore": "s3fs",
     "vtkmodules": "vtk",
 }
-_NOT_FOR_USERS = frozenset({"all", "dev"})
+_NOT_FOR_USERS = frozenset({"all", "bench-peers", "dev"})
 
 
 def install_hint(extra: str) -> str:

@@ -16,7 +16,7 @@ from dataplane.extras import extra_of, install_hint
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
-_NOT_FOR_EVERYBODY = {"all", "bench", "dev", "dali-cuda12", "dali-cuda13"}
+_NOT_FOR_EVERYBODY = {"all", "bench", "bench-peers", "dev", "dali-cuda12", "dali-cuda13"}
 _METADATA = """\
 Metadata-Version: 2.1
 Name: simdataplane

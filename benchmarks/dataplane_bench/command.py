@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,14 +17,37 @@ from dataplane.cli.groups import CommandGroup
 from dataplane.cli.options import BYTES
 from dataplane.extras import missing_package
 from dataplane_bench.machine import describe_gpu, describe_machine, require_release_build
-from dataplane_bench.model import Figure, Row
+from dataplane_bench.model import Figure, Measured, Row
 from dataplane_bench.plot import check_plot, save_plot
 from dataplane_bench.report import print_report, to_json
 
 __all__ = ["bench"]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-_Measured = list[Row] | tuple[list[Row], list[Figure]]
+_Found = list[Row] | tuple[list[Row], list[Figure]] | Measured
+
+
+class _Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers that are not negative, with commas between."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        """Turn text into numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(float(one) for one in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers with commas between", param, ctx)
+        if not all(0 <= one < math.inf for one in numbers):
+            self.fail(f"{value!r} has a number that is negative or not finite", param, ctx)
+        return tuple(dict.fromkeys(numbers))
+
+
+NUMBERS = _Numbers()
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -131,53 +155,80 @@ def store_command(
 
 
 @bench.command("loader")
-@click.option("--size", "total_bytes", type=BYTES, help="Decoded size of the dataset (1GiB).")
-@click.option("--codec", type=click.Choice(["lz4", "zstd"]), help="Codec of the dataset (lz4).")
-@click.option("--batch-size", type=click.IntRange(1, 4096), help="Samples per batch (2).")
-@click.option("--threads", type=click.IntRange(0, 256), help="Our decode threads (all cores).")
+@click.option(
+    "--size", "total_bytes", type=BYTES, help="Decoded size of each dataset, about (1GiB)."
+)
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    help="Repeatable (all): volumes-14mb, volumes-33mb, samples-64k, crops, runs, unet3d.",
+)
+@click.option("--state", "states", multiple=True, help="Repeatable (all): cold, cloud, warm.")
+@click.option("--rival", "rivals", multiple=True, help="Repeatable (all that are installed).")
+@click.option("--codec", type=click.Choice(["lz4", "zstd"]), help="Codec beside raw data (lz4).")
+@click.option("--batch-size", type=click.IntRange(1, 4096), help="Samples per batch (by case).")
+@click.option(
+    "--threads", type=click.IntRange(0, 256), multiple=True, help="Ours; repeatable (as --workers)."
+)
 @click.option("--workers", type=click.IntRange(0, 256), multiple=True, help="Of rivals (0 and 2).")
+@click.option(
+    "--step-ms",
+    "steps_ms",
+    type=NUMBERS,
+    help="Lengths of an emulated training step, with commas between (0,10).",
+)
+@click.option("--au", is_flag=True, help="Utilisation, also in the shape of MLPerf's unet3d.")
 @click.option(
     "--part",
     "parts",
     type=click.Choice(["large", "small"]),
     multiple=True,
-    help="Repeatable (both): large samples cold and warm, small ones in batches of 64 and 1.",
+    help="Repeatable (both): the cases, and samples of many small arrays.",
 )
 @_shared_options
 def loader_command(
     *,
     total_bytes: int | None,
+    cases: Sequence[str],
+    states: Sequence[str],
+    rivals: Sequence[str],
     codec: str | None,
     batch_size: int | None,
-    threads: int | None,
+    threads: Sequence[int],
     workers: Sequence[int],
+    steps_ms: tuple[float, ...] | None,
+    au: bool,
     parts: Sequence[str],
     **shared: Any,
 ) -> None:
-    """Stream an epoch cold and warm, beside rivals.
+    """Stream epochs cold, from a cloud and warm, beside rivals.
 
-    Our DataLoader, zarr-python in torch's DataLoader, webdataset; for small samples torch's
-    DataLoader over the same dataset.
+    Our DataLoader over compressed and over raw data, beside LitData, MosaicML Streaming,
+    webdataset, zarr-python and tensorstore, each with the settings that it is fastest with; a
+    training step beside the load with --step-ms. Small samples beside torch's DataLoader over the
+    same dataset.
     """
     from dataplane_bench.cases import loader
 
-    small = (
-        {
-            "total_bytes": 16 << 20,
-            "sample_bytes": 1 << 20,
-            "rounds": 1,
-            "workers": (0,),
+    small: dict[str, Any] = {}
+    if shared["smoke"]:
+        small = {
+            "total_bytes": 1 << 20, "tiny": True, "rounds": 1, "workers": (0,),
+            "cases": ("volumes-14mb",), "states": ("cloud", "warm"), "steps_ms": (0.0, 2.0),
             "small_samples": 150,
-        }
-        if shared["smoke"]
-        else {}
-    )
+        }  # fmt: skip
     given = {
         "total_bytes": total_bytes,
+        "cases": tuple(cases),
+        "states": tuple(states),
+        "rivals": tuple(rivals),
         "codec": codec,
         "batch_size": batch_size,
-        "threads": threads,
+        "threads": tuple(threads),
         "workers": tuple(workers),
+        "steps_ms": steps_ms,
+        "au": au or None,
         "parts": tuple(parts),
     }
     options = _options(loader.LoaderOptions, small, given, shared)
@@ -344,7 +395,7 @@ def _options(
 
 
 def _run(
-    case: Callable[[Callable[[str], None]], _Measured],
+    case: Callable[[Callable[[str], None]], _Found],
     shared: dict[str, Any],
     devices: Callable[[], dict[str, object]] = dict,
 ) -> None:
@@ -354,11 +405,16 @@ def _run(
     console = Console(stderr=shared["as_json"], highlight=False)
     with console.status("preparing") as status:
         measured = case(status.update)
-    rows, figures = measured if isinstance(measured, tuple) else (measured, [])
+    if isinstance(measured, tuple):
+        measured = Measured(*measured)
+    elif not isinstance(measured, Measured):
+        measured = Measured(measured)
     machine = describe_machine() | devices()
     if shared["plot"]:
-        save_plot(shared["plot"], machine, rows, figures, smoke=shared["smoke"])
+        save_plot(shared["plot"], machine, measured.rows, measured.figures, smoke=shared["smoke"])
+    found = (measured.rows, measured.figures)
+    rest: dict[str, Any] = {"left_out": measured.left_out, "notes": measured.notes}
     if shared["as_json"]:
-        sys.stdout.write(to_json(machine, rows, figures) + "\n")
+        sys.stdout.write(to_json(machine, *found, **rest) + "\n")
     else:
-        print_report(console, machine, rows, figures)
+        print_report(console, machine, *found, **rest)

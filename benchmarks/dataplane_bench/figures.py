@@ -13,7 +13,7 @@ from rich.console import Console
 
 from dataplane.cli.text import Column, print_fitted
 from dataplane.units import format_count, format_duration
-from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure
+from dataplane_bench.model import CEILING_PREFIX, Figure, is_ceiling, is_ours
 
 __all__ = ["figure_table", "figure_title", "format_place", "print_figures", "subject_name"]
 
@@ -77,6 +77,6 @@ def _growth(before: Figure | None, last: Figure | None) -> str:
 
 
 def _style(subject: str) -> str:
-    if subject == OUR_SYSTEM:
+    if is_ours(subject):
         return "bold green"
-    return "dim" if subject.startswith(CEILING_PREFIX) else ""
+    return "dim" if is_ceiling(subject) else ""

@@ -7,11 +7,13 @@ the parent's to handle: `close` ends it.
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -19,13 +21,17 @@ from multiprocessing.connection import Connection
 from dataplane.errors import DataplaneError
 from dataplane.extras import install_hint
 from dataplane_bench.model import Cost, System
+from dataplane_bench.process_memory import tree_rss_bytes
 
 __all__ = ["Isolated", "RivalFailed"]
 
+_PEERS = frozenset({"litdata", "streaming"})
+_PEERS_HINT = "in the checkout: make bench-peers"
 _START_TIMEOUT_S = 120.0
 _RUN_TIMEOUT_S = 900.0
 _STOP_TIMEOUT_S = 10.0
 _LEAVE_TIMEOUT_S = 2.0
+_WATCH_INTERVAL_S = 0.05  # a look at the memory of a few processes takes 0.1 ms
 
 
 class RivalFailed(DataplaneError):
@@ -41,10 +47,18 @@ class Isolated:
         name: as in `System`.
         threads: as in `System`.
         build: function that makes the system inside the child; must be importable (picklable).
+        watch_memory: whether runs tell the memory that the child and its descendants held.
     """
 
-    def __init__(self, name: str, threads: int, build: Callable[[], System]) -> None:
-        self._name, self._threads = name, threads
+    def __init__(
+        self,
+        name: str,
+        threads: int,
+        build: Callable[[], System],
+        *,
+        watch_memory: bool = False,
+    ) -> None:
+        self._name, self._threads, self._watch_memory = name, threads, watch_memory
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         # Not a daemon: rivals start worker processes of their own, which daemons may not.
@@ -69,29 +83,45 @@ class Isolated:
         """Number of threads or workers it was given."""
         return self._threads
 
-    def run(self) -> Cost:
+    def run(self, *arguments: object) -> Cost:
         """Have the child do the whole work once.
+
+        Args:
+            arguments: arguments of the system's own `run`, where it takes any.
 
         Raises:
             RivalFailed: the child raised, died, or took too long.
         """
         self._busy = True
-        self._pipe.send("run")
+        try:
+            self._pipe.send(("run", arguments))
+        except OSError as err:
+            raise RivalFailed(f"{self._name} has ended") from err
+        peak_bytes = self._watch(_RUN_TIMEOUT_S) if self._watch_memory else None
         cost = self._answer(_RUN_TIMEOUT_S)
         assert isinstance(cost, Cost)
-        return cost
+        return cost if peak_bytes is None else dataclasses.replace(cost, peak_rss_bytes=peak_bytes)
 
     def close(self) -> None:
         """Stop the child, at once when it is in the middle of a run. Idempotent."""
         if self._busy:
             self._process.terminate()
         with suppress(OSError):
-            self._pipe.send("stop")
+            self._pipe.send(("stop", ()))
         self._process.join(_LEAVE_TIMEOUT_S if self._busy else _STOP_TIMEOUT_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
         self._pipe.close()
+
+    def _watch(self, timeout_s: float) -> int:
+        """Wait for an answer; returns the most memory of the child's processes meanwhile."""
+        deadline_s = time.monotonic() + timeout_s
+        assert self._process.pid is not None
+        peak_bytes = tree_rss_bytes(self._process.pid)
+        while not self._pipe.poll(_WATCH_INTERVAL_S) and time.monotonic() < deadline_s:
+            peak_bytes = max(peak_bytes, tree_rss_bytes(self._process.pid))
+        return max(peak_bytes, tree_rss_bytes(self._process.pid))
 
     def _answer(self, timeout_s: float) -> object:
         if not self._pipe.poll(timeout_s):
@@ -104,7 +134,7 @@ class Isolated:
         if kind == "missing":
             raise RivalFailed(
                 f"{self._name} needs the Python package {value}, which is not installed",
-                hint=install_hint("bench,s3"),
+                hint=_PEERS_HINT if value in _PEERS else install_hint("bench,s3"),
             )
         if kind == "error":
             raise RivalFailed(f"{self._name}: {value}")
@@ -139,8 +169,8 @@ def _serve(pipe: Connection, build: Callable[[], System]) -> None:
     try:
         system = build()
         pipe.send(("ready", None))
-        while pipe.recv() == "run":
-            pipe.send(("cost", system.run()))
+        while (asked := pipe.recv())[0] == "run":
+            pipe.send(("cost", system.run(*asked[1])))
         system.close()
     except EOFError:
         return

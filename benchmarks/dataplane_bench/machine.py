@@ -18,7 +18,7 @@ __all__ = ["describe_gpu", "describe_machine", "require_release_build"]
 
 _PACKAGES = (
     "torch", "numpy", "zarr", "zarrs", "tensorstore", "numcodecs", "blosc2", "webdataset",
-    "obstore", "s3fs", "pyarrow",
+    "litdata", "mosaicml-streaming", "obstore", "s3fs", "pyarrow",
 )  # fmt: skip
 _GPU_PACKAGES = (
     "triton", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-libnvcomp-cu13",

@@ -19,10 +19,14 @@ __all__ = [
     "Case",
     "Cost",
     "Figure",
+    "LeftOut",
+    "Measured",
     "Row",
     "System",
     "Unit",
     "figure",
+    "is_ceiling",
+    "is_ours",
     "summarise",
 ]
 
@@ -30,6 +34,16 @@ OUR_SYSTEM = "dataplane"
 CEILING_PREFIX = "ceiling:"
 
 Unit = Literal["s", "share"]
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether a system is ours: `dataplane`, or a variant of it, as `dataplane, raw`."""
+    return name == OUR_SYSTEM or name.startswith(f"{OUR_SYSTEM}, ")
+
+
+def is_ceiling(name: str) -> bool:
+    """Tell whether a system is a measured ceiling."""
+    return name.startswith(CEILING_PREFIX)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,6 +57,9 @@ class Cost:
         samples: samples (or requests) delivered.
         first_batch_s: time until the first batch arrived, where there are batches.
         bytes_fetched: bytes that came from the object store, where there is one.
+        utilisation: share of the time that an emulated accelerator computed; see `training_step`.
+        peak_rss_bytes: most memory that the process and its descendants held at one time, where
+            it was watched; see `process_memory`.
     """
 
     elapsed_s: float
@@ -51,6 +68,8 @@ class Cost:
     samples: int
     first_batch_s: float | None = None
     bytes_fetched: int | None = None
+    utilisation: float | None = None
+    peak_rss_bytes: int | None = None
 
 
 class System(Protocol):
@@ -85,6 +104,7 @@ class Case:
     chunk_bytes: int | None = None
     selection: str | None = None
     state: str | None = None
+    step_ms: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,7 +113,8 @@ class Row:
 
     Fields that do not apply are None. `ratio_to_ceiling` is this row's rate over the rate of
     `ceiling`, both medians of the same rounds. `instructions_per_byte` is counted by callgrind,
-    where that was asked for.
+    where that was asked for. `settings` are those that a system was fastest with, `step_ms` the
+    length of the emulated training step, `utilisation` and `peak_rss_bytes` as in `Cost`.
     """
 
     case: str
@@ -115,10 +136,21 @@ class Row:
     gb_per_s_min: float
     gb_per_s_max: float
     instructions_per_byte: float | None = None
+    settings: str | None = None
+    step_ms: float | None = None
+    utilisation: float | None = None
+    utilisation_min: float | None = None
+    utilisation_max: float | None = None
+    peak_rss_bytes: int | None = None
 
 
 def summarise(
-    case: Case, systems: Sequence[System], costs: Sequence[Sequence[Cost]], *, ceiling: str
+    case: Case,
+    systems: Sequence[System],
+    costs: Sequence[Sequence[Cost]],
+    *,
+    ceiling: str,
+    settings: Sequence[str | None] | None = None,
 ) -> list[Row]:
     """Turn the costs of every round into one row per system.
 
@@ -127,6 +159,7 @@ def summarise(
         systems: contenders, in the order of the report.
         costs: costs of the counted rounds, per system.
         ceiling: name of the system that ratios refer to.
+        settings: settings per system, where they were chosen.
     """
     # Every system of a case delivers the same samples, so that samples over time is the rate that
     # compares a system that moves compressed bytes (a raw GET) with one that delivers decoded ones.
@@ -135,10 +168,13 @@ def summarise(
         (m for system, m in zip(systems, medians, strict=True) if system.name == ceiling), None
     )
     rows = []
-    for system, runs, elapsed_s in zip(systems, costs, medians, strict=True):
+    chosen = settings if settings is not None else [None] * len(systems)
+    for system, runs, elapsed_s, of in zip(systems, costs, medians, chosen, strict=True):
         rates = sorted(run.nbytes / run.elapsed_s / 1e9 for run in runs)
         first = [run.first_batch_s for run in runs if run.first_batch_s is not None]
         fetched = [run.bytes_fetched for run in runs if run.bytes_fetched is not None]
+        used = [run.utilisation for run in runs if run.utilisation is not None]
+        peaks = [run.peak_rss_bytes for run in runs if run.peak_rss_bytes is not None]
         rows.append(
             Row(
                 **dataclasses.asdict(case),
@@ -154,6 +190,11 @@ def summarise(
                 rounds=len(runs),
                 gb_per_s_min=rates[0],
                 gb_per_s_max=rates[-1],
+                settings=of,
+                utilisation=statistics.median(used) if used else None,
+                utilisation_min=min(used, default=None),
+                utilisation_max=max(used, default=None),
+                peak_rss_bytes=max(peaks, default=None),
             )
         )
     return rows
@@ -208,3 +249,33 @@ def figure(
     return Figure(
         case, dataset, quantity, subject, parameter, at, unit, value, low, high, len(values)
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A contender, or a whole case, that was not measured.
+
+    Attributes:
+        system: name of the contender or case.
+        reason: why.
+    """
+
+    system: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Measured:
+    """All that a benchmark found.
+
+    Attributes:
+        rows: rows of all comparisons.
+        figures: figures of all quantities.
+        left_out: what was not measured, and why.
+        notes: sentences that belong to the figures.
+    """
+
+    rows: Sequence[Row] = ()
+    figures: Sequence[Figure] = ()
+    left_out: Sequence[LeftOut] = ()
+    notes: Sequence[str] = ()

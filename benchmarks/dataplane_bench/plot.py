@@ -19,7 +19,7 @@ from dataplane.errors import ConfigError
 from dataplane.extras import missing_package
 from dataplane.units import format_duration
 from dataplane_bench.figures import figure_table, figure_title, format_place, subject_name
-from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure, Row
+from dataplane_bench.model import Figure, Row, is_ceiling, is_ours
 from dataplane_bench.report import comparison, row_name, row_title
 
 __all__ = ["check_plot", "draw", "save_plot"]
@@ -142,7 +142,7 @@ def _wrapped(text: str, width: int) -> str:
 
 def _draw_bars(axes: Any, rows: Sequence[Row]) -> None:
     """Draw the median of each system, with the spread of the rounds as a whisker."""
-    systems = [row.gb_per_s_max for row in rows if not row.system.startswith(CEILING_PREFIX)]
+    systems = [row.gb_per_s_max for row in rows if not is_ceiling(row.system)]
     fastest = max(systems, default=0.0)
     far = [fastest > 0 and row.gb_per_s > _FAR * fastest for row in rows]
     end = max((row.gb_per_s_max for row, is_far in zip(rows, far, strict=True) if not is_far))
@@ -186,14 +186,8 @@ def _draw_lines(axes: Any, figures: Sequence[Figure]) -> None:
     is_time = first.unit == "s"
     for number, subject in enumerate(dict.fromkeys(one.subject for one in figures)):
         points = sorted((one for one in figures if one.subject == subject), key=lambda it: it.at)
-        is_ceiling = subject.startswith(CEILING_PREFIX)
-        colour = (
-            _OURS
-            if subject == OUR_SYSTEM
-            else "#999"
-            if is_ceiling
-            else _LINES[number % len(_LINES)]
-        )
+        ceiling = is_ceiling(subject)
+        colour = _OURS if is_ours(subject) else "#999" if ceiling else _LINES[number % len(_LINES)]
         axes.errorbar(
             [one.at for one in points],
             [one.value for one in points],
@@ -203,7 +197,7 @@ def _draw_lines(axes: Any, figures: Sequence[Figure]) -> None:
             ],
             label=subject_name(subject), color=colour, capsize=2,
             marker=_MARKERS[number % len(_MARKERS)], markersize=4,
-            linestyle="--" if is_ceiling else "-", linewidth=2 if subject == OUR_SYSTEM else 1.2,
+            linestyle="--" if ceiling else "-", linewidth=2 if is_ours(subject) else 1.2,
         )  # fmt: skip
     places = sorted({one.at for one in figures})
     if is_time:
@@ -238,11 +232,11 @@ def _distinct_names(rows: Sequence[Row]) -> list[str]:
 
 def _threads(row: Row) -> str:
     # Rivals of the loader get worker processes of torch's DataLoader, all others threads.
-    word = "worker" if row.case == "loader" and row.system != OUR_SYSTEM else "thread"
+    word = "worker" if row.case == "loader" and not is_ours(row.system) else "thread"
     return f"{row.threads} {word}{'' if row.threads == 1 else 's'}"
 
 
 def _colour(row: Row) -> str:
-    if row.system == OUR_SYSTEM:
+    if is_ours(row.system):
         return _OURS
-    return _CEILING if row.system.startswith(CEILING_PREFIX) else _RIVAL
+    return _CEILING if is_ceiling(row.system) else _RIVAL

@@ -13,19 +13,36 @@ from rich.console import Console
 from dataplane.cli.text import PIPED_WIDTH, Column, print_fitted
 from dataplane.units import format_bytes, format_duration
 from dataplane_bench.figures import print_figures
-from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure, Row
+from dataplane_bench.model import (
+    CEILING_PREFIX,
+    Figure,
+    LeftOut,
+    Row,
+    is_ceiling,
+    is_ours,
+)
 
 __all__ = ["comparison", "print_report", "row_name", "row_title", "to_json"]
 
 
 def to_json(
-    machine: Mapping[str, object], rows: Sequence[Row], figures: Sequence[Figure] = ()
+    machine: Mapping[str, object],
+    rows: Sequence[Row],
+    figures: Sequence[Figure] = (),
+    *,
+    left_out: Sequence[LeftOut] = (),
+    notes: Sequence[str] = (),
 ) -> str:
-    """Write the report as `{"machine": …, "rows": […], "figures": […]}`."""
+    """Write the report as `{"machine": …, "rows": […], "figures": […], …}`.
+
+    The other keys are `left_out`, of objects with `system` and `reason`, and `notes`, of sentences.
+    """
     document = {
         "machine": machine,
         "rows": [dataclasses.asdict(row) for row in rows],
         "figures": [dataclasses.asdict(one) for one in figures],
+        "left_out": [dataclasses.asdict(one) for one in left_out],
+        "notes": list(notes),
     }
     return json.dumps(document, indent=2)
 
@@ -35,8 +52,14 @@ def print_report(
     machine: Mapping[str, object],
     rows: Sequence[Row],
     figures: Sequence[Figure] = (),
+    *,
+    left_out: Sequence[LeftOut] = (),
+    notes: Sequence[str] = (),
 ) -> None:
-    """Print one table per comparison and per quantity, our row bold, ceilings dim."""
+    """Print one table per comparison and per quantity, our row bold, ceilings dim.
+
+    Below are the notes, and who was left out and why.
+    """
     if not console.is_terminal:
         console.width = max(console.width, PIPED_WIDTH)
     console.print(
@@ -50,6 +73,12 @@ def print_report(
         console.print()
         _print_table(console, list(group))
     print_figures(console, figures)
+    if notes or left_out:
+        console.print()
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
+    for one in left_out:
+        console.print(f"left out: {one.system}: {one.reason}", markup=False, soft_wrap=True)
 
 
 def comparison(row: Row) -> tuple[object, ...]:
@@ -86,6 +115,9 @@ def _print_table(console: Console, rows: Sequence[Row]) -> None:
         column("CPU-s/GB", (f"{row.cpu_s_per_gb:.3g}" for row in rows), drop=6),
         column("first batch", (_maybe(row.first_batch_s, format_duration) for row in rows), drop=2),
         column("from store", (_maybe(row.bytes_fetched, format_bytes) for row in rows), drop=3),
+        column("peak RSS", (_maybe(row.peak_rss_bytes, format_bytes) for row in rows), drop=4),
+        column("AU", (_maybe(row.utilisation, "{:.3f}".format) for row in rows)),
+        column("settings", (row.settings or "" for row in rows), is_text=True, drop=7),
         column(
             "instr/byte",
             (_maybe(row.instructions_per_byte, "{:.3f}".format) for row in rows),
@@ -116,6 +148,6 @@ def _maybe(value: ValueT | None, render: Callable[[ValueT], str]) -> str:
 
 
 def _style(row: Row) -> str:
-    if row.system == OUR_SYSTEM:
+    if is_ours(row.system):
         return "bold green"
-    return "dim" if row.system.startswith(CEILING_PREFIX) else ""
+    return "dim" if is_ceiling(row.system) else ""

@@ -17,9 +17,10 @@ from pathlib import Path
 from dataplane.errors import DataplaneError
 from dataplane.telemetry import logger
 from dataplane_bench.isolated import Isolated, RivalFailed
-from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Cost, System
+from dataplane_bench.model import Cost, LeftOut, System, is_ceiling, is_ours
+from dataplane_bench.process_memory import children_of
 
-__all__ = ["cpu_seconds", "run_rounds", "start_all", "timed"]
+__all__ = ["cpu_seconds", "first_line", "run_rounds", "start_all", "timed"]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -33,23 +34,14 @@ def cpu_seconds() -> float:
     own = resource.getrusage(resource.RUSAGE_SELF)
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     total = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
-    pending = _children(os.getpid())
+    pending = children_of(os.getpid())
     while pending:
         pid = pending.pop()
         with suppress(OSError):  # it may end while we look
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2]
             total += sum(int(ticks) for ticks in fields.split()[11:15]) / _TICKS_PER_S
-            pending += _children(pid)
+            pending += children_of(pid)
     return total
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):
-                found += map(int, (task / "children").read_text(encoding="ascii").split())
-    return found
 
 
 def timed(work: Callable[[], int], *, samples: int) -> Cost:
@@ -77,9 +69,9 @@ def start_all(
             try:
                 systems.append(Isolated(name, threads, build))
             except RivalFailed as err:
-                if name == OUR_SYSTEM or name.startswith(CEILING_PREFIX):
+                if is_ours(name) or is_ceiling(name):
                     raise
-                logger.warning("%s cannot start and is left out: %s", name, _first_line(err))
+                logger.warning("%s cannot start and is left out: %s", name, first_line(err))
     except BaseException:
         for system in systems:
             system.close()
@@ -94,8 +86,17 @@ def run_rounds(
     warmup: int,
     seed: int,
     progress: Callable[[str], None] = lambda _: None,
+    left_out: list[LeftOut] | None = None,
 ) -> tuple[list[System], list[list[Cost]]]:
     """Run every system `warmup + rounds` times, interleaved.
+
+    Args:
+        systems: contenders; they are closed at the end.
+        rounds: counted rounds.
+        warmup: rounds before them.
+        seed: seed of the order of systems.
+        progress: function that is told who runs.
+        left_out: list that rivals which fail are added to.
 
     Returns:
         The systems that did not fail, and per system the costs of its counted rounds.
@@ -113,9 +114,13 @@ def run_rounds(
                 try:
                     cost = system.run()
                 except Exception as err:
-                    if system.name == OUR_SYSTEM or system.name.startswith(CEILING_PREFIX):
+                    if is_ours(system.name) or is_ceiling(system.name):
                         raise
-                    logger.warning("%s failed and is left out: %s", system.name, _first_line(err))
+                    logger.warning("%s failed and is left out: %s", system.name, first_line(err))
+                    if left_out is not None:
+                        left_out.append(
+                            LeftOut(f"{system.name}, {system.threads} workers", first_line(err))
+                        )
                     alive.remove(system)
                     continue
                 if number >= warmup:
@@ -127,6 +132,7 @@ def run_rounds(
     return alive, [costs[id(system)] for system in alive]
 
 
-def _first_line(err: Exception) -> str:
+def first_line(err: Exception) -> str:
+    """Return the kind of an error and the first line of its message."""
     text = str(err).strip().splitlines()
     return f"{type(err).__name__}: {text[0] if text else ''}"

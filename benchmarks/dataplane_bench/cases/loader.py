@@ -1,63 +1,65 @@
-"""The loader case: an epoch through our DataLoader, zarr-python and webdataset, cold and warm.
+"""The loader case: epochs through our DataLoader and five others, cold, from a cloud, and warm.
 
-The dataset is generated once and stored three times in an embedded S3 endpoint that runs in a
-process of its own: packed (ours), as plain Zarr groups, and as WebDataset tars of `.npy` members.
+A dataset per case of `loader_table` is generated and stored in every form (`loader_forms`) in an
+embedded S3 endpoint that runs in a process of its own. Ours reads it packed with a codec and
+packed raw; LitData, MosaicML Streaming, webdataset, zarr-python and tensorstore read theirs, each
+with the settings that it is fastest with (`loader_systems`).
 
-- *cold*: nothing local. Ceiling: the encoded bytes of the packed dataset as raw ranged GETs by the
-  same client, not decoded.
-- *warm*: ours from the filled SSD cache, the rivals from full local copies. Ceiling: one memcpy of
-  every decoded byte.
+- *cold*: nothing local, the endpoint answers as fast as loopback allows.
+- *cloud*: the same, but an answer begins after 30 ms on average and a connection has 90 MB/s.
+- *warm*: ours from the filled SSD cache, the rivals from full local copies, read in place: the best
+  that a cache could do for them. All files are in the page cache.
 
-Small samples are a part of their own (`loader_small.py`).
+The ceiling is raw ranged GETs of the packed bytes by our client, not decoded; warm, one memcpy of
+every decoded byte. Ratios compare samples per second. "From store" counts bytes that the endpoint
+sent during the run. With `steps_ms`, a training step is emulated after every batch
+(`training_step`), and `au` adds the shape of MLPerf Storage's unet3d and figures of utilisation.
 
-Ratios compare samples per second. "From store" counts bytes that the endpoint sent during the run.
+Small samples of many arrays are a part of their own (`loader_small`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import io
-import os
-import shutil
-import tarfile
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-import numpy as np
-
-from dataplane.cache import CacheConfig
-from dataplane.datasets import Dataset
-from dataplane.loader import DataLoader
-from dataplane.shards import CodecName, DatasetWriter, SourceSample, WriteOptions
-from dataplane.shards.chunking import inner_chunk_shape
-from dataplane.stores import Store, open_store
+from dataplane.errors import ConfigError, DataplaneError
+from dataplane.shards import CodecName, WriteOptions
+from dataplane_bench.cases.loader_forms import FORM_OF, Stored, store_forms
 from dataplane_bench.cases.loader_small import run_small
-from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Case, Cost, Row, System, summarise
-from dataplane_bench.rivals.loaders import (
-    LoaderInput,
-    WebDatasetLoader,
-    ZarrLoader,
-    consume,
-    member_name,
+from dataplane_bench.cases.loader_systems import (
+    RIVALS,
+    Contender,
+    OurLoader,
+    OurRawLoader,
+    ceiling_of,
+    start_ours,
+    start_rival,
 )
-from dataplane_bench.rounds import cpu_seconds, run_rounds, start_all, timed
-from dataplane_bench.signing import presigned_url
-from dataplane_testing.ceilings import GET_THREADS, fetch_everything
-from dataplane_testing.generate import generate_samples
+from dataplane_bench.cases.loader_table import CASES, UTILISATION_CASE, LoaderCase, case_named
+from dataplane_bench.cases.loader_utilisation import scaled_step, utilisation_figures
+from dataplane_bench.model import Case, Cost, LeftOut, Measured, Row, System, summarise
+from dataplane_bench.rivals.loaders import LoaderInput
+from dataplane_bench.rounds import run_rounds
 from dataplane_testing.s3 import S3Endpoint
+from dataplane_testing.s3.faults import Faults
 
-__all__ = ["LoaderOptions", "run"]
+__all__ = ["CLOUD", "STATES", "LoaderOptions", "case_of", "run"]
 
 _BUCKET = "bench"
-_WEBDATASET_SHARDS = 4  # at least one per worker process
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+STATES = ("cold", "cloud", "warm")
+CLOUD = Faults(first_byte_s=0.030, bandwidth_bytes_per_s=90e6)
+"""The emulated cloud: mean time to the first byte of an answer, and bandwidth of a connection."""
+_STATE_TITLES = {
+    "cold": "cold",
+    "cloud": "cold, from a cloud of 30 ms and 90 MB/s a connection",
+    "warm": "warm",
+}
+Progress: TypeAlias = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,328 +67,234 @@ class LoaderOptions:
     """Options of the loader case.
 
     Attributes:
-        total_bytes: decoded size of the dataset.
-        sample_bytes: approximate size of a sample.
-        codec: codec: lz4 or zstd.
-        batch_size: samples per batch.
-        threads: number of our decode threads.
+        total_bytes: decoded size of each dataset, about; at least four batches.
+        cases: names of cases; those of `loader_table.CASES` by default.
+        states: states of the cache and the network: some of `STATES`.
+        rivals: names of loaders that are not ours.
+        codec: codec of compressed forms: lz4 or zstd.
+        batch_size: samples per batch; that of each case by default.
+        threads: numbers of our decode threads; those of `workers` by default.
         workers: numbers of worker processes of the rivals; every one is a row of its own.
+        steps_ms: lengths of the emulated training step; 0 is none.
+        au: whether to measure utilisation in the shape of MLPerf Storage's unet3d as well.
         rounds: counted rounds per state; one more warms up.
         seed: seed of the data and of the order of systems.
-        parts: `large`, `small` or both; see `loader_small.py` for small samples.
+        parts: `large` (the cases), `small` or both; see `loader_small.py` for small samples.
         small_samples: number of them.
+        tiny: whether samples are tiny, for smoke runs.
+
+    Raises:
+        ConfigError: an unknown state or rival.
     """
 
     total_bytes: int = 1 << 30
-    sample_bytes: int = 32 << 20
+    cases: tuple[str, ...] = tuple(case.name for case in CASES)
+    states: tuple[str, ...] = STATES
+    rivals: tuple[str, ...] = tuple(RIVALS)
     codec: CodecName = "lz4"
-    batch_size: int = 2
-    threads: int = dataclasses.field(default_factory=_cores)
+    batch_size: int | None = None
+    threads: tuple[int, ...] = ()
     workers: tuple[int, ...] = (0, 2)
+    steps_ms: tuple[float, ...] = (0.0, 10.0)
+    au: bool = False
     rounds: int = 5
     seed: int = 0
     parts: tuple[str, ...] = ("large", "small")
     small_samples: int = 8192
+    tiny: bool = False
+
+    def __post_init__(self) -> None:
+        for what, named, known in (
+            ("state", self.states, STATES),
+            ("rival", self.rivals, tuple(RIVALS)),
+        ):
+            unknown = [one for one in named if one not in known]
+            if unknown:
+                raise ConfigError(f"no {what} {unknown[0]!r}", hint=f"there are {', '.join(known)}")
+
+    @property
+    def our_threads(self) -> tuple[int, ...]:
+        """Numbers of our decode threads."""
+        return self.threads or self.workers
+
+    def chosen_cases(self) -> list[LoaderCase]:
+        """Return the cases to measure, in order, that of utilisation last if it is asked for.
+
+        Raises:
+            ConfigError: an unknown case.
+        """
+        chosen = [case_named(name) for name in dict.fromkeys(self.cases)]
+        if self.au and UTILISATION_CASE not in chosen:
+            chosen.append(UTILISATION_CASE)
+        return [case.shrunk() for case in chosen] if self.tiny else chosen
 
 
-def run(options: LoaderOptions, progress: Callable[[str], None]) -> list[Row]:
-    """Generate, store, stream; return the rows of the parts, in all states."""
+def run(options: LoaderOptions, progress: Progress) -> Measured:
+    """Generate, store, stream; return the rows of all cases and parts, in all states."""
     rows: list[Row] = []
+    left_out: list[LeftOut] = []
+    notes: list[str] = []
     if "large" in options.parts:
-        rows += _run_large(options, progress)
+        for case in options.chosen_cases():
+            reason = case.lacks()
+            if reason is not None:
+                left_out.append(LeftOut(case.name, reason))
+                continue
+            found = _run_case(case, options, progress)
+            rows += found.rows
+            left_out += found.left_out
+            notes += found.notes
+    figures = utilisation_figures(rows) if options.au else []
     if "small" in options.parts:
         rows += run_small(
             options.small_samples,
-            threads=min(options.threads, 2),
+            threads=min(max(options.our_threads), 2),
             rounds=options.rounds,
             seed=options.seed,
             progress=progress,
         )
-    return rows
+    first_reasons = {one.system: one for one in reversed(left_out)}
+    return Measured(rows, figures, list(reversed(first_reasons.values())), notes)
 
 
-def _run_large(options: LoaderOptions, progress: Callable[[str], None]) -> list[Row]:
+def case_of(
+    case: LoaderCase, options: LoaderOptions, *, samples: int, state: str, step_ms: float
+) -> Case:
+    """Return the common fields of all systems of one comparison."""
+    title = _STATE_TITLES[state]
+    return Case(
+        "loader",
+        case.title(samples),
+        codec=f"blosc-{options.codec}",
+        chunk_bytes=WriteOptions(codec=options.codec).chunk_bytes,
+        selection=case.selection,
+        state=f"{title}, step of {step_ms:g} ms" if step_ms else title,
+        step_ms=step_ms,
+    )
+
+
+def _run_case(case: LoaderCase, options: LoaderOptions, progress: Progress) -> Measured:
+    """Measure one case in all states."""
     rows: list[Row] = []
+    left_out: list[LeftOut] = []
+    notes: list[str] = []
     with (
-        tempfile.TemporaryDirectory(prefix="dataplane-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="dataplane-bench-", ignore_cleanup_errors=True) as name,
         S3Endpoint(root=Path(name) / "s3", buckets=(_BUCKET,)) as endpoint,
         endpoint.exported(),
     ):
-        folder = Path(name)
-        progress("generating and storing the dataset")
-        given = _prepare(folder, options, endpoint.environment())
-        for state in ("cold", "warm"):
-            mine = dataclasses.replace(given, cold=state == "cold")
-            if not mine.cold:
-                mine = dataclasses.replace(
-                    mine,
-                    zarr_url=str(folder / "zarr"),
-                    shard_urls=tuple(str(p) for p in sorted((folder / "wds").iterdir())),
-                )
-            rows += _compare(mine, state, options, endpoint, progress)
-    return rows
+        stored = store_forms(
+            Path(name),
+            case,
+            case.samples_in(options.total_bytes),
+            codec=options.codec,
+            seed=options.seed,
+            batch_size=options.batch_size or case.batch_size,
+            endpoint=endpoint,
+            bucket=_BUCKET,
+            forms=list(dict.fromkeys(FORM_OF[rival] for rival in options.rivals)),
+            progress=progress,
+        )
+        steps_ms: tuple[float, ...] = options.steps_ms
+        if options.au and case.name == UTILISATION_CASE.name:
+            progress(f"{case.name}: how long a batch takes to load here")
+            warm = dataclasses.replace(stored.given, cold=False)
+            step_ms, note = scaled_step(warm, max(options.our_threads), case)
+            steps_ms = tuple(dict.fromkeys((*steps_ms, step_ms)))
+            notes.append(note)
+        for state in options.states:
+            endpoint.set_faults(CLOUD if state == "cloud" else None)
+            comparison = _Comparison(case, state, options, endpoint, steps_ms, progress)
+            rows += comparison.rows(stored, left_out)
+    return Measured(rows, (), left_out, notes)
 
 
-def case_of(options: LoaderOptions, samples: int, state: str) -> Case:
-    """Return the common fields of all systems in one state of the cache."""
-    return Case(
-        "loader",
-        f"{samples} turbulent volumes float32",
-        codec=f"blosc-{options.codec}",
-        chunk_bytes=_write_options(options).chunk_bytes,
-        selection="whole",
-        state=state,
-    )
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Comparison:
+    """All systems on one case in one state, at every length of the step."""
 
+    case: LoaderCase
+    state: str
+    options: LoaderOptions
+    endpoint: S3Endpoint
+    steps_ms: Sequence[float]
+    progress: Progress
 
-def _write_options(options: LoaderOptions) -> WriteOptions:
-    return WriteOptions(codec=options.codec)
+    def rows(self, stored: Stored, left_out: list[LeftOut]) -> list[Row]:
+        """Run the rounds; return the rows, step by step, and add who is left out."""
+        given = dataclasses.replace(stored.given, cold=self.state != "warm")
+        started: list[Contender] = []
+        try:
+            self._start(given, stored, started, left_out)
+        except BaseException:
+            for contender in started:
+                with suppress(DataplaneError, OSError):
+                    contender.close()
+            raise
+        alive, costs = run_rounds(
+            started,
+            rounds=self.options.rounds,
+            warmup=1,
+            seed=self.options.seed,
+            progress=self._tell,
+            left_out=left_out,
+        )
+        return self._summarised(given, alive, costs)
 
+    def _start(
+        self,
+        given: LoaderInput,
+        stored: Stored,
+        started: list[Contender],
+        left_out: list[LeftOut],
+    ) -> None:
+        steps_s = [step_ms / 1e3 for step_ms in self.steps_ms]
+        for threads in self.options.our_threads:
+            for kind in (OurLoader, OurRawLoader):
+                self._tell(f"starting {kind.name}")
+                ours = start_ours(kind, given, threads)
+                started += [Contender(ours, step_s, self.endpoint) for step_s in steps_s]
+        for name in self.options.rivals:
+            unreadable = stored.left_out(name)
+            if unreadable is not None:
+                left_out.append(unreadable)
+                continue
+            for workers in self.options.workers:
+                found = start_rival(name, given, workers, self._tell, choose=not self.options.tiny)
+                if isinstance(found, LeftOut):
+                    left_out.append(found)
+                    continue
+                started += [
+                    Contender(found[0], step_s, self.endpoint, found[1]) for step_s in steps_s
+                ]
+        if 0.0 in steps_s:
+            started.append(Contender(ceiling_of(given), 0.0, self.endpoint))
 
-def _compare(
-    given: LoaderInput,
-    state: str,
-    options: LoaderOptions,
-    endpoint: S3Endpoint,
-    progress: Callable[[str], None],
-) -> list[Row]:
-    case = case_of(options, len(given.keys), state)
-    ceiling = f"{CEILING_PREFIX}raw-get" if given.cold else f"{CEILING_PREFIX}memcpy"
-    builders: list[tuple[str, int, Callable[[], System]]] = [
-        (OUR_SYSTEM, options.threads, functools.partial(OurLoader, given, options.threads))
-    ]
-    for workers in options.workers:
-        builders += [
-            (ZarrLoader.name, workers, functools.partial(ZarrLoader, given, workers)),
-            (WebDatasetLoader.name, workers, functools.partial(WebDatasetLoader, given, workers)),
+    def _summarised(
+        self, given: LoaderInput, alive: Sequence[System], costs: Sequence[Sequence[Cost]]
+    ) -> list[Row]:
+        rows: list[Row] = []
+        pairs = [
+            (one, runs)
+            for one, runs in zip(alive, costs, strict=True)
+            if isinstance(one, Contender)
         ]
-    if given.cold:
-        builders.append((ceiling, GET_THREADS, functools.partial(RawGet, given)))
-    else:
-        builders.append((ceiling, 1, functools.partial(MemcpySamples, given)))
-    systems = [_Metered(system, endpoint) for system in start_all(builders, progress)]
-    alive, costs = run_rounds(
-        systems,
-        rounds=options.rounds,
-        warmup=1,
-        seed=options.seed,
-        progress=lambda text: progress(f"{state}: {text}"),
-    )
-    return summarise(case, alive, costs, ceiling=ceiling)
-
-
-class OurLoader:
-    """`dp.DataLoader` over `dp.Dataset` and the SSD cache."""
-
-    name = OUR_SYSTEM
-
-    def __init__(self, given: LoaderInput, threads: int) -> None:
-        os.environ.update(given.environment)
-        self.threads = threads
-        self._given = given
-        self._epoch = 0
-        self._loader: DataLoader[Any] | None = None
-
-    def run(self) -> Cost:
-        """Read one epoch; cold, with an empty cache and a new dataset, opened inside the time."""
-        if self._loader is None or self._given.cold:
-            shutil.rmtree(self._given.cache_dir, ignore_errors=True)
-            # A directory of its own per run: the process's cache keeps files of the old one open.
-            self._epoch += 1
-            self._loader = None
-            cache_dir = self._given.cache_dir / str(self._epoch)
-            cpu, start = cpu_seconds(), time.perf_counter()
-            loader = self._open(cache_dir)
-            opened_s, opened_cpu_s = time.perf_counter() - start, cpu_seconds() - cpu
-            self._loader = loader
-        else:
-            opened_s = opened_cpu_s = 0.0
-            loader = self._loader
-        cost = consume(loader, self._given.arrays, len(self._given.keys))
-        assert cost.first_batch_s is not None
-        return dataclasses.replace(
-            cost,
-            elapsed_s=cost.elapsed_s + opened_s,
-            cpu_s=cost.cpu_s + opened_cpu_s,
-            first_batch_s=cost.first_batch_s + opened_s,
-        )
-
-    def close(self) -> None:
-        """Drop the loader and the cache."""
-        self._loader = None
-        shutil.rmtree(self._given.cache_dir, ignore_errors=True)
-
-    def _open(self, cache_dir: Path) -> DataLoader[Any]:
-        dataset = Dataset(
-            self._given.dataset_url,
-            arrays=list(self._given.arrays),
-            cache=CacheConfig(dir=cache_dir),
-        )
-        return DataLoader(
-            dataset,
-            batch_size=self._given.batch_size,
-            shuffle=True,
-            num_workers=self.threads,
-            seed=0,
-        )
-
-
-class RawGet:
-    """The cold ceiling: every byte of the packed shards as ranged GETs, thrown away."""
-
-    name = f"{CEILING_PREFIX}raw-get"
-    threads = GET_THREADS
-
-    def __init__(self, given: LoaderInput) -> None:
-        os.environ.update(given.environment)
-        self._given = given
-        self._store = open_store(given.dataset_url)
-
-    def run(self) -> Cost:
-        """Fetch the whole dataset once."""
-        return timed(lambda: fetch_everything(self._store), samples=len(self._given.keys))
-
-    def close(self) -> None:
-        """Drop the connections."""
-        self._store.close()
-
-
-class MemcpySamples:
-    """The warm ceiling: as many bytes as all samples decode to, copied to reused memory."""
-
-    name = f"{CEILING_PREFIX}memcpy"
-    threads = 1
-
-    def __init__(self, given: LoaderInput) -> None:
-        self._given = given
-        batches = -(-len(given.keys) // given.batch_size)
-        self._batches = batches
-        self._from = np.ones(given.decoded_bytes // batches, np.uint8)
-        self._to = np.empty_like(self._from)
-
-    def run(self) -> Cost:
-        """Copy every batch once."""
-
-        def work() -> int:
-            for _ in range(self._batches):
-                np.copyto(self._to, self._from)
-            return self._batches * int(self._to.nbytes)
-
-        return timed(work, samples=len(self._given.keys))
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
-
-class _Metered:
-    """A system that adds the bytes that the endpoint sent during a run to the run's cost."""
-
-    def __init__(self, system: System, endpoint: S3Endpoint) -> None:
-        self._system = system
-        self._endpoint = endpoint
-
-    @property
-    def name(self) -> str:
-        return self._system.name
-
-    @property
-    def threads(self) -> int:
-        return self._system.threads
-
-    def run(self) -> Cost:
-        self._endpoint.clear_requests()
-        cost = self._system.run()
-        sent = sum(record.bytes_sent for record in self._endpoint.requests())
-        return dataclasses.replace(cost, bytes_fetched=sent)
-
-    def close(self) -> None:
-        self._system.close()
-
-
-def _prepare(folder: Path, options: LoaderOptions, environment: dict[str, str]) -> LoaderInput:
-    """Generate the samples once and store them in the three forms."""
-    keys: list[str] = []
-    names: tuple[str, ...] = ()
-    decoded = 0
-    tars = [folder / "wds" / f"shard-{i:06d}.tar" for i in range(_WEBDATASET_SHARDS)]
-    tars[0].parent.mkdir()
-    packed = open_store(f"s3://{_BUCKET}/packed")
-    writers = [tarfile.open(path, "w") for path in tars]  # noqa: SIM115 - closed below
-    write_options = _write_options(options)
-    with DatasetWriter(packed, write_options) as writer:
-        for number, sample in enumerate(
-            generate_samples(
-                options.total_bytes,
-                seed=options.seed,
-                kinds=("volume",),
-                sample_bytes=options.sample_bytes,
+        for step_ms in self.steps_ms:
+            of_step = [(one, runs) for one, runs in pairs if one.step_s == step_ms / 1e3]
+            rows += summarise(
+                case_of(
+                    self.case,
+                    self.options,
+                    samples=given.samples,
+                    state=self.state,
+                    step_ms=step_ms,
+                ),
+                [one for one, _ in of_step],
+                [runs for _, runs in of_step],
+                ceiling="ceiling:raw-get" if given.cold else "ceiling:memcpy",
+                settings=[one.settings for one, _ in of_step],
             )
-        ):
-            writer.add(sample)
-            _add_to_tar(writers[number % len(writers)], sample)
-            _write_zarr(folder / "zarr" / sample.key, sample, write_options)
-            keys.append(sample.key)
-            names = tuple(sample.arrays)
-            decoded += sum(array.values.nbytes for array in sample.arrays.values())
-        writer.finish()
-    for tar in writers:
-        tar.close()
-    bucket = open_store(f"s3://{_BUCKET}")
-    _upload(bucket, folder / "wds", "wds")
-    (folder / "zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
-    _upload(bucket, folder / "zarr", "zarr")
-    return LoaderInput(
-        dataset_url=f"s3://{_BUCKET}/packed",
-        zarr_url=f"s3://{_BUCKET}/zarr",
-        shard_urls=tuple(presigned_url(environment, _BUCKET, f"wds/{path.name}") for path in tars),
-        keys=tuple(keys),
-        arrays=names,
-        decoded_bytes=decoded,
-        batch_size=options.batch_size,
-        environment=environment,
-        cache_dir=folder / "cache",
-        cold=True,
-    )
+        return rows
 
-
-def _add_to_tar(tar: tarfile.TarFile, sample: SourceSample) -> None:
-    for name, array in sample.arrays.items():
-        stream = io.BytesIO()
-        np.save(stream, array.values)
-        member = tarfile.TarInfo(f"{sample.key}.{member_name(name)}.npy")
-        member.size = stream.tell()
-        stream.seek(0)
-        tar.addfile(member, stream)
-
-
-def _write_zarr(folder: Path, sample: SourceSample, options: WriteOptions) -> None:
-    """Write a sample as zarr-python would, with the chunks and codec that our writer chooses."""
-    import zarr
-    from zarr.codecs import BloscCodec
-
-    group = zarr.create_group(str(folder), overwrite=True)
-    for name, array in sample.arrays.items():
-        values = array.values
-        chunks = inner_chunk_shape(
-            values.shape, values.itemsize, options.chunk_bytes, array.dimension_names
-        )
-        stored = group.create_array(
-            name,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=chunks,
-            shards=tuple(-(-n // c) * c for n, c in zip(values.shape, chunks, strict=True)),
-            compressors=BloscCodec(
-                cname="zstd" if options.codec == "zstd" else "lz4",
-                clevel=options.effective_level,
-                shuffle="shuffle",
-                typesize=values.itemsize,
-            ),
-        )
-        stored[...] = values
-
-
-def _upload(store: Store, folder: Path, prefix: str) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            store.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+    def _tell(self, text: str) -> None:
+        self.progress(f"{self.case.name}, {self.state}: {text}")
