@@ -54,6 +54,18 @@ class Spread:
         """Name of looks and window."""
         return f"{self.looks} looks, {self.window}"
 
+    @property
+    def quality(self) -> float:
+        """Probability that two looks of a window are at two samples, beside two of the dataset."""
+        if self.length <= self.looks:
+            return 1.0
+        at_once = self.window * self.looks
+        sizes = np.full(-(-self.length // at_once), at_once, np.float64)
+        sizes[-1] = self.length - (len(sizes) - 1) * at_once
+        apart = 1 - (self.looks - 1) / np.maximum(sizes - 1, 1)
+        of_dataset = 1 - (self.looks - 1) / (self.length - 1)
+        return float((apart * sizes).sum() / self.length / of_dataset)
+
     def of_samples(self, count: int) -> Spread:
         """Return the rule for a dataset of another length."""
         return Spread(count, self.looks, self.window)

@@ -259,6 +259,8 @@ def test_looks_are_spread_over_windows(count: int, looks: int, window: int) -> N
             np.abs(np.diff(np.flatnonzero(orders[0] // looks == n))).mean() for n in range(count)
         ]
         assert np.mean(apart) > 4  # neighbours would be 1 apart
+    assert 0 <= rule.quality <= 1 + 1e-12
+    assert Spread(count * looks, looks, count).quality == pytest.approx(1)
     backwards = rule.of_epoch(5, 1).read(np.arange(count * looks)[::-1])[0]
     assert np.array_equal(backwards[::-1], orders[1])
 
