@@ -215,8 +215,8 @@ def loader_command(
     if shared["smoke"]:
         small = {
             "total_bytes": 1 << 20, "tiny": True, "rounds": 1, "workers": (0,),
-            "cases": ("volumes-14mb",), "states": ("cloud", "warm"), "steps_ms": (0.0, 2.0),
-            "small_samples": 150,
+            "cases": ("unet3d" if au else "volumes-14mb",), "states": ("cloud", "warm"),
+            "steps_ms": (0.0, 2.0), "small_samples": 150,
         }  # fmt: skip
     given = {
         "total_bytes": total_bytes,

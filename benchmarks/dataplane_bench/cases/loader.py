@@ -21,14 +21,13 @@ Small samples of many arrays are a part of their own (`loader_small`).
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
+from contextlib import closing, suppress
 from typing import TypeAlias
 
 from dataplane.errors import ConfigError, DataplaneError
 from dataplane.shards import CodecName, WriteOptions
+from dataplane.shards.scratch import ScratchFolder
 from dataplane_bench.cases.loader_forms import FORM_OF, Stored, store_forms
 from dataplane_bench.cases.loader_small import run_small
 from dataplane_bench.cases.loader_systems import (
@@ -179,12 +178,13 @@ def _run_case(case: LoaderCase, options: LoaderOptions, progress: Progress) -> M
     left_out: list[LeftOut] = []
     notes: list[str] = []
     with (
-        tempfile.TemporaryDirectory(prefix="dataplane-bench-", ignore_cleanup_errors=True) as name,
-        S3Endpoint(root=Path(name) / "s3", buckets=(_BUCKET,)) as endpoint,
+        # What a killed run leaves is removed by the next one.
+        closing(ScratchFolder()) as scratch,
+        S3Endpoint(root=scratch.path / "s3", buckets=(_BUCKET,)) as endpoint,
         endpoint.exported(),
     ):
         stored = store_forms(
-            Path(name),
+            scratch.path,
             case,
             case.samples_in(options.total_bytes),
             codec=options.codec,

@@ -45,7 +45,7 @@ def scaled_step(given: LoaderInput, threads: int, case: LoaderCase) -> tuple[flo
     demand = accelerators(given.batch_size * case.sample_bytes, step_ms / 1e3)
     note = (
         f"{case.name}: a step of {step_ms:g} ms is {SCALED_STEP:g} times our warm load of a batch "
-        f"({load_s * 1e3:.1f} ms with {threads} threads); it takes bytes as {demand:.2f} H100 of "
+        f"({load_s * 1e3:.1f} ms with {threads} threads); it takes bytes as {demand:.2g} H100 of "
         "MLPerf Storage's unet3d"
     )
     return step_ms, note
