@@ -3,8 +3,9 @@
 A plan says which bytes of the shard a sample needs (*spans*: neighbouring chunks merged, so that a
 whole sample is usually one range) and, for every chunk, where it lies in those bytes once they are
 read one after another (*packed*), and where its elements go. Plans are made with NumPy over all
-chunks at once and kept, most recently used first, within `MAX_KEPT_BYTES`; a plan of a random
-selection is made anew each time. Samples that have a form (`forms.py`) are planned many at once.
+chunks at once and kept, most recently used first, within `MAX_KEPT_BYTES`: a random selection is
+planned by who fetches ahead, and soon asked for by the reader. Samples that have a form
+(`forms.py`) are planned many at once.
 
 Offsets and lengths come from the index, which is untrusted: every chunk must lie inside its shard.
 
@@ -123,14 +124,13 @@ class Planner:
         self._describe = describe
         self._tables = SampleTables(index, selections, required=required, permuted=permuted)
         self.is_random = any(selection.is_random for selection in selections.values())
-        self._keep = not self.is_random
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, SamplePlan] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], SamplePlan] = OrderedDict()
         self._kept_bytes = 0
         is_whole = all(isinstance(selection, Whole) for selection in selections.values())
         self._gap_bytes = ROUND_TRIP_BYTES if is_whole else PARTIAL_GAP_BYTES
         self.forms: FormTable | None = None
-        if self._keep and numbering.is_plain:
+        if not self.is_random and numbering.is_plain:
             self.forms = FormTable(
                 index.chunks,
                 len(index),
@@ -148,21 +148,20 @@ class Planner:
             FormatError: the index says what cannot be.
             NotFound: there is no such shard.
         """
-        if self._keep:
-            with self._lock:
-                plan = self._kept.get(index)
-                if plan is not None:
-                    self._kept.move_to_end(index)
-                    return plan
+        asked = (index, draw if self.is_random else 0)
+        with self._lock:
+            plan = self._kept.get(asked)
+            if plan is not None:
+                self._kept.move_to_end(asked)
+                return plan
         plan = self._make(index, draw)
-        if self._keep:
-            with self._lock:
-                if index not in self._kept:
-                    self._kept[index] = plan
-                    self._kept_bytes += plan.kept_bytes
-                while self._kept_bytes > MAX_KEPT_BYTES and len(self._kept) > 1:
-                    _, dropped = self._kept.popitem(last=False)
-                    self._kept_bytes -= dropped.kept_bytes
+        with self._lock:
+            if asked not in self._kept:
+                self._kept[asked] = plan
+                self._kept_bytes += plan.kept_bytes
+            while self._kept_bytes > MAX_KEPT_BYTES and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                self._kept_bytes -= dropped.kept_bytes
         return plan
 
     def plan_many(self, samples: npt.NDArray[np.int64]) -> SamplesPlan | None:

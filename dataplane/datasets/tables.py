@@ -54,6 +54,10 @@ class SampleTables:
         self._permuted = permuted
         self._index = index
         self._selections = dict(selections)
+        self._tiled = {name for name, one in selections.items() if is_tiled(one)}
+        self._weighted = {
+            name: one for name, one in selections.items() if isinstance(one, WeightedSelection)
+        }
         self._required = required
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
 
@@ -96,10 +100,11 @@ class SampleTables:
                 nothing = np.zeros(len(array.chunk_offsets), np.uint64)
                 array = replace(array, chunk_offsets=nothing, chunk_nbytes=nothing)
             form = form_of_array(array, permuted)
-            drawn = tile if is_tiled(selection) else draw
+            drawn = tile if name in self._tiled else draw
             region = _region(form, selection, drawn, entry.key)
             dtype = array.meta.dtype.newbyteorder("=")
-            parts.append(Part(region_shape(region), dtype, _weight(form, selection)))
+            weight = self._weighted[name].weight(form) if name in self._weighted else None
+            parts.append(Part(region_shape(region), dtype, weight))
             tables.append(self._table(array, region, number).rows)
             if beyond := outside(region, array.meta.shape):
                 tables.append(_padding(array, beyond, padding_of(selection), number).rows)
@@ -151,10 +156,6 @@ def _region(form: ArrayForm, selection: Selection, draw: int, key: str) -> Regio
         raise ConfigError(f"sample {key!r}: {err.message}", hint=err.hint) from None
     check_region(region, form.shape, selection, form.name)
     return region
-
-
-def _weight(form: ArrayForm, selection: Selection) -> float | None:
-    return selection.weight(form) if isinstance(selection, WeightedSelection) else None
 
 
 def _padding(

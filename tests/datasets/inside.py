@@ -14,8 +14,8 @@ def known_shards(dataset: dp.Dataset) -> dict[str, ObjectInfo]:
     return dataset._shards
 
 
-def kept_plans(planner: Planner) -> dict[int, SamplePlan]:
-    """The plans that are kept, by sample."""
+def kept_plans(planner: Planner) -> dict[tuple[int, int], SamplePlan]:
+    """The plans that are kept, by number and draw."""
     return planner._kept
 
 
