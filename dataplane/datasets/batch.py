@@ -170,6 +170,10 @@ def _lay_out_together(
     # sample has its own; where samples begin.
     others: list[tuple[int, int, bool, _Array | int]] = []
     for number, layout in enumerate(layouts):
+        if layout.is_weighted:
+            weights = np.array([weight_of(form.parts[number]) for form in plan.forms])
+            of_samples = weights[np.zeros(count, int) if plan.form is None else plan.form]
+            batch[layout.name + WEIGHT_SUFFIX] = torch.from_numpy(of_samples)
         if layout.arrangement is Arrangement.STACKED:
             assert layout.dtype is not None
             batch[layout.name], array = allocate((count, *layout.shape), layout.dtype)
