@@ -81,6 +81,12 @@ def test_a_single_weight_is_the_only_sample_drawn() -> None:
         assert set(drawn(rule).tolist()) == {weights.index(3)}
 
 
+def test_bits_at_the_borders_of_a_sample_are_of_one_that_has_weight() -> None:
+    rule = Weighted.of([0, 1, 1, 0], 4)
+    numbers = np.array([0, 2**61 - 1, 2**61, 2**62 - 1], np.uint64)
+    assert rule.find(numbers << np.uint64(2)).tolist() == [1, 1, 2, 2]
+
+
 def test_the_draws_of_a_released_version_never_change() -> None:
     rule = Weighted.of(np.arange(1, 51), 50, 1000)
     assert drawn(rule, 7, 3)[:10].tolist() == PINNED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from torch.utils.data import ConcatDataset, Subset
 
 import dataplane as dp
+from dataplane.cache import CacheConfig
 from dataplane.datasets.mixture import Mix
 from tests.datasets.packed import Packed, pack, source_sample
+from tests.loader.inside import epoch_of_plan
 
 LENGTH = 45
 WORLDS = (1, 2, 3, 4)
@@ -249,3 +252,21 @@ def test_samples_of_a_batch_are_read_together_by_source(
     mix = mixed(urls)
     assert reads(make(mix, batch_size=LENGTH)) == expected(mix, 0)
     assert len(calls) <= 4  # the first dataset is in two of the sources
+
+
+@pytest.mark.parametrize("kind", ["mix", "weights", "shards"])
+def test_the_plan_of_bytes_goes_on_from_epoch_to_epoch(
+    urls: list[str], tmp_path: Path, kind: str
+) -> None:
+    cache = CacheConfig(dir=tmp_path / "cache", block_bytes=64 << 10)
+    one, other = (dp.Dataset(url, ["fields/velocity"], cache=cache) for url in urls)
+    given: dict[str, Any] = {"batch_size": 4, "seed": 5, "num_workers": 1}
+    if kind == "mix":
+        loader = dp.DataLoader(dp.mix([one, other], [1, 1], stop=20), **given)
+    elif kind == "weights":
+        loader = dp.DataLoader(one, weights=range(1, 12), num_samples=20, **given)
+    else:
+        loader = dp.DataLoader(one, shuffle="shards", shuffle_window=2, **given)
+    epochs = [[key for batch in loader for key in batch["__key__"]] for _ in range(3)]
+    assert epoch_of_plan(loader) == 2  # one plan for all of them
+    assert len({*map(tuple, epochs)}) == 3
