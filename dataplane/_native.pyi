@@ -1,6 +1,6 @@
 """The native module, as Python sees it. See native/ for the code behind it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from typing_extensions import Buffer
 
@@ -185,7 +185,11 @@ class MappedRange(Buffer):
     """
 
     def __init__(
-        self, map: BlockMap, start: int, stop: int, copy: Callable[[], Buffer]  # noqa: A002
+        self,
+        map: BlockMap,
+        start: int,
+        stop: int,
+        copy: Callable[[], Buffer],  # noqa: A002
     ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

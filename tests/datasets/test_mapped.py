@@ -68,7 +68,9 @@ def assert_samples(samples: list[dict], packed: Packed, names: list[str]) -> Non
         values = packed.values(sample["__key__"])
         for name in names:
             got = sample[name].numpy()
-            assert np.array_equal(got, values[name], equal_nan=values[name].dtype.kind in "fc"), name
+            assert np.array_equal(got, values[name], equal_nan=values[name].dtype.kind in "fc"), (
+                name
+            )
 
 
 def test_samples_are_the_same_in_place_and_from_copies(stored: Packed, config) -> None:
@@ -78,7 +80,9 @@ def test_samples_are_the_same_in_place_and_from_copies(stored: Packed, config) -
     assert_samples(separate(samples, reader.layouts, threads=2), stored, NAMES)
 
 
-def test_several_ranges_of_a_sample_are_several_buffers(stored: Packed, config, monkeypatch) -> None:
+def test_several_ranges_of_a_sample_are_several_buffers(
+    stored: Packed, config, monkeypatch
+) -> None:
     monkeypatch.setattr("dataplane.datasets.plan.ROUND_TRIP_BYTES", 0)
     names = ["points", "fields/velocity", "types/u8", "fields/empty"]
     reader = warm_reader(stored, config, names)
@@ -127,7 +131,9 @@ def test_streams_are_staged_from_the_file_too(packed: Packed, config) -> None:
     assert staged[0] == staged[1]
 
 
-def test_a_chunk_that_is_damaged_in_the_cache_is_named_and_recovered(stored: Packed, config) -> None:
+def test_a_chunk_that_is_damaged_in_the_cache_is_named_and_recovered(
+    stored: Packed, config
+) -> None:
     reader = warm_reader(stored, config, ["fields/velocity"])
     sample = fetched(reader)[4]
     entry = reader.planner.plan(4).entry.arrays["fields/velocity"]
