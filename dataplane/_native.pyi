@@ -186,10 +186,10 @@ class MappedRange(Buffer):
 
     def __init__(
         self,
-        map: BlockMap,
+        map: BlockMap,  # noqa: A002
         start: int,
         stop: int,
-        copy: Callable[[], Buffer],  # noqa: A002
+        copy: Callable[[], Buffer],
     ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 

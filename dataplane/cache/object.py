@@ -209,8 +209,8 @@ class CachedObject:
 
         Each is a buffer that is there while it is used: a native call that is given it has a lease
         of its blocks for as long as it lasts. If there is none to be had by then, the buffer is
-        that of a copy, which may have to be fetched. What the page cache lacks is read, and what was
-        not checked since the directory's last unclean stop is checked, now.
+        that of a copy, which may have to be fetched. What the page cache lacks is read now, and
+        what was not checked since the directory's last unclean stop is checked.
 
         Args:
             spans: half-open ranges.

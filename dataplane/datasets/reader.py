@@ -310,7 +310,7 @@ class SampleReader:
 
 
 def _mapped(plan: SamplePlan, source: CachedObject) -> FetchedSample | None:
-    """Leave the chunks of a sample where they are in the cache's file; None where that cannot be."""
+    """Leave the chunks of a sample in the cache's file, to be decoded there; None if impossible."""
     if len(plan.spans) > MAX_MAPPED_SPANS:
         return None
     ranges = source.mapped(plan.spans)

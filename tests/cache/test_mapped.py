@@ -1,4 +1,4 @@
-"""Mapped ranges: read where they lie in the cache file, under a lease that lasts as long as the use."""
+"""Mapped ranges: read in the cache file, under a lease that lasts as long as the use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from dataplane.cache.maintenance import cleanup
 from dataplane.errors import ConfigError, ObjectChanged
 from tests.cache import children
 from tests.cache.fakes import BLOCK, data_files, held, partly_cached, read_all, wait_until
-from tests.cache.inside import entry_of, session_of
+from tests.cache.inside import session_of
 from tests.cache.test_processes import in_child, join_all, start_process
 
 __all__ = ["start_process"]  # a fixture
-
-WHOLE = range(11)
 
 
 @pytest.fixture
@@ -221,7 +219,7 @@ class TestProcesses:
     def test_no_byte_is_wrong_while_processes_evict_and_are_killed(
         self, start_process, tmp_path, store
     ):
-        """Four processes read in place from a cache that holds a third; one of them dies at times."""
+        """Four processes read in place from a cache that holds a third; one dies at times."""
         infos = [store.put(key, os.urandom(30 * BLOCK + 100)) for key in "abcd"]
         config = CacheConfig(
             dir=tmp_path / "cache", block_bytes=BLOCK, size_bytes=48 * BLOCK, fetch_threads=2
