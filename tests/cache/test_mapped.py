@@ -225,7 +225,7 @@ class TestProcesses:
             dir=tmp_path / "cache", block_bytes=BLOCK, size_bytes=48 * BLOCK, fetch_threads=2
         )
         start = functools.partial(start_process, children.read_mapped_for, config, store, infos)
-        started = [start(300, tmp_path / f"report{i}") for i in range(3)]
+        started = [start(80, tmp_path / f"report{i}") for i in range(3)]
         victim = start(10**9, tmp_path / "none")
         while any(process.is_alive() for process in started):
             time.sleep(1.0)
