@@ -1,6 +1,6 @@
 """The native module, as Python sees it. See native/ for the code behind it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from typing_extensions import Buffer
 
@@ -153,6 +153,14 @@ class BlockMap:
         Returns:
             None when every byte was there.
         """
+    def expect(self, start: int, stop: int) -> bool:
+        """Read a range from the disk and check it, where still to be done, for a lease to come.
+
+        Returns:
+            Whether it can be leased as things are; then it counts as used.
+        """
+    def is_leased(self, block: int) -> bool:
+        """Whether a block is leased by anyone, which keeps it from being claimed."""
     def is_ready(self, block: int) -> bool: ...
     def missing(self, start: int, stop: int) -> list[int]: ...
     def resident_bytes(self) -> int: ...
@@ -168,6 +176,22 @@ class BlockMap:
     def data_disk_bytes(self) -> int: ...
     def lock_open(self, *, exclusive: bool) -> bool: ...
     def abandon(self) -> None: ...
+
+class MappedRange(Buffer):
+    """A range of a cache file as a read-only buffer, leased while it is used.
+
+    See native/bindings/mapped_range.cpp. Without a lease the buffer is that of what `copy` returns,
+    which is called whenever that is so; what it raises, the user of the buffer sees.
+    """
+
+    def __init__(
+        self,
+        map: BlockMap,  # noqa: A002
+        start: int,
+        stop: int,
+        copy: Callable[[], Buffer],
+    ) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 class UsageFile:
     """The numbers shared by the processes of a cache directory. See native/core/cache/usage.hpp."""

@@ -17,6 +17,7 @@ CACHE_COUNTERS: Mapping[str, str] = MappingProxyType(
         "cache_misses": "reads that had to wait for at least one block",
         "cache_miss_bytes": "bytes of those reads",
         "cache_wait_s": "seconds that readers waited for blocks",
+        "cache_leases_refused": "mapped reads that were copied after all, and count twice as reads",
         "cache_fetches": "blocks downloaded",
         "cache_fetch_bytes": "bytes of those blocks",
         "cache_fetch_errors": "downloads of blocks that the store refused or broke",

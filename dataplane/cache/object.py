@@ -8,14 +8,16 @@ reads go to the store.
 
 Bytes are copied into memory of the caller's, except by `view` and `views`: the memory of a block
 that was just downloaded never changes and lives for as long as something refers to it, so that
-views of it are zero-copy (`views.py` says when that is worth it).
-Cache files are never mapped: an evicted block would turn into zeros under its reader.
+views of it are zero-copy (`views.py` says when that is worth it). And by `mapped`: what is on the
+disk can be decoded where it is, from a mapping of the cache file, under a block lease that lasts as
+long as the decoding. Nothing else looks at the mapping: an evicted block turns into zeros there.
 
 Thread-safe. Holds no files: open entries belong to the cache, which keeps a bounded number of them.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections import deque
@@ -24,6 +26,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from dataplane import _native
 from dataplane._native import IncompleteRead
 from dataplane.buffers import shared_pool
 from dataplane.cache.core import CacheCore
@@ -203,6 +206,38 @@ class CachedObject:
         sources = (copied, *(contents[block] for block in placed.blocks))
         return Views(sources, placed.source, placed.offset)
 
+    def mapped(self, spans: Sequence[tuple[int, int]]) -> tuple[_native.MappedRange, ...] | None:
+        """Return ranges as they lie in the cache file, to be read there soon; None where copies do.
+
+        Each is a buffer that is there while it is used: a native call that is given it has a lease
+        of its blocks for as long as it lasts. If there is none to be had by then, the buffer is
+        that of a copy, which may have to be fetched. What the page cache lacks is read now, and
+        what was not checked since the directory's last unclean stop is checked.
+
+        Args:
+            spans: half-open ranges.
+
+        Returns:
+            None unless all of them are on the disk and known to be good, in the clear.
+
+        Raises:
+            ConfigError: a range is outside the object.
+        """
+        for start, stop in spans:
+            self._check_range(start, stop)
+        entry = self._core.entry(self.name, self.spec)
+        blocks = entry.blocks if entry is not None else None
+        if not isinstance(blocks, _native.BlockMap) or not all(
+            blocks.expect(start, stop) for start, stop in spans
+        ):
+            return None
+        nbytes = sum(stop - start for start, stop in spans)
+        self._core.counters.add_all({"cache_hits": len(spans), "cache_hit_bytes": nbytes})
+        return tuple(
+            _native.MappedRange(blocks, start, stop, functools.partial(self._copied, start, stop))
+            for start, stop in spans
+        )
+
     def is_resident(self, start: int, stop: int) -> bool:
         """Whether bytes `[start, stop)` are on the disk and no block of the object is in memory.
 
@@ -261,6 +296,11 @@ class CachedObject:
                     "cache_wait_s": time.perf_counter() - began,
                 }
             )
+
+    def _copied(self, start: int, stop: int) -> memoryview:
+        """Return a copy of a range whose blocks could not be leased."""
+        self._core.counters.add("cache_leases_refused")
+        return self.read(start, stop)
 
     def _missing(self, entry: Entry, incomplete: IncompleteRead) -> Ranges:
         """Return the missing pieces, and count what was wrong with their blocks."""

@@ -11,7 +11,14 @@ Nothing here reads files or knows samples: offsets, lengths and buffers come fro
 `dataplane.shards` and the cache.
 """
 
-from dataplane.codecs.decode import CancelFlag, NativeInfo, codec_alone, decode, native_info
+from dataplane.codecs.decode import (
+    CancelFlag,
+    EncodedBuffer,
+    NativeInfo,
+    codec_alone,
+    decode,
+    native_info,
+)
 from dataplane.codecs.encode import encode_chunk, encode_chunks
 from dataplane.codecs.pipeline import Codec, Pipeline, parse_pipeline
 from dataplane.codecs.stage import STAGE_ALIGN, STREAM_DTYPE, stage, staged_bytes
@@ -26,6 +33,7 @@ __all__ = [
     "ChunkTable",
     "Codec",
     "Convert",
+    "EncodedBuffer",
     "NativeInfo",
     "Pipeline",
     "codec_alone",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from dataplane import _native
 from dataplane.codecs.errors import failure_to_error
@@ -16,9 +17,12 @@ from dataplane.codecs.table import ChunkTable
 from dataplane.stores import Buffer
 from dataplane.telemetry import logger
 
-__all__ = ["CancelFlag", "NativeInfo", "codec_alone", "decode", "native_info"]
+__all__ = ["CancelFlag", "EncodedBuffer", "NativeInfo", "codec_alone", "decode", "native_info"]
 
 CancelFlag = _native.CancelFlag
+
+EncodedBuffer: TypeAlias = Buffer | _native.MappedRange
+"""Memory that encoded bytes lie in; part of a cache file is leased for the length of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def native_info() -> NativeInfo:
 
 def decode(
     table: ChunkTable,
-    sources: Sequence[Buffer],
+    sources: Sequence[EncodedBuffer],
     destinations: Sequence[object],
     *,
     threads: int = 1,
@@ -123,7 +127,7 @@ def decode(
         raise failure_to_error(failure, describe or _describe_row(table)) from None
 
 
-def codec_alone(table: ChunkTable, sources: Sequence[Buffer], *, threads: int = 1) -> None:
+def codec_alone(table: ChunkTable, sources: Sequence[EncodedBuffer], *, threads: int = 1) -> None:
     """Decompress every row of `table` into scratch memory and drop it, for benchmarks.
 
     This is the ceiling that `decode` is measured against: the same streams through the same codec

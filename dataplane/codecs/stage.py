@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane import _native
+from dataplane.codecs.decode import EncodedBuffer
 from dataplane.codecs.errors import failure_to_error
 from dataplane.codecs.table import ChunkTable
 from dataplane.errors import ConfigError, DataplaneError
@@ -58,7 +59,7 @@ _MISALIGNED: Final = "start of the buffer (16-byte boundary)"
 
 def staged_bytes(
     table: ChunkTable,
-    sources: Sequence[Buffer],
+    sources: Sequence[EncodedBuffer],
     *,
     threads: int = 1,
     describe: Callable[[int], str] | None = None,
@@ -70,7 +71,7 @@ def staged_bytes(
 
 def stage(
     table: ChunkTable,
-    sources: Sequence[Buffer],
+    sources: Sequence[EncodedBuffer],
     buffer: Buffer,
     *,
     threads: int = 1,
@@ -114,7 +115,7 @@ def stage(
 
 def _call(
     table: ChunkTable,
-    sources: Sequence[Buffer],
+    sources: Sequence[EncodedBuffer],
     buffer: Buffer | None,
     threads: int,
     describe: Callable[[int], str] | None,

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from dataplane.buffers import shared_pool
-from dataplane.codecs import ChunkTable, decode
+from dataplane.codecs import ChunkTable, EncodedBuffer, decode
 from dataplane.codecs.table import MAX_DIMS
 from dataplane.datasets.forms import Part
 from dataplane.datasets.layout import (
@@ -44,7 +44,6 @@ from dataplane.datasets.samples import (
     separate_arrays,
     weight_of,
 )
-from dataplane.stores import Buffer
 
 __all__ = [
     "Allocate",
@@ -80,7 +79,7 @@ class LaidOut:
 
     batch: Batch
     rows: _Array
-    sources: Sequence[Buffer]
+    sources: Sequence[EncodedBuffer]
     destinations: list[Any]
     describe: Callable[[int], str]
 

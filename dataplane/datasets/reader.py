@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,9 @@ SAMPLE_ERRORS = (DecodeError, FormatError, NotFound, MissingArray)
 
 MAX_TOGETHER_BYTES = 256 << 10
 """Most bytes of a sample that is read together with others: copying so much costs little."""
+
+MAX_MAPPED_SPANS = 16
+"""Most ranges of a sample that are decoded in place: each costs a few system calls."""
 
 MAX_REPLACEMENTS = 64
 """Most samples in a row that may be replaced by the next; beyond, the dataset counts as broken."""
@@ -326,6 +329,8 @@ class SampleReader:
         source = None if direct or not plan.spans else self.runtime.object(plan.shard)
         if source is not None and not all(source.is_resident(*span) for span in plan.spans):
             return _viewed(plan, source)
+        if source is not None and (found := _mapped(plan, source)) is not None:
+            return found
         packed = shared_pool().array((plan.packed_bytes,), UINT8)
         if plan.spans:
             read = self.runtime.read_direct if direct else self.runtime.read
@@ -396,14 +401,35 @@ def _other_samples(
             yield reader, index
 
 
-def _viewed(plan: SamplePlan, source: CachedObject) -> FetchedSample:
-    """Find the chunks of a sample in the memory of blocks that were just downloaded."""
+def _mapped(plan: SamplePlan, source: CachedObject) -> FetchedSample | None:
+    """Leave the chunks of a sample in the cache's file, to be decoded there; None if impossible."""
+    if len(plan.spans) > MAX_MAPPED_SPANS:
+        return None
+    ranges = source.mapped(plan.spans)
+    if ranges is None:
+        return None
+    if len(ranges) == 1:
+        return FetchedSample(plan, ranges, plan.rows)
+    rows, stored, span, offset = _spread(plan)
+    rows["source"][stored] = span
+    rows["source_offset"][stored] = offset
+    return FetchedSample(plan, ranges, rows)
+
+
+def _spread(plan: SamplePlan) -> tuple[npt.NDArray[Any], ...]:
+    """Return a copy of the rows, the numbers of those that are stored, their spans and offsets."""
     rows = join_rows([plan.rows])
     stored = np.flatnonzero(rows["codec"] != Codec.FILL)
-    spans = pack_ranges(plan.spans)
+    firsts = pack_ranges(plan.spans)[:, 2]
     packed = rows["source_offset"][stored]
-    span = np.searchsorted(spans[:, 2], packed, side="right") - 1
-    starts = packed - spans[span, 2] + spans[span, 0]
+    span = np.searchsorted(firsts, packed, side="right") - 1
+    return rows, stored, span, packed - firsts[span]
+
+
+def _viewed(plan: SamplePlan, source: CachedObject) -> FetchedSample:
+    """Find the chunks of a sample in the memory of blocks that were just downloaded."""
+    rows, stored, span, offset = _spread(plan)
+    starts = offset + np.array(plan.spans, np.uint64).reshape(-1, 2)[span, 0]
     views = source.views(starts, starts + rows["source_nbytes"][stored])
     rows["source"][stored] = views.source
     rows["source_offset"][stored] = views.offset

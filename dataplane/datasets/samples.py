@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
-from dataplane.codecs import ChunkTable, decode, join_rows
+from dataplane.codecs import ChunkTable, EncodedBuffer, decode, join_rows
 from dataplane.datasets.forms import Part, SamplesPlan
 from dataplane.datasets.layout import WEIGHT_SUFFIX, ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
-from dataplane.stores.base import Buffer
 
 __all__ = [
     "KEY",
@@ -80,12 +79,13 @@ class FetchedSample:
 
     Attributes:
         plan: plan of the sample.
-        sources: memory that holds them: the packed spans, or several pieces.
+        sources: memory that holds them: the packed spans, or several pieces, or parts of the
+            cache's file, which are leased for the length of a call of the decoder.
         rows: CHUNK_DTYPE[n], the plan's rows; `source` and `source_offset` refer to `sources`.
     """
 
     plan: SamplePlan
-    sources: Sequence[Buffer]
+    sources: Sequence[EncodedBuffer]
     rows: npt.NDArray[Any]
 
 
@@ -207,7 +207,7 @@ def decode_samples(
 
 def join_samples(
     samples: Sequence[FetchedSample], layouts: Sequence[ArrayLayout]
-) -> tuple[npt.NDArray[Any], list[Buffer], Callable[[int], str]]:
+) -> tuple[npt.NDArray[Any], list[EncodedBuffer], Callable[[int], str]]:
     """Join the chunks of samples for one call: destinations are counted sample by sample.
 
     Returns:

@@ -149,6 +149,21 @@ void bind_map(nb::module_& module) {
             return as_list(blocks);
           },
           nb::arg("start"), nb::arg("stop"))
+      .def(
+          "expect",
+          [](BlockMap& map, std::uint64_t start, std::uint64_t stop) {
+            check_range(map, start, stop);
+            const GilReleased unlocked;
+            return map.expect(start, stop);
+          },
+          nb::arg("start"), nb::arg("stop"))
+      .def(
+          "is_leased",
+          [](const BlockMap& map, std::uint64_t block) {
+            check_block(map, block);
+            return map.is_leased(block);
+          },
+          nb::arg("block"))
       .def("resident_bytes", &BlockMap::resident_bytes)
       .def("is_complete", &BlockMap::is_complete)
       .def("ready_blocks", &ready_blocks)

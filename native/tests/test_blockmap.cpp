@@ -17,6 +17,7 @@
 
 #include "core/cache/usage.hpp"
 #include "tests/check.hpp"
+#include "tests/entry_files.hpp"
 
 namespace {
 
@@ -27,62 +28,11 @@ using dataplane::ReadResult;
 using dataplane::Status;
 using dataplane::UniqueFd;
 using dataplane::UsageFile;
-
-constexpr std::uint64_t kBlock = 4096;
-constexpr std::uint64_t kSize = 5 * kBlock + 100;
-
-// A folder with one fresh entry in it.
-class Entry {
- public:
-  Entry() {
-    char name[] = "/tmp/dataplane-blockmap-XXXXXX";
-    CHECK(::mkdtemp(name) != nullptr);
-    folder_ = name;
-    const UniqueFd data(::open(path("data").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    CHECK(::ftruncate(data.get(), static_cast<off_t>(kSize)) == 0);
-    const UniqueFd map(::open(path("map").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-    MapSpec spec;
-    spec.block_bytes = kBlock;
-    spec.size_bytes = kSize;
-    spec.identity = "{}";
-    CHECK(dataplane::create_map(map.get(), spec).ok());
-  }
-  Entry(const Entry&) = delete;
-  Entry& operator=(const Entry&) = delete;
-  ~Entry() { std::filesystem::remove_all(folder_); }
-
-  [[nodiscard]] std::string path(const char* name) const { return folder_ + "/" + name; }
-
-  [[nodiscard]] Status open(BlockMap& map, std::uint64_t tag = 1) const {
-    return map.open(UniqueFd(::open(path("map").c_str(), O_RDWR | O_CLOEXEC)),
-                    UniqueFd(::open(path("data").c_str(), O_RDWR | O_CLOEXEC)), tag);
-  }
-
-  void flip(const char* name, std::uint64_t offset, unsigned char bits) const {
-    const UniqueFd fd(::open(path(name).c_str(), O_RDWR | O_CLOEXEC));
-    unsigned char byte = 0;
-    CHECK(::pread(fd.get(), &byte, 1, static_cast<off_t>(offset)) == 1);
-    byte = static_cast<unsigned char>(byte ^ bits);
-    CHECK(::pwrite(fd.get(), &byte, 1, static_cast<off_t>(offset)) == 1);
-  }
-
- private:
-  std::string folder_;
-};
-
-std::vector<std::byte> pattern(std::uint64_t start, std::uint64_t length) {
-  std::vector<std::byte> bytes(length);
-  for (std::uint64_t i = 0; i < length; ++i)
-    bytes[i] = static_cast<std::byte>(((start + i) * 2654435761U >> 7) | 1U);  // never zero
-  return bytes;
-}
-
-void fill(BlockMap& map, std::uint64_t block) {
-  bool claimed = false;
-  CHECK(map.try_claim(block, claimed).ok() && claimed);
-  CHECK(map.commit(block, pattern(map.block_start(block), map.block_length(block))).ok());
-  map.release(block);
-}
+using entry_files::Entry;
+using entry_files::fill;
+using entry_files::kBlock;
+using entry_files::kSize;
+using entry_files::pattern;
 
 void a_filled_map_reads_back() {
   const Entry entry;

@@ -34,6 +34,21 @@ void both_paths_agree_at_every_length_and_alignment() {
   CHECK(crc32c(all, 77) == crc32c_scalar(all, 77));
 }
 
+void each_path_agrees_around_its_steps() {
+  const frames::Bytes bytes = frames::sample(9 * 4096, 3);
+  const std::span<const std::byte> all(bytes);
+  for (const auto path : {dataplane::crc32c_sse42, dataplane::crc32c_vpclmul}) {
+    for (std::size_t step : {std::size_t{64}, std::size_t{256}, std::size_t{512}, std::size_t{768},
+                             std::size_t{4096}, std::size_t{12'288}, std::size_t{24'576}})
+      for (std::size_t size = step - 17; size < step + 17; ++size)
+        for (const std::uint32_t seed : {0U, 0xFFFFFFFFU, 0x12345678U}) {
+          const std::span<const std::byte> part = all.subspan(size % 7, size);
+          std::uint32_t crc = seed;
+          CHECK(!path(part, crc) || crc == crc32c_scalar(part, seed));
+        }
+  }
+}
+
 void continues_from_a_seed() {
   const frames::Bytes bytes = frames::sample(30'000, 2);
   const std::span<const std::byte> all(bytes);
@@ -46,6 +61,7 @@ void continues_from_a_seed() {
 int main() {
   matches_the_published_vectors();
   both_paths_agree_at_every_length_and_alignment();
+  each_path_agrees_around_its_steps();
   continues_from_a_seed();
   return check::result();
 }

@@ -68,3 +68,64 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def hold_mapped(
+    config: CacheConfig, store: FolderStore, info: ObjectInfo, span: tuple[int, int], ready: Path
+) -> None:
+    """Lease a range, make the file `ready`, and hold it until killed."""
+    with Cache(config) as cache:
+        ranges = cache.open(store, info).mapped([span])
+        assert ranges is not None
+        with memoryview(ranges[0]):
+            ready.touch()
+            time.sleep(600)
+
+
+def read_mapped_for(
+    config: CacheConfig,
+    store: FolderStore,
+    infos: list[ObjectInfo],
+    count: int,
+    report: Path,
+) -> None:
+    """Read `count` random ranges in place, and more that cannot be, and compare each several times.
+
+    Writes how many were mapped, how many leases were refused, and how many blocks it evicted.
+    """
+    dice = random.Random(os.getpid())
+    contents = {info.key: store.content_of(info.key) for info in infos}
+    mapped = 0
+    with Cache(config) as cache:
+        blobs = [cache.open(store, info) for info in infos]
+
+        def churn() -> None:
+            for _ in range(dice.randrange(40)):
+                other = dice.choice(blobs)
+                first = dice.randrange(other.info.size_bytes)
+                other.read(first, min(other.info.size_bytes, first + 8000))
+
+        while mapped < count:
+            blob = dice.choice(blobs)
+            start = dice.randrange(blob.info.size_bytes)
+            stop = min(blob.info.size_bytes, start + dice.randrange(1, 10_000))
+            expected = contents[blob.info.key][start:stop]
+            if dice.random() < 0.7:
+                assert blob.read(start, stop) == expected  # it is there now, for a moment
+            ranges = blob.mapped([(start, stop)])
+            if ranges is None:
+                assert blob.read(start, stop) == expected
+                continue
+            if dice.random() < 0.3:
+                churn()  # it may be evicted before its use
+            with memoryview(ranges[0]) as shown:
+                assert shown == expected
+                if dice.random() < 0.3:
+                    churn()  # by then it is the oldest, and stays all the same
+                assert shown == expected
+            mapped += 1
+        counters = cache.counters
+        report.write_text(
+            f"{mapped} {int(counters['cache_leases_refused'])} "
+            f"{int(counters['cache_evicted_blocks'])}"
+        )

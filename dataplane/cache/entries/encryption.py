@@ -157,6 +157,7 @@ class SealedBlocks:
         self.blocks = stored.blocks
         # These are about blocks as a whole.
         self.is_ready: Callable[[int], bool] = stored.is_ready
+        self.is_leased: Callable[[int], bool] = stored.is_leased
         self.is_complete: Callable[[], bool] = stored.is_complete
         self.try_claim: Callable[[int], bool] = stored.try_claim
         self.release: Callable[[int], None] = stored.release

@@ -1,6 +1,7 @@
 """The entries that this process has open, at most a fixed number of them (LRU).
 
-An open entry costs two descriptors and a mapping, and a dataset may have many thousand objects, so
+An open entry costs two descriptors and a mapping, one more of each once a decoder reads from its
+data file in place, and a dataset may have many thousand objects, so
 the least recently used entries are let go. A thread that still works with one keeps it alive by its
 reference. Thread-safe; files are opened without the lock, and of two threads that open the same
 entry at once, one result is kept.
@@ -25,7 +26,7 @@ from dataplane.telemetry import Counters
 __all__ = ["Entry", "EntryTable"]
 
 _MAX_OPEN = 512
-_DESCRIPTORS_PER_ENTRY = 2
+_DESCRIPTORS_PER_ENTRY = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -184,6 +184,9 @@ class Downloader:
             return held
         try:
             if not blocks.try_claim(block):
+                if blocks.is_leased(block) and not blocks.is_ready(block):
+                    # Found bad under the lease of a decoder, which may be waiting for this job.
+                    return _Claim(job, is_held=False)
                 delay_s = _FIRST_DELAY_S * _DELAY_GROWTH ** min(job.tries, 30)
                 return TryLater(min(_LAST_DELAY_S, delay_s))
         except OSError as err:

@@ -67,15 +67,24 @@ int checksum_range(int fd, std::uint64_t offset, std::uint64_t length,
   return 0;
 }
 
-int try_lock(int fd, short kind, std::uint64_t byte) noexcept {
+int try_lock(int fd, short kind, std::uint64_t first, std::uint64_t count) noexcept {
   struct flock lock{};
   lock.l_type = kind;
   lock.l_whence = SEEK_SET;
-  lock.l_start = static_cast<off_t>(byte);
-  lock.l_len = 1;
+  lock.l_start = static_cast<off_t>(first);
+  lock.l_len = static_cast<off_t>(count);
   while (::fcntl(fd, F_OFD_SETLK, &lock) != 0)
     if (errno != EINTR) return errno;
   return 0;
+}
+
+bool is_shared(int fd, std::uint64_t byte) noexcept {
+  struct flock lock{};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = static_cast<off_t>(byte);
+  lock.l_len = 1;
+  return ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_RDLCK;
 }
 
 bool find_lock(int fd, std::uint64_t& first, std::uint64_t stop, std::uint64_t& count) noexcept {

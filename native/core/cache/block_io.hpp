@@ -20,9 +20,12 @@ inline constexpr int kShortRead = -1;
 [[nodiscard]] int checksum_range(int fd, std::uint64_t offset, std::uint64_t length,
                                  std::uint32_t& crc) noexcept;
 
-// Lock (F_RDLCK, F_WRLCK) or unlock (F_UNLCK) one byte for this open file description, without
-// waiting. Source: fcntl(2), "Open file description locks".
-[[nodiscard]] int try_lock(int fd, short kind, std::uint64_t byte) noexcept;
+// Lock (F_RDLCK, F_WRLCK) or unlock (F_UNLCK) bytes for this open file description, all or none,
+// without waiting. Source: fcntl(2), "Open file description locks".
+[[nodiscard]] int try_lock(int fd, short kind, std::uint64_t first,
+                           std::uint64_t count = 1) noexcept;
+// Whether another open file description has a shared lock on a byte.
+[[nodiscard]] bool is_shared(int fd, std::uint64_t byte) noexcept;
 // Find the first byte in [first, stop) that another open file description has locked; moves `first`
 // there and sets the number of bytes locked from it on.
 [[nodiscard]] bool find_lock(int fd, std::uint64_t& first, std::uint64_t stop,

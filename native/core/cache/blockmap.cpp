@@ -255,6 +255,88 @@ BlockMap::Check BlockMap::drop(std::uint64_t block, std::uint64_t word, Check re
   return mine ? reason : Check::moved;
 }
 
+BlockMap::Blocks BlockMap::blocks_of(std::uint64_t start, std::uint64_t stop) const noexcept {
+  return {start / spec_.block_bytes, (stop - 1) / spec_.block_bytes + 1};
+}
+
+bool BlockMap::are_ready(Blocks blocks) const noexcept {
+  for (std::uint64_t block = blocks.first; block < blocks.stop; ++block)
+    if (!is_ready(block)) return false;
+  return true;
+}
+
+bool BlockMap::are_verified(Blocks blocks) const noexcept {
+  for (std::uint64_t block = blocks.first; block < blocks.stop; ++block)
+    if (load(records_[block].verify_tag, std::memory_order_relaxed) != verify_tag_) return false;
+  return true;
+}
+
+void BlockMap::use(Blocks blocks) noexcept {
+  const std::uint64_t now = tick_now();
+  for (std::uint64_t block = blocks.first; block < blocks.stop; ++block)
+    std::atomic_ref<std::uint64_t>(records_[block].used_tick).store(now, std::memory_order_relaxed);
+}
+
+// Check the leased blocks whose tag is not the current one.
+bool BlockMap::verify_mapped(Blocks blocks, const std::byte* base) noexcept {
+  for (std::uint64_t block = blocks.first; block < blocks.stop; ++block) {
+    if (are_verified({block, block + 1})) continue;
+    const std::uint64_t start = block_start(block);
+    const std::uint64_t length = block_length(block);
+    BlockRecord& record = records_[block];
+    if (!mapped_.populate(start, start + length) ||
+        crc32c({base + start, static_cast<std::size_t>(length)}) !=
+            std::atomic_ref<std::uint32_t>(record.crc).load(std::memory_order_relaxed))
+      return false;
+    std::atomic_ref<std::uint64_t>(record.verify_tag).store(verify_tag_, std::memory_order_relaxed);
+  }
+  return true;
+}
+
+bool BlockMap::expect(std::uint64_t start, std::uint64_t stop) noexcept {
+  if (records_ == nullptr || start >= stop) return false;
+  const Blocks blocks = blocks_of(start, stop);
+  if (!are_ready(blocks)) return false;
+  const std::byte* const base =
+      mapped_.map(map_fd_.get(), data_fd_.get(), spec_.size_bytes, spec_.block_bytes);
+  if (base == nullptr) return false;
+  use(blocks);
+  if (are_verified(blocks) && mapped_.is_cached(start, stop)) return true;
+  if (!mapped_.acquire(blocks.first, blocks.stop)) return false;
+  const bool good =
+      are_ready(blocks) && mapped_.populate(start, stop) && verify_mapped(blocks, base);
+  mapped_.release(blocks.first, blocks.stop);
+  return good;
+}
+
+const std::byte* BlockMap::lease(std::uint64_t start, std::uint64_t stop) noexcept {
+  if (records_ == nullptr || start >= stop) return nullptr;
+  const Blocks blocks = blocks_of(start, stop);
+  // Looked at without a lock first: one on an empty block would be in the way of who fills it.
+  if (!are_ready(blocks) || !are_verified(blocks)) return nullptr;
+  const std::byte* const base =
+      mapped_.map(map_fd_.get(), data_fd_.get(), spec_.size_bytes, spec_.block_bytes);
+  if (base == nullptr || !mapped_.acquire(blocks.first, blocks.stop)) return nullptr;
+  // From here on no claim is given: what is ready now stays as it is. Who had a claim before has
+  // changed the word before the claim was dropped, which the kernel orders before our lock.
+  if (!are_ready(blocks) || !are_verified(blocks) || !mapped_.populate(start, stop)) {
+    mapped_.release(blocks.first, blocks.stop);
+    return nullptr;
+  }
+  use(blocks);
+  return base + start;
+}
+
+void BlockMap::unlease(std::uint64_t start, std::uint64_t stop) noexcept {
+  if (records_ == nullptr || start >= stop) return;
+  const Blocks blocks = blocks_of(start, stop);
+  mapped_.release(blocks.first, blocks.stop);
+}
+
+bool BlockMap::is_leased(std::uint64_t block) const noexcept {
+  return is_shared(map_fd_.get(), block);
+}
+
 bool BlockMap::is_ready(std::uint64_t block) const noexcept {
   return ready(load(records_[block].word, std::memory_order_acquire));
 }
@@ -378,6 +460,7 @@ bool BlockMap::lock_open(bool exclusive) noexcept {
 void BlockMap::abandon() noexcept {
   // A mapping keeps the open file description alive, and with it the parent's locks.
   unmap();
+  mapped_.abandon();
   spec_.size_bytes = 0;
   map_fd_.reset();
   data_fd_.reset();

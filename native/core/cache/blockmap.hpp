@@ -9,7 +9,8 @@
 // (a seqlock: the read is optimistic). A block is filled or punched only by the holder of its claim: an OFD write
 // lock on the byte of the map file whose offset is the block's index. The kernel drops it when the
 // holder dies, and a block is ready only once its bytes and CRC are in place, so a killed process
-// leaves nothing to repair.
+// leaves nothing to repair. A decoder reads the bytes where they are, in a mapping of the data file,
+// under a block lease: a shared lock on the same byte (mapped_data.hpp).
 //
 // Nothing in a file is trusted: header, sizes and CRC are checked before anything is mapped, counts
 // are kept outside the mapping, and bytes are checked against their CRC-32C at their first use under
@@ -28,6 +29,7 @@
 
 #include "core/base/status.hpp"
 #include "core/base/unique_fd.hpp"
+#include "core/cache/mapped_data.hpp"
 
 namespace dataplane {
 
@@ -104,6 +106,19 @@ class BlockMap {
   // checked the range against the object's size.
   void read(std::uint64_t start, std::span<std::byte> out, ReadResult& result);
 
+  // Lease the blocks of bytes [start, stop) and return where the first of them is in memory: until
+  // unlease() of the same range nobody punches or writes these blocks, whatever the pressure. Null
+  // when a block is not there, claimed, or not known to be good under the verify tag, and when the
+  // file cannot be mapped: then the bytes are to be copied. The caller has checked the range.
+  [[nodiscard]] const std::byte* lease(std::uint64_t start, std::uint64_t stop) noexcept;
+  void unlease(std::uint64_t start, std::uint64_t stop) noexcept;
+  // Whether lease() will find its blocks there and good, as things are. They are read from the disk
+  // where the page cache lacks them, checked where that is still to be done, and count as used now.
+  // A block that is bad stays as it is: reading it drops it, and says so.
+  [[nodiscard]] bool expect(std::uint64_t start, std::uint64_t stop) noexcept;
+  // Whether another description leases a block, which then cannot be claimed.
+  [[nodiscard]] bool is_leased(std::uint64_t block) const noexcept;
+
   [[nodiscard]] bool is_ready(std::uint64_t block) const noexcept;
   void missing(std::uint64_t start, std::uint64_t stop, std::vector<std::uint64_t>& out) const;
   [[nodiscard]] std::uint64_t resident_bytes() const noexcept;
@@ -147,8 +162,20 @@ class BlockMap {
   [[nodiscard]] Check drop(std::uint64_t block, std::uint64_t word, Check reason) noexcept;
   [[nodiscard]] int punch(std::uint64_t block) const noexcept;
 
+  // The blocks of a range of bytes.
+  struct Blocks {
+    std::uint64_t first;
+    std::uint64_t stop;
+  };
+  [[nodiscard]] Blocks blocks_of(std::uint64_t start, std::uint64_t stop) const noexcept;
+  [[nodiscard]] bool are_ready(Blocks blocks) const noexcept;
+  [[nodiscard]] bool are_verified(Blocks blocks) const noexcept;
+  [[nodiscard]] bool verify_mapped(Blocks blocks, const std::byte* base) noexcept;
+  void use(Blocks blocks) noexcept;
+
   UniqueFd map_fd_;
   UniqueFd data_fd_;
+  MappedData mapped_;  // after the descriptors, which it uses
   MapSpec spec_;
   std::uint64_t n_blocks_ = 0;
   std::uint64_t verify_tag_ = 0;

@@ -10,13 +10,11 @@
 namespace dataplane {
 namespace {
 
-constexpr std::uint32_t kPolynomial = 0x82F63B78U;  // reflected 0x1EDC6F41
-
 constexpr std::array<std::uint32_t, 256> make_table() {
   std::array<std::uint32_t, 256> table{};
   for (std::uint32_t i = 0; i < 256; ++i) {
     std::uint32_t crc = i;
-    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1U) != 0 ? kPolynomial : 0U);
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1U) != 0 ? kCrc32cPolynomial : 0U);
     table[i] = crc;
   }
   return table;
@@ -40,7 +38,7 @@ constexpr std::uint32_t times(const std::array<std::uint32_t, 32>& matrix, std::
 
 Advance make_advance(std::size_t zero_bytes) {
   std::array<std::uint32_t, 32> power{};  // the operator for one zero bit
-  power[0] = kPolynomial;
+  power[0] = kCrc32cPolynomial;
   for (std::size_t i = 1; i < 32; ++i) power[i] = 1U << (i - 1);
   std::array<std::uint32_t, 32> result{};
   for (std::size_t i = 0; i < 32; ++i) result[i] = 1U << i;
@@ -68,8 +66,8 @@ std::uint64_t load64(const std::byte* p) {
   return value;
 }
 
-__attribute__((target("sse4.2"))) std::uint32_t crc32c_sse42(std::span<const std::byte> bytes,
-                                                             std::uint32_t seed) {
+__attribute__((target("sse4.2"))) std::uint32_t sse42(std::span<const std::byte> bytes,
+                                                      std::uint32_t seed) {
   static const Advance over_one = make_advance(kStream);
   const std::byte* p = bytes.data();
   std::size_t left = bytes.size();
@@ -103,11 +101,21 @@ std::uint32_t crc32c_scalar(std::span<const std::byte> bytes, std::uint32_t seed
   return ~crc;
 }
 
-std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t seed) noexcept {
+bool crc32c_sse42(std::span<const std::byte> bytes, std::uint32_t& crc) noexcept {
 #if defined(__x86_64__)
-  static const bool has_sse42 = __builtin_cpu_supports("sse4.2") != 0;
-  if (has_sse42) return crc32c_sse42(bytes, seed);
+  if (__builtin_cpu_supports("sse4.2") == 0) return false;
+  crc = sse42(bytes, crc);
+  return true;
+#else
+  static_cast<void>(bytes);
+  static_cast<void>(crc);
+  return false;
 #endif
+}
+
+std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t seed) noexcept {
+  std::uint32_t crc = seed;
+  if (crc32c_vpclmul(bytes, crc) || crc32c_sse42(bytes, crc)) return crc;
   return crc32c_scalar(bytes, seed);
 }
 
