@@ -30,7 +30,7 @@ from dataplane.buffers import shared_pool
 from dataplane.cache import CachedObject, PlannedRead, PlannedTable
 from dataplane.cache.read.ranges import pack_ranges
 from dataplane.codecs import Codec, join_rows
-from dataplane.datasets.draws import Draws
+from dataplane.datasets.draws import AnyDraws
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
@@ -102,7 +102,7 @@ class SampleReader:
         *,
         policy: ErrorPolicy,
         counters: Counters,
-        draws: Draws | None = None,
+        draws: AnyDraws | None = None,
     ) -> None:
         self.runtime = runtime
         self.planner = planner
@@ -112,7 +112,7 @@ class SampleReader:
         self._counters = counters
         self.draws = draws if planner.is_random else None
 
-    def drawing(self, draws: Draws | None, policy: ErrorPolicy | None = None) -> SampleReader:
+    def drawing(self, draws: AnyDraws | None, policy: ErrorPolicy | None = None) -> SampleReader:
         """Return this reader with draws of its own, and perhaps another policy."""
         return SampleReader(
             self.runtime,
