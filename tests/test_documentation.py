@@ -150,6 +150,7 @@ def simulations(tmp_path: Path) -> Path:
 def test_its_python_runs(
     page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # what they write is not left behind
     programs = blocks(page, "python")
     names: dict[str, Any] = {"train_step": lambda *arrays: None}
     replaced = {
@@ -165,7 +166,6 @@ def test_its_python_runs(
         monkeypatch.chdir(request.getfixturevalue("simulations"))
     elif "bucket/meshes" in programs[0]:
         request.getfixturevalue("parts")
-        monkeypatch.chdir(tmp_path)
     elif "/mnt/sims" in programs[0]:
         pytest.importorskip("zarr")
         pytest.importorskip("tensorstore")

@@ -44,6 +44,7 @@ from dataplane.errors import (
     MissingArray,
     NotFound,
 )
+from dataplane.stores.base import ObjectInfo
 from dataplane.telemetry import Counters, logger
 
 __all__ = [
@@ -203,6 +204,19 @@ class SampleReader:
             "it",
             hint="see the log for each of them; the dataset is damaged",
         )
+
+    def trace(self, index: int, look: int = 0) -> tuple[SamplePlan, int | None, ObjectInfo]:
+        """Return the plan of a sample, its draw, and its shard; no byte of it is read.
+
+        Returns:
+            The draw is None where nothing is drawn.
+
+        Raises:
+            DataplaneError: it has no plan.
+        """
+        draw = None if self.draws is None else self._draw(index, look)
+        plan = self.planner.plan(index, draw=draw or 0)
+        return plan, draw, self.runtime.describe(plan.shard)
 
     def planned(self, index: int, step: int, epoch: int = 0, *, look: int = 0) -> list[PlannedRead]:
         """Return the reads of a sample for the cache to make in advance.

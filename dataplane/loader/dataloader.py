@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -33,10 +33,11 @@ from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.mixture import Mix
+from dataplane.datasets.provenance import StepProvenance
 from dataplane.datasets.ragged import PaddingValue, RaggedAs, RaggedForm
 from dataplane.datasets.sharded import Sharded
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
-from dataplane.errors import ConfigError, MissingPackage
+from dataplane.errors import ConfigError, LoaderError, MissingPackage
 from dataplane.gpu.device import checked_device
 from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
@@ -46,7 +47,7 @@ from dataplane.loader.order_arguments import OrderArguments, Shuffle
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
-from dataplane.loader.ranks import whole_number
+from dataplane.loader.ranks import rank_of_process, whole_number
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.stages import MAX_DECODE_THREADS, BatchWorker, PassOptions
@@ -54,6 +55,7 @@ from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
 from dataplane.loader.user_code import UserCode, WorkerSetup
 from dataplane.loader.workers import TransformMode, Workers
+from dataplane.loader.yielded import Trail, steps_of_epoch
 from dataplane.telemetry import logger
 
 __all__ = ["DataLoader"]
@@ -252,6 +254,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _begin_anew(self) -> None:
         """Forget all passes: a loader that was just made, or copied."""
         self._meter: Meter | None = None
+        self._trail: Trail | None = None
         self._ahead: Prefetcher | None = None
         self._workers: Workers | None = None
         self._stateful: Any = None
@@ -295,6 +298,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         reads = reader or InnerReads(self._inner, state.dataset_length, draws)
         size = self.batch_size or getattr(self.batch_sampler, "batch_size", None) or 1
         self._ahead = plan_ahead(reads, feed, size, self._ahead)
+        own = self._place.own
+        ranks = rank_of_process() if own is None else own.ranks
+        self._trail = None if reader is None else Trail(reader, state, ranks)
         run = Run(
             reader,
             workers,
@@ -303,6 +309,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             progress=self._place.progress,
             ahead=self._ahead,
             device=device,
+            trail=self._trail,
         )
         self._meter = run.meter
         return run
@@ -332,7 +339,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __getstate__(self) -> dict[str, Any]:
         # What is of a pass is not of a copy; nor are locks and threads.
         state = self.__dict__.copy()
-        for name in ("_meter", "_ahead", "_workers", "_stateful", "_shard"):
+        for name in ("_meter", "_trail", "_ahead", "_workers", "_stateful", "_shard"):
             del state[name]
         state["_place_"] = self._place.carried
         return state
@@ -412,6 +419,67 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 "the state of a dataset without packed samples is torchdata's, which is not "
                 "installed",
                 hint="pip install torchdata",
+            )
+
+    def provenance(self, batch: Mapping[str, Any] | None = None) -> StepProvenance:
+        """Return where the batch comes from that was yielded last: samples, draws, bytes.
+
+        It costs microseconds; what costs more is found out by its `keys` and `as_dict()`.
+
+        Args:
+            batch: one of the latest batches, where a framework looks ahead; it is known by its
+                `"__key__"`.
+
+        Raises:
+            LoaderError: no batch was yielded yet, or `batch` is none of the latest.
+            ConfigError: samples come from code of yours, which may read what it likes.
+
+        Example:
+            >>> for batch in loader:  # doctest: +SKIP
+            ...     print(json.dumps(loader.provenance().as_dict()), file=log)
+        """
+        self._check_provenance()
+        if self._shard is not None and batch is None:
+            raise ConfigError(
+                "Accelerate's loop is a batch ahead of yours",
+                hint="say which batch it is: loader.provenance(batch)",
+            )
+        if self._trail is None:
+            raise LoaderError("no batch was yielded yet, so none has a provenance")
+        return self._trail.step(batch)
+
+    def provenance_of_epoch(self, epoch: int, *, first: int = 0) -> Iterator[StepProvenance]:
+        """Yield where each batch of an epoch comes from, as planned; no byte of a sample is read.
+
+        It is that of the epoch from its beginning. Samples that are left out or replaced since they
+        cannot be read are not known beforehand.
+
+        Args:
+            epoch: epoch.
+            first: step to begin with.
+
+        Raises:
+            ConfigError: as `provenance`; the order is a sampler's; or its seed is not known.
+        """
+        self._check_provenance()
+        assert self._view is not None
+        order, seed = self._place.order_of(epoch, draws=self._view.is_random)
+        return steps_of_epoch(self._view, order, epoch, seed, first)
+
+    def _check_provenance(self) -> None:
+        if not self._is_engine or self._view is None:
+            raise ConfigError(
+                f"the samples come from a {type(self.dataset).__name__}, whose code may read what "
+                "it likes: where they come from is not known",
+                hint="read a dataplane.Dataset, or a Subset, ConcatDataset or mix of such",
+            )
+        if any(
+            one.transform is not None and one.transform_errors != "raise" for one in self._packed
+        ):
+            raise ConfigError(
+                "transform_errors leaves out or replaces samples in the workers: which ones a "
+                "batch is of is not known",
+                hint='leave it at "raise"',
             )
 
     def looks_behind(self, state_dict: Mapping[str, object]) -> Sequence[int] | None:

@@ -18,6 +18,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.mixture import with_source
+from dataplane.datasets.provenance import Origins, origins_of
 from dataplane.datasets.ragged import RaggedForm
 from dataplane.datasets.reader import SAMPLE_ERRORS
 from dataplane.datasets.samples import KEY, SOURCE, Keys, decoded_bytes, packed_bytes
@@ -104,6 +105,8 @@ class Decoded:
     decoded_bytes: int = 0
     read_bytes: int = 0
     indices: Indices | None = None
+    origins: Origins | None = None
+    number: int = 0
 
 
 class Work:
@@ -148,6 +151,7 @@ class Work:
             decoded_bytes(fetched.samples),
             packed_bytes(fetched.samples),
             asked.indices,
+            origins_of(fetched, asked.indices),
         )
 
     def _sources(self, which: Sequence[int]) -> list[str]:
@@ -248,6 +252,7 @@ class Work:
                 again is None,
                 decoded_bytes(samples),
                 packed_bytes(samples),
+                origins=origins_of(recovered, item.indices),
             )
         return item
 
