@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,6 +148,7 @@ def simulations(tmp_path: Path) -> Path:
 
 @with_blocks("python", but=_ELSEWHERE)
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch_geometric
 def test_its_python_runs(
     page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +160,10 @@ def test_its_python_runs(
         "serve_metrics(9400)": "serve_metrics(0)",
         'device="cuda"': 'device="cpu"',
     }
+    if any("dp.to_pyg" in program for program in programs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pytest.importorskip("torch_geometric", reason="the extra pyg is not installed")
     if any("bucket/flows" in program for program in programs):
         pytest.importorskip("nvidia.dali", reason="there is no DALI for this platform")
         request.getfixturevalue("flows")
