@@ -58,7 +58,8 @@ def edges_of_cells(
     joined = torch.cat(pairs)
     joined = joined[joined[:, 0] != joined[:, 1]]
     both = torch.cat([joined, joined.flip(1)])
-    return torch.unique(both, dim=0).T.contiguous()
+    edges: torch.Tensor = torch.unique(both, dim=0)
+    return edges.T.contiguous()
 
 
 def _of_type(
@@ -73,7 +74,8 @@ def _of_type(
                 f"{int(sizes[sizes != count][0])}"
             )
         joins = torch.tensor(table, dtype=torch.int64, device=corners.device).reshape(-1, 2)
-        return corners[starts[:, None, None] + joins].reshape(-1, 2)
+        pairs: torch.Tensor = corners[starts[:, None, None] + joins].reshape(-1, 2)
+        return pairs
     if kind == _POLY_VERTEX:
         return corners.new_empty((0, 2))
     if kind not in (_POLY_LINE, _STRIP, _POLYGON):

@@ -186,7 +186,8 @@ def packed_bytes(samples: Sequence[FetchedSample]) -> int:
 def sample_numbers(samples: Sequence[FetchedSample]) -> list[int]:
     """Return the numbers of samples in their dataset."""
     if isinstance(samples, FetchedTogether):
-        return samples.plan.samples.tolist()
+        numbers: list[int] = samples.plan.samples.tolist()
+        return numbers
     return [sample.plan.index for sample in samples]
 
 

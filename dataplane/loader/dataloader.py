@@ -421,7 +421,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 hint="pip install torchdata",
             )
 
-    def provenance(self, batch: Mapping[str, Any] | None = None) -> StepProvenance:
+    def provenance(self, batch: object = None) -> StepProvenance:
         """Return where the batch comes from that was yielded last: samples, draws, bytes.
 
         It costs microseconds; what costs more is found out by its `keys` and `as_dict()`.

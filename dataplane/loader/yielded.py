@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.provenance import Origins, StepProvenance
@@ -44,7 +43,7 @@ class Trail:
         """Say that batch `number` of the pass was yielded."""
         self._latest.append((number, origins))
 
-    def step(self, batch: Mapping[str, Any] | None) -> StepProvenance:
+    def step(self, batch: object) -> StepProvenance:
         """Return the provenance of the latest batch, or of one of the latest.
 
         Raises:
