@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         rows,
         steps,
         stitch,
+        to_pyg,
         whole,
     )
     from dataplane.errors import (
@@ -105,6 +106,7 @@ __all__ = [
     "stats",
     "steps",
     "stitch",
+    "to_pyg",
     "whole",
 ]
 
@@ -123,6 +125,7 @@ _MODULES = {
         "rows",
         "steps",
         "stitch",
+        "to_pyg",
         "whole",
     ),
     "dataplane.errors": (

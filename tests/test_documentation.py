@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,13 @@ import pytest
 import dataplane as dp
 from dataplane.cli.main import cli
 from dataplane.config import assemble
-from dataplane.shards import DatasetIndex, DatasetWriter, SourceArray, SourceSample
+from dataplane.shards import (
+    DatasetIndex,
+    DatasetWriter,
+    SourceArray,
+    SourceSample,
+    WriteOptions,
+)
 from dataplane.stores import StoreConfig, open_store
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +103,27 @@ def flows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """Datasets whose parts are read, as the pages say: permuted meshes, and volumes."""
+    rng = np.random.default_rng(2)
+    options = WriteOptions(permute_seed=1)
+    with DatasetWriter(open_store(f"file://{tmp_path}/bucket/meshes"), options) as writer:
+        for number, points in enumerate((70_000, 80_000, 65_536)):
+            values = rng.standard_normal((points, 3)).astype("f4")
+            arrays = {
+                "points": SourceArray(values, ("point", "c")),
+                "point_data/pressure": SourceArray(values[:, 0].copy(), ("point",)),
+            }
+            writer.add(SourceSample(f"mesh{number}", arrays))
+    with DatasetWriter(open_store(f"file://{tmp_path}/bucket/volumes")) as writer:
+        for number in range(2):
+            values = rng.standard_normal((96, 96, 96)).astype("f4")
+            arrays = {"fields/pressure": SourceArray(values, ("z", "y", "x"))}
+            writer.add(SourceSample(f"volume{number}", arrays))
+    return tmp_path / "bucket"
+
+
+@pytest.fixture
 def mounted(cars: Path, tmp_path: Path) -> Path:
     """What a mount shows of the sample `car7`: its archive, and the same as a folder."""
     entry = DatasetIndex.load(open_store(f"file://{cars}"))[0]
@@ -120,9 +148,11 @@ def simulations(tmp_path: Path) -> Path:
 
 @with_blocks("python", but=_ELSEWHERE)
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch_geometric
 def test_its_python_runs(
     page: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # what they write is not left behind
     programs = blocks(page, "python")
     names: dict[str, Any] = {"train_step": lambda *arrays: None}
     replaced = {
@@ -130,12 +160,18 @@ def test_its_python_runs(
         "serve_metrics(9400)": "serve_metrics(0)",
         'device="cuda"': 'device="cpu"',
     }
+    if any("dp.to_pyg" in program for program in programs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pytest.importorskip("torch_geometric", reason="the extra pyg is not installed")
     if any("bucket/flows" in program for program in programs):
         pytest.importorskip("nvidia.dali", reason="there is no DALI for this platform")
         request.getfixturevalue("flows")
     if "dataplane.pack" in programs[0]:
         pytest.importorskip("vtkmodules")
         monkeypatch.chdir(request.getfixturevalue("simulations"))
+    elif "bucket/meshes" in programs[0]:
+        request.getfixturevalue("parts")
     elif "/mnt/sims" in programs[0]:
         pytest.importorskip("zarr")
         pytest.importorskip("tensorstore")

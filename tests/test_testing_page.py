@@ -1,11 +1,14 @@
-"""The tests that the documentation names are there, and pages that list a file's tests list all."""
+"""Tests that the documentation names are there; pages name all of a file, and every argument."""
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import dataplane as dp
 
 _ROOT = Path(__file__).parent.parent
 _NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -39,3 +42,19 @@ def test_the_loader_s_page_lists_each_behaviour_once(file: str) -> None:
     source = (_ROOT / file).read_text(encoding="utf-8")
     behaviours = re.findall(r"^def (test_\w+)", source, re.MULTILINE)
     assert sorted(name for of, name in _PAGES["loader.md"] if of == file) == sorted(behaviours)
+
+
+def test_every_argument_of_the_loader_has_a_row_that_says_it_and_one_that_names_its_tests() -> None:
+    rows = [
+        line.rpartition(" | ")[::2]
+        for line in (_ROOT / "docs" / "loader.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `") or "`tests/" in line
+    ]
+    said = {name for first, _ in rows for name in re.findall(r"`(\w+)", first)}
+    tested = {
+        name for first, rest in rows if "`tests/" in rest for name in re.findall(r"`(\w+)", first)
+    }
+    arguments = set(inspect.signature(dp.DataLoader).parameters)
+    assert "ragged_as" in arguments
+    assert arguments - said == set()
+    assert arguments - tested == set()

@@ -19,6 +19,7 @@ from dataplane.extras import missing_package
 if TYPE_CHECKING:
     from dataplane.datasets.collation import collate
     from dataplane.datasets.dataset import Dataset
+    from dataplane.datasets.graphs import to_pyg
     from dataplane.datasets.mixing import mix
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "rows",
     "steps",
     "stitch",
+    "to_pyg",
     "whole",
 ]
 
@@ -45,6 +47,7 @@ _LAZY = {
     "Dataset": "dataplane.datasets.dataset",
     "collate": "dataplane.datasets.collation",
     "mix": "dataplane.datasets.mixing",
+    "to_pyg": "dataplane.datasets.graphs",
 }
 
 

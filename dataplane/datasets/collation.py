@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import default_collate
 
 from dataplane.datasets.layout import OFFSETS_SUFFIX, Arrangement, ArrayLayout
+from dataplane.datasets.ragged import RaggedForm
 from dataplane.datasets.samples import KEY, SOURCE, Keys
 from dataplane.errors import LoaderError
 
@@ -30,11 +31,13 @@ class LayoutCollate:
         ragged: names of tensors that are concatenated, with offsets.
         listed: names of values that are put into a list as they are.
         is_declared: whether the user named what is ragged; a name that is nowhere is warned of.
+        form: what ragged tensors become; None leaves them with offsets.
     """
 
     ragged: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
     is_declared: bool = False
+    form: RaggedForm | None = None
 
     @classmethod
     def of(cls, layouts: Iterable[ArrayLayout]) -> LayoutCollate:
@@ -49,7 +52,8 @@ class LayoutCollate:
         """Return the batch of some samples."""
         if self.is_declared:
             _warn_of_unknown(self.ragged, samples)
-        return collate(samples, self.ragged, self.listed)
+        batch = collate(samples, self.ragged, self.listed)
+        return batch if self.form is None else self.form.apply(batch)
 
 
 _TEXTS = (KEY, SOURCE)

@@ -27,7 +27,7 @@ from dataplane.cache import CacheConfig, CacheWarning
 from dataplane.cache.admin import is_news, unusable_warning
 from dataplane.config import assemble
 from dataplane.datasets.array_forms import Permuted, asks_what_was_permuted
-from dataplane.datasets.draws import current_draws
+from dataplane.datasets.draws import GivenDraw, checked_draw, current_draws
 from dataplane.datasets.identity import identity_of
 from dataplane.datasets.layout import (
     ArrayLayout,
@@ -259,18 +259,28 @@ class Dataset(_MapDataset):
         samples = self._load(self._drawing(), [self._checked(i) for i in indices])
         return self._transformed([tensors_of(sample) for sample in samples])
 
-    def numpy(self, i: int) -> ArraySample:
+    def numpy(self, i: int, *, draw: int | None = None) -> ArraySample:
         """Return a sample as NumPy arrays, plus `"__key__"`; the transform, if any, is not called.
+
+        Args:
+            i: number of the sample.
+            draw: draw of random selections, 0 to 2^64 - 1, as `DataLoader.provenance` tells it;
+                without random selections it has no effect. The sample is then read as it is or
+                not at all, whatever `errors` says. By default as `dataset[i]` draws.
 
         Raises:
             IndexError: there is no such sample.
+            ConfigError: `draw` is none.
             DataplaneError: it cannot be read.
 
         Example:
             >>> ds.numpy(0)["points"].mean(axis=0)  # doctest: +SKIP
             array([0.41, 0.02, 0.31], dtype=float32)
         """
-        return self._load_one(i)
+        if draw is None:
+            return self._load_one(i)
+        given = self.reader().drawing(GivenDraw(checked_draw(draw)), "raise")
+        return self._load(given, [self._checked(i)])[0]
 
     def transformed(self, sample: Sample) -> object:
         """Call the transform with a sample; what it raises says which sample that was."""

@@ -14,18 +14,32 @@ saved run, it never changes. Values and pure functions, apart from `active`, whi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import operator
 import random
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Draws", "active", "current_draws", "draw_below", "draw_from"]
+from dataplane.errors import ConfigError
+
+__all__ = [
+    "AnyDraws",
+    "Draws",
+    "GivenDraw",
+    "active",
+    "checked_draw",
+    "current_draws",
+    "draw_below",
+    "draw_from",
+]
 
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E37_79B9_7F4A_7C15
@@ -78,6 +92,48 @@ class Draws:
     def later(self, epochs: int) -> Draws:
         """Return those of the pass some epochs later."""
         return replace(self, epoch=self.epoch + epochs) if epochs else self
+
+
+@dataclass(frozen=True, slots=True)
+class GivenDraw:
+    """One draw for whatever is read: that of a sample that was read before.
+
+    Attributes:
+        draw: the draw, 0 to 2^64 - 1.
+    """
+
+    draw: int
+
+    def of(
+        self,
+        samples: npt.ArrayLike,
+        looks: npt.ArrayLike = 0,  # noqa: ARG002 - as of `Draws`
+        tiles: npt.ArrayLike = 0,  # noqa: ARG002
+    ) -> npt.NDArray[np.uint64]:
+        """Return the draw for each sample: uint64[n]."""
+        return np.full(np.size(samples), self.draw, np.uint64)
+
+    def later(self, epochs: int) -> GivenDraw:  # noqa: ARG002
+        """Return itself."""
+        return self
+
+
+AnyDraws: TypeAlias = Draws | GivenDraw
+"""What the selections of samples draw from."""
+
+
+def checked_draw(draw: object) -> int:
+    """Return a draw.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(draw, bool):
+        with contextlib.suppress(TypeError):
+            number = operator.index(draw)  # type: ignore[arg-type]  # asked
+            if 0 <= number <= _MASK:
+                return number
+    raise ConfigError(f"draw must be a whole number from 0 to 2^64 - 1, got {draw!r}")
 
 
 def draw_below(count: int, draw: int, label: str | int) -> int:

@@ -39,6 +39,7 @@ from dataplane.errors import ConfigError, FormatError
 from dataplane.shards import DatasetIndex
 
 __all__ = [
+    "LENGTHS_SUFFIX",
     "OFFSETS_SUFFIX",
     "WEIGHT_SUFFIX",
     "Arrangement",
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 OFFSETS_SUFFIX = ".offsets"
+LENGTHS_SUFFIX = ".lengths"
 WEIGHT_SUFFIX = ".weight"
 
 ArraysArgument: TypeAlias = Sequence[str] | Mapping[str, Selection] | None

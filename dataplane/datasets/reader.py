@@ -30,7 +30,7 @@ from dataplane.buffers import shared_pool
 from dataplane.cache import CachedObject, PlannedRead, PlannedTable
 from dataplane.cache.read.ranges import pack_ranges
 from dataplane.codecs import Codec, join_rows
-from dataplane.datasets.draws import Draws
+from dataplane.datasets.draws import AnyDraws
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
@@ -44,6 +44,7 @@ from dataplane.errors import (
     MissingArray,
     NotFound,
 )
+from dataplane.stores.base import ObjectInfo
 from dataplane.telemetry import Counters, logger
 
 __all__ = [
@@ -105,7 +106,7 @@ class SampleReader:
         *,
         policy: ErrorPolicy,
         counters: Counters,
-        draws: Draws | None = None,
+        draws: AnyDraws | None = None,
     ) -> None:
         self.runtime = runtime
         self.planner = planner
@@ -115,7 +116,7 @@ class SampleReader:
         self._counters = counters
         self.draws = draws if planner.is_random else None
 
-    def drawing(self, draws: Draws | None, policy: ErrorPolicy | None = None) -> SampleReader:
+    def drawing(self, draws: AnyDraws | None, policy: ErrorPolicy | None = None) -> SampleReader:
         """Return this reader with draws of its own, and perhaps another policy."""
         return SampleReader(
             self.runtime,
@@ -206,6 +207,19 @@ class SampleReader:
             "it",
             hint="see the log for each of them; the dataset is damaged",
         )
+
+    def trace(self, index: int, look: int = 0) -> tuple[SamplePlan, int | None, ObjectInfo]:
+        """Return the plan of a sample, its draw, and its shard; no byte of it is read.
+
+        Returns:
+            The draw is None where nothing is drawn.
+
+        Raises:
+            DataplaneError: it has no plan.
+        """
+        draw = None if self.draws is None else self._draw(index, look)
+        plan = self.planner.plan(index, draw=draw or 0)
+        return plan, draw, self.runtime.describe(plan.shard)
 
     def planned(self, index: int, step: int, epoch: int = 0, *, look: int = 0) -> list[PlannedRead]:
         """Return the reads of a sample for the cache to make in advance.

@@ -34,6 +34,7 @@ __all__ = [
     "describe_chunk",
     "join_samples",
     "packed_bytes",
+    "sample_numbers",
     "separate_arrays",
     "weight_of",
 ]
@@ -180,6 +181,14 @@ def packed_bytes(samples: Sequence[FetchedSample]) -> int:
     if isinstance(samples, FetchedTogether):
         return samples.plan.packed_bytes
     return sum(sample.plan.packed_bytes for sample in samples)
+
+
+def sample_numbers(samples: Sequence[FetchedSample]) -> list[int]:
+    """Return the numbers of samples in their dataset."""
+    if isinstance(samples, FetchedTogether):
+        numbers: list[int] = samples.plan.samples.tolist()
+        return numbers
+    return [sample.plan.index for sample in samples]
 
 
 def decode_samples(

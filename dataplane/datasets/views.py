@@ -24,9 +24,11 @@ from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.layout import ArrayLayout, joint_layouts
 from dataplane.datasets.mixture import Mix
+from dataplane.datasets.plan import SamplePlan
 from dataplane.datasets.reader import SAMPLE_ERRORS, Looked, SampleReader, looks_of
 from dataplane.datasets.samples import FetchedSample
 from dataplane.errors import ConfigError
+from dataplane.stores.base import ObjectInfo
 
 __all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves", "view_of"]
 
@@ -107,6 +109,12 @@ class View:
     def layouts(self) -> tuple[ArrayLayout, ...]:
         """Layout of each array in a batch, over all samples that can meet there."""
         return joint_layouts([dataset.layouts for dataset in self.datasets])
+
+    def locate(self, positions: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the dataset of each of some samples, and its number there."""
+        chosen = list(positions)
+        numbers = chosen if self.numbers is None else self.numbers[chosen].tolist()
+        return [0] * len(chosen) if self.which is None else self.which[chosen].tolist(), numbers
 
     def _select(self, indices: npt.NDArray[np.int64]) -> View:
         which = None if self.which is None else self.which[indices]
@@ -235,6 +243,7 @@ class ViewReader:
 
     def __init__(self, view: View, draws: Draws | None = None) -> None:
         self.layouts = view.layouts
+        self.datasets = view.datasets
         self._draws = draws if view.is_random else None
         self.sources = view.sources
         self._readers = [dataset.reader() for dataset in view.datasets]
@@ -292,6 +301,21 @@ class ViewReader:
             return FetchedBatch([next(found[place]) for place in which], which)
         except SAMPLE_ERRORS:
             return self.recover(positions)
+
+    def trace(
+        self, which: int, number: int, look: int = 0
+    ) -> tuple[SamplePlan, int | None, ObjectInfo]:
+        """Return the plan of a sample of a dataset, its draw or None, and its shard.
+
+        Raises:
+            DataplaneError: it has no plan.
+        """
+        return self._readers[which].trace(number, look)
+
+    def key_of(self, which: int, number: int) -> str:
+        """Return the key of a sample of a dataset, by its number there."""
+        dataset = self.datasets[which]
+        return dataset.keys[dataset.numbering.split(number)[0]]
 
     def recover(self, positions: Sequence[int]) -> FetchedBatch:
         """Read samples one by one, check that each decodes, and apply the policy to the others.

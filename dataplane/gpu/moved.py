@@ -51,8 +51,11 @@ def moved(content: Any, move: Callable[[torch.Tensor], torch.Tensor]) -> Any:
 
 
 def tensors_in(content: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors that `moved` would see."""
-    if isinstance(content, torch.Tensor):
+    """Yield the tensors that `moved` would see; of one that is jagged, those that it is made of."""
+    if isinstance(content, torch.Tensor) and content.layout is torch.jagged:
+        yield content.values()
+        yield content.offsets()  # type: ignore[attr-defined]  # of nested tensors, which are typed so
+    elif isinstance(content, torch.Tensor):
         yield content
     elif isinstance(content, Mapping):
         for item in content.values():

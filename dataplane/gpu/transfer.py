@@ -27,6 +27,7 @@ import torch
 from dataplane.codecs import ChunkTable, decode, stage, staged_bytes
 from dataplane.datasets.batch import Batch, LaidOut, lay_out
 from dataplane.datasets.layout import ArrayLayout
+from dataplane.datasets.ragged import RaggedForm
 from dataplane.datasets.samples import KEY, FetchedSample, Keys
 from dataplane.errors import ConfigError
 from dataplane.gpu.device import Device, Event
@@ -105,12 +106,19 @@ class Transfer:
         device: device.
         threads: native threads that decode, stage, or inflate on the CPU.
         inflater: what inflates on the device; on the CPU the native decoder, by default.
+        ragged: what ragged arrays become there, once they are copied; None leaves them as they are.
     """
 
     def __init__(
-        self, device: Device, *, threads: int = 1, inflater: Inflater | None = None
+        self,
+        device: Device,
+        *,
+        threads: int = 1,
+        inflater: Inflater | None = None,
+        ragged: RaggedForm | None = None,
     ) -> None:
         self.device = device
+        self._ragged = ragged
         self._threads = threads
         self._inflater = inflater or HostInflater(threads=threads)
         self._ring = PinnedRing(device, slots=SLOTS)
@@ -215,7 +223,9 @@ class Transfer:
             return slot.upload(tensor)
 
         with self.device.side():
-            return moved(content, upload)
+            uploaded = moved(content, upload)
+            # What comes from the host stays known there: nothing waits for the device.
+            return uploaded if self._ragged is None else self._ragged.apply(uploaded, content)
 
     def _allocate(
         self, shape: tuple[int, ...], dtype: np.dtype[Any]

@@ -112,6 +112,8 @@ def dali_pipeline(
     for name, needed in (("in_order", True), ("keys", True)):
         if loader_options.get(name, needed) is not needed:
             raise ConfigError(f"dali_pipeline: {name}={loader_options[name]!r} cannot be done")
+    if loader_options.get("ragged_as", "offsets") != "offsets":
+        raise ConfigError("dali_pipeline: batches of DALI have ragged arrays with offsets")
     if "batch_sampler" in loader_options:
         raise ConfigError(
             "dali_pipeline: batch_sampler= decides how large batches are, which DALI wants to know "

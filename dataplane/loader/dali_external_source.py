@@ -155,6 +155,11 @@ def source_of(loader: Any, arrays: Sequence[str] | None, depth: int | None) -> D
         raise ConfigError(
             f"dali_source takes a DataLoader, got a value of type {type(loader).__name__}"
         )
+    if getattr(loader, "ragged_as", "offsets") != "offsets":
+        raise ConfigError(
+            "dali_source takes the samples of ragged arrays apart, by their offsets",
+            hint="give it a loader without ragged_as",
+        )
     known = _known_arrays(loader)
     if arrays is None:
         if known is None:

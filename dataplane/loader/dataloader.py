@@ -19,9 +19,11 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.utils.data
 from torch.utils.data import StackDataset, default_collate, default_convert
@@ -29,10 +31,13 @@ from torch.utils.data import StackDataset, default_collate, default_convert
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
+from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.mixture import Mix
+from dataplane.datasets.provenance import StepProvenance
+from dataplane.datasets.ragged import PaddingValue, RaggedAs, RaggedForm
 from dataplane.datasets.sharded import Sharded
 from dataplane.datasets.views import ViewReader, packed_inside, view_of
-from dataplane.errors import ConfigError, MissingPackage
+from dataplane.errors import ConfigError, LoaderError, MissingPackage
 from dataplane.gpu.device import checked_device
 from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
@@ -42,7 +47,7 @@ from dataplane.loader.order_arguments import OrderArguments, Shuffle
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
-from dataplane.loader.ranks import whole_number
+from dataplane.loader.ranks import rank_of_process, whole_number
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.stages import MAX_DECODE_THREADS, BatchWorker, PassOptions
@@ -50,6 +55,7 @@ from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
 from dataplane.loader.user_code import UserCode, WorkerSetup
 from dataplane.loader.workers import TransformMode, Workers
+from dataplane.loader.yielded import Trail, steps_of_epoch
 from dataplane.telemetry import logger
 
 __all__ = ["DataLoader"]
@@ -90,6 +96,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         world_size: number of ranks, likewise; 1 reads all of the dataset in this process.
         ragged: names of arrays whose first extent varies in what a transform returns: they are
             concatenated, with offsets. What is not named is stacked.
+        ragged_as: what arrays are whose first extent varies, as stored or as named by `ragged`:
+            "offsets", concatenated, with `<name>.offsets`; "padded" [B, N_max, ...], with
+            `<name>.lengths`, int64[B]; "nested", torch's nested tensors, without a copy.
+        padding_value: what stands behind the elements of a sample in a padded array; one number, or
+            numbers by name, 0 for others.
         keys: whether samples and batches have `"__key__"`.
         device: device that batches are yielded on: "cuda", which is the GPU of this process
             (`LOCAL_RANK`), "cuda:1", "cpu"; None for ordinary memory. Copies are made ahead, on a
@@ -144,6 +155,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         rank: int | None = None,
         world_size: int | None = None,
         ragged: Collection[str] = (),
+        ragged_as: RaggedAs = "offsets",
+        padding_value: PaddingValue = 0,
         keys: bool = True,
         transform_mode: TransformMode = "thread",
         device: str | torch.device | None = None,
@@ -173,6 +186,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
         self._seed = None if seed is None else whole_number("seed", seed)
         self._ragged = tuple(ragged)
+        self._ragged_form = RaggedForm.of(ragged_as, padding_value)
         self._keys = keys
         self._mode = transform_mode
         self._device = checked_device(device)
@@ -182,6 +196,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"device is for a dataplane.Dataset, this is a {type(dataset).__name__}",
                 hint="move its batches yourself: batch.to(device)",
             )
+        self._check_ragged_form(dataset, collate_fn)
         self._native_collate: object = None
         self._shard: Any = None
         self._place_: Place | None = None
@@ -239,6 +254,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _begin_anew(self) -> None:
         """Forget all passes: a loader that was just made, or copied."""
         self._meter: Meter | None = None
+        self._trail: Trail | None = None
         self._ahead: Prefetcher | None = None
         self._workers: Workers | None = None
         self._stateful: Any = None
@@ -282,6 +298,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         reads = reader or InnerReads(self._inner, state.dataset_length, draws)
         size = self.batch_size or getattr(self.batch_sampler, "batch_size", None) or 1
         self._ahead = plan_ahead(reads, feed, size, self._ahead)
+        own = self._place.own
+        ranks = rank_of_process() if own is None else own.ranks
+        self._trail = None if reader is None else Trail(reader, state, ranks)
         run = Run(
             reader,
             workers,
@@ -290,6 +309,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             progress=self._place.progress,
             ahead=self._ahead,
             device=device,
+            trail=self._trail,
         )
         self._meter = run.meter
         return run
@@ -319,7 +339,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def __getstate__(self) -> dict[str, Any]:
         # What is of a pass is not of a copy; nor are locks and threads.
         state = self.__dict__.copy()
-        for name in ("_meter", "_ahead", "_workers", "_stateful", "_shard"):
+        for name in ("_meter", "_trail", "_ahead", "_workers", "_stateful", "_shard"):
             del state[name]
         state["_place_"] = self._place.carried
         return state
@@ -328,6 +348,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self.__dict__.update(state, _place_=None, _shard=None)
         self._begin_anew()
         self._place.carried = state["_place_"]
+
+    @property
+    def ragged_as(self) -> RaggedAs:
+        """What arrays are whose first extent varies, as the loader was told."""
+        return self._ragged_form.kind
 
     @property
     def shuffle_quality(self) -> float | None:
@@ -394,6 +419,67 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 "the state of a dataset without packed samples is torchdata's, which is not "
                 "installed",
                 hint="pip install torchdata",
+            )
+
+    def provenance(self, batch: object = None) -> StepProvenance:
+        """Return where the batch comes from that was yielded last: samples, draws, bytes.
+
+        It costs microseconds; what costs more is found out by its `keys` and `as_dict()`.
+
+        Args:
+            batch: one of the latest batches, where a framework looks ahead; it is known by its
+                `"__key__"`.
+
+        Raises:
+            LoaderError: no batch was yielded yet, or `batch` is none of the latest.
+            ConfigError: samples come from code of yours, which may read what it likes.
+
+        Example:
+            >>> for batch in loader:  # doctest: +SKIP
+            ...     print(json.dumps(loader.provenance().as_dict()), file=log)
+        """
+        self._check_provenance()
+        if self._shard is not None and batch is None:
+            raise ConfigError(
+                "Accelerate's loop is a batch ahead of yours",
+                hint="say which batch it is: loader.provenance(batch)",
+            )
+        if self._trail is None:
+            raise LoaderError("no batch was yielded yet, so none has a provenance")
+        return self._trail.step(batch)
+
+    def provenance_of_epoch(self, epoch: int, *, first: int = 0) -> Iterator[StepProvenance]:
+        """Yield where each batch of an epoch comes from, as planned; no byte of a sample is read.
+
+        It is that of the epoch from its beginning. Samples that are left out or replaced since they
+        cannot be read are not known beforehand.
+
+        Args:
+            epoch: epoch.
+            first: step to begin with.
+
+        Raises:
+            ConfigError: as `provenance`; the order is a sampler's; or its seed is not known.
+        """
+        self._check_provenance()
+        assert self._view is not None
+        order, seed = self._place.order_of(epoch, draws=self._view.is_random)
+        return steps_of_epoch(self._view, order, epoch, seed, first)
+
+    def _check_provenance(self) -> None:
+        if not self._is_engine or self._view is None:
+            raise ConfigError(
+                f"the samples come from a {type(self.dataset).__name__}, whose code may read what "
+                "it likes: where they come from is not known",
+                hint="read a dataplane.Dataset, or a Subset, ConcatDataset or mix of such",
+            )
+        if any(
+            one.transform is not None and one.transform_errors != "raise" for one in self._packed
+        ):
+            raise ConfigError(
+                "transform_errors leaves out or replaces samples in the workers: which ones a "
+                "batch is of is not known",
+                hint='leave it at "raise"',
             )
 
     def looks_behind(self, state_dict: Mapping[str, object]) -> Sequence[int] | None:
@@ -513,6 +599,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             single=self._is_single,
             keys=self._keys,
             in_order=self.in_order,
+            ragged=self._ragged_as_asked(),
             first=state.samples_consumed // world_size,
         )
 
@@ -533,7 +620,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         collate = self.collate_fn
         if collate is self._native_collate and not self._is_single:
             collate = self._own_collate(self.dataset)  # a transform may have come or gone
-        code = UserCode(self.dataset, collate, self._collate_samples(), self.worker_init_fn)
+        # Workers make batches with offsets, which `Work` puts into their form.
+        collate, collate_bulk = map(_with_offsets, (collate, self._collate_samples()))
+        code = UserCode(self.dataset, collate, collate_bulk, self.worker_init_fn)
         if self._workers is None:
             self._workers = Workers(self._mode, persistent=self.persistent_workers)
         return self._workers.make(code, setup)
@@ -552,6 +641,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self._decode,
             threads=min(max(self.num_workers, 1), MAX_DECODE_THREADS),
             needs_cpu=needs_cpu,
+            ragged=self._ragged_as_asked(),
         )
 
     def _own_collate(self, dataset: object) -> Callable[[Any], Any]:
@@ -563,10 +653,55 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     def _collate_samples(self) -> LayoutCollate:
         """Return what makes a batch of samples: as stored, or as a transform made them."""
         if self._ragged or self._has_transform:
-            return LayoutCollate(self._ragged, is_declared=True)
-        if self._view is not None:
-            return LayoutCollate.of(self._view.layouts)
-        return LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)
+            found = LayoutCollate(self._ragged, is_declared=True)
+        elif self._view is not None:
+            found = LayoutCollate.of(self._view.layouts)
+        else:
+            found = LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)
+        if self._ragged_form.kind == "offsets":
+            return found
+        return replace(found, form=replace(self._ragged_form, names=found.ragged))
+
+    def _ragged_as_asked(self) -> RaggedForm | None:
+        """Return what ragged arrays become in the batches of a pass.
+
+        Raises:
+            ConfigError: a `collate_fn` of the user's was set, which makes the batches itself.
+        """
+        if self._ragged_form.kind == "offsets":
+            return None
+        collate = self.collate_fn
+        if collate is not self._native_collate:
+            self._check_ragged_form(self.dataset, collate)
+        if not self._runs_user_code:
+            assert self._view is not None
+            collate = LayoutCollate.of(self._view.layouts)
+        elif self._is_single:
+            collate = self._collate_samples()  # of a list of indices in the place of one
+        else:
+            collate = self._own_collate(self.dataset)
+        names = collate.ragged if isinstance(collate, LayoutCollate) else ()
+        return replace(self._ragged_form, names=names)
+
+    def _check_ragged_form(self, dataset: object, collate_fn: object) -> None:
+        kind = self._ragged_form.kind
+        if kind == "offsets":
+            return
+        if not self._is_engine:
+            raise ConfigError(
+                f"ragged_as is for a dataplane.Dataset, this is a {type(dataset).__name__}"
+            )
+        if collate_fn is not None and not isinstance(collate_fn, LayoutCollate):
+            raise ConfigError(
+                f"ragged_as={kind!r} and collate_fn both say what a batch is",
+                hint="leave one of them out",
+            )
+        if self._view is None or self._ragged or self._has_transform:
+            return
+        for layout in self._view.layouts:
+            if layout.arrangement is Arrangement.RAGGED and kind == "padded":
+                of_elements = torch.from_numpy(np.empty(0, layout.dtype)).dtype
+                self._ragged_form.padding_of(layout.name, of_elements)
 
     def _tell_quality(self) -> None:
         """Log at the first pass how near a shuffle by shards is to a full one."""
@@ -614,6 +749,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"this is a {type(dataset).__name__}",
                 hint="use generator= and torch.utils.data.DistributedSampler",
             )
+
+
+def _with_offsets(collate: Any) -> Any:
+    """Return what makes batches with offsets."""
+    return replace(collate, form=None) if isinstance(collate, LayoutCollate) else collate
 
 
 def _length_of(dataset: Any) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dataplane.datasets.layout import ArrayLayout
+from dataplane.datasets.ragged import RaggedForm
 from dataplane.datasets.samples import FetchedSample, decoded_bytes
 from dataplane.errors import ConfigError, DataplaneError
 from dataplane.extras import missing_package
@@ -58,6 +59,7 @@ class DeviceBatches:
         decode: route, likewise.
         threads: native threads.
         needs_cpu: why batches cannot be decoded on the device, or nothing.
+        ragged: what ragged arrays become on the device; None leaves them with offsets.
 
     Raises:
         ConfigError: there is no such device, or `decode="gpu"` cannot be.
@@ -65,7 +67,13 @@ class DeviceBatches:
     """
 
     def __init__(
-        self, device: torch.device, decode: Decode, *, threads: int, needs_cpu: str = ""
+        self,
+        device: torch.device,
+        decode: Decode,
+        *,
+        threads: int,
+        needs_cpu: str = "",
+        ragged: RaggedForm | None = None,
     ) -> None:
         self._decode = decode
         self._threads = threads
@@ -88,9 +96,11 @@ class DeviceBatches:
             self.choice = Choice("cpu", "the device is the CPU")
         else:
             self._find_inflater()
-        self._transfer = Transfer(self.device, threads=threads, inflater=self._inflater)
+        self._transfer = Transfer(
+            self.device, threads=threads, inflater=self._inflater, ragged=ragged
+        )
         # With slots of its own: batches behind a damaged one hold both of the other's.
-        self._again = Transfer(self.device, threads=threads)
+        self._again = Transfer(self.device, threads=threads, ragged=ragged)
 
     @property
     def name(self) -> str:

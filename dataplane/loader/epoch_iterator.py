@@ -34,6 +34,7 @@ from dataplane.loader.prefetcher import Prefetcher
 from dataplane.loader.stages import Asked, BatchWorker, Decoded, PassOptions, Work, stages_of
 from dataplane.loader.state import Progress
 from dataplane.loader.stats import Meter
+from dataplane.loader.yielded import Trail
 
 __all__ = ["Pass", "Run"]
 
@@ -49,6 +50,7 @@ class Run:
         progress: progress of the pass, told of every place that was used up, and of the end.
         ahead: prefetcher of the bytes, or None without a cache.
         device: maker of batches on a device, or None.
+        trail: what is told of each batch that is yielded, or None.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Run:
         progress: Progress,
         ahead: Prefetcher | None,
         device: DeviceBatches | None = None,
+        trail: Trail | None = None,
     ) -> None:
         if threading.current_thread() is not threading.main_thread():
             outlast_interpreter()  # a daemon thread of the user's, maybe
@@ -71,6 +74,7 @@ class Run:
         self._pid = os.getpid()
         self._reads_here = reader is None
         self._device = device
+        self._trail = trail
         self.is_closed = False
         self._work = work = Work(reader, workers, options, ahead, device)
         background, inline = stages_of(work)
@@ -117,6 +121,8 @@ class Run:
             read_bytes=decoded.read_bytes,
             wait_s=time.perf_counter() - began,
         )
+        if self._trail is not None and decoded.origins is not None:
+            self._trail.note(decoded.number, decoded.origins)
         if self._device is not None:
             return self._device.handed_over(decoded.content)
         return decoded.content
@@ -149,6 +155,7 @@ class Run:
             if self._reads_here:
                 self._work.advance(number)
         self._progress.step(number)
+        result.number = number
         return result
 
     def _made_here(self, number: int, item: Any, began: float) -> Decoded:

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler
 
+from dataplane.errors import ConfigError
 from dataplane.loader.batch_source import (
     BatchSource,
     KnownBatches,
@@ -208,6 +209,31 @@ class Place:
         order = sampler.order(state.seed or 0, batch_size)
         looks = order.of_epoch(state.order_epoch, state.samples_consumed).batch(0)[1]
         return None if looks is None else looks.tolist()
+
+    def order_of(self, epoch: int, *, draws: bool) -> tuple[KnownOrder, int | None]:
+        """Return the order of an epoch that is read from its beginning, and its seed.
+
+        Args:
+            epoch: epoch.
+            draws: whether selections draw from the seed.
+
+        Raises:
+            ConfigError: the order is a sampler's, or its seed is drawn when a pass begins.
+        """
+        epoch_number(epoch)
+        if self._known is None:
+            raise ConfigError(
+                "the order of a sampler is known only as it is drawn",
+                hint="ask for the provenance of each batch when it was yielded",
+            )
+        sampler, batch_size = self._known
+        seed = sampler.seed
+        if seed is None and (sampler.shuffle or draws):
+            raise ConfigError(
+                "without a seed each pass draws one when it begins: no epoch is known beforehand",
+                hint="give seed=, or ask for the provenance of each batch when it was yielded",
+            )
+        return sampler.order((seed or 0) if sampler.shuffle else 0, batch_size), seed
 
     @property
     def progress(self) -> Progress:

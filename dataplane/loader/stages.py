@@ -18,6 +18,8 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.mixture import with_source
+from dataplane.datasets.provenance import Origins, origins_of
+from dataplane.datasets.ragged import RaggedForm
 from dataplane.datasets.reader import SAMPLE_ERRORS
 from dataplane.datasets.samples import KEY, SOURCE, Keys, decoded_bytes, packed_bytes
 from dataplane.datasets.views import FetchedBatch, ViewReader
@@ -70,6 +72,7 @@ class PassOptions:
         keys: whether samples and batches have their keys.
         in_order: whether batches come in order.
         first: place of the first sample in the order of this rank.
+        ragged: what ragged arrays become; None leaves them with offsets.
     """
 
     num_workers: int
@@ -80,6 +83,7 @@ class PassOptions:
     keys: bool
     in_order: bool
     first: int
+    ragged: RaggedForm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ class Decoded:
     decoded_bytes: int = 0
     read_bytes: int = 0
     indices: Indices | None = None
+    origins: Origins | None = None
+    number: int = 0
 
 
 class Work:
@@ -145,6 +151,7 @@ class Work:
             decoded_bytes(fetched.samples),
             packed_bytes(fetched.samples),
             asked.indices,
+            origins_of(fetched, asked.indices),
         )
 
     def _sources(self, which: Sequence[int]) -> list[str]:
@@ -169,7 +176,7 @@ class Work:
                 del batch[KEY]
             if sources := self._sources(fetched.which):
                 batch[SOURCE] = Keys(sources)
-            return batch
+            return self._arranged(batch)
         separated = separate(samples, self.reader.layouts, threads=threads)
         if not options.keys:
             for sample in separated:
@@ -202,8 +209,15 @@ class Work:
             content = self.workers[worker].run(item.content)
             if content is NOTHING_LEFT:
                 return Decoded(None, 0, is_left_out=True)
-            item.content = _pinned(content) if self.options.pin else content
+            item.content = self._arranged(_pinned(content) if self.options.pin else content)
         return item
+
+    def _arranged(self, batch: Any) -> Any:
+        """Return a batch with its ragged arrays as they were asked for; a device does it itself."""
+        form = self.options.ragged
+        if form is None or self.device is not None:
+            return batch
+        return form.apply(batch, pin=self.options.pin)
 
     def make_here(self, number: int, item: Decoded | Asked) -> Decoded:
         """Make a batch in the training thread."""
@@ -238,6 +252,7 @@ class Work:
                 again is None,
                 decoded_bytes(samples),
                 packed_bytes(samples),
+                origins=origins_of(recovered, item.indices),
             )
         return item
 

@@ -38,7 +38,11 @@ def test_the_signature_is_torch_s_and_ours_comes_after_it() -> None:
     # A newer torch may add parameters; an older one may lack some of ours.
     shared = [p.name for p in theirs if p.name in {q.name for q in ours}]
     assert [p.name for p in ours if p.name in shared] == shared
-    own = {"seed", "rank", "world_size", "ragged", "keys", "transform_mode", "device", "decode"}
+    own = {
+        *("seed", "rank", "world_size", "weights", "num_samples", "shuffle_window"),
+        *("ragged", "ragged_as", "padding_value", "keys"),
+        *("transform_mode", "device", "decode"),
+    }
     assert own == {p.name for p in ours} - set(shared)
     assert {p.name: p.default for p in ours if p.name in shared} == {
         p.name: p.default for p in theirs if p.name in shared

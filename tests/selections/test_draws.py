@@ -6,6 +6,7 @@ import collections
 import itertools
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import dataplane as dp
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.spread import Spread
 from tests.datasets.packed import Packed
-from tests.selections.data import COUNT
+from tests.selections.data import COUNT, pack_meshes
 
 SELECTIONS = {"table": dp.rows(3), "fields/p": dp.crop((4, 4, 4))}
 
@@ -285,3 +286,33 @@ def test_looks_at_a_sample(permuted: Packed) -> None:
     for bad in (0, 1.5, "2"):
         with pytest.raises(dp.ConfigError, match="samples_per_read must be"):
             dp.Dataset(permuted.url, SELECTIONS, cache=False, samples_per_read=bad)
+
+
+def test_a_given_draw_reads_what_the_loader_read(dataset: dp.Dataset) -> None:
+    (expected,) = values(dp.DataLoader(dataset, batch_size=3, shuffle=True, seed=4))
+    for number in range(COUNT):
+        draw = int(Draws(4, 0).of(number)[0])
+        sample = dataset.numpy(number, draw=draw)
+        found = sample["table"].tobytes() + sample["fields/p"].tobytes()
+        assert found == expected[sample["__key__"]]
+    assert dataset.numpy(-1, draw=2**64 - 1)["__key__"] == f"case-{COUNT - 1}"
+
+
+@pytest.mark.parametrize("draw", [-1, 2**64, True, 1.0, "7"])
+def test_what_is_no_draw_is_refused(dataset: dp.Dataset, draw: Any) -> None:
+    with pytest.raises(dp.ConfigError, match="draw must be a whole number from 0"):
+        dataset.numpy(0, draw=draw)
+
+
+def test_a_given_draw_reads_that_sample_and_no_other(tmp_path: Path) -> None:
+    packed = pack_meshes(tmp_path, 3, permute_seed=3)
+    with dp.Dataset(packed.url, SELECTIONS, errors="replace", cache=False) as opened:
+        array = opened.index.places(1).arrays["table"]
+        damaged = tmp_path / array.shard
+        content = bytearray(damaged.read_bytes())
+        content[array.start : array.stop] = bytes(array.stop - array.start)
+        damaged.write_bytes(content)
+    with dp.Dataset(packed.url, SELECTIONS, errors="replace", cache=False) as opened:
+        assert opened.numpy(1)["__key__"] == "case-2"
+        with pytest.raises(dp.DecodeError, match="case-1"):
+            opened.numpy(1, draw=5)
