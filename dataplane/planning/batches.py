@@ -55,7 +55,7 @@ class Batches:
         self._window = window
         self._downloads = downloads
         self._disk = disk
-        self._reads: EpochReads
+        self._reads: EpochReads | None = None
         self._epoch = 0
         self._base = 0
         self._next_read = self._next_decode = 0
@@ -66,9 +66,12 @@ class Batches:
         self.read_s: dict[int, float] = {}  # when batches were read; those that are not taken
         self._decoded: set[int] = set()
 
-    def begin_epoch(self, epoch: int, base: int, reads: EpochReads) -> None:
+    def begin_epoch(self, epoch: int, reads: EpochReads) -> None:
         """Begin a pass."""
-        self._epoch, self._base, self._reads = epoch, base, reads
+        self._base += self._reads.step_count if self._reads is not None else 0
+        self._epoch, self._reads = epoch, reads
+        # Where ranks were coarsened to unequal numbers of steps, the last ones were not taken.
+        self._window.advance(self._base)
         self._next_read = self._next_decode = self.next_take = 0
         self._is_decoding = False
         self._missing.clear()
@@ -76,6 +79,12 @@ class Batches:
         self.read_s.clear()
         self._decoded.clear()
         self._window.begin_epoch(epoch)
+
+    @property
+    def _now(self) -> EpochReads:
+        """The reads of the present epoch."""
+        assert self._reads is not None
+        return self._reads
 
     @property
     def can_take(self) -> bool:
@@ -128,11 +137,11 @@ class Batches:
 
     def _decode_s(self, number: int) -> float:
         rate = self._policy.decode_bytes_per_s
-        return self._reads.decoded[number] / rate if rate else 0.0
+        return self._now.decoded[number] / rate if rate else 0.0
 
     def _read(self, now_s: float) -> None:
         """Begin to read as many batches as there are threads for."""
-        policy, reads = self._policy, self._reads
+        policy, reads = self._policy, self._now
         while self._next_read < reads.step_count:
             room = self._next_decode + policy.read_capacity
             # Threads that have read a batch for which there is no room yet are busy as well.
@@ -144,8 +153,8 @@ class Batches:
             self._begin_read(number, now_s)
 
     def _begin_read(self, number: int, now_s: float) -> None:
-        bounds = self._reads.bounds
-        blocks = self._reads.blocks[bounds[number] : bounds[number + 1]]
+        bounds = self._now.bounds
+        blocks = self._now.blocks[bounds[number] : bounds[number + 1]]
         missing = [block for block in blocks if not self._window.has(block)]
         self._missing[number] = len(missing)
         if not missing:
@@ -159,5 +168,5 @@ class Batches:
     def _finish_read(self, number: int, now_s: float) -> None:
         del self._missing[number]
         self.read_s[number] = now_s
-        bounds = self._reads.bounds
-        self._disk.use(self._reads.blocks[bounds[number] : bounds[number + 1]], now_s)
+        bounds = self._now.bounds
+        self._disk.use(self._now.blocks[bounds[number] : bounds[number + 1]], now_s)

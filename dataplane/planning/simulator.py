@@ -144,10 +144,8 @@ class HostSimulator:
             is_enough: function that looks at the figures so far, and says whether to stop.
         """
         done: list[EpochFigures] = []
-        base = 0
         for epoch in range(self._epochs):
-            done.append(self._run_epoch(epoch, base))
-            base += done[-1].steps
+            done.append(self._run_epoch(epoch))
             for rank in range(len(self._batches)):
                 self._reads.pop((rank, epoch), None)
             if is_enough is not None and is_enough(done):
@@ -184,12 +182,12 @@ class HostSimulator:
             self._reads[rank, epoch] = self._reads_of(rank, epoch)
         return self._reads[rank, epoch]
 
-    def _run_epoch(self, epoch: int, base: int) -> EpochFigures:
+    def _run_epoch(self, epoch: int) -> EpochFigures:
         reads = []
         for rank, batches in enumerate(self._batches):
             known = self._known(rank, epoch)
             assert known is not None
-            batches.begin_epoch(epoch, base, known)
+            batches.begin_epoch(epoch, known)
             reads.append(known)
         steps = min(one.step_count for one in reads)
         self._figures = figures = EpochFigures(epoch, steps)
