@@ -29,7 +29,7 @@ CAUSES: dict[Cause, str] = {
     "bandwidth": "the bandwidth of the host",
     "connection": "the bandwidth of a connection: more fetch_threads",
     "first byte": "first bytes, with so many requests at once: more fetch_threads, larger requests",
-    "cache": "a cache that is too small: what is downloaded had been downloaded before",
+    "cache": "a cache that is too small: it had been downloaded before (larger, or --shuffle shards)",
 }
 """What each cause means, and what helps."""
 

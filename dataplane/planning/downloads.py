@@ -50,7 +50,7 @@ class Tally:
         blocks: blocks that came.
         nbytes: bytes of those.
         again_bytes: bytes of blocks that had been downloaded before.
-        missed_bytes: by epoch, bytes that had to be downloaded for it.
+        missed_bytes: by epoch, bytes of the blocks that had to be downloaded for it, each once.
     """
 
     requests: int = 0
@@ -101,6 +101,13 @@ class HostDownloads:
         self.under_way: set[int] = set()
         self._waiting: dict[int, list[int]] = {}
         self._seen: set[int] = set()
+        self._missed: dict[int, int] = {}  # the last epoch that each was downloaded for
+
+    def note_miss(self, block: int, epoch: int) -> None:
+        """Count a block that must be downloaded for an epoch, once for each."""
+        if self._missed.get(block) != epoch:
+            self._missed[block] = epoch
+            self.tally.missed_bytes[epoch] += self.table.lengths[block]
 
     def put_off(self, block: int, rank: int) -> None:
         """Have a rank wait for a block that another downloads."""
@@ -248,7 +255,7 @@ class Downloads:
                 break
             job.state = _State.RUNNING
             host.under_way.add(following)
-            host.tally.missed_bytes[job.epoch] += lengths[following]
+            host.note_miss(following, job.epoch)
             transfer.blocks.append(following)
             transfer.lengths.append(lengths[following])
             transfer.kept.append(host.disk.reserve(following, now_s))

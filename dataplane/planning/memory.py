@@ -51,7 +51,7 @@ def estimate_memory(
     process_bytes: int,
     setup: Setup,
     *,
-    request_bytes: int,
+    block_bytes: int,
     held_bytes: int,
     packed_bytes: float,
     decoded_bytes: float,
@@ -61,7 +61,7 @@ def estimate_memory(
     Args:
         process_bytes: before its first batch.
         setup: what was simulated.
-        request_bytes: most bytes of a request.
+        block_bytes: length of a block.
         held_bytes: most bytes of blocks that the window held.
         packed_bytes: compressed bytes of a batch.
         decoded_bytes: decoded bytes of a batch.
@@ -70,7 +70,8 @@ def estimate_memory(
     reading = stages.read_capacity + stages.read_threads
     # One that is being decoded, one that the loop has, and the one before that it still refers to.
     decoded = 3 if stages.decodes_inline else stages.decode_capacity + 3
-    under_way = min(setup.downloads.threads * request_bytes, setup.window.window_bytes)
+    # Of a request the block that comes is in memory, and the one before it, which is written.
+    under_way = 2 * setup.downloads.threads * block_bytes
     return MemoryEstimate(
         process_bytes=process_bytes,
         window_bytes=held_bytes,

@@ -264,7 +264,7 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
     if limit_bytes is None:
         limit_bytes = _disk_limit(settings.cache.dir)
     lengths = _block_lengths(index_bytes, settings.cache.block_bytes)
-    setup = _setup(settings, config, limit_bytes, packed, reader.mean_sample_bytes)
+    setup = _setup(settings, config, limit_bytes, reader.mean_sample_bytes)
     simulated = replace(
         setup,
         limit_bytes=limit_bytes // coarsening.stride,
@@ -281,7 +281,7 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
     memory = estimate_memory(
         process_bytes,
         setup,
-        request_bytes=_request_bytes(config),
+        block_bytes=config.block_bytes,
         held_bytes=max(window.peak_held_bytes for window in simulator.windows),
         packed_bytes=packed * settings.batch_size,
         decoded_bytes=mean_sizes(reader)[0] * settings.batch_size,
@@ -324,16 +324,13 @@ def _orders(dataset: Dataset, settings: RunSettings) -> list[KnownOrder]:
     ]
 
 
-def _setup(
-    settings: RunSettings, config: CacheConfig, limit_bytes: int, packed: float, mean_bytes: int
-) -> Setup:
+def _setup(settings: RunSettings, config: CacheConfig, limit_bytes: int, mean_bytes: int) -> Setup:
     """Return what is simulated, as loader and cache would be set up."""
     request_bytes = _request_bytes(config)
     window = max(config.prefetch_window_bytes, BATCHES_AHEAD * settings.batch_size * mean_bytes)
     if config.size_bytes is not None:
         window = min(window, config.size_bytes // 2)
     read_threads = min(1 + settings.workers // 4, MAX_READ_THREADS)
-    del packed
     return Setup(
         network=settings.network,
         downloads=DownloadPolicy(
