@@ -28,8 +28,8 @@ CAUSES: dict[Cause, str] = {
     "decode": "decoding: more --workers, or a faster codec",
     "bandwidth": "the bandwidth of the host",
     "connection": "the bandwidth of a connection: more fetch_threads",
-    "first byte": "first bytes, with so many requests at once: more fetch_threads, larger requests",
-    "cache": "a cache that is too small: it had been downloaded before (larger, or --shuffle shards)",
+    "first byte": "first bytes, with so many requests at once: more fetch_threads",
+    "cache": "a cache that is too small, for what had been downloaded before",
 }
 """What each cause means, and what helps."""
 

@@ -114,16 +114,19 @@ class HostDisk:
         freed = 0
         while self._foreign and freed < goal:
             freed += self._foreign.popleft()
-        old = self._old_blocks()
+        old, pinned = self._old_blocks(), []
         while old and freed < goal:
             block = old.popleft()
-            is_used = self._last_s.get(block, self._starts[0]) >= self._starts[0]
-            if is_used or self._is_pinned(block):
+            if self._last_s.get(block, self._starts[0]) >= self._starts[0]:
+                continue  # used since, or gone
+            if self._is_pinned(block):
+                pinned.append(block)
                 continue
             del self._last_s[block]
             length = page_rounded(self._table.lengths[block])
             self.evicted_bytes += length
             freed += length
+        old.extendleft(reversed(pinned))
         self.used_bytes -= freed
 
     def _old_blocks(self) -> deque[int]:
