@@ -40,6 +40,7 @@ from dataplane.planning.simulator import EpochFigures, HostSimulator, Setup
 from dataplane.planning.window import WindowPolicy
 from dataplane.shards import INDEX_KEY
 from dataplane.stores import StoreConfig, open_store
+from dataplane.units import format_bytes
 
 __all__ = ["Prediction", "Prices", "RunSettings", "predict"]
 
@@ -275,6 +276,7 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
     )
     done = simulator.run(_is_steady if settings.epochs > _ALIKE else None)
     notes = list(_notes(settings, coarsening.stride, coarsening.group, len(done)))
+    notes += _window_notes(setup, packed * settings.batch_size)
     scale = _scale(orders, settings, done, coarsening.stride)
     epochs = [_scaled(one, scale) for one in done]
     epochs += [_later(epochs[-1], epoch) for epoch in range(len(done), settings.epochs)]
@@ -423,6 +425,20 @@ def _scaled(one: EpochFigures, scale: float) -> EpochFigures:
 
 def _later(one: EpochFigures, epoch: int) -> EpochFigures:
     return replace(one, epoch=epoch)
+
+
+def _window_notes(setup: Setup, batch_bytes: float) -> list[str]:
+    """Say so where a loader reads further ahead than its plan."""
+    stages = setup.stages
+    ahead = stages.read_capacity + stages.read_threads + stages.decode_capacity + 1
+    batches = setup.window.window_bytes / batch_bytes if batch_bytes else ahead
+    if batches >= ahead:
+        return []
+    return [
+        f"the window of {format_bytes(setup.window.window_bytes)} has room for {batches:.1f} "
+        f"batches, and the loader reads up to {ahead} ahead: more may be downloaded than is "
+        "predicted (a window is half of the cache at most)"
+    ]
 
 
 def _notes(settings: RunSettings, stride: int, group: int, simulated: int) -> list[str]:
