@@ -19,8 +19,9 @@ from dataplane.planning.chart import check_chart, save_chart
 from dataplane.planning.check import BYTES_TOLERANCE, TIME_TOLERANCE, check
 from dataplane.planning.document import check_document, prediction_document
 from dataplane.planning.network import NetworkSettings
-from dataplane.planning.predict import DEFAULT_MOST_USES, Prices, RunSettings, predict
+from dataplane.planning.predict import predict
 from dataplane.planning.run_record import RunRecord
+from dataplane.planning.settings import DEFAULT_MOST_USES, Prices, RunSettings
 from dataplane.units import parse_bytes
 
 __all__ = ["plan"]

@@ -49,7 +49,8 @@ def _parse(call: str, text: str) -> Selection:
         node = ast.parse(call.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ConfigError(f"--arrays {text!r}: {call!r} is no selection", hint=_HINT) from None
-    return _selection(node, text)
+    selection: Selection = _selection(node, text)
+    return selection
 
 
 def _selection(node: ast.expr, text: str) -> Any:

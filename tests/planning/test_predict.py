@@ -15,7 +15,8 @@ from dataplane.cache import Cache, CacheConfig
 from dataplane.errors import ConfigError
 from dataplane.planning.check import check
 from dataplane.planning.network import NetworkSettings
-from dataplane.planning.predict import Prediction, Prices, RunSettings, predict
+from dataplane.planning.predict import Prediction, predict
+from dataplane.planning.settings import Prices, RunSettings
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
 from dataplane_testing.s3 import S3Endpoint
