@@ -163,7 +163,7 @@ class Batches:
         for block in missing:
             self._waiting.setdefault(block, []).append(number)
         for block in missing:
-            self._downloads.submit(block, self._epoch, now_s, is_demanded=True)
+            self._downloads.submit(block, self._epoch, is_demanded=True)
 
     def _finish_read(self, number: int, now_s: float) -> None:
         del self._missing[number]

@@ -5,6 +5,10 @@ has as many requests under way as it has download threads, and a host as many as
 reader waits for goes before what is planned; blocks that follow each other and wait together come
 in one request, unless there is work left for the other threads.
 
+Between asking for blocks and the beginning of their requests a thread has to wake up; here, all that
+is asked for at one moment is asked for before the first request begins. In a real run a few requests
+begin before that, so that it has some more of them.
+
 A block that another process is downloading is put off until that is over, and downloaded after all
 where it was not kept. Not thread-safe; belongs to one simulation.
 """
@@ -174,8 +178,8 @@ class Downloads:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def submit(self, block: int, epoch: int, now_s: float, *, is_demanded: bool) -> None:
-        """Ask for a block, for a plan or for a reader that waits."""
+    def submit(self, block: int, epoch: int, *, is_demanded: bool) -> None:
+        """Ask for a block, for a plan or for a reader that waits; `dispatch` then begins it."""
         job = self._jobs.get(block)
         if job is not None:
             if is_demanded and not job.is_demanded:
@@ -186,7 +190,6 @@ class Downloads:
         self._jobs[block] = _Job(epoch, is_demanded)
         (self._urgent if is_demanded else self._planned).append(block)
         self._waiting += 1
-        self.dispatch(now_s)
 
     def dispatch(self, now_s: float) -> None:
         """Begin as many requests as may be under way."""

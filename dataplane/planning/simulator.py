@@ -235,6 +235,8 @@ class HostSimulator:
             rank = self._to_go_on.pop()
             self.windows[rank].pump(self._now_s)
             begun = self._batches[rank].go_on(self._now_s)
+            # Only now: the threads wake up when several blocks have been asked for.
+            self._host.ranks[rank].dispatch(self._now_s)
             if begun is not None:
                 number, decode_s = begun
                 self._after(decode_s, functools.partial(self._decoded, rank, number))

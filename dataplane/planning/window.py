@@ -147,7 +147,7 @@ class Window:
             self._last_step[block] = step
             self._by_step.setdefault(step, []).append(block)
         if not self.has(block):
-            self.downloads.submit(block, epoch, now_s, is_demanded=False)
+            self.downloads.submit(block, epoch, is_demanded=False)
         return True
 
     def _may_enter(self, block: int, length: int, now_s: float, *, is_known: bool) -> bool:

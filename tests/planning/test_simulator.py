@@ -197,5 +197,5 @@ def test_neighbours_come_together_while_there_is_work_for_all_threads():
     network = NetworkSettings(1.0)
     given = setup(network=network, threads=2, request_blocks=8)
     (done,) = simulator(given, lambda *_: steps, blocks=64, epochs=1).run()
-    # The first request of each thread begins at once, with what was asked for by then.
+    # The last ones are shorter, so that both threads have work.
     assert 64 / 8 <= done.requests <= 64 / 8 + 4
