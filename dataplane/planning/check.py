@@ -108,6 +108,7 @@ def check(
             "downloaded", "bytes", total_bytes * share, counted("store_get_bytes"), bytes_tolerance
         ),
         CheckRow("requests", "requests", requests * share, counted("store_get_requests")),
+        CheckRow("of those, sent twice", "requests", 0, counted("store_hedges")),
         CheckRow(
             "time of all epochs",
             "s",

@@ -5,9 +5,9 @@ has as many requests under way as it has download threads, and a host as many as
 reader waits for goes before what is planned; blocks that follow each other and wait together come
 in one request, unless there is work left for the other threads.
 
-Between asking for blocks and the beginning of their requests a thread has to wake up; here, all that
-is asked for at one moment is asked for before the first request begins. In a real run a few requests
-begin before that, so that it has some more of them.
+Between asking for blocks and the beginning of their requests a thread has to wake up; here, all
+that is asked for at one moment is asked for before the first request begins. In a real run some
+begin before that, so that it has a few requests more.
 
 A block that another process is downloading is put off until that is over, and downloaded after all
 where it was not kept. Not thread-safe; belongs to one simulation.
