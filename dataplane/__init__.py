@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from dataplane.loader import DataLoader
     from dataplane.loader.dali import dali_pipeline, dali_source
     from dataplane.metrics import stats
+    from dataplane.planning.run_record import RunRecord
     from dataplane.prometheus import serve_metrics
     from dataplane.stores import StoreConfig
 
@@ -84,6 +85,7 @@ __all__ = [
     "NotFound",
     "ObjectChanged",
     "Permutation",
+    "RunRecord",
     "Selection",
     "StoreConfig",
     "StoreError",
@@ -154,6 +156,7 @@ _MODULES = {
     ),
     "dataplane.loader": ("DataLoader", "dali_ops", "dali_pipeline", "dali_source"),
     "dataplane.metrics": ("stats",),
+    "dataplane.planning.run_record": ("RunRecord",),
     "dataplane.prometheus": ("serve_metrics",),
     "dataplane.stores": ("StoreConfig",),
 }

@@ -51,10 +51,14 @@ from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
 
-__all__ = ["Plan"]
+__all__ = ["MIN_JOBS_PER_THREAD", "REQUESTS_PER_THREAD", "Plan"]
 
-_REQUESTS = 2  # per thread, queued behind the readers
-_MIN_JOBS = 4  # per thread
+REQUESTS_PER_THREAD = 2
+"""Requests that a plan queues for each download thread, behind the readers."""
+
+MIN_JOBS_PER_THREAD = 4
+"""Blocks that it queues at least, per thread, however large they are."""
+
 _JOIN_S = 10.0
 _FEW_USES = 16  # are entered one by one
 _MANY_USES = 4096  # most that are entered together
@@ -78,8 +82,8 @@ class Plan:
         self._window_bytes = window_bytes
         config = core.config
         # Enough to make full requests of; more would only sit in the queue.
-        self._least_jobs = _MIN_JOBS * config.fetch_threads
-        self._most_job_bytes = _REQUESTS * core.request_bytes * config.fetch_threads
+        self._least_jobs = MIN_JOBS_PER_THREAD * config.fetch_threads
+        self._most_job_bytes = REQUESTS_PER_THREAD * core.request_bytes * config.fetch_threads
         # Half: plans of the same process that are in the middle of an epoch need memory too.
         self._next_epoch_limit = min(config.next_epoch_bytes, window_bytes // 2)
         self._lock = threading.Lock()

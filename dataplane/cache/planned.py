@@ -67,6 +67,21 @@ class PlannedTable:
         keys = self.source[has].astype(np.int64)[row] * _MAX_BLOCKS + first[row] + place
         return BlockUses(self.sources, keys, self.steps[has][row], self.epoch)
 
+    def block_numbers(
+        self, firsts: Sequence[int]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return which blocks the steps need, numbered over all objects.
+
+        Args:
+            firsts: number of the first block of each object.
+
+        Returns:
+            int64[n], the blocks; int64[n], the step that needs each, never falling.
+        """
+        uses = self.block_uses()
+        source, block = np.divmod(uses.keys, _MAX_BLOCKS)
+        return np.asarray(firsts, np.int64)[source] + block, uses.steps
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockUses:

@@ -34,6 +34,7 @@ _BUILT_IN = {
     "info": ("dataplane.cli.info", "info", "Describe a packed dataset."),
     "stats": ("dataplane.cli.stats", "stats", "Watch the processes that use the cache."),
     "warm": ("dataplane.cli.warm", "warm", "Bring objects into the cache ahead of their readers."),
+    "plan": ("dataplane.cli.plan", "plan", "Predict a training run before it starts."),
     "pack": ("dataplane.cli.pack", "pack", "Convert simulation files to a packed dataset."),
 }
 _ENTRY_POINTS = "dataplane.commands"

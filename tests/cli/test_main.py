@@ -39,6 +39,7 @@ COMMANDS = [
     "info",
     "mount",
     "pack",
+    "plan",
     "stats",
     "umount",
     "warm",

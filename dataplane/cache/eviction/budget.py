@@ -37,12 +37,12 @@ from dataplane.cache.eviction.working_set import WorkingSet
 from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
 from dataplane.telemetry import Counters
 
-__all__ = ["Budget", "excess_bytes", "has_files"]
+__all__ = ["MAX_SLACK_BYTES", "SLACK_SHARE", "Budget", "excess_bytes", "has_files"]
 
 _FREE_SHARE = 10  # without a budget, 1/10 of the file system stays free
 _FLOOR_SHARE = 100  # with a budget, 1/100, whatever the budget is
-_SLACK_SHARE = 20  # an eviction goes on to 1/20 below the budget, so that not every fill evicts
-_MAX_SLACK_BYTES = 4 << 30
+SLACK_SHARE = 20  # an eviction goes on to 1/20 below the budget, so that not every fill evicts
+MAX_SLACK_BYTES = 4 << 30
 _DRIFT_BYTES = 64 << 20  # smaller differences may be fills under way
 _FILES_PER_ENTRY = 4  # with the folder that it may be the first in
 _EVICT_WAIT_S = 5.0  # for another process's eviction
@@ -183,7 +183,7 @@ class Budget:
         size = self._size_bytes
         if size is not None and wanted > size:
             return False
-        slack = min((size if size is not None else 1 << 40) // _SLACK_SHARE, _MAX_SLACK_BYTES)
+        slack = min((size if size is not None else 1 << 40) // SLACK_SHARE, MAX_SLACK_BYTES)
         deadline = time.monotonic() + _EVICT_WAIT_S
         while (now := time.monotonic()) < deadline:
             with locks.hold(self._session.directory.fd, locks.EVICT_BYTE, wait=False) as held:

@@ -18,9 +18,9 @@ import threading
 import time
 from collections import deque
 
-__all__ = ["WorkingSet", "WorkingSets"]
+__all__ = ["PASSES", "WorkingSet", "WorkingSets"]
 
-_PASSES = 4
+PASSES = 4
 """Entries not used in so many passes, of training and validation, leave their working set."""
 
 _FULL_S = 1.0  # between two attempts to find something to evict
@@ -31,7 +31,7 @@ class WorkingSet:
 
     def __init__(self) -> None:
         self._names: set[str] = set()
-        self._starts: deque[int] = deque(maxlen=_PASSES)
+        self._starts: deque[int] = deque(maxlen=PASSES)
         self._full_until_s = 0.0
 
     @property
@@ -48,7 +48,7 @@ class WorkingSet:
         if name not in self._names:
             return False
         starts = self._starts
-        return len(starts) < _PASSES or tick >= starts[0]
+        return len(starts) < PASSES or tick >= starts[0]
 
 
 class WorkingSets:

@@ -33,7 +33,16 @@ from dataplane.cache.read.prefetch_buffer import BlockKey, PrefetchBuffer
 from dataplane.errors import CacheError
 from dataplane.stores.base import Buffer, ObjectInfo, Store
 
-__all__ = ["UNWANTED", "CoalescedRequest", "Job", "Outcome", "Scheduler", "TryLater", "Unwanted"]
+__all__ = [
+    "SHARED_BYTES",
+    "UNWANTED",
+    "CoalescedRequest",
+    "Job",
+    "Outcome",
+    "Scheduler",
+    "TryLater",
+    "Unwanted",
+]
 
 
 class _State(Enum):

@@ -1,0 +1,99 @@
+"""The disk of a host in simulated time keeps what the cache would keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dataplane.cache.admin import PASSES, SLACK_SHARE, map_disk_bytes
+from dataplane.planning.blocks import BlockTable
+from dataplane.planning.host_disk import HostDisk
+
+BLOCK = 4096
+MAP = map_disk_bytes(100)
+
+
+def disk(limit_blocks: int, foreign: list[int] | None = None, pinned: set[int] | None = None):
+    table = BlockTable()
+    table.add(100 * BLOCK, BLOCK)
+    taken = set() if pinned is None else pinned
+    return HostDisk(table, limit_blocks * BLOCK + MAP, foreign or [], taken.__contains__)
+
+
+def fill(one: HostDisk, block: int, now_s: float) -> bool:
+    kept = one.reserve(block, now_s)
+    if kept:
+        one.commit(block, now_s)
+    return kept
+
+
+def test_what_came_first_stays_while_a_dataset_is_read_again_and_again():
+    one = disk(3)
+    one.begin_pass(0.0)
+    assert [fill(one, block, float(2 * block)) for block in range(5)] == [True] * 3 + [False] * 2
+    assert [block in one for block in range(5)] == [True] * 3 + [False] * 2
+    assert one.refused_blocks == 2
+    assert one.used_bytes == 3 * BLOCK + MAP
+
+
+def test_a_disk_without_room_says_so_for_a_second():
+    one = disk(1)
+    one.begin_pass(0.0)
+    fill(one, 0, 0.0)
+    assert not one.is_full(0.5)
+    fill(one, 1, 0.5)
+    assert one.is_full(1.4)
+    assert not one.is_full(1.6)
+
+
+def test_what_is_of_no_working_set_goes_first():
+    one = disk(4, [BLOCK, BLOCK])
+    # The map of the foreign entry takes two blocks as well.
+    foreign_map = map_disk_bytes(2)
+    assert one.used_bytes == 2 * BLOCK + foreign_map
+    one.begin_pass(0.0)
+    kept = [fill(one, block, float(2 * block)) for block in range(4)]
+    assert kept.count(True) == 4 - foreign_map // BLOCK
+    assert one.used_bytes <= 4 * BLOCK + MAP
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_was_not_used_in_the_last_passes_goes_least_recently_used_first(seed: int):
+    rng = np.random.default_rng(seed)
+    limit = 60
+    pinned: set[int] = set()
+    one = disk(limit, pinned=pinned)
+    last: dict[int, float] = {}
+    starts: list[float] = []
+    now_s = 0.0
+    for _ in range(2 * PASSES):
+        now_s += 5.0
+        one.begin_pass(now_s)
+        starts.append(now_s)
+        for block in rng.permutation(100)[:35].tolist():
+            now_s += 2.0  # beyond the time for which a full disk is not asked again
+            pinned.clear()
+            pinned.add(int(rng.integers(100)))
+            if block in last:
+                one.use([block], now_s)
+                last[block] = now_s
+                continue
+            # The cache's own rule, over all blocks each time.
+            room = len(last) < limit
+            if not room:
+                first_s = starts[-PASSES] if len(starts) >= PASSES else -1.0
+                old = sorted(
+                    (used_s, other)
+                    for other, used_s in last.items()
+                    if used_s < first_s and other not in pinned
+                )
+                goal = BLOCK + (limit * BLOCK + MAP) // SLACK_SHARE
+                goal += (len(last) - limit) * BLOCK
+                for _, other in old[: -(-goal // BLOCK)]:
+                    del last[other]
+                room = len(last) < limit
+            assert fill(one, block, now_s) == room
+            if room:
+                last[block] = now_s
+            assert {other for other in range(100) if other in one} == set(last)
+    assert one.evicted_bytes > 0
