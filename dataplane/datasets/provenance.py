@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.reader import looks_of
 from dataplane.datasets.samples import sample_numbers
 from dataplane.datasets.views import FetchedBatch, ViewReader
@@ -54,6 +55,7 @@ class StepProvenance:
         rank: rank of this process.
         world_size: number of ranks.
         origins: what the batch is of.
+        datasets: datasets of the view.
         reader: reader of the samples, with the draws of the pass.
     """
 
@@ -63,13 +65,17 @@ class StepProvenance:
     rank: int
     world_size: int
     origins: Origins
+    datasets: tuple[Dataset, ...]
     reader: ViewReader
 
     @property
     def keys(self) -> list[str]:
         """Keys of the samples, in order."""
-        pairs = zip(self.origins.which, self.origins.numbers, strict=True)
-        return [self.reader.key_of(which, number) for which, number in pairs]
+        keys = []
+        for which, number in zip(self.origins.which, self.origins.numbers, strict=True):
+            dataset = self.datasets[which]
+            keys.append(dataset.keys[dataset.numbering.split(number)[0]])
+        return keys
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values, for JSON.
@@ -97,7 +103,7 @@ class StepProvenance:
                     "identity": dataset.identity,
                     "arrays": {name: repr(one) for name, one in dataset.selections.items()},
                 }
-                for dataset in self.reader.datasets
+                for dataset in self.datasets
             ],
             "samples": [self._sample(at) for at in range(len(self.origins.numbers))],
         }

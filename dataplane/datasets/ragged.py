@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-import numpy as np
+import numpy.typing as npt
 import torch
 
 from dataplane.buffers import shared_pool
@@ -138,24 +138,33 @@ def _padded(values: torch.Tensor, offsets: Sequence[int], padding: Any, pin: boo
     """Return values [sum of N, ...] as [B, N_max, ...]; nothing waits for a device."""
     bounds = list(itertools.pairwise(offsets))
     longest = max((stop - start for start, stop in bounds), default=0)
-    padded = _empty((len(bounds), longest, *values.shape[1:]), values, pin)
+    shape = (len(bounds), longest, *values.shape[1:])
+    source: Any = _array(values)
+    if source is None:
+        padded = torch.empty(shape, dtype=values.dtype, device=values.device)
+        target: Any = padded
+        source = values
+    else:
+        # By NumPy: torch would wake its threads for each sample, beside those that decode.
+        if pin:
+            padded = torch.empty(shape, dtype=values.dtype, pin_memory=True)
+        else:
+            padded = torch.from_numpy(shared_pool().array(shape, source.dtype))
+        target = padded.numpy()
     for slot, (start, stop) in enumerate(bounds):
-        padded[slot, : stop - start].copy_(values[start:stop])
-        padded[slot, stop - start :].fill_(padding)
+        target[slot, : stop - start] = source[start:stop]
+        target[slot, stop - start :] = padding
     return padded
 
 
-def _empty(shape: tuple[int, ...], like: torch.Tensor, pin: bool) -> torch.Tensor:
-    """Return memory for the elements of a tensor's type and device."""
-    if not pin and like.device.type == "cpu" and like.layout is torch.strided:
-        try:
-            dtype = like[:0].detach().numpy().dtype
-        except TypeError:
-            pass  # NumPy has no such type
-        else:
-            return torch.from_numpy(shared_pool().array(shape, np.dtype(dtype)))
-    pin = pin and like.device.type == "cpu"
-    return torch.empty(shape, dtype=like.dtype, device=like.device, pin_memory=pin)
+def _array(values: torch.Tensor) -> npt.NDArray[Any] | None:
+    """Return an array over a tensor's memory, or None where it cannot be one."""
+    if values.device.type != "cpu" or values.layout is not torch.strided or values.requires_grad:
+        return None
+    try:
+        return values.numpy()
+    except (TypeError, RuntimeError):  # NumPy has no such type
+        return None
 
 
 def _holds(dtype: torch.dtype, value: float) -> bool:

@@ -243,7 +243,6 @@ class ViewReader:
 
     def __init__(self, view: View, draws: Draws | None = None) -> None:
         self.layouts = view.layouts
-        self.datasets = view.datasets
         self._draws = draws if view.is_random else None
         self.sources = view.sources
         self._readers = [dataset.reader() for dataset in view.datasets]
@@ -311,11 +310,6 @@ class ViewReader:
             DataplaneError: it has no plan.
         """
         return self._readers[which].trace(number, look)
-
-    def key_of(self, which: int, number: int) -> str:
-        """Return the key of a sample of a dataset, by its number there."""
-        dataset = self.datasets[which]
-        return dataset.keys[dataset.numbering.split(number)[0]]
 
     def recover(self, positions: Sequence[int]) -> FetchedBatch:
         """Read samples one by one, check that each decodes, and apply the policy to the others.

@@ -300,7 +300,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._ahead = plan_ahead(reads, feed, size, self._ahead)
         own = self._place.own
         ranks = rank_of_process() if own is None else own.ranks
-        self._trail = None if reader is None else Trail(reader, state, ranks)
+        view = self._view
+        self._trail = None if reader is None or view is None else Trail(view, reader, state, ranks)
         run = Run(
             reader,
             workers,

@@ -28,12 +28,16 @@ class Trail:
     """The latest batches of a pass.
 
     Args:
-        reader: reader of the pass.
+        view: samples of the pass.
+        reader: reader of them.
         state: state that it began with.
         ranks: rank and world size.
     """
 
-    def __init__(self, reader: ViewReader, state: LoaderState, ranks: tuple[int, int]) -> None:
+    def __init__(
+        self, view: View, reader: ViewReader, state: LoaderState, ranks: tuple[int, int]
+    ) -> None:
+        self._datasets = view.datasets
         self._reader = reader
         self._state = state
         self._ranks = ranks
@@ -74,7 +78,14 @@ class Trail:
         state, (rank, world_size) = self._state, self._ranks
         step = state.num_yielded + number
         return StepProvenance(
-            step, state.epoch, state.seed, rank, world_size, origins, self._reader
+            step,
+            state.epoch,
+            state.seed,
+            rank,
+            world_size,
+            origins,
+            self._datasets,
+            self._reader,
         )
 
 
@@ -95,7 +106,16 @@ def steps_of_epoch(
     for step, batch in enumerate(batches):
         if step >= first:
             origins = Origins(*view.locate(batch), _as_list(looks_of(batch)))
-            yield StepProvenance(step, epoch, seed, order.rank, order.world_size, origins, reader)
+            yield StepProvenance(
+                step,
+                epoch,
+                seed,
+                order.rank,
+                order.world_size,
+                origins,
+                view.datasets,
+                reader,
+            )
 
 
 def _as_list(looks: Sequence[int] | None) -> list[int] | None:

@@ -69,8 +69,8 @@ class Crop:
 
     is_random = False
 
-    def boxes(self, shape: tuple[int, ...], *, draw: int) -> Any:
-        return (tuple((min(1, n), max(min(1, n), n - 2)) for n in shape),)
+    def region(self, array: dp.ArrayForm, *, draw: int) -> Any:
+        return tuple(((min(1, n), max(min(1, n), n - 2)),) for n in array.shape)
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class Cyclic:
 
     is_random = False
 
-    def boxes(self, shape: tuple[int, ...], *, draw: int) -> Any:
-        rest = tuple((0, n) for n in shape[1:])
-        return (((shape[0] - 400, shape[0]), *rest), ((0, 250), *rest))
+    def region(self, array: dp.ArrayForm, *, draw: int) -> Any:
+        count, *rest = array.shape
+        return (((count - 400, count), (0, 250)), *(((0, n),) for n in rest))
 
 
 def test_crops_and_runs_of_points_come_as_selected(packed: Packed, kernel: str) -> None:

@@ -192,6 +192,12 @@ def test_what_replaced_a_sample_is_what_is_told(tmp_path: Path) -> None:
         step = loader.provenance().as_dict()
         assert [one["number"] for one in step["samples"]] == wanted
         check_read_again(batch, step)
+        sizes = []
+        again_and_again = dp.DataLoader(opened, 4, seed=2, weights=[1] * 5, num_samples=16)
+        for batch in again_and_again:
+            check_read_again(batch, again_and_again.provenance().as_dict())
+            sizes.append(len(batch["__key__"]))
+        assert (min(sizes) < 4) == (policy == "skip")
 
 
 def test_a_batch_is_known_by_its_keys_where_a_framework_looks_ahead(dataset: dp.Dataset) -> None:
@@ -204,6 +210,15 @@ def test_a_batch_is_known_by_its_keys_where_a_framework_looks_ahead(dataset: dp.
         loader.provenance({"__key__": ["case-0"]})
     with pytest.raises(ConfigError, match="has no '__key__'"):
         loader.provenance({"points": first["points"]})
+
+
+def test_where_accelerate_s_loop_is_ahead_the_batch_has_to_be_named(dataset: dp.Dataset) -> None:
+    loader = dp.DataLoader(dataset, 2, seed=5)
+    batch = next(iter(loader))
+    loader.__dict__["_shard"] = object()
+    with pytest.raises(ConfigError, match=r"loader\.provenance\(batch\)"):
+        loader.provenance()
+    assert loader.provenance(batch).step == 0
 
 
 def test_single_samples_are_steps(dataset: dp.Dataset) -> None:

@@ -153,6 +153,20 @@ def test_nested_tensors_are_views_of_the_batch() -> None:
     assert list(batch) == ["x", "x.offsets"], "what was given is not changed"
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.bool, torch.complex64])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_elements_of_every_type_are_padded(dtype: torch.dtype, requires_grad: bool) -> None:
+    values = torch.tensor([[0, 1], [1, 1], [1, 0]]).to(dtype)
+    if requires_grad and dtype is not torch.bool:
+        values.requires_grad_()
+    batch = {"x": values, "x.offsets": torch.tensor([0, 1, 1, 3])}
+    padded = RaggedForm(("x",), "padded", 1).apply(batch)["x"]
+    assert padded.dtype is dtype
+    assert padded.requires_grad == values.requires_grad
+    expected = [[[0, 1], [1, 1]], [[1, 1], [1, 1]], [[1, 1], [1, 0]]]
+    assert torch.equal(padded, torch.tensor(expected).to(dtype))
+
+
 def test_nested_arrays_of_equal_lengths_are_computed_with_together(dataset: dp.Dataset) -> None:
     loader = dp.DataLoader(dataset, 4, ragged_as="nested")
     for batch, wanted in zip(loader, dp.DataLoader(dataset, 4), strict=True):
