@@ -27,6 +27,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from dataplane.datasets.keyed import Array
@@ -119,6 +121,13 @@ class KnownOrder:
         return rank_count(
             self.rule.length, world_size=self.world_size, start=start, drop_last=self.drop_last
         )
+
+    def guests(self, samples: Indices) -> npt.NDArray[np.bool_] | None:
+        """Return whether other nodes own samples: bool[n]; None where samples have no owners."""
+        if self.nodes is None:
+            return None
+        owners = self.nodes.owners(np.asarray(samples, np.int64))
+        return owners != self.rank // (self.world_size // self.nodes.count)
 
     def of_epoch(self, epoch: int, start: int = 0) -> RankOrder:
         """Return this rank's order of an epoch, from global place `start` on."""
