@@ -16,20 +16,22 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 
-from dataplane.cache import CacheConfig
+from dataplane.cache import Cache, CacheConfig
 from dataplane.cache.disk.entry_identity import map_disk_bytes
 from dataplane.datasets.order import Shuffled
 from dataplane.datasets.ownership import Nodes, deal
-from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
+from dataplane.shards import DatasetIndex, DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
+from dataplane_bench.endpoint import start_endpoint
 from dataplane_bench.model import CEILING_PREFIX, OUR_SYSTEM, Figure, figure
 
 __all__ = ["node_rates", "simulated_rates"]
@@ -37,7 +39,8 @@ __all__ = ["node_rates", "simulated_rates"]
 _STEPS = 25  # of an epoch in simulations
 _BLOCK_BYTES = 4096
 _SAMPLE_BYTES = 64 << 10  # of the measured dataset: a sample shares blocks with few others
-_ELEMENTS = _SAMPLE_BYTES // 4
+_BUCKET = "bench"
+_URL = f"s3://{_BUCKET}/nodes"
 _COUNTS = (2, 4, 8, 16, 32, 64)
 _SHARES = (4, 16, 64)
 _QUANTITY = "hit rate of shuffled epochs, caches together hold the dataset"
@@ -75,27 +78,21 @@ def node_rates(
     table = ("cache", f"{samples} samples, {share} per node and step", _QUANTITY, "nodes")
     rates = simulated_rates(Nodes(nodes, samples), share, epochs, seed=seed)
     figures.append(figure(table, f"{CEILING_PREFIX}simulated", nodes, "share", rates))
-    data = Path(tempfile.mkdtemp(dir=folder, prefix="dataset-"))
-    try:
-        stored_bytes, shards = _pack(data, samples, seed)
+    with ExitStack() as stack:
+        start_endpoint(stack, _BUCKET, tls=False)
+        stored_bytes, shards = _pack(samples, seed)
         size_bytes = stored_bytes // nodes
         size_bytes += shards * map_disk_bytes(-(-stored_bytes // shards // _BLOCK_BYTES))
-        mean_bytes = stored_bytes / samples
-        systems: tuple[tuple[str, Literal["node", "turns"]], ...] = (
-            (OUR_SYSTEM, "node"),
-            ("private caches", "turns"),
-        )
-        for name, assign in systems:
+        for name, assign in ((OUR_SYSTEM, "node"), ("private caches", "turns")):
             progress(f"{nodes} nodes, {name}")
             found = [
-                _in_a_process(folder, data, size_bytes, (rank, nodes), (assign, share, epochs, seed))
+                _in_a_process(folder, _Rank(rank, nodes, assign, share, epochs, seed), size_bytes)
                 for rank in range(nodes)
             ]
-            count = samples // (nodes * share) * share * nodes
-            rates = [1 - sum(of_epoch) / (count * mean_bytes) for of_epoch in zip(*found)]
-            figures.append(figure(table, name, nodes, "share", rates[1:]))
-    finally:
-        shutil.rmtree(data)
+            # The first epoch finds nothing in its cache, and reads as many samples as any other.
+            cold, *counted = [sum(of_epoch) for of_epoch in zip(*found, strict=True)]
+            rates = [1 - asked / cold for asked in counted]
+            figures.append(figure(table, name, nodes, "share", rates))
     return figures
 
 
@@ -135,70 +132,71 @@ def simulated_rates(
     return rates[1:]
 
 
-def _pack(folder: Path, samples: int, seed: int) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """A rank, alone on its node, and what it reads."""
+
+    rank: int
+    world_size: int
+    assign: str
+    batch_size: int
+    epochs: int
+    seed: int
+
+
+def _pack(samples: int, seed: int) -> tuple[int, int]:
     """Pack a dataset; return the size of its shards and their number."""
     values = np.random.default_rng(seed)
-    with closing(open_store(folder.absolute().as_uri())) as store:
-        options = WriteOptions(codec="lz4", shard_bytes=16 << 20)
-        with DatasetWriter(store, options) as writer:
+    with closing(open_store(_URL)) as store:
+        with DatasetWriter(store, WriteOptions(codec="lz4", shard_bytes=16 << 20)) as writer:
             for number in range(samples):
                 # Bytes that do not compress, so that all samples are of one size.
-                field = values.integers(0, 2**31, _ELEMENTS, dtype="i4")
+                field = values.integers(0, 2**31, _SAMPLE_BYTES // 4, dtype="i4")
                 arrays = {"x": SourceArray(field, None, None, {})}
                 writer.add(SourceSample(key=f"{number:06d}", arrays=arrays, attributes={}))
             writer.finish()
-    sizes = [path.stat().st_size for path in folder.iterdir() if path.suffix != ".parquet"]
-    return sum(sizes), len(sizes)
+        shards = DatasetIndex.load(store).shards
+    return sum(shards.values()), len(shards)
 
 
-def _in_a_process(
-    folder: Path,
-    data: Path,
-    size_bytes: int,
-    ranks: tuple[int, int],
-    how: tuple[Literal["node", "turns"], int, int, int],
-) -> list[int]:
+def _in_a_process(folder: Path, rank: _Rank, size_bytes: int) -> list[int]:
     """Return the bytes that one rank's store was asked for in each epoch."""
     config = CacheConfig(
-        dir=Path(tempfile.mkdtemp(dir=folder, prefix=f"node{ranks[0]}-")),
+        dir=Path(tempfile.mkdtemp(dir=folder, prefix=f"node{rank.rank}-")),
         block_bytes=_BLOCK_BYTES,
         size_bytes=size_bytes,
-        prefetch_window_bytes=2 * how[1] * _SAMPLE_BYTES,
+        prefetch_window_bytes=2 * rank.batch_size * _SAMPLE_BYTES,
         next_epoch_bytes=0,
     )
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_fetched, data, config, ranks, how).result()
+            return pool.submit(_fetched, rank, config).result()
     finally:
         shutil.rmtree(config.dir)
 
 
-def _fetched(
-    data: Path,
-    config: CacheConfig,
-    ranks: tuple[int, int],
-    how: tuple[Literal["node", "turns"], int, int, int],
-) -> list[int]:
-    """Read epochs as one rank of a launcher with one rank per node."""
+def _fetched(rank: _Rank, config: CacheConfig) -> list[int]:
+    """Read epochs as one rank of a launcher that starts one on each node."""
     import dataplane as dp
 
-    (rank, world_size), (assign, batch_size, epochs, seed) = ranks, how
-    launcher = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": 1}
+    launcher = {"RANK": rank.rank, "WORLD_SIZE": rank.world_size, "LOCAL_WORLD_SIZE": 1}
     os.environ.update({name: str(number) for name, number in launcher.items()})
     found, before = [], 0
-    with dp.Dataset(data.absolute().as_uri(), cache=config) as dataset:
+    with dp.Dataset(_URL, cache=config) as dataset:
         loader: Any = dp.DataLoader(
-            dataset, batch_size, shuffle=True, seed=seed, drop_last=True, assign=assign
+            dataset,
+            rank.batch_size,
+            shuffle=True,
+            seed=rank.seed,
+            drop_last=True,
+            assign=cast(Any, rank.assign),
         )
-        for _ in range(epochs + 1):
+        for _ in range(rank.epochs + 1):
             for _batch in loader:
                 pass
-            asked = _from_store(dataset.counters)
+            counters = Cache.shared(config).counters
+            asked = int(counters["cache_fetch_bytes"] + counters["cache_passthrough_bytes"])
             found.append(asked - before)
             before = asked
     return found
-
-
-def _from_store(counters: Any) -> int:
-    return int(counters["cache_fetch_bytes"] + counters["cache_passthrough_bytes"])
