@@ -6,7 +6,8 @@ import itertools
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from dataplane.datasets.weighted import Weighted
 from dataplane.loader.batch_source import KnownBatches, KnownOrder, Looked
 from dataplane.loader.sampler import ByNode, EpochSampler
 from tests.datasets.packed import Packed
+from tests.loader.inside import reads_of_pass
 
 RULES: dict[str, tuple[int, Callable[[int], OrderRule]]] = {
     "sequential": (17, InOrder),
@@ -164,6 +166,46 @@ def test_the_sampler_gives_what_the_batches_hold_and_each_sample_once_without_pa
         assert len(sampler) == 251
         found += [*sampler.without_padding()]
     assert sorted(found) == [*range(1003)]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A read, as a fake reader plans it."""
+
+    samples: list[int]
+    looks: list[int]
+    step: int
+    epoch: int
+    is_guest: bool | None = None
+
+
+class FakeReader:
+    """What plans a read for all samples of a batch that it is asked for."""
+
+    def planned_many(
+        self, batches: list[list[int]], first_step: int, epoch: int = 0
+    ) -> Iterator[Any]:
+        for step, batch in enumerate(batches, first_step):
+            samples, looks = zip(*reads(batch), strict=True)
+            yield Planned(list(samples), list(looks), step, epoch)
+
+
+def test_reads_say_whether_another_node_owns_their_samples(case: tuple[int, OrderRule]) -> None:
+    samples, rule = case
+    order = orders(rule, (4, 2), samples)[2]
+    feed = KnownBatches(order, EPOCH, 0)
+    planned = reads_of_pass(cast(Any, FakeReader()), feed)
+    for read in planned:
+        owners = Nodes(2, samples).owners(np.array(read.samples))
+        assert read.is_guest in (True, False)
+        assert set(owners.tolist()) == {0 if read.is_guest else 1}
+    for step, batch in enumerate(feed.batches()):
+        of_step = [read for read in planned if read.step == step]
+        found = [pair for read in of_step for pair in zip(read.samples, read.looks, strict=True)]
+        assert sorted(found) == sorted(reads(batch))
+    in_turns = orders(rule, (4, None), samples)[2]
+    planned = reads_of_pass(cast(Any, FakeReader()), KnownBatches(in_turns, EPOCH, 0))
+    assert {read.is_guest for read in planned} == {None}
 
 
 # -- the loader ------------------------------------------------------------------------------------
