@@ -127,7 +127,9 @@ class KnownOrder:
         if self.nodes is None:
             return None
         owners = self.nodes.owners(np.asarray(samples, np.int64))
-        return owners != self.rank // (self.world_size // self.nodes.count)
+        node = self.rank // (self.world_size // self.nodes.count)
+        is_guest: npt.NDArray[np.bool_] = owners != node
+        return is_guest
 
     def of_epoch(self, epoch: int, start: int = 0) -> RankOrder:
         """Return this rank's order of an epoch, from global place `start` on."""

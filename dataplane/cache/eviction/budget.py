@@ -227,7 +227,7 @@ class Budget:
         if total is not None:
             flows.correct(self._session.usage, total, least=_DRIFT_BYTES)
         protection, files = self._session.protection, self._session.files
-        keeps = self._is_planned_block
+        keeps: Callable[[Candidate], bool] = self._is_planned_block
         if working_set is not None:
             keeps = self._keeps(working_set, guests=is_guest)
         freed = self._remove_empty()
