@@ -21,6 +21,7 @@ from dataplane.datasets.sharded import Sharded
 from dataplane.datasets.spread import Spread
 from dataplane.datasets.weighted import Weighted
 from dataplane.loader.batch_source import KnownBatches, KnownOrder, Looked
+from dataplane.loader.order_arguments import OrderArguments
 from dataplane.loader.sampler import ByNode, EpochSampler
 from tests.datasets.packed import Packed
 from tests.loader.inside import reads_of_pass
@@ -354,3 +355,32 @@ def test_ranks_that_are_not_the_launcher_s_need_the_number_on_a_node(
     with pytest.raises(dp.ConfigError, match="needs the number of ranks on a node"):
         next(iter(loader))
     assert keys(dp.DataLoader(dataset, assign="node", ranks_per_node=2, **given))
+
+
+# -- what is known of nodes ------------------------------------------------------------------------
+
+
+def test_a_dataset_that_has_another_length_by_now_has_owners_of_all_its_samples() -> None:
+    given: dict[str, Any] = {"seed": 9, "generator": None, "drop_last": False}
+    by_node = ByNode(10, ranks_per_node=1)
+    sampler = EpochSampler(InOrder(10), rank=0, world_size=2, by_node=by_node, **given)
+    sampler.follow_length(30)
+    assert sampler.order(9, 1).nodes == Nodes(2, 30)
+    assert sampler.order(9, 1).count() == 15
+
+
+def test_neighbours_that_share_blocks_are_owned_together_unless_they_are_few(
+    dataset: dp.Dataset,
+) -> None:
+    found = OrderArguments(True, assign="node").by_node(len(dataset), [dataset], 2)
+    assert found is not None
+    stored_bytes = sum(dataset.index.shards.values())
+    assert found.run * stored_bytes / len(dataset) >= 32 << 20
+    assert (found.run - 1) * stored_bytes / len(dataset) < 33 << 20
+    looked = OrderArguments(True, looks=7, assign="node").by_node(len(dataset), [dataset], 2)
+    assert looked is not None
+    assert looked.run % 7 == 0
+    assert OrderArguments(True).by_node(len(dataset), [dataset], 2) is None
+    many, few = ByNode(10**6, run=1000, ranks_per_node=2), ByNode(1000, run=100, ranks_per_node=2)
+    assert many.of_ranks((0, 8)) == Nodes(4, 10**6, 1000)
+    assert few.of_ranks((0, 8)) == Nodes(4, 1000, 3)
