@@ -248,7 +248,7 @@ def loader_command(
 @click.option(
     "--part",
     "parts",
-    type=click.Choice(["reads", "fill", "hit-rate", "entries"]),
+    type=click.Choice(["reads", "fill", "hit-rate", "nodes", "entries"]),
     multiple=True,
     help="Repeatable (all).",
 )
@@ -273,7 +273,8 @@ def cache_command(
     """Read through the cache, fill it, and see what it keeps.
 
     Warm reads beside pread; a cold fill beside raw GETs; hit rates of shuffled epochs beside LRU
-    and the optimum; attaching, opening, evicting and listing by the number of entries.
+    and the optimum, and of nodes that share samples out by owner; attaching, opening, evicting and
+    listing by the number of entries.
     """
     from dataplane_bench.cases import cache
 
@@ -281,7 +282,7 @@ def cache_command(
     if shared["smoke"]:
         small = {
             "object_bytes": 24 << 20, "reads": 8, "rounds": 1, "shares": (0.1, 0.5),
-            "rate_blocks": 40, "entries": (50, 100),
+            "rate_blocks": 40, "nodes": 2, "node_samples": 64, "entries": (50, 100),
         }  # fmt: skip
     given = {
         "parts": tuple(parts),

@@ -266,7 +266,7 @@ class Plan:
             key = (read.source.name, block)
             if not self._enter_window(key, length, read):
                 return False
-            self._join_working_set(read.source.name, read.epoch)
+            self._join_working_set(read, block)
             self._request(read, key)
         return True
 
@@ -305,8 +305,8 @@ class Plan:
             for key, length, read in zip(keys, lengths, reads, strict=True):
                 if read.step >= self._step:  # else the reader has overtaken the plan
                     self._add_locked(key, length, read)
-        for read in reads:
-            self._join_working_set(read.source.name, read.epoch)
+        for read, key in zip(reads, keys, strict=True):
+            self._join_working_set(read, key[1])
         for n in missing:
             self._request(reads[n], keys[n])  # if it was evicted before it was pinned
         return True
@@ -330,16 +330,21 @@ class Plan:
         further = sum(length for key, length in blocks if key not in self._next_epoch)
         return self._next_epoch_bytes + further <= self._next_epoch_limit
 
-    def _join_working_set(self, name: str, epoch: int) -> None:
+    def _join_working_set(self, read: PlannedRead, block: int) -> None:
         """Say that this pass reads the object; not before it does: an epoch begins with that."""
-        if epoch != self._planned_epoch:
-            self._planned_epoch = epoch
+        name = read.source.name
+        if read.epoch != self._planned_epoch:
+            self._planned_epoch = read.epoch
             self._began_tick, self._working_set = time.time_ns(), None
             self._names.clear()
         if name not in self._names:
             self._names.add(name)
             self._working_set = self._core.working_sets.join(
                 name, self._working_set, self._began_tick
+            )
+        if read.is_guest is not None and self._working_set is not None:
+            self._working_set.note_kind(
+                name, block, read.source.spec.blocks, is_guest=read.is_guest
             )
 
     def _enter_window(self, key: BlockKey, length: int, read: PlannedRead) -> bool:

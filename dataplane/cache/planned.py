@@ -7,6 +7,7 @@ them at once. Values; pure.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class PlannedRead:
     """One read to come: bytes `[start, stop)` of an object, needed by `step`.
 
     `epoch` counts the passes over the data from the plan's first on; steps go on over their ends.
+    `is_guest` says whether it is of a sample that another node owns, where samples have owners.
     """
 
     source: CachedObject
@@ -32,6 +34,7 @@ class PlannedRead:
     stop: int
     step: int
     epoch: int = 0
+    is_guest: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +48,7 @@ class PlannedTable:
         stops: uint64[n], where they end; a read may be empty.
         steps: int64[n], step that needs each, never falling.
         epoch: as in `PlannedRead`.
+        is_guest: as in `PlannedRead`, of all of them.
     """
 
     sources: Sequence[CachedObject]
@@ -53,6 +57,7 @@ class PlannedTable:
     stops: npt.NDArray[np.uint64]
     steps: npt.NDArray[np.int64]
     epoch: int = 0
+    is_guest: bool | None = None
 
     def block_uses(self) -> BlockUses:
         """Return which blocks the steps need."""
@@ -65,7 +70,7 @@ class PlannedTable:
         row = np.repeat(np.arange(len(first)), counts)
         place = np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
         keys = self.source[has].astype(np.int64)[row] * _MAX_BLOCKS + first[row] + place
-        return BlockUses(self.sources, keys, self.steps[has][row], self.epoch)
+        return BlockUses(self.sources, keys, self.steps[has][row], self.epoch, self.is_guest)
 
     def block_numbers(
         self, firsts: Sequence[int]
@@ -92,18 +97,20 @@ class BlockUses:
         keys: int64[n], the object and the block as one number.
         steps: int64[n], step that needs it, never falling.
         epoch: as in `PlannedRead`.
+        is_guest: as in `PlannedRead`.
     """
 
     sources: Sequence[CachedObject]
     keys: npt.NDArray[np.int64]
     steps: npt.NDArray[np.int64]
     epoch: int
+    is_guest: bool | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, part: slice) -> BlockUses:
-        return BlockUses(self.sources, self.keys[part], self.steps[part], self.epoch)
+        return dataclasses.replace(self, keys=self.keys[part], steps=self.steps[part])
 
     def last_uses(self) -> list[PlannedRead]:
         """Return a read of each block, by first use, for the last step that needs it."""
@@ -125,5 +132,5 @@ class BlockUses:
             block_bytes = source.spec.block_bytes
             start = key % _MAX_BLOCKS * block_bytes
             stop = min(start + block_bytes, source.info.size_bytes)
-            reads.append(PlannedRead(source, start, stop, step, self.epoch))
+            reads.append(PlannedRead(source, start, stop, step, self.epoch, self.is_guest))
         return reads

@@ -27,10 +27,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from dataplane.datasets.keyed import Array
 from dataplane.datasets.order import EpochOrder, OrderRule, rank_count, rank_positions
+from dataplane.datasets.ownership import Nodes, NodeTurns
 from dataplane.datasets.reader import Looked
 from dataplane.errors import ConfigError, LoaderError
 
@@ -50,6 +53,9 @@ __all__ = [
 
 LOOKAHEAD = 64
 """Number of batches that a user's sampler runs ahead of the training loop."""
+
+AT_ONCE = 4096
+"""Indices that are computed at once: one by one they would cost more than they are worth."""
 
 Indices: TypeAlias = list[int]
 
@@ -98,6 +104,7 @@ class KnownOrder:
         batch_size: samples per batch and rank.
         drop_last: whether to leave incomplete batches and an uneven tail out.
         is_by_batch: whether ranks take turns by the batch, and not by the sample.
+        nodes: nodes that samples of a global batch go to; None where ranks take turns.
     """
 
     rule: OrderRule
@@ -107,12 +114,22 @@ class KnownOrder:
     batch_size: int
     drop_last: bool
     is_by_batch: bool = False
+    nodes: Nodes | None = None
 
     def count(self, start: int = 0) -> int:
         """Return how many samples this rank reads from global place `start` on."""
         return rank_count(
             self.rule.length, world_size=self.world_size, start=start, drop_last=self.drop_last
         )
+
+    def guests(self, samples: Indices) -> npt.NDArray[np.bool_] | None:
+        """Return whether other nodes own samples: bool[n]; None where samples have no owners."""
+        if self.nodes is None:
+            return None
+        owners = self.nodes.owners(np.asarray(samples, np.int64))
+        node = self.rank // (self.world_size // self.nodes.count)
+        is_guest: npt.NDArray[np.bool_] = owners != node
+        return is_guest
 
     def of_epoch(self, epoch: int, start: int = 0) -> RankOrder:
         """Return this rank's order of an epoch, from global place `start` on."""
@@ -144,9 +161,27 @@ class RankOrder:
     def __len__(self) -> int:
         return self.known.count(self.start)
 
+    @property
+    def at_once(self) -> int:
+        """Number of this rank's samples to compute at once: whole batches."""
+        known = self.known
+        # To share a batch out by node, the samples of all ranks are computed.
+        reach = known.batch_size * (1 if known.nodes is None else known.world_size)
+        return max(AT_ONCE // reach, 1) * known.batch_size
+
     def positions(self, first: int, stop: int) -> Array:
         """Return the places in the global order of this rank's samples `first` to `stop`."""
         known = self.known
+        if known.nodes is not None:
+            turns = NodeTurns(
+                known.nodes,
+                known.rank,
+                known.world_size,
+                known.batch_size,
+                drop_last=known.drop_last,
+                is_by_batch=known.is_by_batch,
+            )
+            return turns.positions(self.of_world, self.start, first, stop)
         return rank_positions(
             len(self.of_world),
             rank=known.rank,
@@ -171,10 +206,6 @@ class RankOrder:
         """Return the samples of batch `number` from `start` on, and their looks."""
         size = self.known.batch_size
         return self.read(number * size, (number + 1) * size)
-
-
-AT_ONCE = 4096
-"""Indices that are computed at once: one by one they would cost more than they are worth."""
 
 
 class KnownBatches:
@@ -207,7 +238,7 @@ class KnownBatches:
 
     def batches(self) -> Iterator[Indices]:
         """Yield the batches for the reading stage."""
-        at_once = max(AT_ONCE // self._size, 1) * self._size
+        at_once = self._of_rank.at_once
         for first in range(0, self._stop, at_once):
             samples, looks = self._of_rank.read(first, min(first + at_once, self._stop))
             numbers = samples.tolist()

@@ -43,7 +43,7 @@ from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
 from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import Pass, Run
-from dataplane.loader.order_arguments import OrderArguments, Shuffle
+from dataplane.loader.order_arguments import Assign, OrderArguments, Shuffle
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
@@ -114,6 +114,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         num_samples: number of draws in an epoch with `weights`; by default as many as samples.
         shuffle_window: shards whose samples `shuffle="shards"` mixes, 16 by default; or samples
             whose looks are mixed (`Dataset(samples_per_read=)`), 128 by default.
+        assign: which rank reads which samples of a global batch: "turns", ranks take turns, or
+            "node", each sample goes to the node whose cache is to have it. docs/clusters.md says
+            more. The global batch is the same.
+        ranks_per_node: ranks on each node, for `assign="node"`; by default the launcher's
+            LOCAL_WORLD_SIZE.
         prefetch_factor: see above; 2 by default.
         persistent_workers: whether workers keep their copies of your code from pass to pass.
         pin_memory_device: as in torch.
@@ -164,6 +169,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         weights: Any = None,
         num_samples: int | None = None,
         shuffle_window: int | None = None,
+        assign: Assign = "turns",
+        ranks_per_node: int | None = None,
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
             raise ConfigError(
@@ -181,6 +188,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             shuffle_window,
             isinstance(dataset, Mix),
             1 if self._view is None else self._view.looks,
+            assign,
+            ranks_per_node,
         )
         order.check()
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
@@ -218,6 +227,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     rank=rank,
                     world_size=world_size,
                     drop_last=drop_last,
+                    by_node=order.by_node(_length_of(dataset), self._packed, batch_size or 1),
                 )
                 shuffle = None
             elif not _is_ours(sampler, batch_sampler):
@@ -334,6 +344,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 how.append(f"seed={own.seed}")
             if own.num_replicas > 1:
                 how += [f"rank={own.rank}", f"world_size={own.num_replicas}"]
+            if own.is_by_node:
+                how.append('assign="node"')
         how.append(f"num_workers={self.num_workers}")
         return f"<DataLoader of {self.dataset!r}, {', '.join(how)}>"
 

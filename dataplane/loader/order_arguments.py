@@ -1,13 +1,17 @@
-"""The order that the arguments of a loader ask for, as a rule; contradictions are refused.
+"""The order that the arguments of a loader ask for, as a rule, and which rank reads what of it.
+
+Contradictions are refused.
 
 Pure functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.mixture import Mix
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.sharded import DEFAULT_WINDOW, Sharded
@@ -16,10 +20,15 @@ from dataplane.datasets.views import View
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
 from dataplane.loader.ranks import whole_number
+from dataplane.loader.sampler import ByNode
 
-__all__ = ["OrderArguments", "Shuffle"]
+__all__ = ["Assign", "OrderArguments", "Shuffle"]
 
 Shuffle: TypeAlias = bool | Literal["shards"] | None
+Assign: TypeAlias = Literal["turns", "node"]
+
+_RUN_BYTES = 32 << 20
+"""Bytes of neighbours that one node owns: at their ends it has blocks of samples of others."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +43,8 @@ class OrderArguments:
             mixed; or None.
         is_mix: whether the dataset is a mix, which says the order itself.
         looks: looks at each sample of the dataset.
+        assign: which rank reads what: ranks take turns, or samples go to the node that owns them.
+        ranks_per_node: number of ranks on a node; or None.
     """
 
     shuffle: Shuffle
@@ -42,6 +53,8 @@ class OrderArguments:
     window: int | None = None
     is_mix: bool = False
     looks: int = 1
+    assign: Assign = "turns"
+    ranks_per_node: int | None = None
 
     def check(self) -> None:
         """Refuse arguments that contradict each other.
@@ -66,6 +79,13 @@ class OrderArguments:
                 "a mix has proportions, and weights are of samples",
                 hint="give the weights of its sources to dataplane.mix",
             )
+        if self.assign not in ("turns", "node"):
+            raise ConfigError(f'assign must be "turns" or "node", got {self.assign!r}')
+        if self.ranks_per_node is not None:
+            if self.assign != "node":
+                raise ConfigError('ranks_per_node is for assign="node"')
+            if whole_number("ranks_per_node", self.ranks_per_node) < 1:
+                raise ConfigError(f"ranks_per_node must be at least 1, got {self.ranks_per_node}")
         if self.num_samples is not None:
             whole_number("num_samples", self.num_samples)
             if self.weights is None:
@@ -91,6 +111,11 @@ class OrderArguments:
                 raise ConfigError(
                     f"{name} and a sampler both say the order", hint="leave the sampler out"
                 )
+        if self.assign == "node":
+            raise ConfigError(
+                'assign="node" and a sampler both say which rank reads a sample',
+                hint="leave the sampler out",
+            )
 
     def check_without_engine(self, dataset: object) -> None:
         """Refuse what torch's own code does not know.
@@ -103,10 +128,15 @@ class OrderArguments:
                 f"weights are for a dataplane.Dataset, this is a {type(dataset).__name__}",
                 hint="use torch.utils.data.WeightedRandomSampler",
             )
-        if self.shuffle == "shards":
-            raise ConfigError(
-                f'shuffle="shards" is for a dataplane.Dataset, this is a {type(dataset).__name__}'
-            )
+        for name, given in (
+            ("shuffle", self.shuffle == "shards"),
+            ("assign", self.assign == "node"),
+        ):
+            if given:
+                raise ConfigError(
+                    f'{name}="{getattr(self, name)}" is for a dataplane.Dataset, this is a '
+                    f"{type(dataset).__name__}"
+                )
 
     def rule(self, dataset: Any, view: View | None) -> OrderRule:
         """Return the rule of the order of a dataset.
@@ -139,3 +169,20 @@ class OrderArguments:
             window = DEFAULT_LOOKS_WINDOW if self.window is None else int(self.window)
             return Spread(length, self.looks, window)
         return Shuffled(length) if self.shuffle else InOrder(length)
+
+    def by_node(self, length: int, packed: Sequence[Dataset], batch_size: int) -> ByNode | None:
+        """Return what is known of nodes; None where ranks take turns.
+
+        Args:
+            length: number of samples of the dataset.
+            packed: packed datasets that they come from.
+            batch_size: samples per batch and rank.
+        """
+        if self.assign != "node":
+            return None
+        sizes = {one.url: sum(one.index.shards.values()) for one in packed}
+        mean_bytes = max(sum(sizes.values()) // max(length, 1), 1)
+        run = -(-_RUN_BYTES // mean_bytes)
+        run = -(-run // self.looks) * self.looks  # looks at one sample read the same blocks
+        given = None if self.ranks_per_node is None else int(self.ranks_per_node)
+        return ByNode(length, run, batch_size, given)

@@ -95,7 +95,7 @@ class Place:
         """Take over the length that the dataset has now."""
         self._length = length
         if self.own is not None:
-            self.own.rule = self.own.rule.of_samples(length)
+            self.own.follow_length(length)
 
     def set_epoch(self, epoch: int) -> None:
         """Name the epoch of the next pass, and tell samplers that know of epochs.

@@ -18,15 +18,18 @@ a loader.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self
 
+import numpy as np
+
 from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
-from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches
+from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches, KnownOrder, Looked
 
 __all__ = ["InnerReads", "PlannedReads", "Prefetcher", "plan_ahead"]
 
@@ -146,7 +149,8 @@ class Prefetcher:
         if self._goes_on and isinstance(feed, KnownBatches):
             reads = _all_reads(reader, feed)
         else:
-            reads = _pass_reads(reader, ([batch] for batch in feed.ahead()))
+            order = feed.order if isinstance(feed, KnownBatches) else None
+            reads = _pass_reads(reader, ([batch] for batch in feed.ahead()), order)
         self._plan = cache.plan(reads, window_bytes=window_bytes)
         # `abandon` takes no lock; the garbage collector may be running in a thread that has them.
         self.close = weakref.finalize(self, self._plan.abandon)
@@ -228,7 +232,8 @@ def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRea
     """Yield the reads of a pass and of all epochs after it."""
     step, feed = 0, first
     for epoch in itertools.count():
-        reads = _pass_reads(reader, _stretches(feed.batches()), first_step=step, epoch=epoch)
+        stretches = _stretches(feed.batches())
+        reads = _pass_reads(reader, stretches, feed.order, first_step=step, epoch=epoch)
         found = next(reads, None)
         if found is None and epoch > 0:
             return  # there is nothing to plan in this dataset
@@ -240,11 +245,36 @@ def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRea
 
 
 def _pass_reads(
-    reader: PlannedReads, stretches: Iterable[list[Indices]], *, first_step: int = 0, epoch: int = 0
+    reader: PlannedReads,
+    stretches: Iterable[list[Indices]],
+    order: KnownOrder | None,
+    *,
+    first_step: int = 0,
+    epoch: int = 0,
 ) -> Iterator[PlannedRead | PlannedTable]:
     for batches in stretches:
-        yield from reader.planned_many(batches, first_step, epoch)
+        if order is None or order.nodes is None:
+            yield from reader.planned_many(batches, first_step, epoch)
+        else:
+            for step, batch in enumerate(batches, first_step):
+                yield from _reads_by_owner(reader, batch, order, step, epoch)
         first_step += len(batches)
+
+
+def _reads_by_owner(
+    reader: PlannedReads, batch: Indices, order: KnownOrder, step: int, epoch: int
+) -> Iterator[PlannedRead | PlannedTable]:
+    """Yield the reads of a batch, which say whose samples they are of."""
+    guests = order.guests(batch)
+    assert guests is not None
+    for is_guest in (False, True):
+        places = np.flatnonzero(guests == is_guest).tolist()
+        some: Indices = [batch[place] for place in places]
+        if isinstance(batch, Looked):
+            some = Looked(some, [batch.looks[place] for place in places])
+        if some:
+            for read in reader.planned_many([some], step, epoch):
+                yield dataclasses.replace(read, is_guest=is_guest)
 
 
 def _stretches(batches: Iterable[Indices]) -> Iterator[list[Indices]]:

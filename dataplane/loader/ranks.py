@@ -26,6 +26,7 @@ from dataplane.telemetry import logger
 __all__ = [
     "draw_seed",
     "epoch_number",
+    "node_ranks",
     "note_epoch",
     "rank_behind",
     "rank_of_process",
@@ -83,6 +84,54 @@ def rank_of_process() -> tuple[int, int]:
             hint="correct or unset them, or give the DataLoader rank and world_size",
         )
     return found
+
+
+def node_ranks(ranks: tuple[int, int], given: int | None = None) -> int:
+    """Return how many ranks each node has; ranks are numbered node by node.
+
+    Args:
+        ranks: rank and world size.
+        given: number that the user gave; None asks the launcher's LOCAL_WORLD_SIZE.
+
+    Raises:
+        ConfigError: it is not known, does not divide the world size, or the launcher has numbered
+            ranks in another way.
+    """
+    rank, world_size = ranks
+    count = given
+    if count is None:
+        if world_size == 1:
+            return 1
+        names = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        found = [_environment_number(name) for name in names]
+        if None in found or (found[0], found[1]) != ranks:
+            raise ConfigError(
+                f'assign="node" needs the number of ranks on a node, which the launcher does not '
+                f"say of rank {rank} of {world_size}: RANK, WORLD_SIZE and LOCAL_WORLD_SIZE are "
+                f"{found[0]}, {found[1]} and {found[2]}",
+                hint="start the ranks with torchrun, or give ranks_per_node",
+            )
+        count = cast(int, found[2])
+    if count < 1 or world_size % count:
+        raise ConfigError(
+            f'assign="node" needs equally many ranks on each node: {count} on a node are no even '
+            f"share of {world_size}",
+            hint="give ranks_per_node, or leave assign out",
+        )
+    if given is None:
+        for name, expected in (("GROUP_RANK", rank // count), ("LOCAL_RANK", rank % count)):
+            if _environment_number(name) not in (None, expected):
+                raise ConfigError(
+                    f"ranks are not numbered node by node: rank {rank} with {count} on a node has "
+                    f"{name}={os.environ[name]} and not {expected}",
+                    hint="leave assign out, or number the ranks of a node one after the other",
+                )
+    return count
+
+
+def _environment_number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
 
 
 def draw_seed(generator: torch.Generator | None) -> int:

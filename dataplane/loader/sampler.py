@@ -16,24 +16,60 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DistributedSampler
 
 from dataplane.datasets.keyed import check_seed
 from dataplane.datasets.order import OrderRule, rank_count, rank_positions
+from dataplane.datasets.ownership import Nodes
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import AT_ONCE, KnownOrder, RankOrder
+from dataplane.loader.batch_source import KnownOrder, RankOrder
 from dataplane.loader.ranks import (
     draw_seed,
     epoch_number,
+    node_ranks,
     rank_of_process,
     shared_seed,
     whole_number,
 )
 from dataplane.telemetry import logger
 
-__all__ = ["EpochSampler"]
+__all__ = ["ByNode", "EpochSampler"]
+
+_LEAST_RUNS = 64
+"""Least number of runs of neighbours that a node owns, where there are so many samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByNode:
+    """What is known of nodes when a loader is made, for samples to go to the node that owns them.
+
+    Attributes:
+        samples: number of samples of the dataset.
+        run: number of neighbours that share blocks of the cache.
+        batch_size: samples per batch and rank, where the sampler is iterated for itself.
+        ranks_per_node: number of ranks on a node; None asks the launcher.
+    """
+
+    samples: int
+    run: int = 1
+    batch_size: int = 1
+    ranks_per_node: int | None = None
+
+    def of_ranks(self, ranks: tuple[int, int]) -> Nodes:
+        """Return the nodes of a world.
+
+        Args:
+            ranks: rank and world size.
+
+        Raises:
+            ConfigError: the number of ranks on a node is not known, or does not fit.
+        """
+        count = ranks[1] // node_ranks(ranks, self.ranks_per_node)
+        most = max(self.samples // (_LEAST_RUNS * count), 1)
+        return Nodes(count, self.samples, min(self.run, most))
 
 
 class EpochSampler(DistributedSampler[int]):
@@ -46,6 +82,7 @@ class EpochSampler(DistributedSampler[int]):
         rank: rank of this process; None asks when a pass begins.
         world_size: number of ranks; None likewise.
         drop_last: whether to leave out a tail that not all ranks get.
+        by_node: what is known of nodes, which samples go to; None where ranks take turns.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -60,6 +97,7 @@ class EpochSampler(DistributedSampler[int]):
         rank: int | None,
         world_size: int | None,
         drop_last: bool,
+        by_node: ByNode | None = None,
     ) -> None:
         # Not DistributedSampler's: it asks for the process group at once.
         self.rule = rule
@@ -69,6 +107,7 @@ class EpochSampler(DistributedSampler[int]):
         self.epochs_set = 0
         self.pads = True
         self.is_by_batch = False
+        self._by_node = by_node
         self._given_seed = None if seed is None else whole_number("seed", seed)
         self._kept_seed: int | None = None
         self._given_ranks = _given_ranks(rank, world_size)
@@ -76,11 +115,18 @@ class EpochSampler(DistributedSampler[int]):
         check_seed(self._given_seed or 0, 0)
         if self._given_ranks is not None:
             rank_positions(0, rank=self._given_ranks[0], world_size=self._given_ranks[1])
+            if by_node is not None and by_node.ranks_per_node is not None:
+                by_node.of_ranks(self._given_ranks)
 
     @property
     def shuffle(self) -> bool:  # type: ignore[override]  # an attribute there
         """Whether seed and epoch have part in the order."""
         return self.rule.is_drawn
+
+    @property
+    def is_by_node(self) -> bool:
+        """Whether samples go to the node that owns them."""
+        return self._by_node is not None
 
     @property
     def ranks(self) -> tuple[int, int]:
@@ -123,6 +169,16 @@ class EpochSampler(DistributedSampler[int]):
         """
         self.epoch = epoch_number(epoch)
         self.epochs_set += 1
+
+    def follow_length(self, length: int) -> None:
+        """Take over the length that the dataset has now.
+
+        Raises:
+            ConfigError: the rule of the order cannot.
+        """
+        self.rule = self.rule.of_samples(length)
+        if self._by_node is not None:
+            self._by_node = replace(self._by_node, samples=length)
 
     def settle(self) -> None:
         """Settle the rank of this process, when a pass begins.
@@ -169,7 +225,11 @@ class EpochSampler(DistributedSampler[int]):
             self._kept_seed = seed
 
     def order(self, seed: int, batch_size: int) -> KnownOrder:
-        """Return the order that a seed gives, in batches."""
+        """Return the order that a seed gives, in batches.
+
+        Raises:
+            ConfigError: samples go to nodes, and the nodes are not known.
+        """
         rank, world_size = self.ranks
         return KnownOrder(
             rule=self.rule,
@@ -179,6 +239,7 @@ class EpochSampler(DistributedSampler[int]):
             batch_size=batch_size,
             drop_last=self.drop_last,
             is_by_batch=self.is_by_batch,
+            nodes=None if self._by_node is None else self._by_node.of_ranks((rank, world_size)),
         )
 
     def without_padding(self) -> EpochSampler:
@@ -190,7 +251,8 @@ class EpochSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         self.settle()
         seed, is_for_pass = self.begin()
-        order = self.order(seed, 1).of_epoch(0 if is_for_pass else self.epoch)
+        batch_size = 1 if self._by_node is None else self._by_node.batch_size
+        order = self.order(seed, batch_size).of_epoch(0 if is_for_pass else self.epoch)
         return _numbers(order, self.num_samples)
 
     def __len__(self) -> int:
@@ -199,8 +261,8 @@ class EpochSampler(DistributedSampler[int]):
 
 def _numbers(order: RankOrder, count: int) -> Iterator[int]:
     """Yield the first samples of a rank's order."""
-    for first in range(0, count, AT_ONCE):
-        yield from order.read(first, min(first + AT_ONCE, count))[0].tolist()
+    for first in range(0, count, order.at_once):
+        yield from order.read(first, min(first + order.at_once, count))[0].tolist()
 
 
 def _given_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | None:

@@ -7,9 +7,11 @@ import math
 import pytest
 from click.testing import CliRunner
 
+from dataplane.datasets.ownership import Nodes
 from dataplane_bench.cases import cache
 from dataplane_bench.cases.cache_entries import entry_costs
 from dataplane_bench.cases.cache_hit_rate import _ideal_lru, _orders, hit_rates
+from dataplane_bench.cases.cache_nodes import node_rates, simulated_rates
 from dataplane_bench.command import bench
 
 
@@ -30,6 +32,25 @@ def test_hit_rates_with_a_plan_are_the_share_and_better_than_without(tmp_path) -
     assert rates["dataplane"] == pytest.approx(0.5, abs=0.05)
     assert rates["dataplane without a plan"] < 0.4
     assert rates["ideal LRU"] == pytest.approx(0.15, abs=0.1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_caches_of_nodes_that_hold_the_dataset_together_have_the_rates_that_were_reckoned() -> None:
+    for share, low, high in ((4, 0.76, 0.84), (16, 0.87, 0.93), (64, 0.93, 0.97)):
+        for count in (4, 16):
+            *_, rate = simulated_rates(Nodes(count, 25 * share * count), share, 3)
+            assert low < rate < high
+    half = simulated_rates(Nodes(8, 3200), 16, 2, room=0.5)
+    assert half == pytest.approx([0.5, 0.5], abs=0.05)
+    (alone,) = simulated_rates(Nodes(1, 100), 4, 1)
+    assert alone == 1
+
+
+def test_ranks_with_caches_of_their_own_hit_as_often_as_was_simulated(tmp_path) -> None:
+    figures = node_rates(tmp_path, nodes=2, samples=160, epochs=2, seed=0, progress=_quiet)
+    rates = {one.subject: one.value for one in figures if one.dataset.startswith("160 samples")}
+    assert rates["dataplane"] == pytest.approx(rates["ceiling:simulated"], abs=0.06)
+    assert rates["private caches"] == pytest.approx(0.5, abs=0.1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -110,7 +110,7 @@ def pass_count(cache: Cache, blob: CachedObject) -> int:
 
 def keep_full(working_set: WorkingSet) -> None:
     """A working set for which the cache has no room any more, however long one waits."""
-    working_set._full_until_s = float("inf")
+    working_set._full_until_s = working_set._full_for_guests_until_s = float("inf")
 
 
 def waiting_count(semaphore: HostSemaphore, store: str) -> int:

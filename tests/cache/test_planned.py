@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -68,6 +69,14 @@ def test_uses_of_blocks_are_those_of_the_reads(cache, store, blob):
         (b, 0, BLOCK, 6),
     ]
     assert {read.epoch for read in uses.last_uses()} == {2}
+
+
+@pytest.mark.parametrize("is_guest", [None, False, True])
+def test_uses_say_whether_another_node_owns_the_samples(blob, is_guest):
+    reads = dataclasses.replace(of_blocks(blob, range(4)), is_guest=is_guest)
+    uses = reads.block_uses()[1:3]
+    assert [read.is_guest for read in uses.each()] == [is_guest] * 2
+    assert [read.is_guest for read in uses.last_uses()] == [is_guest] * 2
 
 
 @pytest.mark.parametrize("resident", [[], [3], list(range(0, BLOCKS, 2)), list(range(BLOCKS))])

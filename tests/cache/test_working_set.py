@@ -12,6 +12,7 @@ from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.cache.disk.entry_identity import map_disk_bytes
 from dataplane.cache.eviction.working_set import WorkingSet, WorkingSets
 from tests.cache.fakes import BLOCK, read_all, wait_until
+from tests.cache.inside import entry_of
 
 OBJECTS = 4
 BLOCKS = 50  # of each
@@ -113,3 +114,69 @@ def test_a_full_working_set_looks_for_room_again_after_a_while(monkeypatch):
     assert working_set.is_full
     now[0] += 2
     assert not working_set.is_full
+
+
+def test_the_room_for_a_guest_is_looked_for_apart_from_that_of_owned_blocks():
+    working_set = WorkingSet()
+    working_set.mark_full(is_guest=True)
+    assert working_set.is_full
+    assert working_set.is_full_for(is_guest=True)
+    assert not working_set.is_full_for(is_guest=False)
+    working_set.mark_full()
+    assert working_set.is_full_for(is_guest=False)
+
+
+def test_a_block_that_was_owned_once_is_no_guest_again():
+    working_set = WorkingSet()
+    assert not working_set.is_guest("a", 1)
+    working_set.note_kind("a", 1, 3, is_guest=True)
+    assert working_set.is_guest("a", 1)
+    assert not working_set.is_guest("a", 0)
+    assert not working_set.is_guest("b", 1)
+    working_set.note_kind("a", 1, 3, is_guest=False)
+    working_set.note_kind("a", 1, 3, is_guest=True)
+    assert not working_set.is_guest("a", 1)
+
+
+def _read_as(cache, *objects) -> list[int]:
+    """Read objects in one pass that says whether they are guests; return their blocks on disk."""
+    reads = [
+        PlannedRead(blob, block * BLOCK, (block + 1) * BLOCK, step, is_guest=is_guest)
+        for step, (blob, is_guest, block) in enumerate(
+            (*one, block) for one in objects for block in range(BLOCKS)
+        )
+    ]
+    with cache.plan(reads) as ahead:
+        for read in reads:
+            key = read.source.name, read.start // BLOCK
+            wait_until(lambda: cache.buffer.is_pinned(*key))  # noqa: B023
+            read.source.read(read.start, read.stop)
+            ahead.advance(read.step + 1)
+    return [_kept(cache, blob) for blob, _ in objects]
+
+
+def _kept(cache, blob) -> int:
+    """The number of blocks of an object that are on the disk."""
+    entry = entry_of(cache, blob)
+    return sum(entry.blocks.is_ready(block) for block in range(BLOCKS))
+
+
+@pytest.mark.parametrize(
+    ("guests", "kept"),
+    [
+        ((True, True), (50, 14)),
+        ((True, False), (14, 50)),
+        ((False, True), (50, 14)),
+        ((False, False), (50, 14)),
+        ((None, None), (50, 14)),
+    ],
+)
+def test_guests_make_room_for_owned_blocks_and_for_nothing_else(
+    tmp_path, blobs_of, monkeypatch, guests, kept
+):
+    # A full cache is looked at again at once, not a second later.
+    monkeypatch.setattr("dataplane.cache.eviction.working_set._FULL_S", 0.0)
+    with Cache(_config(tmp_path / "c", 60 / (OBJECTS * BLOCKS))) as cache:
+        objects = zip(blobs_of(cache)[:2], guests, strict=True)
+        found = _read_as(cache, *objects)
+    assert found == pytest.approx(kept, abs=3)

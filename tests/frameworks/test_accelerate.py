@@ -170,17 +170,19 @@ import dataplane as dp
 
 accelerator = Accelerator(cpu=True)
 dataset = dp.Dataset(sys.argv[1], arrays=["number"], cache=False)
-loader = accelerator.prepare(dp.DataLoader(dataset, batch_size=2, num_workers=1))
+given = {"assign": sys.argv[2], "ranks_per_node": 1 if sys.argv[2] == "node" else None}
+loader = accelerator.prepare(dp.DataLoader(dataset, batch_size=2, num_workers=1, **given))
 numbers = [n for batch in loader for n in accelerator.gather_for_metrics(batch["number"]).tolist()]
 report(accelerator.process_index, numbers)
 """
 
 
-def test_metrics_count_no_sample_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("assign", ["turns", "node"])
+def test_metrics_count_no_sample_twice(tmp_path: Path, assign: str) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     odd = pack(folder, (case(number) for number in range(10)))
     (tmp_path / "run").mkdir()
-    ranks = run_program(_METRICS, tmp_path / "run", odd.url, launcher=torchrun(3))
+    ranks = run_program(_METRICS, tmp_path / "run", odd.url, assign, launcher=torchrun(3))
     # Their last batches hold four samples, and two that came before.
     assert [sorted(numbers) for numbers in ranks] == [list(range(10))] * 3

@@ -357,15 +357,17 @@ dataset = dp.Dataset(sys.argv[1], arrays=["number"], cache=False)
 trainer = L.Trainer(
     accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False,
 )
-report(trainer.global_rank, trainer.predict(Model(), dp.DataLoader(dataset, batch_size=2)))
+given = {"assign": sys.argv[2], "ranks_per_node": 1 if sys.argv[2] == "node" else None}
+report(trainer.global_rank, trainer.predict(Model(), dp.DataLoader(dataset, batch_size=2, **given)))
 """
 
 
-def test_two_processes_predict_for_each_sample_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("assign", ["turns", "node"])
+def test_two_processes_predict_for_each_sample_once(tmp_path: Path, assign: str) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     odd = pack(folder, (case(number) for number in range(7)))
     (tmp_path / "run").mkdir()
-    ranks = run_program(_PREDICTING_RANKS, tmp_path / "run", odd.url)
+    ranks = run_program(_PREDICTING_RANKS, tmp_path / "run", odd.url, assign)
     predicted = [number for rank in ranks for batch in rank for number in batch]
     assert sorted(predicted) == list(range(7))

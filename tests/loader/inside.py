@@ -8,9 +8,10 @@ from typing import Any
 
 import dataplane as dp
 from dataplane.cache.plan import Plan
+from dataplane.loader.batch_source import KnownBatches
 from dataplane.loader.epoch_iterator import Pass
 from dataplane.loader.pipeline import Pipeline
-from dataplane.loader.prefetcher import Prefetcher
+from dataplane.loader.prefetcher import PlannedReads, Prefetcher, _pass_reads
 from dataplane.loader.shared_messages import Connection
 from dataplane.loader.worker_process import WorkerProcess
 
@@ -28,6 +29,11 @@ def prefetcher_of(loader: dp.DataLoader[Any]) -> Prefetcher:
     """The prefetcher of its latest pass."""
     assert loader._ahead is not None
     return loader._ahead
+
+
+def reads_of_pass(reader: PlannedReads, feed: KnownBatches) -> list[Any]:
+    """The reads that are planned for the rest of an epoch, batch by batch."""
+    return [*_pass_reads(reader, ([batch] for batch in feed.ahead()), feed.order)]
 
 
 def plan_of(loader: dp.DataLoader[Any]) -> Plan:

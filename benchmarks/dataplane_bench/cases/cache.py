@@ -2,7 +2,8 @@
 
 `reads`: warm reads beside plain `preadv` calls (`cache_reads.py`). `fill`: a cold fill beside raw
 ranged GETs and writes to the disk (`cache_fill.py`). `hit-rate`: hits of shuffled epochs when the
-dataset does not fit (`cache_hit_rate.py`). `entries`: costs of many entries (`cache_entries.py`).
+dataset does not fit (`cache_hit_rate.py`). `nodes`: those of several nodes that share the samples
+out by owner (`cache_nodes.py`). `entries`: costs of many entries (`cache_entries.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dataplane_bench.cases.cache_fill import (
     RawStreams,
 )
 from dataplane_bench.cases.cache_hit_rate import hit_rates
+from dataplane_bench.cases.cache_nodes import node_rates
 from dataplane_bench.cases.cache_reads import (
     BatchPreads,
     OneThread,
@@ -45,7 +47,7 @@ from dataplane_testing.s3 import Faults, S3Endpoint
 
 __all__ = ["PARTS", "CacheOptions", "run"]
 
-PARTS = ("reads", "fill", "hit-rate", "entries")
+PARTS = ("reads", "fill", "hit-rate", "nodes", "entries")
 _BUCKET = "bench"
 _CLOUD = Faults(first_byte_s=0.02, bandwidth_bytes_per_s=80e6)
 _CLOUD_NAME = "emulated cloud: 20 ms to the first byte, 80 MB/s a connection"
@@ -68,6 +70,8 @@ class CacheOptions:
         encrypt: whether the cache is encrypted, for reads and the fill.
         shares: fractions of the dataset that the cache has space for, for hit rates.
         rate_blocks: blocks of that dataset.
+        nodes: nodes that are measured, a process each.
+        node_samples: samples of the dataset that they read, of 64 KiB.
         entries: numbers of entries.
         rounds: counted rounds, and epochs; one more warms up.
         seed: seed of the content, the offsets and the order of systems.
@@ -85,6 +89,8 @@ class CacheOptions:
     encrypt: bool = False
     shares: tuple[float, ...] = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
     rate_blocks: int = 400
+    nodes: int = 4
+    node_samples: int = 480
     entries: tuple[int, ...] = (1_000, 10_000, 100_000)
     rounds: int = 5
     seed: int = 0
@@ -104,6 +110,15 @@ def run(options: CacheOptions, progress: Callable[[str], None]) -> tuple[list[Ro
                 folder,
                 shares=options.shares,
                 blocks=options.rate_blocks,
+                epochs=options.rounds,
+                seed=options.seed,
+                progress=progress,
+            )
+        if "nodes" in options.parts:
+            figures += node_rates(
+                folder,
+                nodes=options.nodes,
+                samples=options.node_samples,
                 epochs=options.rounds,
                 seed=options.seed,
                 progress=progress,

@@ -119,26 +119,30 @@ class Budget:
         """Bytes that the cache may take as things stand: its budget, or what the disk leaves it."""
         return max(0, self._session.usage.used - self._excess(0))
 
-    def reserve(self, length: int, working_set: WorkingSet | None = None) -> bool:
+    def reserve(
+        self, length: int, working_set: WorkingSet | None = None, *, is_guest: bool = False
+    ) -> bool:
         """Take `length` bytes, evicting others if need be; False when there is no room.
 
         Args:
             length: length of the block.
-            working_set: working set of the block, which is not evicted for it.
+            working_set: working set of the block: nothing but guests of it is evicted for it.
+            is_guest: whether the block is a guest itself, for which no other goes.
         """
+        is_full = working_set is not None and working_set.is_full_for(is_guest=is_guest)
         wanted = page_rounded(length)
         usage = self._session.usage
         # Not taken and given back for every block of every epoch: a count would never be sure.
-        if working_set is not None and working_set.is_full and self._excess(wanted, wanted) > 0:
+        if is_full and self._excess(wanted, wanted) > 0:
             return False
         usage.add_used(wanted)
         if self._excess(wanted) <= 0:
             return True
-        if not (working_set is not None and working_set.is_full):
-            if self._make_room(wanted, working_set):
+        if not is_full:
+            if self._make_room(wanted, working_set, is_guest=is_guest):
                 return True
             if working_set is not None:
-                working_set.mark_full()
+                working_set.mark_full(is_guest=is_guest)
         usage.add_used(-wanted)
         return False
 
@@ -179,7 +183,7 @@ class Budget:
             unreserved=unreserved,
         )
 
-    def _make_room(self, wanted: int, working_set: WorkingSet | None) -> bool:
+    def _make_room(self, wanted: int, working_set: WorkingSet | None, *, is_guest: bool) -> bool:
         size = self._size_bytes
         if size is not None and wanted > size:
             return False
@@ -194,7 +198,7 @@ class Budget:
                 # Emptying the cache would not do, or it is full of what may not go.
                 if excess > self.used_bytes or now < self._hopeless_until_s:
                     return False
-                if held and not self._evict(excess, slack, working_set):
+                if held and not self._evict(excess, slack, working_set, is_guest=is_guest):
                     if working_set is None:
                         self._hopeless_until_s = time.monotonic() + _HOPELESS_S
                     return self._excess(wanted) <= 0
@@ -202,20 +206,30 @@ class Budget:
                 time.sleep(_EVICT_POLL_S)
         return False
 
-    def _evict(self, goal: int, slack: int = 0, working_set: WorkingSet | None = None) -> int:
+    def _evict(
+        self,
+        goal: int,
+        slack: int = 0,
+        working_set: WorkingSet | None = None,
+        *,
+        is_guest: bool = False,
+    ) -> int:
         """Empty the least recently used blocks; the caller holds the eviction lock.
 
         Args:
             goal: bytes to free, also at the cost of entries that are leased.
             slack: bytes to free on top of that, if those that are not leased have them.
             working_set: working set that must stay.
+            is_guest: whether its guests must stay, too.
         """
         flows = UsageFlows.of(self._session.usage)
         total = self._lru.refresh()
         if total is not None:
             flows.correct(self._session.usage, total, least=_DRIFT_BYTES)
         protection, files = self._session.protection, self._session.files
-        keeps = self._is_planned_block if working_set is None else self._keeps(working_set)
+        keeps: Callable[[Candidate], bool] = self._is_planned_block
+        if working_set is not None:
+            keeps = self._keeps(working_set, guests=is_guest)
         freed = self._remove_empty()
         freed += self._evict_blocks(
             goal + slack - freed, lambda name: protection.covers(name, files), keeps
@@ -235,10 +249,15 @@ class Budget:
     def _is_planned_block(self, candidate: Candidate) -> bool:
         return self._buffer is not None and self._buffer.is_pinned(candidate.name, candidate.block)
 
-    def _keeps(self, working_set: WorkingSet) -> Callable[[Candidate], bool]:
-        return lambda candidate: (
-            working_set.keeps(candidate.name, candidate.tick) or self._is_planned_block(candidate)
-        )
+    def _keeps(self, working_set: WorkingSet, *, guests: bool) -> Callable[[Candidate], bool]:
+        def keeps(candidate: Candidate) -> bool:
+            name, block = candidate.name, candidate.block
+            is_of_set = working_set.keeps(name, candidate.tick)
+            if is_of_set and (guests or not working_set.is_guest(name, block)):
+                return True
+            return self._is_planned_block(candidate)
+
+        return keeps
 
     def _evict_blocks(
         self, goal: int, skip: Callable[[str], bool], keeps: Callable[[Candidate], bool]

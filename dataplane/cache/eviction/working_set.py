@@ -9,6 +9,10 @@ planned download evicts nothing of its own working set (the objects that its pla
 that was not used for several passes. When there is nothing else to evict, the block is handed to
 its reader and not kept, which spares the disk the write as well.
 
+Where nodes share the samples of a job out by owner, it does matter which blocks stay: this node
+reads what it owns in most epochs, and a *guest*, a block of samples that another node owns, in few.
+A guest evicts nothing of its working set either, but goes when a block that is owned needs room.
+
 Unplanned downloads go by LRU order alone. Thread-safe; one lock, held for bookkeeping.
 """
 
@@ -25,6 +29,8 @@ PASSES = 4
 
 _FULL_S = 1.0  # between two attempts to find something to evict
 
+_GUEST, _OWNED = 1, 2  # kinds of blocks; 0 where samples have no owners
+
 
 class WorkingSet:
     """The objects that plans read together, and when the last passes over them began."""
@@ -33,15 +39,43 @@ class WorkingSet:
         self._names: set[str] = set()
         self._starts: deque[int] = deque(maxlen=PASSES)
         self._full_until_s = 0.0
+        self._full_for_guests_until_s = 0.0
+        self._kinds: dict[str, bytearray] = {}  # by entry, of each block
 
     @property
     def is_full(self) -> bool:
-        """Whether the cache had no room for a block of it just now."""
-        return time.monotonic() < self._full_until_s
+        """Whether the cache had no room for some block of it just now."""
+        return self.is_full_for(is_guest=True)
 
-    def mark_full(self) -> None:
-        """Say that there is nothing to evict for it, for a while."""
-        self._full_until_s = time.monotonic() + _FULL_S
+    def is_full_for(self, *, is_guest: bool) -> bool:
+        """Whether the cache had no room for a guest, or for another block, of it just now."""
+        until_s = self._full_for_guests_until_s if is_guest else self._full_until_s
+        return time.monotonic() < until_s
+
+    def mark_full(self, *, is_guest: bool = False) -> None:
+        """Say that there is nothing to evict for it, or for guests of it, for a while."""
+        self._full_for_guests_until_s = time.monotonic() + _FULL_S
+        if not is_guest:
+            self._full_until_s = self._full_for_guests_until_s
+
+    def note_kind(self, name: str, block: int, blocks: int, *, is_guest: bool) -> None:
+        """Say whether a block is a guest; one that was owned once stays owned.
+
+        Args:
+            name: name of the entry.
+            block: number of the block.
+            blocks: number of blocks of the entry.
+            is_guest: whether it is read for samples that another node owns.
+        """
+        kinds = self._kinds.get(name)
+        if kinds is None:
+            kinds = self._kinds.setdefault(name, bytearray(blocks))
+        kinds[block] = max(kinds[block], _GUEST if is_guest else _OWNED)
+
+    def is_guest(self, name: str, block: int) -> bool:
+        """Whether a block was read for samples that another node owns, and for no others."""
+        kinds = self._kinds.get(name)
+        return kinds is not None and block < len(kinds) and kinds[block] == _GUEST
 
     def keeps(self, name: str, tick: int) -> bool:
         """Whether a block of entry `name`, last used at `tick`, must stay."""

@@ -206,7 +206,8 @@ class Downloader:
     def _reserve(self, job: Job) -> bool:
         try:
             working_set = self._working_sets.of(job.key[0])
-            room = job.entry.budget.reserve(_disk_bytes(job), working_set)
+            is_guest = working_set is not None and working_set.is_guest(*job.key)
+            room = job.entry.budget.reserve(_disk_bytes(job), working_set, is_guest=is_guest)
         except OSError as err:
             self._guard.on_disk_error(err)
             return False
