@@ -41,7 +41,7 @@ def test_the_signature_is_torch_s_and_ours_comes_after_it() -> None:
     own = {
         *("seed", "rank", "world_size", "weights", "num_samples", "shuffle_window"),
         *("ragged", "ragged_as", "padding_value", "keys"),
-        *("transform_mode", "device", "decode"),
+        *("transform_mode", "device", "decode", "assign", "ranks_per_node"),
     }
     assert own == {p.name for p in ours} - set(shared)
     assert {p.name: p.default for p in ours if p.name in shared} == {
