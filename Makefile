@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint format type native native-test sanitized-test fuzz-smoke bench-peers bench-smoke gpu-check stress check clean
+.PHONY: help setup system demo test lint format type native native-test sanitized-test fuzz-smoke bench-peers bench-smoke gpu-check plan-check stress check clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench-smoke: setup ## Run every benchmark once on tiny inputs, so that none rots
 # On a machine with torch and CUDA; PYTHON says whose. GPU_WHEELS is a folder of wheels for one that is not connected.
 gpu-check: ## Check and time the GPU route on this machine, and write the figures into docs/gpu.md
 	@GPU_WHEELS='$(GPU_WHEELS)' OMP_NUM_THREADS=1 $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) tools/gpu_check.py $(GPU_CHECK_ARGS)
+
+plan-check: ## Compare predictions of `dataplane plan` with runs on an emulated cloud, time included
+	@$(BIN)/python tools/validate_plan.py
 
 check: lint type native-test test bench-smoke ## Everything that CI runs
 
