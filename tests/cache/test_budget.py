@@ -75,7 +75,7 @@ def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog)
     content = os.urandom(4 * BLOCK)
     monkeypatch.setattr(
         "dataplane.cache.eviction.budget.Budget.reserve",
-        lambda self, length, working_set=None: length != BLOCK,
+        lambda self, length, working_set=None, is_guest=False: length != BLOCK,
     )
     with Cache(small) as cache:
         blob = cache.open(store, store.put("a", content))
