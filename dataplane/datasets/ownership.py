@@ -19,7 +19,9 @@ dealt as without ownership: frameworks rely on where the repeated samples are.
 
 *Owners.* Runs of neighbours, one sample or several that share blocks of the cache, are permuted and
 cut into equal parts, one a node. A hash would give nodes unequal parts, by a tenth where a node has
-a hundred samples, and what a node owns beyond its share it never gets to read.
+a hundred samples, and what a node owns beyond its share it never gets to read. The parts of one
+node more are those of one less, each with its end cut off for the new node: no more samples than
+that one needs change their owner.
 
 Pure functions and values; safe from any thread.
 """
@@ -77,7 +79,9 @@ class Nodes:
             places: Array = _places(runs)[samples // self.run]
         else:
             places = _permutation(runs).inverse(samples // self.run)
-        return places * self.count // max(runs, 1)
+        starts, nodes = _parts(runs, self.count)
+        owners: Array = nodes[np.searchsorted(starts, places, side="right") - 1]
+        return owners
 
     def second_owners(self, samples: Array, owners: Array) -> Array:
         """Return the node that each sample overflows to, its owner being full.
@@ -214,6 +218,29 @@ def _places(runs: int) -> npt.NDArray[np.int64]:
     places = _permutation(runs).inverse(np.arange(runs, dtype=np.int64))
     places.flags.writeable = False
     return places
+
+
+@functools.lru_cache(maxsize=4)
+def _parts(runs: int, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return where stretches of places begin that one node owns, and which: int64[k] each."""
+    parts: list[list[tuple[int, int]]] = [[(0, runs)]]
+    for new in range(1, count):
+        cut: list[tuple[int, int]] = []
+        for node, stretches in enumerate(parts):
+            # ceil((runs - node) / count) never grows with the count, and sums up to the runs.
+            excess = -(-(runs - node) // new) + (runs - node) // -(new + 1)
+            while excess > 0:
+                start, stop = stretches.pop()
+                middle = max(start, stop - excess)
+                if middle > start:
+                    stretches.append((start, middle))
+                cut.append((middle, stop))
+                excess -= stop - middle
+        parts.append(cut)
+    owned = sorted((start, node) for node, some in enumerate(parts) for start, _ in some)
+    table = np.array(owned, np.int64).reshape(-1, 2)
+    table.flags.writeable = False
+    return table[:, 0], table[:, 1]
 
 
 @functools.lru_cache(maxsize=4)

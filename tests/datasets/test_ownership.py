@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -21,6 +22,17 @@ def test_nodes_own_equal_parts_whatever_their_number(samples: int, count: int) -
     assert owned.max() - owned.min() <= 1
 
 
+@pytest.mark.parametrize("samples", [3, 100, 60_000])
+def test_with_another_number_of_nodes_no_more_samples_move_than_must(samples: int) -> None:
+    owners = [Nodes(count, samples).owners(np.arange(samples)) for count in range(1, 66)]
+    for count, (before, after) in enumerate(itertools.pairwise(owners), 1):
+        moved = before != after
+        assert set(after[moved].tolist()) <= {count}
+        assert moved.sum() <= -(-samples // (count + 1))
+        owned = np.bincount(after, minlength=count + 1)
+        assert owned.max() - owned.min() <= 1
+
+
 @pytest.mark.parametrize("samples", [1001, 4 * SORTED_SAMPLES + 3])
 def test_neighbours_of_a_run_have_one_owner_and_other_runs_others(samples: int) -> None:
     nodes = Nodes(4, samples, run=3)
@@ -35,20 +47,20 @@ def test_neighbours_of_a_run_have_one_owner_and_other_runs_others(samples: int) 
 def test_owners_do_not_change_from_version_to_version() -> None:
     nodes = Nodes(4, 12)
     owners = nodes.owners(np.arange(12))
-    assert owners.tolist() == [0, 2, 3, 3, 1, 2, 0, 2, 0, 3, 1, 1]
+    assert owners.tolist() == [0, 1, 2, 3, 3, 1, 0, 1, 0, 3, 2, 2]
     assert nodes.second_owners(np.arange(12), owners).tolist() == [
         2,
-        0,
-        1,
-        1,
-        2,
-        1,
-        2,
-        1,
-        1,
-        1,
         3,
         0,
+        1,
+        0,
+        0,
+        2,
+        0,
+        1,
+        1,
+        0,
+        1,
     ]
 
 
@@ -88,7 +100,7 @@ def test_each_node_gets_its_share_of_each_batch_and_its_own_samples_first(
             others = (dealt[row] == second) & ((owners[row] == second) | (seconds[row] == second))
             assert int(others.sum()) == 6
         overflowed += int((dealt[row] == seconds[row]).sum())
-    assert count == 1 or overflowed > 40
+    assert count == 1 or overflowed > 20
     assert (deal(batches[7:8], nodes)[0] == dealt[7]).all()
 
 
