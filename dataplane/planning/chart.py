@@ -78,7 +78,7 @@ def _draw_times(axes: Any, prediction: Prediction) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("s")
     axes.set_title(f"{prediction.url}: time by epoch", fontsize=10)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_waits(axes: Any, prediction: Prediction) -> None:
