@@ -44,6 +44,7 @@ from dataplane.datasets.samples import (
     separate_arrays,
     weight_of,
 )
+from dataplane.errors import ConfigError
 
 __all__ = [
     "Allocate",
@@ -129,10 +130,12 @@ def lay_out(
         if layout.dtype is None:
             batch[layout.name], destinations = _allocate_each(parts, allocate)
         elif layout.arrangement is Arrangement.STACKED:
+            _check_extents(samples, number, layout)
             tensor, array = allocate((len(samples), *layout.shape), layout.dtype)
             batch[layout.name] = tensor
             destinations = [array[slot, ...] for slot in range(len(samples))]
         else:
+            _check_extents(samples, number, layout)
             offsets = np.zeros(len(samples) + 1, np.int64)
             np.cumsum(_first_extents(parts), out=offsets[1:])
             tensor, array = allocate((int(offsets[-1]), *layout.shape), layout.dtype)
@@ -145,9 +148,9 @@ def lay_out(
             weights = [weight_of(part) for part in parts]
             batch[layout.name + WEIGHT_SUFFIX] = torch.tensor(weights, dtype=torch.float64)
     rows, sources, describe = join_samples(samples, layouts)
-    tiles = [sample.plan.tile for sample in samples if sample.plan.tile is not None]
-    if tiles:
-        batch[TILE] = torch.tensor(tiles)
+    tiles = [sample.plan.tile for sample in samples]
+    if any(tile is not None for tile in tiles):  # beside samples of others, which have one tile
+        batch[TILE] = torch.tensor([tile or 0 for tile in tiles])
     batch[KEY] = Keys(sample.plan.key for sample in samples)
     return LaidOut(batch, rows, sources, [array for place in places for array in place], describe)
 
@@ -237,6 +240,23 @@ def tensors_of(sample: ArraySample) -> Sample:
         name: value if isinstance(value, str) else torch.from_numpy(value)
         for name, value in sample.items()
     }
+
+
+def _check_extents(samples: Sequence[FetchedSample], number: int, layout: ArrayLayout) -> None:
+    """Refuse a part that has other extents than all parts of its array are to have.
+
+    Raises:
+        ConfigError: there is one: a selection of the user's has extents that depend on its draw.
+    """
+    is_stacked = layout.arrangement is Arrangement.STACKED
+    for sample in samples:
+        part = sample.plan.parts[number]
+        if part is not None and (part.shape if is_stacked else part.shape[1:]) != layout.shape:
+            raise ConfigError(
+                f"the selection of array {layout.name!r} gives {list(part.shape)} elements of "
+                f"sample {sample.plan.key!r}, and {list(layout.shape)} of the others",
+                hint="the extents of a region must not depend on its draw, or on its tile",
+            )
 
 
 def _first_extents(parts: Sequence[Part | None]) -> list[int]:

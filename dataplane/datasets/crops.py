@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from dataplane.datasets.draws import draw_below
-from dataplane.datasets.selections import ArrayForm, Combined, Region, as_count
+from dataplane.datasets.selections import ArrayForm, Both, Combined, Region, as_count
 from dataplane.errors import ConfigError
 from dataplane.shards.chunking import SPATIAL_DIMENSIONS, TIME_DIMENSIONS, component_count
 
-__all__ = ["Crop", "Tiles", "crop", "tile_starts"]
+__all__ = ["Crop", "Tiles", "crop", "crop_labels", "tile_starts"]
 
 Dimension: TypeAlias = str | int
 Extents: TypeAlias = "Sequence[int] | Mapping[Dimension, int]"
@@ -212,6 +212,18 @@ def crop(
     return Crop(sizes, given.extents, pad)
 
 
+def crop_labels(selection: object, array: ArrayForm) -> list[str | int]:
+    """Return what names the dimensions that a selection crops at random."""
+    if isinstance(selection, Both):
+        return [
+            *crop_labels(selection.first, array),
+            *crop_labels(selection.second, array),
+        ]
+    if not isinstance(selection, Crop) or not selection.is_random:
+        return []
+    return [array.dimension_names[axis] or axis for axis in selection.sizes.by_axis(array)]
+
+
 def tile_starts(extent: int, size: int, overlap: int = 0) -> list[int]:
     """Return where tiles of `size` begin that cover `extent` elements, the last ending with them.
 
@@ -245,7 +257,8 @@ def _sizes(value: object, what: str = "shape", least: int = 1) -> _Sizes:
 
 def _overlaps(overlap: int | Sequence[int], sizes: _Sizes) -> tuple[int, ...]:
     count = len(sizes.extents)
-    each = (overlap,) * count if isinstance(overlap, int) else tuple(overlap)
+    each = tuple(overlap) if isinstance(overlap, Sequence) else (overlap,) * count
+    each = tuple(as_count("crop: overlap", number, least=0) for number in each)
     if len(each) != count:
         raise ConfigError(f"crop: overlap has {len(each)} numbers for {count} dimensions")
     for number, size in zip(each, sizes.extents, strict=True):

@@ -19,6 +19,7 @@ Pure functions over an index; thread-safe.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import enum
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +29,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dataplane.datasets.array_forms import Permuted, forms_in
+from dataplane.datasets.crops import crop_labels
 from dataplane.datasets.selections import (
     ArrayForm,
     Selection,
@@ -159,12 +161,35 @@ def find_layouts(
     for name, seen in forms.items():
         for dtype, form, sample in forms_in(index, name, permuted):
             seen.setdefault((dtype, form), index.keys[sample])
+    _check_labels(selections, forms)
     counts = index.sample_counts()
     partial = {name for name, count in counts.items() if count != len(index) and not required}
     return tuple(
         _layout(name, selection, forms[name], partial=name in partial)
         for name, selection in selections.items()
     )
+
+
+def _check_labels(
+    selections: Mapping[str, Selection],
+    forms: Mapping[str, Mapping[tuple[np.dtype[Any], ArrayForm], str]],
+) -> None:
+    """Refuse random crops of arrays of which some have names of dimensions and some have none.
+
+    Raises:
+        ConfigError: they would be cropped at different places, and nothing would say so.
+    """
+    named: dict[type, str] = {}
+    for name, selection in selections.items():
+        for _, form in forms[name]:
+            with contextlib.suppress(ConfigError):  # said where the shape is asked for
+                named |= {type(label): name for label in crop_labels(selection, form)}
+    if len(named) > 1:
+        raise ConfigError(
+            f"the dimensions of array {named[str]!r} have names and those of array {named[int]!r} "
+            "have none, so random crops of both would be at different places",
+            hint="name the dimensions when packing, or read one of them whole and crop it yourself",
+        )
 
 
 def _layout(

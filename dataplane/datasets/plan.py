@@ -130,7 +130,7 @@ class Planner:
         is_whole = all(isinstance(selection, Whole) for selection in selections.values())
         self._gap_bytes = ROUND_TRIP_BYTES if is_whole else PARTIAL_GAP_BYTES
         self.forms: FormTable | None = None
-        if not self.is_random and numbering.is_plain:
+        if not self.is_random and numbering.is_plain and not numbering.is_tiled:
             self.forms = FormTable(
                 index.chunks,
                 len(index),

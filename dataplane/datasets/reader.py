@@ -64,6 +64,12 @@ SAMPLE_ERRORS = (DecodeError, FormatError, NotFound, MissingArray)
 MAX_TOGETHER_BYTES = 256 << 10
 """Most bytes of a sample that is read together with others: copying so much costs little."""
 
+MIN_MAPPED_BYTES = 4 << 20
+"""Least length of a range that is decoded in place: a cold mapping is read in pieces as long."""
+
+MAX_MAPPED_SAMPLES = 64
+"""Most samples that wait to be decoded in place: each may hold three descriptors of its own."""
+
 MAX_MAPPED_SPANS = 16
 """Most ranges of a sample that are decoded in place: each costs a few system calls."""
 
@@ -417,17 +423,43 @@ def _other_samples(
 
 def _mapped(plan: SamplePlan, source: CachedObject) -> FetchedSample | None:
     """Leave the chunks of a sample in the cache's file, to be decoded there; None if impossible."""
-    if len(plan.spans) > MAX_MAPPED_SPANS:
+    if not 0 < len(plan.spans) <= MAX_MAPPED_SPANS or _Waiting.count() >= MAX_MAPPED_SAMPLES:
+        return None
+    if min(stop - start for start, stop in plan.spans) < MIN_MAPPED_BYTES:
         return None
     ranges = source.mapped(plan.spans)
     if ranges is None:
         return None
     if len(ranges) == 1:
-        return FetchedSample(plan, ranges, plan.rows)
+        return FetchedSample(plan, ranges, plan.rows, _Waiting())
     rows, stored, span, offset = _spread(plan)
     rows["source"][stored] = span
     rows["source_offset"][stored] = offset
-    return FetchedSample(plan, ranges, rows)
+    return FetchedSample(plan, ranges, rows, _Waiting())
+
+
+class _Waiting:
+    """A sample that waits to be decoded in place; counted for as long as it is referred to.
+
+    Both counters only go up, by one call of C each: a finalizer takes no lock.
+    """
+
+    _begun = itertools.count()
+    _ended = itertools.count()
+
+    def __init__(self) -> None:
+        next(self._begun)
+
+    def __del__(self) -> None:
+        next(self._ended)
+
+    @classmethod
+    def count(cls) -> int:
+        """Return how many there are in this process."""
+        begun, ended = (
+            int(repr(counter)[len("count(") : -1]) for counter in (cls._begun, cls._ended)
+        )
+        return begun - ended
 
 
 def _spread(plan: SamplePlan) -> tuple[npt.NDArray[Any], ...]:

@@ -120,7 +120,9 @@ class Rows(Combined):
         if not array.shape:
             raise ConfigError(f"array {array.name!r} is a single value and has no rows")
         _check_reach(array, 0, self.count, self.start)
-        first = _first(array, 0, self.count, draw) if self.start is None else self.start
+        first = self.start
+        if first is None:
+            first = draw_below(array.shape[0] - self.count + 1, draw, "rows")
         return (((first, first + self.count),), *whole_region(array.shape[1:]))
 
 
@@ -154,7 +156,9 @@ class Steps(Combined):
         axis = self._axis(array)
         reach = (self.count - 1) * self.stride + 1
         _check_reach(array, axis, reach, self.start)
-        first = _first(array, axis, reach, draw) if self.start is None else self.start
+        first = self.start
+        if first is None:
+            first = draw_below(array.shape[axis] - reach + 1, draw, "steps")
         region = list(whole_region(array.shape))
         if self.stride == 1:
             region[axis] = ((first, first + self.count),)
@@ -256,11 +260,6 @@ def _check_reach(array: ArrayForm, axis: int, reach: int, start: int | None) -> 
             f"{array.described}",
             hint="ask for fewer",
         )
-
-
-def _first(array: ArrayForm, axis: int, reach: int, draw: int) -> int:
-    """Return where a run begins that is drawn."""
-    return draw_below(array.shape[axis] - reach + 1, draw, array.dimension_names[axis] or axis)
 
 
 def _start(what: str, start: int | None) -> int | None:

@@ -83,11 +83,13 @@ class FetchedSample:
         sources: memory that holds them: the packed spans, or several pieces, or parts of the
             cache's file, which are leased for the length of a call of the decoder.
         rows: CHUNK_DTYPE[n], the plan's rows; `source` and `source_offset` refer to `sources`.
+        waiting: what counts the sample while it is to be decoded in place, or None.
     """
 
     plan: SamplePlan
     sources: Sequence[EncodedBuffer]
     rows: npt.NDArray[Any]
+    waiting: object = None
 
 
 class FetchedTogether(Sequence[FetchedSample]):

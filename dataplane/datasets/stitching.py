@@ -9,14 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.datasets.array_forms import form_of_array
+from dataplane.datasets.crops import Tiles
 from dataplane.datasets.samples import KEY, TILE
-from dataplane.datasets.selections import Region, is_tiled
+from dataplane.datasets.selections import (
+    ArrayForm,
+    Both,
+    Region,
+    Selection,
+    TiledSelection,
+    is_tiled,
+)
 from dataplane.errors import ConfigError, LoaderError
 
 if TYPE_CHECKING:
@@ -121,6 +129,7 @@ class _Canvas:
     key: str
     axes: tuple[int, ...] | None
     blend: Blend
+    tiled: list[int]
     seen: set[int] = field(default_factory=set)
     total: _Array | None = None
     weight: _Array | None = None
@@ -134,7 +143,8 @@ class _Canvas:
         selection = dataset.selections[name]
         count = len(dataset.numbering.range_of(number))
         regions = [selection.region(form, draw=tile) for tile in range(count)]
-        return cls(regions, form.shape, name, entry.key, axes, blend)
+        tiled = _tiled_axes(selection, form)
+        return cls(regions, form.shape, name, entry.key, axes, blend, tiled)
 
     @property
     def tiles(self) -> int:
@@ -204,11 +214,7 @@ class _Canvas:
 
     def _axes(self, part: _Array, region: Region) -> dict[int, int]:
         """Return for each tiled dimension of the array that of a result."""
-        tiled = [
-            axis
-            for axis, extent in enumerate(self.shape)
-            if any(one[axis] != ((0, extent),) for one in self.regions)
-        ]
+        tiled = self.tiled
         if self.axes is not None:
             places = [at + part.ndim if at < 0 else at for at in self.axes]
         elif part.ndim == len(self.shape):
@@ -235,6 +241,25 @@ class _Canvas:
             ramp = np.minimum(np.arange(1, extent + 1), np.arange(extent, 0, -1))
             weights *= ramp.reshape([-1 if other == at else 1 for other in range(part.ndim)])
         return weights
+
+
+def _tiled_axes(selection: Selection, form: ArrayForm) -> list[int]:
+    """Return the dimensions that a selection cuts into tiles."""
+    if isinstance(selection, Both):
+        return sorted({*_tiled_axes(selection.first, form), *_tiled_axes(selection.second, form)})
+    if isinstance(selection, Tiles):
+        return sorted(selection.sizes.by_axis(form))
+    if not is_tiled(selection):
+        return []
+    regions = [
+        selection.region(form, draw=tile)
+        for tile in range(cast("TiledSelection", selection).tiles(form))
+    ]
+    return [
+        axis
+        for axis, extent in enumerate(form.shape)
+        if any(region[axis] != ((0, extent),) for region in regions)
+    ]
 
 
 def _as_array(value: Any) -> _Array:

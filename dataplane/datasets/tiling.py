@@ -53,15 +53,18 @@ def number_samples(
         found = _counts(index, name, cast("TiledSelection", selection))
         if counts is None:
             counts, of = found, name
-        elif (found != counts).any():
-            sample = int(np.flatnonzero(found != counts)[0])
+        elif (unequal := (found != counts) & (found > 0) & (counts > 0)).any():
+            sample = int(np.flatnonzero(unequal)[0])
             raise ConfigError(
                 f"the tiles of sample {index.keys[sample]!r} are {counts[sample]} of array {of!r} "
                 f"and {found[sample]} of array {name!r}",
                 hint="tile arrays of equal extents, or read the others whole",
             )
+        else:
+            counts = np.maximum(counts, found)
     assert counts is not None
-    return Numbering.of_tiles(counts)
+    # A sample that lacks the array has a number all the same, whose reader says so.
+    return Numbering.of_tiles(np.maximum(counts, 1))
 
 
 def _counts(index: DatasetIndex, name: str, selection: TiledSelection) -> npt.NDArray[np.int64]:

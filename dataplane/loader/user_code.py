@@ -243,6 +243,9 @@ class Worker:
         dataset = self._code.dataset
         count = len(dataset)
         position = task.indices[at]
+        if isinstance(dataset, Dataset):  # other looks at the sample would fail as well
+            sample_number = dataset.numbering.split(position)[0]
+            position = dataset.numbering.range_of(sample_number).stop - 1
         tries = min(count, MAX_REPLACEMENTS)
         for ahead in range(1, tries):
             self._seed(task, at)

@@ -24,6 +24,11 @@ BLOCK = 16 << 10
 NAMES = list(source_sample(0).arrays)
 
 
+@pytest.fixture(autouse=True)
+def _short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "MIN_MAPPED_BYTES", 1)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> CacheConfig:
     return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK)
@@ -151,3 +156,34 @@ def test_a_chunk_that_is_damaged_in_the_cache_is_named_and_recovered(
     (again,) = reader.recover([4])
     batch = assemble([again], reader.layouts)
     assert np.array_equal(batch["fields/velocity"][0], stored.values("case-004")["fields/velocity"])
+
+
+def test_few_samples_wait_to_be_decoded_in_place(
+    stored: Packed, config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = warm_reader(stored, config, NAMES)
+    monkeypatch.setattr(reader_module, "MAX_MAPPED_SAMPLES", 2)
+    samples = [read_by(reader.planner.plan(index), reader) for index in range(4)]
+
+    def mapped() -> list[bool]:
+        return [isinstance(one.sources[0], MappedRange) for one in samples]
+
+    assert mapped() == [True, True, False, False]
+    expected = separate(samples, reader.layouts)
+    del samples[0]
+    samples.append(read_by(reader.planner.plan(4), reader))
+    assert mapped() == [True, False, False, True]
+    again = separate(samples[:3], reader.layouts)
+    assert [one["__key__"] for one in again] == [one["__key__"] for one in expected[1:]]
+
+
+def test_short_ranges_are_copied(
+    stored: Packed, config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = warm_reader(stored, config, NAMES)
+    longest = max(
+        stop - start for index in range(SAMPLES) for start, stop in reader.planner.plan(index).spans
+    )
+    monkeypatch.setattr(reader_module, "MIN_MAPPED_BYTES", longest + 1)
+    sample = read_by(reader.planner.plan(1), reader)
+    assert not isinstance(sample.sources[0], MappedRange)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from dataplane.datasets.crops import tile_starts
 from dataplane.datasets.draws import Draws, draw_below
 from dataplane.datasets.regions import outside
 from dataplane.datasets.selections import ArrayForm, region_shape
-from tests.datasets.packed import Packed
+from dataplane.shards import SourceArray, SourceSample
+from tests.datasets.packed import Packed, pack
 from tests.selections.data import VOLUME
 
 BOX = (5, 6, 7)
@@ -59,6 +61,18 @@ def test_a_random_crop_is_a_box_of_the_array_and_the_same_in_all_arrays(
             )
             assert np.array_equal(sample["coords/x"], stored[i]["coords/x"][x : x + 7])
     assert len(seen) > 30
+
+
+def test_named_and_unnamed_dimensions_are_not_cropped_at_random_together(tmp_path: Path) -> None:
+    values = np.arange(64.0).reshape(8, 8)
+    arrays = {"u": SourceArray(values, ("y", "x")), "mask": SourceArray(values)}
+    packed = pack(tmp_path, [SourceSample("a", arrays, {})])
+    crops = {"u": dp.crop((3, 3)), "mask": dp.crop((3, 3))}
+    with pytest.raises(dp.ConfigError, match="would be at different places"):
+        dp.Dataset(packed.url, crops, cache=False)
+    dp.Dataset(packed.url, {"u": dp.crop((3, 3)), "mask": dp.crop((3, 3), (0, 0))}, cache=False)
+    rows = dp.Dataset(packed.url, {"u": dp.rows(2), "mask": dp.rows(2)}, cache=False).numpy(0)
+    assert np.array_equal(rows["u"], rows["mask"])
 
 
 def test_every_place_has_the_same_probability() -> None:

@@ -73,6 +73,22 @@ def test_a_user_s_selection_with_weights(permuted: Packed, stored: list) -> None
 
 
 @dataclass(frozen=True)
+class Growing:
+    """A selection whose extents depend on its draw, which must not be."""
+
+    is_random = True
+
+    def region(self, array: dp.ArrayForm, *, draw: int) -> Region:
+        return (((0, 1 + draw % 3),), *whole_region(array.shape[1:]))
+
+
+def test_extents_that_depend_on_the_draw_are_refused(permuted: Packed) -> None:
+    dataset = dp.Dataset(permuted.url, {"table": Growing()}, cache=False)
+    with pytest.raises(dp.ConfigError, match="must not depend on its draw"):
+        list(dp.DataLoader(dataset, batch_size=COUNT, seed=1))
+
+
+@dataclass(frozen=True)
 class Wrong:
     """Regions that no array has."""
 

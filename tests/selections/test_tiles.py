@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import ConcatDataset
 
 import dataplane as dp
 from dataplane.datasets.numbering import Numbering
@@ -167,6 +168,50 @@ def test_arrays_of_equal_extents_are_tiled_together(permuted: Packed, stored: li
     assert np.array_equal(sample["fields/p"].numpy(), stored[0]["fields/p"][:, :6, 7:, 8:])
     with pytest.raises(dp.ConfigError, match="8 of array 'fields/u' and 2 of array 'fields/p'"):
         dp.Dataset(permuted.url, {"fields/u": grid, "fields/p": dp.crop({"x": 8}, "grid")})
+
+
+def few(folder: Path, shapes: list[tuple[int, ...] | None]) -> dp.Dataset:
+    """Volumes of some shapes; None lacks the array."""
+    samples = [
+        SourceSample(
+            f"s{n}",
+            {"g": SourceArray(np.arange(3.0))}
+            | ({} if shape is None else {"f": SourceArray(np.full(shape, n, "f4"), ("y", "x"))}),
+            {},
+        )
+        for n, shape in enumerate(shapes)
+    ]
+    return dp.Dataset(pack(folder, samples).url, {"f": dp.crop((4, 4), "grid")}, cache=False)
+
+
+def test_samples_of_one_tile_each_say_so(tmp_path: Path) -> None:
+    dataset = few(tmp_path / "a", [(4, 4), (4, 4)])
+    (batch,) = dp.DataLoader(dataset, batch_size=2)
+    assert batch["__tile__"].tolist() == [0, 0]
+    assert dict(dp.stitch(dataset, "f", [(batch, batch["f"])]))["s1"].mean() == 1
+    both = ConcatDataset([dataset, few(tmp_path / "b", [(8, 4)])])
+    (batch,) = dp.DataLoader(both, batch_size=4)
+    assert batch["__tile__"].tolist() == [0, 0, 0, 1]
+
+
+def test_one_tile_along_a_dimension_is_put_back_as_several_are(tmp_path: Path) -> None:
+    dataset = few(tmp_path, [(4, 8), (8, 8)])
+    results = [
+        (batch, batch["f"][:, None].expand(-1, 2, -1, -1))
+        for batch in dp.DataLoader(dataset, batch_size=3)
+    ]
+    found = dict(dp.stitch(dataset, "f", results, axes=(1, 2)))
+    assert {key: tuple(field.shape) for key, field in found.items()} == {
+        "s0": (2, 4, 8),
+        "s1": (2, 8, 8),
+    }
+
+
+def test_a_sample_that_lacks_the_array_is_an_error_as_ever(tmp_path: Path) -> None:
+    dataset = few(tmp_path, [(8, 4), None, (4, 4)])
+    assert len(dataset) == 4
+    with pytest.raises(dp.MissingArray, match="'s1' has no array 'f'"):
+        list(dp.DataLoader(dataset, batch_size=4))
 
 
 def test_what_a_grid_cannot_be_combined_with(permuted: Packed) -> None:
