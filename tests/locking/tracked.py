@@ -122,15 +122,19 @@ def install(observer: Observer) -> None:
     threading.RLock = Factory(real_rlock, observer)  # type: ignore[assignment]
 
 
+_GENERATORS = ("RandomState", "PCG64")
+"""Classes of NumPy that make a lock, as they are called."""
+
+
 def _is_ours(frame: FrameType | None) -> bool:
     """Whether dataplane asks for a lock, maybe by way of the standard library.
 
     What C code of others asks for has the frame of whoever called it: generators of NumPy do.
     """
-    if frame is not None and "RandomState" in linecache.getline(
-        frame.f_code.co_filename, frame.f_lineno
-    ):
-        return False
+    if frame is not None:
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if any(name in line for name in _GENERATORS):
+            return False
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.split(".")[0] in OUR_PACKAGES:
