@@ -65,10 +65,16 @@ class Trail:
             )
         keys = batch[KEY]
         keys = [keys] if isinstance(keys, str) else list(keys)
-        for number, origins in reversed(self._latest):
-            found = self._step(number, origins)
-            if found.keys == keys:
-                return found
+        steps = (self._step(number, origins) for number, origins in self._latest)
+        found = [step for step in steps if step.keys == keys]
+        if len(found) > 1:
+            raise LoaderError(
+                f"{len(found)} of the last {len(self._latest)} batches of this loader have these "
+                "keys: tiles of one sample, or looks at it, are not told apart by them",
+                hint="ask for provenance() without a batch, when it was yielded",
+            )
+        if found:
+            return found[0]
         raise LoaderError(
             f"none of the last {len(self._latest)} batches of this loader has these keys",
             hint="ask for the provenance of a batch when it was yielded",

@@ -179,6 +179,6 @@ def test_guests_make_room_for_owned_blocks_and_for_nothing_else(
     with Cache(_config(tmp_path / "c", 60 / (OBJECTS * BLOCKS))) as cache:
         objects = zip(blobs_of(cache)[:2], guests, strict=True)
         found = _read_as(cache, *objects)
-    # On a busy machine some blocks come when nothing can be evicted at that moment, and are not kept:
-    # of 25 runs beside three spinning processes one kept 42 and 11. Swapped, they would be far off.
+    # On a busy machine some blocks come when nothing can be evicted at that moment, and are not
+    # kept: of 25 runs beside three spinning processes one kept 42 and 11. Swapped is far off.
     assert found == pytest.approx(kept, abs=12)
