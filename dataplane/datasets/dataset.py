@@ -27,7 +27,7 @@ from dataplane.cache import CacheConfig, CacheWarning
 from dataplane.cache.admin import is_news, unusable_warning
 from dataplane.config import assemble
 from dataplane.datasets.array_forms import Permuted, asks_what_was_permuted
-from dataplane.datasets.draws import GivenDraw, checked_draw, current_draws
+from dataplane.datasets.draws import GivenDraw, checked_draw, current_draws, looks_here
 from dataplane.datasets.identity import identity_of
 from dataplane.datasets.layout import (
     ArrayLayout,
@@ -36,7 +36,7 @@ from dataplane.datasets.layout import (
     resolve_selections,
 )
 from dataplane.datasets.plan import Planner
-from dataplane.datasets.reader import SAMPLE_ERRORS, ErrorPolicy, SampleReader, check_policy
+from dataplane.datasets.reader import SAMPLE_ERRORS, ErrorPolicy, Looked, SampleReader, check_policy
 from dataplane.datasets.runtime import Runtime, cached_reader, describe_shards
 from dataplane.datasets.samples import KEY, ArraySample, separate_arrays
 from dataplane.datasets.selections import Whole, as_count
@@ -256,7 +256,8 @@ class Dataset(_MapDataset):
         if type(self).__getitem__ is not Dataset.__getitem__:
             return [self[i] for i in indices]
         tensors_of = _tensors_of()
-        samples = self._load(self._drawing(), [self._checked(i) for i in indices])
+        positions = [self._checked(i) for i in indices]
+        samples = self._load(self._drawing(), self._looked(positions))
         return self._transformed([tensors_of(sample) for sample in samples])
 
     def numpy(self, i: int, *, draw: int | None = None) -> ArraySample:
@@ -357,12 +358,17 @@ class Dataset(_MapDataset):
         return reader.drawing(current_draws() if self.is_random else None, policy)
 
     def _load_one(self, i: int) -> ArraySample:
-        position = self._checked(i)
-        samples = self._load(self._drawing(), [position])
+        wanted = self._looked([self._checked(i)])
+        samples = self._load(self._drawing(), wanted)
         if not samples:
             # The policy left it out, but a single index has nothing to be left out of.
-            samples = self._load(self._drawing("raise"), [position])
+            samples = self._load(self._drawing("raise"), wanted)
         return samples[0]
+
+    def _looked(self, positions: list[int]) -> list[int]:
+        """Return positions with which look at its sample each one is, where that counts."""
+        looks = looks_here(self, positions) if self.is_random else None
+        return positions if looks is None else Looked(positions, looks)
 
     def _load(self, reader: SampleReader, positions: list[int]) -> list[ArraySample]:
         threads = _decode_threads()

@@ -20,7 +20,7 @@ import operator
 import random
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -39,6 +39,7 @@ __all__ = [
     "current_draws",
     "draw_below",
     "draw_from",
+    "looks_here",
 ]
 
 _MASK = 2**64 - 1
@@ -152,7 +153,11 @@ def draw_below(count: int, draw: int, label: str | int) -> int:
 
 
 class _Local(threading.local):
-    draws: Draws | None = None
+    draws: AnyDraws | None = None
+    looks: dict[int, list[int]] | None = None  # of indices that are read together, the next last
+
+    def __init__(self) -> None:
+        self.left: dict[int, dict[int, list[int]]] = {}  # of them, by who reads
 
 
 _local = _Local()
@@ -161,19 +166,58 @@ _local = _Local()
 @contextmanager
 def active() -> Iterator[None]:
     """Let `draw_from` hold in this thread until the end."""
-    before = _local.draws
+    before = _local.draws, _local.looks, _local.left
     try:
         yield
     finally:
-        _local.draws = before
+        _local.draws, _local.looks, _local.left = before
 
 
-def draw_from(draws: Draws) -> None:
-    """Let `dataset[i]` draw from `draws` in this thread, within `active`."""
-    _local.draws = draws
+def draw_from(draws: AnyDraws, indices: Sequence[int] = (), looks: Sequence[int] = ()) -> None:
+    """Let `dataset[i]` draw from `draws` in this thread, within `active`.
+
+    Args:
+        draws: draws.
+        indices: indices that are about to be read together, by each of some datasets.
+        looks: which look each of them is; a dataset takes one after another as it reads an index.
+    """
+    _local.draws, _local.looks, _local.left = draws, None, {}
+    if looks:
+        _local.looks = {}
+        for index, look in zip(reversed(indices), reversed(looks), strict=True):
+            _local.looks.setdefault(index, []).append(look)
 
 
-def current_draws() -> Draws:
+def looks_here(reader: object, indices: Sequence[int]) -> list[int] | None:
+    """Return which look each of a dataset's reads is: as `draw_from` was told, else a count.
+
+    Args:
+        reader: whose reads they are.
+        indices: what is read, together.
+    """
+    if _local.looks is not None:
+        left = _local.left.setdefault(id(reader), {})
+        return [_next_look(left, index) for index in indices]
+    if _local.draws is not None or len(set(indices)) == len(indices):
+        return None
+    seen: dict[int, int] = {}
+    looks = []
+    for index in indices:
+        looks.append(seen.get(index, 0))
+        seen[index] = looks[-1] + 1
+    return looks
+
+
+def _next_look(left: dict[int, list[int]], index: int) -> int:
+    """Return the next look at an index; from the first on again when all were taken."""
+    told = _local.looks or {}
+    looks = left.setdefault(index, list(told.get(index, (0,))))
+    look = looks.pop()
+    looks.insert(0, look)
+    return look
+
+
+def current_draws() -> AnyDraws:
     """Return what `dataset[i]` draws from here: a loader's draws, or torch's or Python's numbers.
 
     Those depend on how often they were asked for, and on the seed that the user gave.

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dataplane.datasets.dataset import Dataset
-from dataplane.datasets.reader import looks_of
 from dataplane.datasets.samples import sample_numbers
 from dataplane.datasets.views import FetchedBatch, ViewReader
 
@@ -36,9 +35,13 @@ class Origins:
     looks: Sequence[int] | None = None
 
 
-def origins_of(fetched: FetchedBatch, positions: Sequence[int]) -> Origins:
-    """Return what a batch is of that was read for some positions; what replaced a sample counts."""
-    looks = looks_of(positions)
+def origins_of(fetched: FetchedBatch, looks: Sequence[int] | None) -> Origins:
+    """Return what a batch is of; what replaced a sample counts.
+
+    Args:
+        fetched: batch.
+        looks: which look each sample is that was asked for; None where each comes once.
+    """
     if looks is not None and fetched.places is not None:
         looks = [looks[place] for place in fetched.places]
     return Origins(fetched.which, sample_numbers(fetched.samples), looks)

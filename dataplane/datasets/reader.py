@@ -384,14 +384,18 @@ class SampleReader:
 
 
 class Looked(list[int]):
-    """Numbers of an order that may give one several times, each with which look at it this is."""
+    """Numbers of an order that may give one several times.
 
-    def __init__(self, numbers: Iterable[int], looks: Sequence[int]) -> None:
+    Attributes:
+        looks: for each which look at it this is; None where each is given once.
+    """
+
+    def __init__(self, numbers: Iterable[int], looks: Sequence[int] | None = None) -> None:
         super().__init__(numbers)
         self.looks = looks
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (Looked, (list(self), self.looks))
+        return (type(self), (list(self), self.looks))
 
 
 def looks_of(batch: Sequence[int]) -> Sequence[int] | None:

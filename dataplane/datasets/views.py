@@ -35,8 +35,11 @@ __all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves
 _DEPTH = 4
 """Steps from attribute to attribute in which `packed_inside` looks for datasets."""
 
+_REPEAT_BITS = 40
+"""An order takes fewer looks at a sample in an epoch than this many bits count."""
+
 _LOOK_BITS = 48
-"""More looks at a sample than this many bits count are not taken in an epoch."""
+"""Looks of a view's datasets are this far apart: of one that stands there twice, too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -257,6 +260,9 @@ class ViewReader:
         # 12 bytes per sample, of which a dataset that is read whole needs none.
         self._numbers = np.zeros(0, np.int64) if self._whole else view.all_numbers()
         self._which = np.zeros(0, np.int32) if self._whole else view.all_which()
+        self._repeats: npt.NDArray[np.int64] | None = None
+        if self._draws is not None and not self._whole:
+            self._repeats = _repeats(self._numbers, self._which)
 
     @property
     def cache(self) -> Cache | None:
@@ -321,7 +327,7 @@ class ViewReader:
             LoaderError: too many samples in a row had to be replaced.
         """
         samples, which, places = [], [], []
-        looks = looks_of(positions) or [0] * len(positions)
+        looks = self.looks(positions) or [0] * len(positions)
         for place, (position, look) in enumerate(zip(positions, looks, strict=True)):
             tried: list[int] = []
             reader = self._readers[self._which_of(position)]
@@ -349,7 +355,7 @@ class ViewReader:
         if self._whole:
             yield from self._readers[0].planned_many(batches, first_step, epoch)
         elif len(self._readers) == 1:
-            numbers = [_like(batch, self._numbers[list(batch)].tolist()) for batch in batches]
+            numbers = [self._looked(batch) for batch in batches]
             yield from self._readers[0].planned_many(numbers, first_step, epoch)
         else:
             for step, batch in enumerate(batches, first_step):
@@ -360,15 +366,40 @@ class ViewReader:
         """Yield samples of one dataset together, in order: (dataset, numbers in it)."""
         which = self._which[list(positions)]
         numbers = self._numbers[list(positions)]
-        looks = looks_of(positions)
+        looks = self.looks(positions)
         for place in np.unique(which).tolist():
             of_place = numbers[which == place].tolist()
             if looks is not None:
                 of_place = Looked(of_place, np.asarray(looks)[which == place].tolist())
             yield place, of_place
 
+    def _looked(self, positions: Sequence[int]) -> list[int]:
+        """Return the numbers of samples, with looks if they have any."""
+        numbers: list[int] = self._numbers[list(positions)].tolist()
+        looks = self.looks(positions)
+        return numbers if looks is None else Looked(numbers, looks)
 
-def _like(batch: Sequence[int], numbers: list[int]) -> list[int]:
-    """Return numbers with the looks of a batch, if it has any."""
-    looks = looks_of(batch)
-    return numbers if looks is None else Looked(numbers, looks)
+    def looks(self, positions: Sequence[int]) -> Sequence[int] | None:
+        """Return which look each sample is: by its order, and by how often the view names it."""
+        looks = looks_of(positions)
+        if self._repeats is None:
+            return looks
+        repeats: list[int] = (self._repeats[list(positions)] << _REPEAT_BITS).tolist()
+        return repeats if looks is None else [a + b for a, b in zip(looks, repeats, strict=True)]
+
+
+def _repeats(
+    numbers: npt.NDArray[np.int64], which: npt.NDArray[np.int32]
+) -> npt.NDArray[np.int64] | None:
+    """Return how often a view names each of its samples before: int64[n]; None if it never does."""
+    order = np.lexsort((numbers, which))
+    is_new = np.ones(len(order), bool)
+    same = (np.diff(numbers[order]) == 0) & (np.diff(which[order]) == 0)
+    is_new[1:] = ~same
+    if is_new.all():
+        return None
+    place = np.arange(len(order))
+    first = np.maximum.accumulate(np.where(is_new, place, 0))
+    repeats = np.empty(len(order), np.int64)
+    repeats[order] = place - first
+    return repeats

@@ -60,7 +60,7 @@ AT_ONCE = 4096
 Indices: TypeAlias = list[int]
 
 
-class Bulk(list[int]):
+class Bulk(Looked):
     """A list of indices that a sampler gave in the place of one (`batch_size=None`)."""
 
 
@@ -395,9 +395,10 @@ class SamplerBatches:
 
     def _placed(self, indices: Indices) -> Indices:
         """Return a batch with the places of its indices, where those count."""
-        if self._places is None or isinstance(indices, Bulk):
+        if self._places is None:
             return indices
-        return Looked(indices, list(itertools.islice(self._places, len(indices))))
+        kind = Bulk if isinstance(indices, Bulk) else Looked
+        return kind(indices, list(itertools.islice(self._places, len(indices))))
 
     def _own_state(self) -> Any:
         return None if self._asked is None else self._asked.state_dict()

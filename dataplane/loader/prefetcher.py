@@ -29,6 +29,7 @@ import numpy as np
 from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
+from dataplane.datasets.reader import looks_of
 from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches, KnownOrder, Looked
 
 __all__ = ["InnerReads", "PlannedReads", "Prefetcher", "plan_ahead"]
@@ -270,8 +271,9 @@ def _reads_by_owner(
     for is_guest in (False, True):
         places = np.flatnonzero(guests == is_guest).tolist()
         some: Indices = [batch[place] for place in places]
-        if isinstance(batch, Looked):
-            some = Looked(some, [batch.looks[place] for place in places])
+        looks = looks_of(batch)
+        if looks is not None:
+            some = Looked(some, [looks[place] for place in places])
         if some:
             for read in reader.planned_many([some], step, epoch):
                 yield dataclasses.replace(read, is_guest=is_guest)

@@ -20,11 +20,11 @@ from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.mixture import with_source
 from dataplane.datasets.provenance import Origins, origins_of
 from dataplane.datasets.ragged import RaggedForm
-from dataplane.datasets.reader import SAMPLE_ERRORS
+from dataplane.datasets.reader import SAMPLE_ERRORS, looks_of
 from dataplane.datasets.samples import KEY, SOURCE, Keys, decoded_bytes, packed_bytes
 from dataplane.datasets.views import FetchedBatch, ViewReader
 from dataplane.gpu.transfer import Sent
-from dataplane.loader.batch_source import Bulk, Indices, Looked
+from dataplane.loader.batch_source import Bulk, Indices
 from dataplane.loader.device_batches import DeviceBatches
 from dataplane.loader.pipeline import Stage
 from dataplane.loader.prefetcher import Prefetcher
@@ -151,7 +151,7 @@ class Work:
             decoded_bytes(fetched.samples),
             packed_bytes(fetched.samples),
             asked.indices,
-            origins_of(fetched, asked.indices),
+            origins_of(fetched, reader.looks(asked.indices)),
         )
 
     def _sources(self, which: Sequence[int]) -> list[str]:
@@ -252,7 +252,7 @@ class Work:
                 again is None,
                 decoded_bytes(samples),
                 packed_bytes(samples),
-                origins=origins_of(recovered, item.indices),
+                origins=origins_of(recovered, self.reader.looks(item.indices)),
             )
         return item
 
@@ -263,7 +263,7 @@ class Work:
 
 
 def _looks_of(indices: Indices) -> Sequence[int]:
-    return indices.looks if isinstance(indices, Looked) else ()
+    return looks_of(indices) or ()
 
 
 def _pinned(content: Any) -> Any:

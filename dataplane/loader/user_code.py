@@ -190,6 +190,7 @@ class Worker:
             return _kept(made)
         if self._several is not None and not self._setup.single:
             self._seed(task, 0)
+            draw_from(Draws(self._setup.seed, self._setup.epoch), task.indices, task.looks)
             return self._several(task.indices)
         return _kept(self._asked_for(task, at) for at in range(len(task.indices)))
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.provenance import Origins, StepProvenance
-from dataplane.datasets.reader import looks_of
 from dataplane.datasets.samples import KEY
 from dataplane.datasets.views import View, ViewReader
 from dataplane.errors import ConfigError, LoaderError
@@ -111,7 +110,7 @@ def steps_of_epoch(
     batches = KnownBatches(order, epoch, 0).batches()
     for step, batch in enumerate(batches):
         if step >= first:
-            origins = Origins(*view.locate(batch), _as_list(looks_of(batch)))
+            origins = Origins(*view.locate(batch), _as_list(reader.looks(batch)))
             yield StepProvenance(
                 step,
                 epoch,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, StackDataset, Subset
 
 import dataplane as dp
 from dataplane.datasets.draws import Draws
@@ -316,3 +316,61 @@ def test_a_given_draw_reads_that_sample_and_no_other(tmp_path: Path) -> None:
         assert opened.numpy(1)["__key__"] == "case-2"
         with pytest.raises(dp.DecodeError, match="case-1"):
             opened.numpy(1, draw=5)
+
+
+def crops_of(loader: Any) -> list[bytes]:
+    return [one.numpy().tobytes() for batch in loader for one in batch["fields/p"]]
+
+
+def test_a_batch_sampler_and_lists_look_anew_at_what_they_repeat(dataset: dp.Dataset) -> None:
+    lists = [[1, 1, 1], [1, 1]]
+    seen = crops_of(dp.DataLoader(dataset, batch_sampler=lists, seed=4))
+    assert len(set(seen)) == 5
+    again = dp.DataLoader(dataset, sampler=[1] * 5, batch_size=2, seed=4, num_workers=2)
+    assert crops_of(again) == seen
+    bulk = dp.DataLoader(dataset, sampler=lists, batch_size=None, seed=4)
+    assert crops_of(bulk) == seen
+
+
+def test_a_subset_that_names_a_sample_twice_looks_at_it_twice(dataset: dp.Dataset) -> None:
+    for batch_size in (1, 3):
+        loader = dp.DataLoader(
+            Subset(dataset, [2, 5, 2, 2]), batch_size=batch_size, seed=4, shuffle=True
+        )
+        by_key = collections.defaultdict(set)
+        for batch in loader:
+            for key, one in zip(batch["__key__"], batch["fields/p"], strict=True):
+                by_key[key].add(one.numpy().tobytes())
+            draws = [sample["draw"] for sample in loader.provenance().as_dict()["samples"]]
+            for place, draw in enumerate(draws):
+                number = int(batch["__key__"][place][5:])
+                again = dataset.numpy(number, draw=draw)["fields/p"]
+                assert np.array_equal(again, batch["fields/p"][place].numpy())
+        assert {key: len(crops) for key, crops in by_key.items()} == {"case-2": 3, "case-5": 1}
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_stacks_look_anew_at_what_an_order_repeats(dataset: dp.Dataset, num_workers: int) -> None:
+    def read(batch_size: int) -> tuple[list[bytes], list[bytes]]:
+        loader = dp.DataLoader(
+            StackDataset(a=dataset, b=dataset),
+            batch_size=batch_size,
+            weights=[1.0] + [0.0] * (COUNT - 1),
+            num_samples=6,
+            seed=3,
+            num_workers=num_workers,
+            collate_fn=dp.collate,
+        )
+        batches = list(loader)
+        return crops_of(batch["a"] for batch in batches), crops_of(batch["b"] for batch in batches)
+
+    one, other = read(2)
+    assert len(set(one)) == 6
+    assert one == other
+    assert read(3) == (one, other)
+
+
+def test_items_that_torch_asks_for_together_are_looked_at_one_by_one(dataset: dp.Dataset) -> None:
+    torch.manual_seed(5)
+    crops = [sample["fields/p"].numpy().tobytes() for sample in dataset.__getitems__([3] * 6)]
+    assert len(set(crops)) == 6
