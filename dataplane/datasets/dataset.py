@@ -12,6 +12,7 @@ Thread-safe. The order is in `order.py`, batches in `batch.py`, the error policy
 
 from __future__ import annotations
 
+import hashlib
 import operator
 import os
 import sys
@@ -39,7 +40,7 @@ from dataplane.datasets.plan import Planner
 from dataplane.datasets.reader import SAMPLE_ERRORS, ErrorPolicy, Looked, SampleReader, check_policy
 from dataplane.datasets.runtime import Runtime, cached_reader, describe_shards
 from dataplane.datasets.samples import KEY, ArraySample, separate_arrays
-from dataplane.datasets.selections import Whole, as_count
+from dataplane.datasets.selections import Selection, Whole, as_count, is_tiled
 from dataplane.datasets.tiling import number_samples
 from dataplane.errors import ConfigError, DataplaneError, MissingPackage, NotFound, StoreError
 from dataplane.extras import install_hint
@@ -224,6 +225,15 @@ class Dataset(_MapDataset):
         return self._identity
 
     @property
+    def numbered_identity(self) -> str:
+        """Name of the samples and their order, and of what its numbers are: tiles, or looks."""
+        if self.numbering.is_plain and not self.numbering.is_tiled:
+            return self.identity
+        tiled = {name: one for name, one in self.selections.items() if is_tiled(one)}
+        what = f"{self.identity} {self.samples_per_read} {_named(tiled)}"
+        return hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+
+    @property
     def reads_as_packed(self) -> bool:
         """Whether a sample is what is stored, and then what the transform makes of it.
 
@@ -390,6 +400,15 @@ class Dataset(_MapDataset):
         if not -count <= index < count:
             raise IndexError(f"sample {index} of a dataset of {count}: {self.url}")
         return index % count
+
+
+def _named(selections: Mapping[str, Selection]) -> str:
+    """Return a text for selections that is the same in every process."""
+    shown = {name: repr(selection) for name, selection in sorted(selections.items())}
+    return "; ".join(
+        f"{name} {type(selections[name]).__qualname__ if ' object at 0x' in text else text}"
+        for name, text in shown.items()
+    )
 
 
 def _tensors_of() -> Callable[[ArraySample], Sample]:

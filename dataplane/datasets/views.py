@@ -73,10 +73,10 @@ class View:
     def identity(self) -> str:
         """Name of the samples and their order, as `Dataset.identity`."""
         if self.numbers is None and self.which is None:
-            return self.datasets[0].identity
+            return self.datasets[0].numbered_identity
         digest = hashlib.blake2b(digest_size=8)
         for dataset in self.datasets:
-            digest.update(dataset.identity.encode())
+            digest.update(dataset.numbered_identity.encode())
         digest.update(self.all_numbers().tobytes())
         digest.update(self.all_which().tobytes())
         return digest.hexdigest()

@@ -228,6 +228,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     world_size=world_size,
                     drop_last=drop_last,
                     by_node=order.by_node(_length_of(dataset), self._packed, batch_size or 1),
+                    draws=any(one.is_random for one in self._packed),
                 )
                 shuffle = None
             elif not _is_ours(sampler, batch_sampler):

@@ -148,7 +148,9 @@ class Place:
             ConfigError: it is no state, or that of another dataset, seed or kind of order.
         """
         state = LoaderState.from_dict(state_dict)
-        state.check_fits(replace(self._fresh(), dataset=self._identity()), self._seed)
+        draws = self.own is not None and self.own.draws
+        fresh = replace(self._fresh(), dataset=self._identity())
+        state.check_fits(fresh, self._seed, draws=draws)
         self._obey_sampler()
         if self.own is not None and state.seed is not None and not state.is_seed_of_pass:
             self.own.adopt(state.seed)

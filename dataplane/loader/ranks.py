@@ -147,7 +147,7 @@ def shared_seed(generator: torch.Generator | None) -> int:
     """
     if not _has_group():
         raise ConfigError(
-            "the ranks of a job shuffle alike only with a seed that all of them know",
+            "the ranks of a job shuffle and draw alike only with a seed that all of them know",
             hint="give the DataLoader seed=…, or iterate over it after init_process_group",
         )
     store = dist.distributed_c10d._get_default_store()

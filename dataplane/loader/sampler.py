@@ -83,6 +83,7 @@ class EpochSampler(DistributedSampler[int]):
         world_size: number of ranks; None likewise.
         drop_last: whether to leave out a tail that not all ranks get.
         by_node: what is known of nodes, which samples go to; None where ranks take turns.
+        draws: whether selections draw from the seed, also in an order that does not.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -98,6 +99,7 @@ class EpochSampler(DistributedSampler[int]):
         world_size: int | None,
         drop_last: bool,
         by_node: ByNode | None = None,
+        draws: bool = False,
     ) -> None:
         # Not DistributedSampler's: it asks for the process group at once.
         self.rule = rule
@@ -107,6 +109,7 @@ class EpochSampler(DistributedSampler[int]):
         self.epochs_set = 0
         self.pads = True
         self.is_by_batch = False
+        self.draws = draws
         self._by_node = by_node
         self._given_seed = None if seed is None else whole_number("seed", seed)
         self._kept_seed: int | None = None
@@ -199,13 +202,13 @@ class EpochSampler(DistributedSampler[int]):
         """Return the seed of a pass that begins, and whether it is drawn for this pass alone.
 
         Raises:
-            ConfigError: ranks that have to shuffle alike cannot agree on a seed.
+            ConfigError: ranks that have to shuffle or draw alike cannot agree on a seed.
         """
         if self._given_seed is not None:
             return self._given_seed, False
         if self._kept_seed is not None:
             return self._kept_seed, False
-        if self.num_replicas > 1 and self.shuffle:
+        if self.num_replicas > 1 and (self.shuffle or self.draws):
             self._kept_seed = shared_seed(self.generator)
             return self._kept_seed, False
         # As often as torch's loader and its sampler would, so that what the training loop draws

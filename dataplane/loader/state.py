@@ -128,12 +128,13 @@ class LoaderState:
             )
         return cls(**values)  # type: ignore[arg-type]  # checked above
 
-    def check_fits(self, own: LoaderState, given_seed: int | None) -> None:
+    def check_fits(self, own: LoaderState, given_seed: int | None, *, draws: bool = False) -> None:
         """Refuse a state of another order: resuming with it would read the wrong samples.
 
         Args:
             own: state of the loader before its first pass.
             given_seed: seed that the loader was made with, if any.
+            draws: whether selections draw from the seed, also in an order that does not.
 
         Raises:
             ConfigError: the dataset, the seed or the kind of order differs.
@@ -168,7 +169,7 @@ class LoaderState:
                 hint=_HINT,
             )
         if (
-            self.order not in ("sequential", "sampler")
+            (draws or self.order not in ("sequential", "sampler"))
             and None not in (given_seed, self.seed)
             and self.seed != given_seed
         ):

@@ -374,3 +374,29 @@ def test_items_that_torch_asks_for_together_are_looked_at_one_by_one(dataset: dp
     torch.manual_seed(5)
     crops = [sample["fields/p"].numpy().tobytes() for sample in dataset.__getitems__([3] * 6)]
     assert len(set(crops)) == 6
+
+
+def test_a_state_of_another_seed_or_of_other_tiles_is_refused(
+    permuted: Packed, dataset: dp.Dataset
+) -> None:
+    state = dp.DataLoader(dataset, seed=7).state_dict()
+    with pytest.raises(dp.ConfigError, match="of seed 7, this loader has seed 9"):
+        dp.DataLoader(dataset, seed=9).load_state_dict(state)
+
+    def tiles(extents: dict[str, int], looks: int = 1) -> dp.DataLoader:
+        crop = dp.crop(extents, "grid") if looks == 1 else dp.crop(extents)
+        tiled = dp.Dataset(permuted.url, {"fields/p": crop}, cache=False, samples_per_read=looks)
+        return dp.DataLoader(tiled, seed=7)
+
+    state = tiles({"t": 5, "x": 8}).state_dict()
+    tiles({"t": 5, "x": 8}).load_state_dict(state)
+    for other in (tiles({"y": 7}), tiles({"y": 7}, looks=2)):
+        with pytest.raises(dp.ConfigError, match="other samples, or in another order"):
+            other.load_state_dict(state)
+
+
+def test_ranks_that_draw_need_one_seed_though_nothing_is_shuffled(dataset: dp.Dataset) -> None:
+    loader = dp.DataLoader(dataset, rank=0, world_size=2)
+    with pytest.raises(dp.ConfigError, match="seed"):
+        next(iter(loader))
+    next(iter(dp.DataLoader(dataset, rank=0, world_size=2, seed=1)))
