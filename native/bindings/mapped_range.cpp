@@ -40,8 +40,12 @@ int get_copy(const MappedRange& range, Py_buffer* view, int flags) {
 }
 
 int get_buffer(PyObject* self, Py_buffer* view, int flags) {
-  const MappedRange& range = *nb::inst_ptr<MappedRange>(self);
   view->obj = nullptr;
+  if (!nb::inst_ready(self)) {
+    PyErr_SetString(PyExc_BufferError, "a mapped range that was not initialised has no bytes");
+    return -1;
+  }
+  const MappedRange& range = *nb::inst_ptr<MappedRange>(self);
   if ((flags & PyBUF_WRITABLE) == PyBUF_WRITABLE) {
     PyErr_SetString(PyExc_BufferError, "a mapped range is read-only");
     return -1;

@@ -98,6 +98,26 @@ void leases_of_a_block_add_up() {
     CHECK(can_claim(two.other, block));
 }
 
+void claims_are_counted_beside_leases_and_whoever_came_first() {
+  Two two;
+  BlockMap third;
+  CHECK(two.files.open(third).ok());
+  CHECK(evict(two.other, 1) && evict(two.other, 4));
+  CHECK(two.mine.lease(5 * kBlock, kSize) != nullptr);
+  CHECK(two.mine.lease(2 * kBlock, 2 * kBlock + 10) != nullptr);
+  bool claimed = false;
+  CHECK(third.try_claim(4, claimed).ok() && claimed);
+  CHECK(two.other.try_claim(1, claimed).ok() && claimed);
+  CHECK(two.mine.claimed_bytes() == 2 * kBlock);
+  CHECK(third.claimed_bytes() == kBlock && two.other.claimed_bytes() == kBlock);
+  two.other.release(1);
+  CHECK(two.mine.claimed_bytes() == kBlock);
+  third.release(4);
+  two.mine.unlease(2 * kBlock, 2 * kBlock + 10);
+  two.mine.unlease(5 * kBlock, kSize);
+  CHECK(two.mine.claimed_bytes() == 0);
+}
+
 void a_hole_between_leases_is_locked_and_unlocked_by_itself() {
   Two two;
   CHECK(two.mine.lease(kBlock, 2 * kBlock) != nullptr);
@@ -304,6 +324,7 @@ int main() {
   what_is_leased_is_not_evicted();
   a_process_excludes_its_own_evictor_too();
   leases_of_a_block_add_up();
+  claims_are_counted_beside_leases_and_whoever_came_first();
   a_hole_between_leases_is_locked_and_unlocked_by_itself();
   a_claimed_block_is_not_leased_and_keeps_its_claim();
   what_was_not_checked_under_the_tag_is_not_leased();

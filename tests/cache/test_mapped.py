@@ -250,3 +250,8 @@ def test_blocks_in_memory_do_not_matter_to_what_is_on_the_disk(cache, warm, cont
     with held(cache, warm, []):
         (mapped,) = warm.mapped([(0, len(content))])
         assert memoryview(mapped) == content
+
+
+def test_a_range_that_was_not_initialised_has_no_bytes() -> None:
+    with pytest.raises(BufferError, match="not initialised"):
+        memoryview(_native.MappedRange.__new__(_native.MappedRange))

@@ -88,20 +88,27 @@ bool is_shared(int fd, std::uint64_t byte) noexcept {
 }
 
 bool find_lock(int fd, std::uint64_t& first, std::uint64_t stop, std::uint64_t& count) noexcept {
-  struct flock lock{};
-  lock.l_type = F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = static_cast<off_t>(first);
-  lock.l_len = static_cast<off_t>(stop - first);
-  if (::fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return false;
-  const auto start = std::max(first, static_cast<std::uint64_t>(lock.l_start));
-  const std::uint64_t end =
-      lock.l_len == 0 ? stop
-                      : std::min(stop, static_cast<std::uint64_t>(lock.l_start + lock.l_len));
-  if (end <= start) return false;
-  first = start;
-  count = end - start;
-  return true;
+  const std::uint64_t begin = first;
+  bool found = false;
+  // The kernel names the first in its own list, by who holds it; what lies before is asked for next.
+  for (std::uint64_t before = stop; begin < before;) {
+    struct flock lock{};
+    lock.l_type = F_RDLCK;  // which only exclusive locks stand in the way of
+    lock.l_whence = SEEK_SET;
+    lock.l_start = static_cast<off_t>(begin);
+    lock.l_len = static_cast<off_t>(before - begin);
+    if (::fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) break;
+    const auto start = std::max(begin, static_cast<std::uint64_t>(lock.l_start));
+    const std::uint64_t end =
+        lock.l_len == 0 ? before
+                        : std::min(before, static_cast<std::uint64_t>(lock.l_start + lock.l_len));
+    if (end <= start) break;
+    first = start;
+    count = end - start;
+    before = start;
+    found = true;
+  }
+  return found;
 }
 
 }  // namespace dataplane

@@ -26,8 +26,8 @@ inline constexpr int kShortRead = -1;
                            std::uint64_t count = 1) noexcept;
 // Whether another open file description has a shared lock on a byte.
 [[nodiscard]] bool is_shared(int fd, std::uint64_t byte) noexcept;
-// Find the first byte in [first, stop) that another open file description has locked; moves `first`
-// there and sets the number of bytes locked from it on.
+// Find the first byte in [first, stop) that another open file description has an exclusive lock on;
+// moves `first` there and sets the number of bytes locked from it on.
 [[nodiscard]] bool find_lock(int fd, std::uint64_t& first, std::uint64_t stop,
                              std::uint64_t& count) noexcept;
 
