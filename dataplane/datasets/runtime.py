@@ -38,9 +38,6 @@ Spans: TypeAlias = "Sequence[tuple[int, int]] | npt.NDArray[np.uint64]"
 
 UINT8 = np.dtype(np.uint8)
 
-_MOSTLY_CACHED = 0.5
-"""Share of a shard that must be cached in large blocks, to read parts of it from these as well."""
-
 DIRECT_PIECE_BYTES = 8 << 20
 DIRECT_THREADS = 8
 """Pieces under way at once without a cache; 8 MiB at 8 connections fills a 10 Gbit/s line."""
@@ -154,16 +151,19 @@ class Runtime:
             return None
         with self._lock:
             found = self._objects.get(shard)
-        if found is not None:
+        large = self._large_block_bytes
+        if found is not None and (found.spec.block_bytes != large or found.is_complete()):
             return found
         info = self.describe(shard)
         opened = self.cache.open(self.store, info)
-        if self._large_block_bytes is not None:
-            whole = self.cache.open(self.store, info, block_bytes=self._large_block_bytes)
-            if whole.found_bytes() >= max(info.size_bytes * _MOSTLY_CACHED, 1):
-                opened = whole  # by others that read all of it
+        if large is not None and found is None:
+            whole = self.cache.open(self.store, info, block_bytes=large)
+            if whole.found_bytes() >= info.size_bytes:
+                opened = whole  # by others that read all of it, for as long as all of it is there
         with self._lock:
-            return self._objects.setdefault(shard, opened)
+            if self._objects.get(shard) is found:
+                self._objects[shard] = opened
+            return self._objects.get(shard, opened)
 
     def read(self, shard: str, spans: Spans, out: Bytes) -> None:
         """Read byte ranges of a shard one after another into `out`, which they fill exactly."""

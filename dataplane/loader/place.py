@@ -31,6 +31,7 @@ from dataplane.loader.batch_source import (
 )
 from dataplane.loader.epoch_iterator import Pass
 from dataplane.loader.ranks import (
+    check_agreement,
     draw_seed,
     epoch_number,
     note_epoch,
@@ -187,6 +188,9 @@ class Place:
             sampler, batch_size = self._known
             shuffle = sampler.shuffle
             order = sampler.order((state.seed or 0) if shuffle else 0, batch_size)
+            if order.nodes is not None:
+                name = f"{self._number}/{state.epoch}/{state.samples_consumed}/nodes and batches"
+                check_agreement(name, f"{order.nodes}, batches of {batch_size}")
             feed = KnownBatches(
                 order,
                 state.order_epoch if shuffle else state.epoch,

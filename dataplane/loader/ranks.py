@@ -118,7 +118,7 @@ def node_ranks(ranks: tuple[int, int], given: int | None = None) -> int:
             f"share of {world_size}",
             hint="give ranks_per_node, or leave assign out",
         )
-    if given is None:
+    if given is None or (_environment_number("RANK"), _environment_number("WORLD_SIZE")) == ranks:
         for name, expected in (("GROUP_RANK", rank // count), ("LOCAL_RANK", rank % count)):
             if _environment_number(name) not in (None, expected):
                 raise ConfigError(
@@ -155,6 +155,30 @@ def shared_seed(generator: torch.Generator | None) -> int:
     seed = int(store.compare_set(_KEY, "", mine))
     logger.info("the drawn seed of this job is %d", seed)
     return seed
+
+
+def check_agreement(what: str, value: str) -> None:
+    """Compare something with what the other ranks have, where there is a process group.
+
+    Args:
+        what: name of it, the same on all ranks.
+        value: what this rank has.
+
+    Raises:
+        ConfigError: another rank has something else.
+    """
+    if not _has_group():
+        return
+    other = value
+    with contextlib.suppress(Exception):  # as in `note_epoch`
+        store = dist.distributed_c10d._get_default_store()
+        other = store.compare_set(f"{_KEY}/{what}", "", value).decode()
+    if other != value:
+        raise ConfigError(
+            f"ranks do not agree on {what.rpartition('/')[2]}: here it is {value}, and {other} on "
+            "another rank",
+            hint="give all ranks the same arguments, and the same ranks_per_node",
+        )
 
 
 def note_epoch(order: str, epoch: int) -> None:

@@ -384,3 +384,31 @@ def test_neighbours_that_share_blocks_are_owned_together_unless_they_are_few(
     many, few = ByNode(10**6, run=1000, ranks_per_node=2), ByNode(1000, run=100, ranks_per_node=2)
     assert many.of_ranks((0, 8)) == Nodes(4, 10**6, 1000)
     assert few.of_ranks((0, 8)) == Nodes(4, 1000, 3)
+
+
+def test_ranks_that_think_of_other_nodes_are_refused(
+    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks of one job, one after the other, with the store of a process group."""
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr("dataplane.loader.ranks._has_group", lambda: True)
+    monkeypatch.setattr("torch.distributed.distributed_c10d._get_default_store", lambda: store)
+
+    def begin(rank: int, ranks_per_node: int, batch_size: int = 1) -> None:
+        loader = dp.DataLoader(
+            dataset,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=4,
+            seed=1,
+            assign="node",
+            ranks_per_node=ranks_per_node,
+        )
+        loader._place._number = 0  # as in a process of its own
+        next(iter(loader))
+
+    begin(0, 2)
+    begin(1, 2)
+    for other in ((2, 1, 1), (2, 2, 2)):
+        with pytest.raises(dp.ConfigError, match="do not agree on nodes and batches"):
+            begin(*other)

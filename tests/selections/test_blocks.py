@@ -75,6 +75,39 @@ def test_parts_are_read_from_what_was_cached_whole(volumes: Packed, tmp_path: Pa
         assert np.array_equal(whole.numpy(1)["f"], expected[1])
 
 
+def test_parts_of_what_is_half_cached_in_large_blocks_are_fetched_in_small_ones(
+    volumes: Packed, tmp_path: Path
+) -> None:
+    config = dp.CacheConfig(dir=tmp_path / "cache", block_bytes=1 << 20, part_block_bytes=BLOCK)
+    with dp.Dataset(volumes.url, cache=config) as whole:
+        whole.numpy(0)
+    with dp.Dataset(volumes.url, {"f": dp.crop((4, 4, 4), (1, 2, 3))}, cache=config) as parts:
+        before = fetched(parts)
+        parts.numpy(2)
+        assert 0 < fetched(parts) - before < 1 << 18
+    with dp.Dataset(volumes.url, cache=config) as whole:
+        for number in range(3):
+            whole.numpy(number)
+        runtime = whole.reader().runtime
+        (shard,) = {whole.index.places(n).shard for n in range(3)}
+        source = runtime.object(shard)
+        assert source is not None
+        source.read(0, source.info.size_bytes)
+    with dp.Dataset(volumes.url, {"f": dp.crop((4, 4, 4), (1, 2, 3))}, cache=config) as parts:
+        runtime = parts.reader().runtime
+        large = runtime.object(shard)
+        assert large is not None
+        assert large.spec.block_bytes == 1 << 20
+        entry = large._core.entry(large.name, large.spec)
+        assert entry is not None
+        assert entry.blocks.try_claim(0)
+        entry.blocks.evict(0, 2**63)
+        entry.blocks.release(0)
+        small = runtime.object(shard)
+        assert small is not None
+        assert small.spec.block_bytes == BLOCK
+
+
 def test_the_configuration_for_parts() -> None:
     config = dp.CacheConfig(fetch_threads=10)
     parts = config.for_parts()
