@@ -33,6 +33,7 @@ def fed_batch(
     *,
     seed: int | None,
     looks: Sequence[int] | None = None,
+    parts: Sequence[int] | None = None,
 ) -> tuple[tuple[Fed, ...], Keys]:
     """Return what DALI is fed for a batch, as `recipe.fed` names it, and the keys of its samples.
 
@@ -43,6 +44,7 @@ def fed_batch(
         state: state behind it.
         seed: seed that the user gave; None takes that of the pass, which the state has.
         looks: looks of the samples, where the order may give one several times.
+        parts: tiles of the samples, or looks at them, where a dataset gives several of each.
 
     Raises:
         LoaderError: the batch is not one that the recipe was made for, or samples were left out of
@@ -75,7 +77,7 @@ def fed_batch(
         places = looks
     elif state["order"] == "sampler":
         places = range(first, first + len(keys))
-    if len(places) != len(keys):
+    if len(places) != len(keys) or (parts is not None and len(parts) != len(keys)):
         raise LoaderError(
             f"a batch has {len(keys)} samples of {len(places)}: which were left out cannot be told",
             hint='give the dataset errors="replace"',
@@ -85,7 +87,7 @@ def fed_batch(
         source = DrawSource(
             seed=seed,
             epoch=epoch,
-            key=key,
+            key=key if parts is None else f"{key}/{parts[number]}",
             place=places[number],
         )
         of_sample = {name: of_batch[number] for name, of_batch in shapes.items()}

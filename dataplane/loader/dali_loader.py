@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dataplane.datasets.layout import OFFSETS_SUFFIX
-from dataplane.datasets.samples import KEY, SOURCE, Keys
+from dataplane.datasets.layout import OFFSETS_SUFFIX, WEIGHT_SUFFIX
+from dataplane.datasets.samples import KEY, SOURCE, TILE, Keys
 from dataplane.errors import ConfigError, DataplaneError, LoaderError
 from dataplane.gpu.dali_graph import PARAMETERS, PipelineOptions, Recipe, make_pipeline
 from dataplane.gpu.dali_library import DeviceId, device_of
@@ -38,13 +38,13 @@ class _InFlight:
 
     Attributes:
         keys: keys of its samples.
-        sources: names of their sources, in a mix; else None.
+        others: what else the batch has that is no array: sources, tiles, weights.
         state: state of the loader behind it.
         memory: what DALI was given views of.
     """
 
     keys: Keys
-    sources: Keys | None
+    others: dict[str, Any]
     state: dict[str, Any]
     memory: Any
 
@@ -223,8 +223,7 @@ class DaliPipeline:
                 batch[name + OFFSETS_SUFFIX] = offsets
         batch[PARAMETERS] = parameters
         batch[KEY] = self._handed.keys
-        if self._handed.sources is not None:
-            batch[SOURCE] = self._handed.sources
+        batch |= self._handed.others
         return batch
 
     def _rewind(self, why: str) -> None:
@@ -285,9 +284,15 @@ class DaliPipeline:
                 state = self.loader.state_dict()
                 looks = self.loader.looks_behind({**before, **_seed_of(state)})
                 fed, keys = fed_batch(
-                    self.recipe, batch, before, state, seed=self._seed, looks=looks
+                    self.recipe,
+                    batch,
+                    before,
+                    state,
+                    seed=self._seed,
+                    looks=looks,
+                    parts=self.loader.parts_behind(),
                 )
-                self._in_flight.append(_InFlight(keys, batch.get(SOURCE), state, (batch, fed)))
+                self._in_flight.append(_InFlight(keys, _others(batch), state, (batch, fed)))
                 before = state
                 yield fed
                 if self._is_told_to_stop():
@@ -299,6 +304,15 @@ class DaliPipeline:
                 passing.close()
             return
         self._end = self.loader.state_dict()
+
+
+def _others(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a batch goes past DALI: neither arrays nor keys."""
+    return {
+        name: value
+        for name, value in batch.items()
+        if name in (SOURCE, TILE) or name.endswith(WEIGHT_SUFFIX)
+    }
 
 
 def _seed_of(state: Mapping[str, Any]) -> dict[str, Any]:

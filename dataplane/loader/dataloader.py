@@ -496,6 +496,10 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 hint='leave it at "raise"',
             )
 
+    def parts_behind(self) -> list[int] | None:
+        """Return which tile of its sample, or look at it, each of the latest batch is, or None."""
+        return None if self._trail is None else self._trail.parts
+
     def looks_behind(self, state_dict: Mapping[str, object]) -> Sequence[int] | None:
         """Return what tells the samples of a batch apart from their repetitions in the epoch.
 

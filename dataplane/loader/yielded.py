@@ -46,6 +46,20 @@ class Trail:
         """Say that batch `number` of the pass was yielded."""
         self._latest.append((number, origins))
 
+    @property
+    def parts(self) -> list[int] | None:
+        """Which tile of its sample, or which look at it, each of the latest batch is.
+
+        None where numbers of the datasets are those of samples.
+        """
+        if not self._latest or all(one.numbering.is_plain for one in self._datasets):
+            return None
+        origins = self._latest[-1][1]
+        return [
+            self._datasets[which].numbering.split(number)[1]
+            for which, number in zip(origins.which, origins.numbers, strict=True)
+        ]
+
     def step(self, batch: object) -> StepProvenance:
         """Return the provenance of the latest batch, or of one of the latest.
 
