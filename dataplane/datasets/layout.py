@@ -164,10 +164,19 @@ def find_layouts(
     _check_labels(selections, forms)
     counts = index.sample_counts()
     partial = {name for name, count in counts.items() if count != len(index) and not required}
-    return tuple(
+    layouts = tuple(
         _layout(name, selection, forms[name], partial=name in partial)
         for name, selection in selections.items()
     )
+    for layout in layouts:
+        taken = layout.name + WEIGHT_SUFFIX
+        if layout.is_weighted and taken in selections:
+            raise ConfigError(
+                f"a batch has the weights of array {layout.name!r} under the name of array "
+                f"{taken!r}",
+                hint="read only one of the two, or read the first one whole",
+            )
+    return layouts
 
 
 def _check_labels(

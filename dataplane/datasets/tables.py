@@ -6,6 +6,7 @@ Thread-safe.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -166,6 +167,9 @@ def _padding(
     try:
         if dtype.kind in "iub" and pad is not None and pad != int(pad):
             raise ValueError(f"it holds {dtype}")
+        is_finite = pad is not None and math.isfinite(pad)
+        if dtype.kind == "f" and is_finite and abs(pad or 0.0) > float(np.finfo(dtype).max):
+            raise ValueError(f"{dtype} has no number so large")
         return ChunkTable.fill(beyond, dtype=dtype, value=pad, destination=number)
     except (FormatError, ValueError, OverflowError) as err:
         raise ConfigError(f"array {array.name!r} cannot be padded with {pad!r}: {err}") from None

@@ -190,6 +190,9 @@ def test_a_crop_that_does_not_fit_is_refused_when_the_dataset_is_opened(
 
 
 def test_padding_that_the_array_cannot_hold_is_refused(permuted: Packed) -> None:
+    large = dp.Dataset(permuted.url, {"fields/p": dp.crop({0: 60}, pad=1e300)}, cache=False)
+    with pytest.raises(dp.ConfigError, match="no number so large"):
+        large.numpy(0)
     for pad in (0.5, float("nan")):
         dataset = dp.Dataset(permuted.url, {"table": dp.crop({0: 60}, pad=pad)}, cache=False)
         with pytest.raises(dp.ConfigError, match="cannot be padded"):

@@ -11,6 +11,7 @@ import torch
 import dataplane as dp
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.selections import ArrayForm
+from dataplane.shards import SourceArray, SourceSample
 from tests.datasets.packed import Packed, pack
 from tests.selections.data import POINTS, mesh_sample, pack_meshes
 
@@ -76,6 +77,15 @@ def test_a_batch_has_the_weights(permuted: Packed) -> None:
     assert batch["points.weight"].tolist() == [POINTS / N] * 7
     collated = dp.collate([dataset[i] for i in range(3)])
     assert collated["points.weight"].tolist() == [POINTS / N] * 3
+
+
+def test_an_array_that_is_called_as_weights_are_is_refused(tmp_path: Path) -> None:
+    values = np.arange(40.0)
+    arrays = {name: SourceArray(values, ("point",)) for name in ("p", "p.weight")}
+    packed = pack(tmp_path, [SourceSample("a", arrays, {})], permute_seed=1)
+    with pytest.raises(dp.ConfigError, match=r"under the name of array 'p\.weight'"):
+        dp.Dataset(packed.url, {"p": dp.points(4), "p.weight": dp.points(4)}, cache=False)
+    assert dp.Dataset(packed.url, {"p": dp.points(4)}, cache=False).numpy(0)["p.weight"] == 10
 
 
 def test_too_few_points(permuted: Packed, stored: list) -> None:
