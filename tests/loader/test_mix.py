@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections import Counter
 from pathlib import Path
@@ -18,9 +17,9 @@ from dataplane.cache import CacheConfig
 from dataplane.datasets.mixture import Mix
 from tests.datasets.packed import Packed, pack, source_sample
 from tests.loader.inside import epoch_of_plan
+from tests.loader.stops import WORLDS, assert_every_batch_is_a_stopping_place
 
 LENGTH = 45
-WORLDS = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -163,22 +162,7 @@ def test_a_run_goes_on_from_any_batch_with_any_world(urls: list[str], before: in
         numbers = map(int, batch["noise"])
         return [*zip(batch["__source__"], batch["__key__"], numbers, strict=True)]
 
-    loaders = [rank(one, before, 2) for one in range(before)]
-    passes = [iter(loader) for loader in loaders]
-    for step in range(len(loaders[0])):
-        states = [loader.state_dict() for loader in loaders]
-        assert states == [states[0]] * before
-        state = json.loads(json.dumps(states[0]))
-        after = WORLDS[step % 4]
-        hands = []
-        for one in range(after):
-            resumed = rank(one, after, 1 + step % 3)
-            resumed.load_state_dict(state)
-            hands.append([sample for batch in resumed for sample in samples(batch)])
-        rest = [sample for turn in zip(*hands, strict=True) for sample in turn]
-        assert rest[: LENGTH - state["samples_consumed"]] == whole[state["samples_consumed"] :]
-        for one in passes:
-            next(one)
+    assert_every_batch_is_a_stopping_place(rank, samples, whole, before)
 
 
 def test_a_state_of_another_mix_is_refused(urls: list[str]) -> None:

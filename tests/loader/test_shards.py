@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 import dataplane as dp
 from tests.datasets.packed import Packed, pack, source_sample
+from tests.loader.stops import WORLDS, assert_every_batch_is_a_stopping_place
 
 SAMPLES = 24
-WORLDS = (1, 2, 3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -110,22 +109,11 @@ def test_the_quality_is_shown_and_logged_once(
 @pytest.mark.parametrize("before", WORLDS)
 def test_a_run_goes_on_from_any_batch_with_any_world(dataset: dp.Dataset, before: int) -> None:
     whole = keys(make(dataset))
-    loaders = [make(dataset, rank=rank, world_size=before) for rank in range(before)]
-    passes = [iter(loader) for loader in loaders]
-    for step in range(len(loaders[0])):
-        states = [loader.state_dict() for loader in loaders]
-        assert states == [states[0]] * before
-        state = json.loads(json.dumps(states[0]))
-        after = WORLDS[step % 4]
-        hands = []
-        for rank in range(after):
-            resumed = make(dataset, rank=rank, world_size=after, batch_size=1 + step % 3)
-            resumed.load_state_dict(state)
-            hands.append(keys(resumed))
-        rest = [key for turn in zip(*hands, strict=True) for key in turn]
-        assert rest[: SAMPLES - state["samples_consumed"]] == whole[state["samples_consumed"] :]
-        for one in passes:
-            next(one)
+
+    def rank(rank: int, world: int, size: int) -> dp.DataLoader[Any]:
+        return make(dataset, rank=rank, world_size=world, batch_size=size)
+
+    assert_every_batch_is_a_stopping_place(rank, lambda batch: batch["__key__"], whole, before)
 
 
 def test_a_state_of_another_window_is_refused(dataset: dp.Dataset) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -13,10 +12,10 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 import dataplane as dp
 from dataplane.datasets.weighted import Weighted
 from tests.datasets.packed import SAMPLES, Packed
+from tests.loader.stops import WORLDS, assert_every_batch_is_a_stopping_place
 
 WEIGHTS = [float(1 + number % 4) for number in range(SAMPLES)]
 DRAWS = 37
-WORLDS = (1, 2, 3, 4)
 
 
 @pytest.fixture
@@ -121,22 +120,7 @@ def test_a_run_goes_on_from_any_batch_with_any_world(packed: Packed, before: int
         given = {"rank": rank, "world_size": world, "batch_size": size}
         return make(dataset, collate_fn=as_they_are, **given)
 
-    loaders = [rank(one, before, 2) for one in range(before)]
-    passes = [iter(loader) for loader in loaders]
-    for step in range(len(loaders[0])):
-        states = [loader.state_dict() for loader in loaders]
-        assert states == [states[0]] * before
-        state = json.loads(json.dumps(states[0]))
-        after = WORLDS[step % 4]
-        hands = []
-        for one in range(after):
-            resumed = rank(one, after, 1 + step % 3)
-            resumed.load_state_dict(state)
-            hands.append([sample for batch in resumed for sample in batch])
-        rest = [sample for turn in zip(*hands, strict=True) for sample in turn]
-        assert rest[: DRAWS - state["samples_consumed"]] == whole[state["samples_consumed"] :]
-        for one in passes:
-            next(one)
+    assert_every_batch_is_a_stopping_place(rank, list, whole, before)
 
 
 def test_a_batch_that_loses_a_sample_keeps_the_draws_of_the_others(packed: Packed) -> None:
