@@ -20,18 +20,15 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.utils.data
-from torch.utils.data import StackDataset, default_collate, default_convert
+from torch.utils.data import default_convert
 
 from dataplane.datasets.collation import LayoutCollate
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
-from dataplane.datasets.layout import Arrangement
 from dataplane.datasets.mixture import Mix
 from dataplane.datasets.provenance import StepProvenance
 from dataplane.datasets.ragged import PaddingValue, RaggedAs, RaggedForm
@@ -41,6 +38,7 @@ from dataplane.errors import ConfigError, LoaderError, MissingPackage
 from dataplane.gpu.device import checked_device
 from dataplane.gpu.route import Decode
 from dataplane.loader.accelerate_shard import has_accelerator, make_shard
+from dataplane.loader.batch_form import BatchForm, PackedSamples, with_offsets
 from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import Pass, Run
 from dataplane.loader.order_arguments import Assign, OrderArguments, Shuffle
@@ -194,8 +192,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         order.check()
         self._check_own_arguments(dataset, (seed, rank, world_size), ragged, transform_mode)
         self._seed = None if seed is None else whole_number("seed", seed)
-        self._ragged = tuple(ragged)
-        self._ragged_form = RaggedForm.of(ragged_as, padding_value)
+        self._form = BatchForm(tuple(ragged), RaggedForm.of(ragged_as, padding_value))
         self._keys = keys
         self._mode = transform_mode
         self._device = checked_device(device)
@@ -205,7 +202,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"device is for a dataplane.Dataset, this is a {type(dataset).__name__}",
                 hint="move its batches yourself: batch.to(device)",
             )
-        self._check_ragged_form(dataset, collate_fn)
+        self._form.check(dataset, self._packed_samples, collate_fn)
         self._native_collate: object = None
         self._shard: Any = None
         self._place_: Place | None = None
@@ -240,7 +237,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     )
             if collate_fn is None or isinstance(collate_fn, LayoutCollate):
                 is_single = batch_size is None and batch_sampler is None
-                collate_fn = default_convert if is_single else self._own_collate(dataset)
+                collate_fn = (
+                    default_convert
+                    if is_single
+                    else self._form.collate(dataset, self._packed_samples)
+                )
                 self._native_collate = collate_fn
         super().__init__(
             dataset=dataset,
@@ -366,7 +367,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
     @property
     def ragged_as(self) -> RaggedAs:
         """What arrays are whose first extent varies, as the loader was told."""
-        return self._ragged_form.kind
+        return self._form.form.kind
 
     @property
     def shuffle_quality(self) -> float | None:
@@ -578,20 +579,19 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return self._stateful
 
     @property
-    def _has_transform(self) -> bool:
-        # Not by its truth: that is the user's code as well, which may answer with its length.
-        return any(dataset.transform is not None for dataset in self._packed)
-
-    @property
     def _runs_user_code(self) -> bool:
         """Whether code of the user's makes samples or batches, and not decoding alone."""
         is_native = self._view is not None and self.collate_fn is self._native_collate
-        return not is_native or self._has_transform
+        return not is_native or self._packed_samples.has_transform
+
+    @property
+    def _packed_samples(self) -> PackedSamples:
+        return PackedSamples(self._view, self._inner)
 
     @property
     def _packed(self) -> Sequence[Dataset]:
         """Packed datasets that samples come from."""
-        return self._inner if self._view is None else self._view.datasets
+        return self._packed_samples.datasets
 
     @property
     def _is_single(self) -> bool:
@@ -637,9 +637,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         )
         collate = self.collate_fn
         if collate is self._native_collate and not self._is_single:
-            collate = self._own_collate(self.dataset)  # a transform may have come or gone
+            # A transform may have come or gone.
+            collate = self._form.collate(self.dataset, self._packed_samples)
         # Workers make batches with offsets, which `Work` puts into their form.
-        collate, collate_bulk = map(_with_offsets, (collate, self._collate_samples()))
+        collate, collate_bulk = map(
+            with_offsets, (collate, self._form.collate_samples(self._packed_samples))
+        )
         code = UserCode(self.dataset, collate, collate_bulk, self.worker_init_fn)
         if self._workers is None:
             self._workers = Workers(self._mode, persistent=self.persistent_workers)
@@ -662,64 +665,23 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             ragged=self._ragged_as_asked(),
         )
 
-    def _own_collate(self, dataset: object) -> Callable[[Any], Any]:
-        """Return what makes a batch where the user gave no `collate_fn`."""
-        if self._view is None and type(dataset) is not StackDataset and not self._ragged:
-            return default_collate  # what a class of the user's returns has no layout
-        return self._collate_samples()
-
-    def _collate_samples(self) -> LayoutCollate:
-        """Return what makes a batch of samples: as stored, or as a transform made them."""
-        if self._ragged or self._has_transform:
-            found = LayoutCollate(self._ragged, is_declared=True)
-        elif self._view is not None:
-            found = LayoutCollate.of(self._view.layouts)
-        else:
-            found = LayoutCollate.of(one for dataset in self._inner for one in dataset.layouts)
-        if self._ragged_form.kind == "offsets":
-            return found
-        return replace(found, form=replace(self._ragged_form, names=found.ragged))
-
     def _ragged_as_asked(self) -> RaggedForm | None:
         """Return what ragged arrays become in the batches of a pass.
 
         Raises:
             ConfigError: a `collate_fn` of the user's was set, which makes the batches itself.
         """
-        if self._ragged_form.kind == "offsets":
+        if self._form.form.kind == "offsets":
             return None
-        collate = self.collate_fn
-        if collate is not self._native_collate:
-            self._check_ragged_form(self.dataset, collate)
+        packed = self._packed_samples
+        if self.collate_fn is not self._native_collate:
+            self._form.check(self.dataset, packed, self.collate_fn)
         if not self._runs_user_code:
             assert self._view is not None
-            collate = LayoutCollate.of(self._view.layouts)
-        elif self._is_single:
-            collate = self._collate_samples()  # of a list of indices in the place of one
-        else:
-            collate = self._own_collate(self.dataset)
-        names = collate.ragged if isinstance(collate, LayoutCollate) else ()
-        return replace(self._ragged_form, names=names)
-
-    def _check_ragged_form(self, dataset: object, collate_fn: object) -> None:
-        kind = self._ragged_form.kind
-        if kind == "offsets":
-            return
-        if not self._is_engine:
-            raise ConfigError(
-                f"ragged_as is for a dataplane.Dataset, this is a {type(dataset).__name__}"
-            )
-        if collate_fn is not None and not isinstance(collate_fn, LayoutCollate):
-            raise ConfigError(
-                f"ragged_as={kind!r} and collate_fn both say what a batch is",
-                hint="leave one of them out",
-            )
-        if self._view is None or self._ragged or self._has_transform:
-            return
-        for layout in self._view.layouts:
-            if layout.arrangement is Arrangement.RAGGED and kind == "padded":
-                of_elements = torch.from_numpy(np.empty(0, layout.dtype)).dtype
-                self._ragged_form.padding_of(layout.name, of_elements)
+            return self._form.of(LayoutCollate.of(self._view.layouts))
+        if self._is_single:  # of a list of indices in the place of one
+            return self._form.of(self._form.collate_samples(packed))
+        return self._form.of(self._form.collate(self.dataset, packed))
 
     def _tell_quality(self) -> None:
         """Log at the first pass how near a shuffle by shards is to a full one."""
@@ -767,11 +729,6 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                 f"this is a {type(dataset).__name__}",
                 hint="use generator= and torch.utils.data.DistributedSampler",
             )
-
-
-def _with_offsets(collate: Any) -> Any:
-    """Return what makes batches with offsets."""
-    return replace(collate, form=None) if isinstance(collate, LayoutCollate) else collate
 
 
 def _length_of(dataset: Any) -> int:
