@@ -36,8 +36,9 @@ from dataplane.datasets.layout import (
     find_layouts,
     resolve_selections,
 )
+from dataplane.datasets.looks import Looked
 from dataplane.datasets.plan import Planner
-from dataplane.datasets.reader import SAMPLE_ERRORS, ErrorPolicy, Looked, SampleReader, check_policy
+from dataplane.datasets.reader import SAMPLE_ERRORS, ErrorPolicy, SampleReader, check_policy
 from dataplane.datasets.runtime import Runtime, cached_reader, describe_shards
 from dataplane.datasets.samples import KEY, ArraySample, separate_arrays
 from dataplane.datasets.selections import Selection, Whole, as_count, is_tiled

@@ -21,17 +21,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
 from dataplane.cache import CachedObject, PlannedRead, PlannedTable
-from dataplane.cache.read.ranges import pack_ranges
-from dataplane.codecs import Codec, join_rows
 from dataplane.datasets.draws import AnyDraws
+from dataplane.datasets.in_place import mapped_sample, viewed_sample
 from dataplane.datasets.layout import ArrayLayout
+from dataplane.datasets.looks import each_look, joined_looks
 from dataplane.datasets.plan import Planner, SamplePlan
 from dataplane.datasets.runtime import UINT8, Runtime
 from dataplane.datasets.samples import FetchedSample, FetchedTogether, separate_arrays
@@ -50,10 +50,8 @@ from dataplane.telemetry import Counters, logger
 __all__ = [
     "SAMPLE_ERRORS",
     "ErrorPolicy",
-    "Looked",
     "SampleReader",
     "check_policy",
-    "looks_of",
 ]
 
 ErrorPolicy: TypeAlias = Literal["raise", "skip", "replace"]
@@ -63,15 +61,6 @@ SAMPLE_ERRORS = (DecodeError, FormatError, NotFound, MissingArray)
 
 MAX_TOGETHER_BYTES = 256 << 10
 """Most bytes of a sample that is read together with others: copying so much costs little."""
-
-MIN_MAPPED_BYTES = 4 << 20
-"""Least length of a range that is decoded in place: a cold mapping is read in pieces as long."""
-
-MAX_MAPPED_SAMPLES = 64
-"""Most samples that wait to be decoded in place: each may hold three descriptors of its own."""
-
-MAX_MAPPED_SPANS = 16
-"""Most ranges of a sample that are decoded in place: each costs a few system calls."""
 
 MAX_REPLACEMENTS = 64
 """Most samples in a row that may be replaced by the next; beyond, the dataset counts as broken."""
@@ -180,7 +169,7 @@ class SampleReader:
             self.first_sound(
                 ((self, (index + ahead) % self._length) for ahead in range(self._length)), look
             )
-            for index, look in zip(indices, _each(indices), strict=True)
+            for index, look in zip(indices, each_look(indices), strict=True)
         ]
         return [sample for sample in recovered if sample is not None]
 
@@ -264,7 +253,7 @@ class SampleReader:
             if has[run].any():
                 yield self._planned_together(places[run], steps[run], epoch)
                 continue
-            looks = _joined_looks(batches) if self.draws is not None else None
+            looks = joined_looks(batches) if self.draws is not None else None
             for place in run.tolist():
                 look = 0 if looks is None else int(looks[place])
                 yield from self._planned_alone(indices[place], int(steps[place]), epoch, look)
@@ -305,7 +294,7 @@ class SampleReader:
         if self.draws is None:
             yield from map(self.planner.plan, indices)
             return
-        for index, look in zip(indices, _each(indices), strict=True):
+        for index, look in zip(indices, each_look(indices), strict=True):
             yield self.planner.plan(index, draw=self._draw(index, look))
 
     def _draw(self, index: int, look: int, epoch: int = 0) -> int:
@@ -348,8 +337,8 @@ class SampleReader:
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
         source = None if direct or not plan.spans else self.runtime.object(plan.shard)
         if source is not None and not all(source.is_resident(*span) for span in plan.spans):
-            return _viewed(plan, source)
-        if source is not None and (found := _mapped(plan, source)) is not None:
+            return viewed_sample(plan, source)
+        if source is not None and (found := mapped_sample(plan, source)) is not None:
             return found
         packed = shared_pool().array((plan.packed_bytes,), UINT8)
         if plan.spans:
@@ -383,36 +372,6 @@ class SampleReader:
         logger.warning("%s %s: %s", done, where, err)
 
 
-class Looked(list[int]):
-    """Numbers of an order that may give one several times.
-
-    Attributes:
-        looks: for each which look at it this is; None where each is given once.
-    """
-
-    def __init__(self, numbers: Iterable[int], looks: Sequence[int] | None = None) -> None:
-        super().__init__(numbers)
-        self.looks = looks
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (list(self), self.looks))
-
-
-def looks_of(batch: Sequence[int]) -> Sequence[int] | None:
-    """Return the looks of a batch, or None where each of its samples is given once."""
-    return batch.looks if isinstance(batch, Looked) else None
-
-
-def _joined_looks(batches: Sequence[Sequence[int]]) -> list[int]:
-    """Return the looks of batches, one after another."""
-    return [look for batch in batches for look in _each(batch)]
-
-
-def _each(batch: Sequence[int]) -> Sequence[int]:
-    looks = looks_of(batch)
-    return [0] * len(batch) if looks is None else looks
-
-
 def _other_samples(
     candidates: Iterable[tuple[SampleReader, int]],
 ) -> Iterator[tuple[SampleReader, int]]:
@@ -423,64 +382,3 @@ def _other_samples(
         if before is None or before != (reader, sample):
             before = (reader, sample)
             yield reader, index
-
-
-def _mapped(plan: SamplePlan, source: CachedObject) -> FetchedSample | None:
-    """Leave the chunks of a sample in the cache's file, to be decoded there; None if impossible."""
-    if not 0 < len(plan.spans) <= MAX_MAPPED_SPANS or _Waiting.count() >= MAX_MAPPED_SAMPLES:
-        return None
-    if min(stop - start for start, stop in plan.spans) < MIN_MAPPED_BYTES:
-        return None
-    ranges = source.mapped(plan.spans)
-    if ranges is None:
-        return None
-    if len(ranges) == 1:
-        return FetchedSample(plan, ranges, plan.rows, _Waiting())
-    rows, stored, span, offset = _spread(plan)
-    rows["source"][stored] = span
-    rows["source_offset"][stored] = offset
-    return FetchedSample(plan, ranges, rows, _Waiting())
-
-
-class _Waiting:
-    """A sample that waits to be decoded in place; counted for as long as it is referred to.
-
-    Both counters only go up, by one call of C each: a finalizer takes no lock.
-    """
-
-    _begun = itertools.count()
-    _ended = itertools.count()
-
-    def __init__(self) -> None:
-        next(self._begun)
-
-    def __del__(self) -> None:
-        next(self._ended)
-
-    @classmethod
-    def count(cls) -> int:
-        """Return how many there are in this process."""
-        begun, ended = (
-            int(repr(counter)[len("count(") : -1]) for counter in (cls._begun, cls._ended)
-        )
-        return begun - ended
-
-
-def _spread(plan: SamplePlan) -> tuple[npt.NDArray[Any], ...]:
-    """Return a copy of the rows, the numbers of those that are stored, their spans and offsets."""
-    rows = join_rows([plan.rows])
-    stored = np.flatnonzero(rows["codec"] != Codec.FILL)
-    firsts = pack_ranges(plan.spans)[:, 2]
-    packed = rows["source_offset"][stored]
-    span = np.searchsorted(firsts, packed, side="right") - 1
-    return rows, stored, span, packed - firsts[span]
-
-
-def _viewed(plan: SamplePlan, source: CachedObject) -> FetchedSample:
-    """Find the chunks of a sample in the memory of blocks that were just downloaded."""
-    rows, stored, span, offset = _spread(plan)
-    starts = offset + np.array(plan.spans, np.uint64).reshape(-1, 2)[span, 0]
-    views = source.views(starts, starts + rows["source_nbytes"][stored])
-    rows["source"][stored] = views.source
-    rows["source_offset"][stored] = views.offset
-    return FetchedSample(plan, views.sources, rows)

@@ -23,9 +23,10 @@ from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.layout import ArrayLayout, joint_layouts
+from dataplane.datasets.looks import Looked, looks_of
 from dataplane.datasets.mixture import Mix
 from dataplane.datasets.plan import SamplePlan
-from dataplane.datasets.reader import SAMPLE_ERRORS, Looked, SampleReader, looks_of
+from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
 from dataplane.datasets.samples import FetchedSample
 from dataplane.errors import ConfigError
 from dataplane.stores.base import ObjectInfo

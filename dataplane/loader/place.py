@@ -21,15 +21,9 @@ import torch
 from torch.utils.data import BatchSampler
 
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import (
-    BatchSource,
-    KnownBatches,
-    KnownOrder,
-    SamplerBatches,
-    set_generator,
-    state_between_passes,
-)
+from dataplane.loader.batch_source import BatchSource
 from dataplane.loader.epoch_iterator import Pass
+from dataplane.loader.known_batches import KnownBatches, KnownOrder
 from dataplane.loader.ranks import (
     check_agreement,
     draw_seed,
@@ -39,6 +33,7 @@ from dataplane.loader.ranks import (
     rank_of_process,
 )
 from dataplane.loader.sampler import EpochSampler
+from dataplane.loader.sampler_batches import SamplerBatches, set_generator, state_between_passes
 from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.state import LoaderState, Progress
 

@@ -29,8 +29,9 @@ import numpy as np
 from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
-from dataplane.datasets.reader import looks_of
-from dataplane.loader.batch_source import BatchSource, Indices, KnownBatches, KnownOrder, Looked
+from dataplane.datasets.looks import Looked, looks_of
+from dataplane.loader.batch_source import BatchSource, Indices
+from dataplane.loader.known_batches import KnownBatches, KnownOrder
 
 __all__ = ["InnerReads", "PlannedReads", "Prefetcher", "plan_ahead"]
 

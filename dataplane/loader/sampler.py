@@ -25,7 +25,7 @@ from dataplane.datasets.keyed import check_seed
 from dataplane.datasets.order import OrderRule, rank_count, rank_positions
 from dataplane.datasets.ownership import Nodes
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import KnownOrder, RankOrder
+from dataplane.loader.known_batches import KnownOrder, RankOrder
 from dataplane.loader.ranks import (
     draw_seed,
     epoch_number,

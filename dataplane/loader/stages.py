@@ -17,10 +17,11 @@ from typing import Any, Protocol
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from dataplane.datasets.batch import assemble, separate
+from dataplane.datasets.looks import looks_of
 from dataplane.datasets.mixture import with_source
 from dataplane.datasets.provenance import Origins, origins_of
 from dataplane.datasets.ragged import RaggedForm
-from dataplane.datasets.reader import SAMPLE_ERRORS, looks_of
+from dataplane.datasets.reader import SAMPLE_ERRORS
 from dataplane.datasets.samples import KEY, SOURCE, Keys, decoded_bytes, packed_bytes
 from dataplane.datasets.views import FetchedBatch, ViewReader
 from dataplane.gpu.transfer import Sent

@@ -15,7 +15,8 @@ from typing import Any
 
 from dataplane.datasets.permutations import SORTED_SAMPLES
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import BatchSource, KnownOrder
+from dataplane.loader.batch_source import BatchSource
+from dataplane.loader.known_batches import KnownOrder
 
 __all__ = ["STATE_VERSION", "LoaderState", "Progress"]
 
@@ -53,7 +54,7 @@ class LoaderState:
         dataset_length: number of samples.
         dataset: identity of the dataset; empty where it is not known.
         rank: rank that a sampler of the user's gave its order to; 0 with the loader's own order.
-        sampler: what it takes to have the user's sampler repeat itself; see `batch_source.py`.
+        sampler: what it takes to have the user's sampler repeat itself; see `sampler_batches.py`.
         order_details: what else the order is made from; see `datasets.order.OrderRule`.
         version: version of this format.
     """

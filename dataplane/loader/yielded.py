@@ -14,7 +14,7 @@ from dataplane.datasets.provenance import Origins, StepProvenance
 from dataplane.datasets.samples import KEY
 from dataplane.datasets.views import View, ViewReader
 from dataplane.errors import ConfigError, LoaderError
-from dataplane.loader.batch_source import KnownBatches, KnownOrder
+from dataplane.loader.known_batches import KnownBatches, KnownOrder
 from dataplane.loader.state import LoaderState
 
 __all__ = ["KEPT", "Trail", "steps_of_epoch"]

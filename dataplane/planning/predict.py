@@ -23,7 +23,7 @@ from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.selections import Selection
 from dataplane.datasets.views import view_of
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import KnownOrder
+from dataplane.loader.known_batches import KnownOrder
 from dataplane.loader.order_arguments import OrderArguments
 from dataplane.loader.prefetcher import BATCHES_AHEAD
 from dataplane.loader.stages import MAX_READ_THREADS, READ_AHEAD

@@ -1,6 +1,6 @@
 """The reads of a run, epoch by epoch: which blocks each step of a rank needs, in the real order.
 
-The order is that of `loader.batch_source.KnownOrder`, the byte ranges those that the loader's own
+The order is that of `loader.known_batches.KnownOrder`, the byte ranges those that the loader's own
 plan is made of (`SampleReader.planned_many`), so that random parts are drawn as they will be drawn
 in training. A dataset that is too large for that is coarsened: of every `stride` groups of
 neighbouring samples one is kept, in every epoch the same ones, in the order that they have. As long
@@ -21,8 +21,10 @@ import numpy.typing as npt
 from dataplane.cache import PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
-from dataplane.datasets.reader import SAMPLE_ERRORS, Looked, SampleReader
-from dataplane.loader.batch_source import AT_ONCE, Indices, KnownBatches, KnownOrder
+from dataplane.datasets.looks import Looked
+from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
+from dataplane.loader.batch_source import Indices
+from dataplane.loader.known_batches import AT_ONCE, KnownBatches, KnownOrder
 from dataplane.planning.blocks import BlockTable
 
 __all__ = ["Coarsening", "DatasetReads", "EpochReads", "coarsen"]

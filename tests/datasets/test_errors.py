@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import dataplane as dp
+from dataplane.datasets import in_place
 from dataplane.datasets import reader as reader_room
 from tests.datasets.packed import SAMPLES, Packed
 
@@ -128,7 +129,7 @@ def test_bytes_that_are_wrong_only_in_the_cache_are_read_again_from_the_store(
         out[len(out) // 2 :] ^= 0xFF
 
     monkeypatch.setattr(type(runtime), "read", broken)
-    monkeypatch.setattr(reader_room, "MAX_MAPPED_SPANS", 0)  # test_mapped.py has those
+    monkeypatch.setattr(in_place, "MAX_MAPPED_SPANS", 0)  # test_mapped.py has those
     samples = dataset.__getitems__([6, 7])
     for sample in samples:
         expected = packed.values(sample["__key__"])

@@ -12,7 +12,7 @@ from dataplane._native import MappedRange
 from dataplane.cache import CacheConfig
 from dataplane.cache.maintenance import cleanup
 from dataplane.codecs import STREAM_DTYPE, ChunkTable, stage, staged_bytes
-from dataplane.datasets import reader as reader_module
+from dataplane.datasets import in_place
 from dataplane.datasets.batch import assemble, separate
 from dataplane.datasets.reader import SampleReader
 from dataplane.datasets.samples import FetchedSample, join_samples
@@ -26,7 +26,7 @@ NAMES = list(source_sample(0).arrays)
 
 @pytest.fixture(autouse=True)
 def _short_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "MIN_MAPPED_BYTES", 1)
+    monkeypatch.setattr(in_place, "MIN_MAPPED_BYTES", 1)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_several_ranges_of_a_sample_are_several_buffers(
 
 def test_many_ranges_of_a_sample_are_copied(stored: Packed, config, monkeypatch) -> None:
     monkeypatch.setattr("dataplane.datasets.plan.ROUND_TRIP_BYTES", 0)
-    monkeypatch.setattr(reader_module, "MAX_MAPPED_SPANS", 1)
+    monkeypatch.setattr(in_place, "MAX_MAPPED_SPANS", 1)
     reader = warm_reader(stored, config, ["points", "types/u8"])
     sample = read_by(reader.planner.plan(3), reader)
     assert len(sample.plan.spans) > 1
@@ -162,7 +162,7 @@ def test_few_samples_wait_to_be_decoded_in_place(
     stored: Packed, config: CacheConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = warm_reader(stored, config, NAMES)
-    monkeypatch.setattr(reader_module, "MAX_MAPPED_SAMPLES", 2)
+    monkeypatch.setattr(in_place, "MAX_MAPPED_SAMPLES", 2)
     samples = [read_by(reader.planner.plan(index), reader) for index in range(4)]
 
     def mapped() -> list[bool]:
@@ -184,6 +184,6 @@ def test_short_ranges_are_copied(
     longest = max(
         stop - start for index in range(SAMPLES) for start, stop in reader.planner.plan(index).spans
     )
-    monkeypatch.setattr(reader_module, "MIN_MAPPED_BYTES", longest + 1)
+    monkeypatch.setattr(in_place, "MIN_MAPPED_BYTES", longest + 1)
     sample = read_by(reader.planner.plan(1), reader)
     assert not isinstance(sample.sources[0], MappedRange)

@@ -8,8 +8,8 @@ from typing import Any
 
 import dataplane as dp
 from dataplane.cache.plan import Plan
-from dataplane.loader.batch_source import KnownBatches
 from dataplane.loader.epoch_iterator import Pass
+from dataplane.loader.known_batches import KnownBatches
 from dataplane.loader.pipeline import Pipeline
 from dataplane.loader.prefetcher import PlannedReads, Prefetcher, _pass_reads
 from dataplane.loader.shared_messages import Connection

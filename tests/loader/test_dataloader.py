@@ -158,7 +158,7 @@ def test_samplers_of_the_user_say_the_order(packed: Packed, num_workers: int) ->
 def test_a_sampler_is_drawn_from_in_the_training_thread_and_only_so_far_ahead(
     packed: Packed,
 ) -> None:
-    from dataplane.loader.batch_source import LOOKAHEAD
+    from dataplane.loader.sampler_batches import LOOKAHEAD
 
     drawn = []
 

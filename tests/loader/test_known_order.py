@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dataplane.datasets.looks import Looked
 from dataplane.datasets.mixture import Mixed
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.sharded import Sharded
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
-from dataplane.loader.batch_source import AT_ONCE, KnownBatches, KnownOrder, Looked
+from dataplane.loader.known_batches import AT_ONCE, KnownBatches, KnownOrder
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.state import LoaderState
 

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import dataplane as dp
+from dataplane.datasets.looks import Looked
 from dataplane.datasets.mixture import Mixed
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
 from dataplane.datasets.ownership import Nodes, deal
 from dataplane.datasets.sharded import Sharded
 from dataplane.datasets.spread import Spread
 from dataplane.datasets.weighted import Weighted
-from dataplane.loader.batch_source import KnownBatches, KnownOrder, Looked
+from dataplane.loader.known_batches import KnownBatches, KnownOrder
 from dataplane.loader.order_arguments import OrderArguments
 from dataplane.loader.sampler import ByNode, EpochSampler
 from tests.datasets.packed import Packed
