@@ -70,8 +70,8 @@ class OrderArguments:
                     raise ConfigError(f'shuffle="shards" and {name} both say the order')
         elif self.window is not None and not (self.shuffle and self.looks > 1):
             raise ConfigError(
-                'shuffle_window is for shuffle="shards", and for a shuffle of all of a dataset with '
-                "samples_per_read"
+                'shuffle_window is for shuffle="shards", and for a shuffle of all of a dataset '
+                "with samples_per_read"
             )
         if self.window is not None:
             whole_number("shuffle_window", self.window)
