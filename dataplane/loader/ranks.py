@@ -118,15 +118,30 @@ def node_ranks(ranks: tuple[int, int], given: int | None = None) -> int:
             f"share of {world_size}",
             hint="give ranks_per_node, or leave assign out",
         )
-    if given is None or (_environment_number("RANK"), _environment_number("WORLD_SIZE")) == ranks:
-        for name, expected in (("GROUP_RANK", rank // count), ("LOCAL_RANK", rank % count)):
-            if _environment_number(name) not in (None, expected):
-                raise ConfigError(
-                    f"ranks are not numbered node by node: rank {rank} with {count} on a node has "
-                    f"{name}={os.environ[name]} and not {expected}",
-                    hint="leave assign out, or number the ranks of a node one after the other",
-                )
+    if (_environment_number("RANK"), _environment_number("WORLD_SIZE")) == ranks:
+        _check_numbering(rank, count)
     return count
+
+
+def _check_numbering(rank: int, count: int) -> None:
+    """Check that ranks which count as one node follow one another on a machine.
+
+    A user may give another number than a machine has: half of its ranks share a disk, say.
+    """
+    started = _environment_number("LOCAL_WORLD_SIZE") or count
+    if started % count and count % started:
+        raise ConfigError(
+            f"{count} ranks on a node and {started} on a machine (LOCAL_WORLD_SIZE) do not fit "
+            "into each other",
+            hint="give a ranks_per_node that divides it or is a multiple of it",
+        )
+    for name, expected in (("GROUP_RANK", rank // started), ("LOCAL_RANK", rank % started)):
+        if _environment_number(name) not in (None, expected):
+            raise ConfigError(
+                f"ranks are not numbered node by node: rank {rank} with {started} on a machine has "
+                f"{name}={os.environ[name]} and not {expected}",
+                hint="leave assign out, or number the ranks of a node one after the other",
+            )
 
 
 def _environment_number(name: str) -> int | None:

@@ -346,6 +346,25 @@ def test_nodes_that_do_not_fit_are_refused_when_a_pass_begins(
         next(iter(loader))
 
 
+@pytest.mark.parametrize("given", [1, 2, 4, 8])
+def test_a_node_may_be_a_part_of_a_machine_or_several(
+    dataset: dp.Dataset, launched: Callable[..., None], given: int
+) -> None:
+    launched(5, 8, 4)
+    found = keys(dp.DataLoader(dataset, assign="node", ranks_per_node=given, **GIVEN))
+    ranks = {"rank": 5, "world_size": 8, "ranks_per_node": given}
+    assert found == keys(dp.DataLoader(dataset, assign="node", **ranks, **GIVEN))
+
+
+def test_a_node_that_cuts_through_machines_is_refused(
+    dataset: dp.Dataset, launched: Callable[..., None]
+) -> None:
+    launched(5, 12, 4)
+    loader: Any = dp.DataLoader(dataset, assign="node", ranks_per_node=3, **GIVEN)
+    with pytest.raises(dp.ConfigError, match="do not fit into each other"):
+        next(iter(loader))
+
+
 @pytest.mark.parametrize("ranks", [(1, 2), (0, 8)])
 def test_ranks_that_are_not_the_launcher_s_need_the_number_on_a_node(
     dataset: dp.Dataset, launched: Callable[..., None], ranks: tuple[int, int]
