@@ -12,6 +12,7 @@ parent's counts in each `Counters`, but its totals begin at zero.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -20,14 +21,26 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from dataplane.weak_registry import WeakRegistry
-
 __all__ = ["Counters", "gauges", "logger", "offer_gauges", "totals"]
 
 OwnerT = TypeVar("OwnerT")
 
 logger = logging.getLogger("dataplane")
 """The project's logger. Libraries below `dataplane.cli` never configure it."""
+
+
+class _Counts:
+    """The counts of one `Counters`, which outlive it until they are in the sum of what is gone."""
+
+    __slots__ = ("lock", "values")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.values: dict[str, float] = {}
+
+    def copy(self) -> dict[str, float]:
+        with self.lock:
+            return dict(self.values)
 
 
 class Counters:
@@ -40,29 +53,31 @@ class Counters:
         (4096, 0)
     """
 
-    __slots__ = ("__weakref__", "_lock", "_values")
+    __slots__ = ("__weakref__", "_counts")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values: dict[str, float] = {}
-        _live.add(self)
+        self._counts = _Counts()
+        number = next(_numbers)
+        _every[number] = self._counts
         # No lock is taken: a finalizer runs wherever the garbage collector happens to.
-        weakref.finalize(self, _retired.append, self._values).atexit = False
+        weakref.finalize(self, _gone.append, number).atexit = False
 
     def add(self, name: str, amount: float = 1) -> None:
         """Add `amount` to the count `name`."""
-        with self._lock:
-            self._values[name] = self._values.get(name, 0) + amount
+        counts = self._counts
+        with counts.lock:
+            counts.values[name] = counts.values.get(name, 0) + amount
 
     def add_all(self, amounts: Mapping[str, float]) -> None:
         """Add several amounts under one lock."""
-        with self._lock:
+        counts = self._counts
+        with counts.lock:
             for name, amount in amounts.items():
-                self._values[name] = self._values.get(name, 0) + amount
+                counts.values[name] = counts.values.get(name, 0) + amount
 
     def __getitem__(self, name: str) -> float:
-        with self._lock:
-            return self._values.get(name, 0)
+        with self._counts.lock:
+            return self._counts.values.get(name, 0)
 
     def __repr__(self) -> str:
         return f"Counters({self.snapshot()})"
@@ -72,22 +87,15 @@ class Counters:
 
     def snapshot(self) -> dict[str, float]:
         """Return a copy of all counts, sorted by name."""
-        with self._lock:
-            return dict(sorted(self._values.items()))
+        return dict(sorted(self._counts.copy().items()))
 
 
 def totals() -> dict[str, float]:
     """Add up the counts of this process, sorted by name; none of them ever goes back."""
     with _totals_lock:
-        while _retired:
-            _add(_past, _retired.popleft())
-        summed = dict(_past)
-        # A `Counters` that goes away just now is in neither sum until the next call.
-        for counters in _live:
-            _add(summed, counters.snapshot())
-        for name, value in summed.items():
-            _highest[name] = max(value, _highest.get(name, 0.0))
-        return dict(sorted(_highest.items()))
+        while _gone:
+            _add(_past, _every.pop(_gone.popleft()).values)
+        return dict(sorted(_summed().items()))
 
 
 def offer_gauges(owner: OwnerT, read: Callable[[OwnerT], Mapping[str, float]]) -> None:
@@ -125,11 +133,18 @@ def _add(summed: dict[str, float], amounts: Mapping[str, float]) -> None:
         summed[name] = summed.get(name, 0) + amount
 
 
-_live: WeakRegistry[Counters] = WeakRegistry()
-_retired: deque[dict[str, float]] = deque()
+def _summed() -> dict[str, float]:
+    summed = dict(_past)
+    for counts in list(_every.values()):  # one step: others are made meanwhile
+        _add(summed, counts.copy())
+    return summed
+
+
+_numbers = itertools.count()
+_every: dict[int, _Counts] = {}  # of all that live, and of those that are gone and not yet in _past
+_gone: deque[int] = deque()
 _totals_lock = threading.Lock()
-_past: dict[str, float] = {}  # of counters that are gone
-_highest: dict[str, float] = {}  # what `totals` returned last
+_past: dict[str, float] = {}
 _gauges: dict[weakref.ref[object], Callable[..., Mapping[str, float]]] = {}
 
 
@@ -137,14 +152,10 @@ def _after_fork_in_child() -> None:
     """Replace the locks: a thread that held one in the parent is not here to release it."""
     global _totals_lock  # noqa: PLW0603 - the parent's
     _totals_lock = threading.Lock()
-    for counters in _live:
-        counters._lock = threading.Lock()
+    for counts in _every.values():
+        counts.lock = threading.Lock()
     # What the parent counted is not this process's: it is taken off for as long as it is counted.
-    _highest.clear()
-    inherited: dict[str, float] = {}
-    for values in [*_retired, _past, *(counters.snapshot() for counters in _live)]:
-        _add(inherited, values)
-    _add(_past, {name: -amount for name, amount in inherited.items()})
+    _add(_past, {name: -amount for name, amount in _summed().items()})
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

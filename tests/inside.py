@@ -16,7 +16,7 @@ MAX_CONNECTIONS = server._MAX_CONNECTIONS
 
 def counting_lock(counters: Counters) -> AbstractContextManager[object]:
     """The lock under which counters count."""
-    return counters._lock
+    return counters._counts.lock
 
 
 def host_of(metrics: MetricsServer) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import gc
 import os
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 from dataplane import telemetry
@@ -69,6 +70,18 @@ def test_totals_keep_what_was_counted_by_counters_that_are_gone() -> None:
     assert totals()["seen_bytes"] == before + 7
     counters.add("seen_bytes")
     assert totals()["seen_bytes"] == before + 8
+
+
+def test_totals_have_what_goes_away_just_now() -> None:
+    counters = Counters()
+    counters.add("going_bytes", 3)
+    seen: list[float] = []
+    # Called first, as another thread may run between the end of an object and its finalizer.
+    reference = weakref.ref(counters, lambda _: seen.append(totals()["going_bytes"]))
+    del counters
+    assert reference() is None
+    assert seen == [3]
+    assert totals()["going_bytes"] == 3
 
 
 def test_totals_never_go_back_while_counters_come_and_go() -> None:

@@ -43,9 +43,9 @@ def test_two_threads_in_opposite_orders_are_a_circle_though_they_never_met() -> 
 
 def test_two_locks_of_a_kind_inside_each_other_are_a_circle() -> None:
     recorder = OrderRecorder()
-    with lock_of(recorder, "Counters._lock"), lock_of(recorder, "Counters._lock"):
+    with lock_of(recorder, "_Counts.lock"), lock_of(recorder, "_Counts.lock"):
         pass
-    assert circle(set(recorder.edges)) == ["Counters._lock", "Counters._lock"]
+    assert circle(set(recorder.edges)) == ["_Counts.lock", "_Counts.lock"]
 
 
 def test_a_reentrant_lock_and_an_attempt_are_no_edges() -> None:
@@ -108,7 +108,7 @@ def test_the_plugin_fails_a_run_that_takes_locks_the_wrong_way_round(
         "from dataplane.deferred import _cleanup\n"
         "from dataplane.telemetry import Counters\n"
         "def test_wrong():\n"
-        "    with Counters()._lock, _cleanup._lock:\n"
+        "    with Counters()._counts.lock, _cleanup._lock:\n"
         "        pass\n"
     )
     run = subprocess.run(
@@ -118,6 +118,6 @@ def test_the_plugin_fails_a_run_that_takes_locks_the_wrong_way_round(
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert "1 passed" in run.stdout
-    wrong = "_Cleanup._lock (rank 11) is waited for while Counters._lock (rank 12) is held"
+    wrong = "_Cleanup._lock (rank 11) is waited for while _Counts.lock (rank 12) is held"
     assert wrong in run.stdout
     assert run.returncode == 1
