@@ -16,7 +16,6 @@ import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
@@ -109,12 +108,11 @@ class IndexFile:
 def _nameless_file() -> int:
     """Return the descriptor of a new file that has no name; -1 where there can be none."""
     try:
-        fd, path = tempfile.mkstemp(prefix="dataplane-index-")
-        Path(path).unlink()
+        with tempfile.TemporaryFile(prefix="dataplane-index-", buffering=0) as file:
+            return os.dup(file.fileno())
     except OSError as err:
         logger.debug("the index is kept in memory: %s", err)
         return -1
-    return fd
 
 
 class _Reader(io.RawIOBase):

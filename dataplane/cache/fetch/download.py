@@ -52,6 +52,7 @@ __all__ = ["Downloader"]
 _FIRST_DELAY_S = 0.0005
 _LAST_DELAY_S = 0.02
 _DELAY_GROWTH = 1.5
+_LEASED_TRIES = 3  # a lease that finds its block gone is let go of at once
 _BLOCKS_TO_FREE = 4  # when the disk is full although the budget is not
 
 
@@ -184,7 +185,8 @@ class Downloader:
             return held
         try:
             if not blocks.try_claim(block):
-                if blocks.is_leased(block) and not blocks.is_ready(block):
+                is_shown = job.tries >= _LEASED_TRIES and blocks.is_leased(block)
+                if is_shown and not blocks.is_ready(block):
                     # Found bad under the lease of a decoder, which may be waiting for this job.
                     return _Claim(job, is_held=False)
                 delay_s = _FIRST_DELAY_S * _DELAY_GROWTH ** min(job.tries, 30)
