@@ -11,7 +11,8 @@ padding and never wanted. Tables are values; nothing here is shared or locked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, Final
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 MAX_DIMS: Final = 8
+_MAX_CHUNK_BYTES: Final = (1 << 31) - 1  # kMaxChunkBytes in native/core/base/chunk.hpp
 FLAG_CRC32C: Final = 1
 _MISSING: Final = np.uint64(2**64 - 1)
 _U32_MAX: Final = 2**32 - 1
@@ -260,6 +262,7 @@ class ChunkTable:
             FormatError: the value does not fit the type.
         """
         element = np.dtype(dtype).newbyteorder("=")
+        boxes = [part for box in boxes for part in _in_chunks(tuple(box), element.itemsize)]
         rows = np.zeros(len(boxes), CHUNK_DTYPE)
         content = fill_bytes(value, element)
         rows["fill"][:, : len(content)] = np.frombuffer(content, np.uint8)
@@ -272,6 +275,20 @@ class ChunkTable:
                 row["chunk_shape"][axis] = row["extent"][axis] = stop - start
                 row["destination_start"][axis] = start
         return cls(rows)
+
+
+def _in_chunks(
+    box: tuple[tuple[int, int], ...], itemsize: int
+) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yield parts of a box, none larger than a chunk may be."""
+    if math.prod(stop - start for start, stop in box) * itemsize <= _MAX_CHUNK_BYTES:
+        yield box
+        return
+    axis = max(range(len(box)), key=lambda axis: box[axis][1] - box[axis][0])
+    start, stop = box[axis]
+    middle = (start + stop) // 2
+    for half in ((start, middle), (middle, stop)):
+        yield from _in_chunks((*box[:axis], half, *box[axis + 1 :]), itemsize)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

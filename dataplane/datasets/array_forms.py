@@ -18,6 +18,7 @@ from dataplane.datasets.runs import Rows, Steps
 from dataplane.datasets.selections import ArrayForm, Both, Selection, Whole
 from dataplane.errors import FormatError
 from dataplane.shards import DatasetIndex
+from dataplane.shards.index_forms import RowForm
 from dataplane.shards.model import ArrayEntry
 from dataplane.shards.zarr_metadata import parse_dtype, parse_shape
 
@@ -38,7 +39,7 @@ class Permuted:
 
     def __init__(self, index: DatasetIndex) -> None:
         self._kinds: list[tuple[str, ...]] = [_NOTHING]
-        self._of = np.zeros(len(index), np.uint8)
+        self._of = np.zeros(len(index), np.int32)
         known = {_NOTHING: 0}
         for table in index.column_groups(["sample_index", "sample_attributes"]):
             samples = table.column("sample_index").to_numpy()
@@ -55,6 +56,18 @@ class Permuted:
 
     def __getitem__(self, sample: int) -> tuple[str, ...]:
         return self._kinds[int(self._of[sample])]
+
+    def kinds(self, samples: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the number of what was permuted of each sample: int64[n]."""
+        return self._of[samples].astype(np.int64)
+
+    def among(self, samples: npt.NDArray[np.int64]) -> list[tuple[tuple[str, ...], int]]:
+        """Return all that was permuted of samples, each time with the first of those it was."""
+        kinds, first = np.unique(self._of[samples], return_index=True)
+        return [
+            (self._kinds[kind], int(samples[place]))
+            for kind, place in zip(kinds.tolist(), first.tolist(), strict=True)
+        ]
 
 
 def asks_what_was_permuted(selection: Selection) -> bool:
@@ -73,16 +86,28 @@ def form_of_array(array: ArrayEntry, permuted: tuple[str, ...] = _NOTHING) -> Ar
 def forms_in(
     index: DatasetIndex, name: str, permuted: Permuted | None
 ) -> Iterator[tuple[np.dtype[Any], ArrayForm, int]]:
-    """Yield the element types and forms that an array has in a dataset, each with a sample.
-
-    What was permuted is that of this sample.
-    """
-    for form in index.array_forms().get(name, ()):
+    """Yield the element types and forms that an array has in a dataset, each with a sample."""
+    for form, samples in _row_forms(index, name, permuted):
         where = f"sample {index.keys[form.sample]!r}: array {name!r}"
+        dtype = parse_dtype(form.dtype, where)
         shape = parse_shape(form.shape, where, "shape", minimum=0)
         names = _names(form.dimension_names)
-        of_sample = _NOTHING if permuted is None else permuted[form.sample]
-        yield parse_dtype(form.dtype, where), ArrayForm(name, shape, names, of_sample), form.sample
+        if permuted is None:
+            yield dtype, ArrayForm(name, shape, names), form.sample
+            continue
+        for what, sample in permuted.among(samples):
+            yield dtype, ArrayForm(name, shape, names, what), sample
+
+
+def _row_forms(
+    index: DatasetIndex, name: str, permuted: Permuted | None
+) -> Iterator[tuple[RowForm, npt.NDArray[np.int64]]]:
+    """Yield the forms of an array with samples that have them: all, where it is to be known."""
+    if permuted is not None:
+        yield from index.samples_by_form(name)
+        return
+    for form in index.array_forms().get(name, ()):
+        yield form, np.array([form.sample])
 
 
 def samples_by_form(

@@ -44,7 +44,7 @@ from dataplane.datasets.samples import (
     separate_arrays,
     weight_of,
 )
-from dataplane.errors import ConfigError
+from dataplane.errors import ConfigError, FormatError
 
 __all__ = [
     "Allocate",
@@ -127,15 +127,15 @@ def lay_out(
     for number, layout in enumerate(layouts):
         parts = [sample.plan.parts[number] for sample in samples]
         destinations: list[Any]
+        if layout.dtype is not None:
+            _check_extents(parts, layout, lambda number: samples[number].plan.key)
         if layout.dtype is None:
             batch[layout.name], destinations = _allocate_each(parts, allocate)
         elif layout.arrangement is Arrangement.STACKED:
-            _check_extents(samples, number, layout)
             tensor, array = allocate((len(samples), *layout.shape), layout.dtype)
             batch[layout.name] = tensor
             destinations = [array[slot, ...] for slot in range(len(samples))]
         else:
-            _check_extents(samples, number, layout)
             offsets = np.zeros(len(samples) + 1, np.int64)
             np.cumsum(_first_extents(parts), out=offsets[1:])
             tensor, array = allocate((int(offsets[-1]), *layout.shape), layout.dtype)
@@ -172,6 +172,9 @@ def _lay_out_together(
     # sample has its own; where samples begin.
     others: list[tuple[int, int, bool, _Array | int]] = []
     for number, layout in enumerate(layouts):
+        if layout.dtype is not None:
+            of_forms = [form.parts[number] for form in plan.forms]
+            _check_extents(of_forms, layout, lambda form: _key_of(samples, form))
         if layout.is_weighted:
             weights = np.array([weight_of(form.parts[number]) for form in plan.forms])
             of_samples = weights[np.zeros(count, int) if plan.form is None else plan.form]
@@ -242,21 +245,43 @@ def tensors_of(sample: ArraySample) -> Sample:
     }
 
 
-def _check_extents(samples: Sequence[FetchedSample], number: int, layout: ArrayLayout) -> None:
+def _check_extents(
+    parts: Sequence[Part | None], layout: ArrayLayout, key: Callable[[int], str]
+) -> None:
     """Refuse a part that has other extents than all parts of its array are to have.
+
+    Args:
+        parts: parts of one array.
+        layout: its layout.
+        key: function from the number of a part to the key of its sample, or of one of them.
 
     Raises:
         ConfigError: there is one: a selection of the user's has extents that depend on its draw.
+        FormatError: a sample lacks the array, and the index says that all have it.
     """
     is_stacked = layout.arrangement is Arrangement.STACKED
-    for sample in samples:
-        part = sample.plan.parts[number]
-        if part is not None and (part.shape if is_stacked else part.shape[1:]) != layout.shape:
+    for number, part in enumerate(parts):
+        if part is None:
+            if not is_stacked:
+                continue
+            raise FormatError(
+                f"sample {key(number)!r} has no array {layout.name!r}, and the index says that all "
+                "samples have it",
+                hint="pack the dataset again",
+            )
+        if (part.shape if is_stacked else part.shape[1:]) != layout.shape:
             raise ConfigError(
                 f"the selection of array {layout.name!r} gives {list(part.shape)} elements of "
-                f"sample {sample.plan.key!r}, and {list(layout.shape)} of the others",
+                f"sample {key(number)!r}, and {list(layout.shape)} of the others",
                 hint="the extents of a region must not depend on its draw, or on its tile",
             )
+
+
+def _key_of(samples: FetchedTogether, form: int) -> str:
+    """Return the key of a sample that has a form."""
+    forms = samples.plan.form
+    place = 0 if forms is None else int(np.flatnonzero(forms == form)[0])
+    return samples.keys[place]
 
 
 def _first_extents(parts: Sequence[Part | None]) -> list[int]:

@@ -14,8 +14,10 @@ middle and the rest holds that value.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,7 +26,7 @@ from dataplane.datasets.selections import ArrayForm, Both, Combined, Region, as_
 from dataplane.errors import ConfigError
 from dataplane.shards.chunking import SPATIAL_DIMENSIONS, TIME_DIMENSIONS, component_count
 
-__all__ = ["Crop", "Tiles", "crop", "crop_labels", "tile_starts"]
+__all__ = ["Crop", "CroppedDimension", "Tiles", "crop", "cropped_dimensions", "tile_starts"]
 
 Dimension: TypeAlias = str | int
 Extents: TypeAlias = "Sequence[int] | Mapping[Dimension, int]"
@@ -126,7 +128,7 @@ class Tiles(Combined):
         Raises:
             ConfigError: the array has no such dimensions, or is smaller.
         """
-        return math.prod(len(starts) for starts in self._starts(array).values())
+        return math.prod(len(starts) for starts in self.starts(array).values())
 
     def region(self, array: ArrayForm, *, draw: int) -> Region:
         """Return the box of tile number `draw`.
@@ -135,7 +137,7 @@ class Tiles(Combined):
             ConfigError: the array has no such dimensions, or is smaller.
         """
         taken = [(0, extent) for extent in array.shape]
-        starts = self._starts(array)
+        starts = self.starts(array)
         sizes = self.sizes.by_axis(array)
         for axis in sorted(starts, reverse=True):
             draw, place = divmod(draw, len(starts[axis]))
@@ -143,7 +145,12 @@ class Tiles(Combined):
             taken[axis] = (first, first + sizes[axis])
         return tuple((one,) for one in taken)
 
-    def _starts(self, array: ArrayForm) -> dict[int, list[int]]:
+    def starts(self, array: ArrayForm) -> dict[int, list[int]]:
+        """Return where boxes begin, by dimension.
+
+        Raises:
+            ConfigError: the array has no such dimensions, or is smaller.
+        """
         found = {}
         for number, (axis, size) in enumerate(self.sizes.by_axis(array).items()):
             _room(array, axis, size, self.pad)
@@ -181,10 +188,7 @@ def crop(
     """
     sizes = _sizes(shape)
     if pad is not None:
-        try:
-            pad = float(pad)
-        except (TypeError, ValueError):
-            raise ConfigError(f"crop: pad must be a number or None, got {pad!r}") from None
+        pad = _number(pad)
     if position == "grid":
         return Tiles(sizes, _overlaps(overlap, sizes), pad)
     if overlap != 0:
@@ -212,16 +216,40 @@ def crop(
     return Crop(sizes, given.extents, pad)
 
 
-def crop_labels(selection: object, array: ArrayForm) -> list[str | int]:
-    """Return what names the dimensions that a selection crops at random."""
+@dataclass(frozen=True, slots=True)
+class CroppedDimension:
+    """A dimension of an array that a selection crops.
+
+    Attributes:
+        crop: the selection.
+        axis: number of the dimension.
+        label: its name, or its number where it has none: what draws go by.
+        size: elements that are taken.
+        places: number of places that a box may have along it, of a grid; otherwise 1.
+    """
+
+    crop: Crop | Tiles
+    axis: int
+    label: str | int
+    size: int
+    places: int = 1
+
+
+def cropped_dimensions(selection: object, array: ArrayForm) -> Iterator[CroppedDimension]:
+    """Yield the dimensions that a selection crops, in the order of the array's.
+
+    Raises:
+        ConfigError: the array has no such dimensions, or is smaller.
+    """
     if isinstance(selection, Both):
-        return [
-            *crop_labels(selection.first, array),
-            *crop_labels(selection.second, array),
-        ]
-    if not isinstance(selection, Crop) or not selection.is_random:
-        return []
-    return [array.dimension_names[axis] or axis for axis in selection.sizes.by_axis(array)]
+        yield from cropped_dimensions(selection.first, array)
+        yield from cropped_dimensions(selection.second, array)
+    if not isinstance(selection, (Crop, Tiles)):
+        return
+    places = selection.starts(array) if isinstance(selection, Tiles) else {}
+    for axis, size in sorted(selection.sizes.by_axis(array).items()):
+        label = array.dimension_names[axis] or axis
+        yield CroppedDimension(selection, axis, label, size, len(places.get(axis, (0,))))
 
 
 def tile_starts(extent: int, size: int, overlap: int = 0) -> list[int]:
@@ -253,6 +281,16 @@ def _sizes(value: object, what: str = "shape", least: int = 1) -> _Sizes:
     if not extents:
         raise ConfigError(f"crop: {what} is empty")
     return _Sizes(dimensions, tuple(as_count(f"crop: {what}", one, least) for one in extents))
+
+
+def _number(pad: object) -> float:
+    """Return a number: an integer as it is, which as a float could be another."""
+    with contextlib.suppress(TypeError):
+        return operator.index(pad)  # type: ignore[arg-type]  # asked
+    try:
+        return float(pad)  # type: ignore[arg-type]  # asked
+    except (TypeError, ValueError):
+        raise ConfigError(f"crop: pad must be a number or None, got {pad!r}") from None
 
 
 def _overlaps(overlap: int | Sequence[int], sizes: _Sizes) -> tuple[int, ...]:

@@ -66,19 +66,23 @@ class Form:
     Attributes:
         parts: part of each selected array; None for an array that the samples lack.
         rows: CHUNK_DTYPE[n], rows as in `SamplePlan`, but for the places of the chunks.
-        chunks: int64[n], the chunk of each row, counted over all arrays of a sample.
+        chunks: int64[m], the chunk of each row that is read from one, counted over all arrays of a
+            sample.
         nbytes: size of the decoded selections.
+        is_read: bool[n], which rows these are: padding comes from no chunk.
     """
 
     parts: tuple[Part | None, ...]
     rows: _Rows
     chunks: npt.NDArray[np.int64]
     nbytes: int = field(init=False)
+    is_read: npt.NDArray[np.bool_] = field(init=False)
     _in_batch: dict[tuple[bool, ...], _Rows] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         nbytes = sum(part.nbytes for part in self.parts if part is not None)
         object.__setattr__(self, "nbytes", nbytes)
+        object.__setattr__(self, "is_read", self.rows["codec"] != Codec.FILL)
 
     def rows_in_batch(self, is_stacked: tuple[bool, ...]) -> _Rows:
         """Return the rows with one more dimension for arrays that are stacked, the place in it 0.
@@ -169,11 +173,14 @@ class SamplesPlan:
         # As opaque bytes: NumPy copies structured rows field by field.
         opaque = np.dtype((np.void, template.dtype.itemsize))
         rows.view(opaque)[:] = template.view(opaque)
-        offsets, nbytes = self._columns.chunks(samples, self.forms[number].chunks)
-        missing = offsets == MISSING_CHUNK
+        form = self.forms[number]
+        offsets, nbytes = self._columns.chunks(samples, form.chunks)
         shift = self.places[slots] - self.spans[slots, 0]  # may be below 0: offsets wrap around
-        rows["source_nbytes"] = nbytes
-        rows["source_offset"] = offsets + shift.view(np.uint64)[:, None]
+        at = slice(None) if form.is_read.all() else form.is_read
+        rows["source_nbytes"][:, at] = nbytes
+        rows["source_offset"][:, at] = offsets + shift.view(np.uint64)[:, None]
+        missing = np.zeros(rows.shape, bool)
+        missing[:, at] = offsets == MISSING_CHUNK
         if missing.any():
             rows["codec"][missing] = Codec.FILL
             rows["source_offset"][missing] = 0
@@ -191,6 +198,8 @@ class FormTable:
             cannot.
         shard_bytes: function from a shard to its length; it may raise a `DataplaneError`.
         gap_bytes: chunks this close are read together.
+        kinds: function from int64[n], samples, to int64[n] that differ where samples of one
+            structure have different forms all the same; None where there are no such samples.
     """
 
     def __init__(
@@ -200,7 +209,10 @@ class FormTable:
         make: Callable[[int], Form],
         shard_bytes: Callable[[str], int],
         gap_bytes: int,
+        *,
+        kinds: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int64]] | None = None,
     ) -> None:
+        self._kinds = kinds
         self._columns = columns
         self._make = make
         self._shard_bytes = shard_bytes
@@ -267,6 +279,8 @@ class FormTable:
             alike, structures = alike[whole], structures[whole]
             if not len(alike):
                 continue
+            if self._kinds is not None:
+                structures = np.column_stack([structures, self._kinds(alike)])
             if (structures == structures[0]).all():
                 self._enter(alike, structures[0])
                 continue

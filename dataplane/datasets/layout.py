@@ -29,11 +29,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dataplane.datasets.array_forms import Permuted, forms_in
-from dataplane.datasets.crops import crop_labels
+from dataplane.datasets.crops import CroppedDimension, cropped_dimensions
+from dataplane.datasets.regions import check_padding
 from dataplane.datasets.selections import (
     ArrayForm,
     Selection,
     WeightedSelection,
+    checked_region,
+    padding_of,
     region_shape,
     whole,
 )
@@ -183,21 +186,51 @@ def _check_labels(
     selections: Mapping[str, Selection],
     forms: Mapping[str, Mapping[tuple[np.dtype[Any], ArrayForm], str]],
 ) -> None:
-    """Refuse random crops of arrays of which some have names of dimensions and some have none.
+    """Refuse crops of arrays that would be at different places, where nothing would say so.
 
     Raises:
-        ConfigError: they would be cropped at different places, and nothing would say so.
+        ConfigError: of arrays that are cropped at random some have names of dimensions and some
+            have none; or the extents of a crop go to other dimensions in one array than in another.
     """
     named: dict[type, str] = {}
+    sizes: dict[tuple[object, str, int], tuple[int, str]] = {}
     for name, selection in selections.items():
         for _, form in forms[name]:
+            cropped: list[CroppedDimension] = []
             with contextlib.suppress(ConfigError):  # said where the shape is asked for
-                named |= {type(label): name for label in crop_labels(selection, form)}
+                cropped += cropped_dimensions(selection, form)
+            named |= {type(one.label): name for one in cropped if one.crop.is_random}
+            for one in cropped:
+                _check_size(sizes, one, name, form)
     if len(named) > 1:
         raise ConfigError(
             f"the dimensions of array {named[str]!r} have names and those of array {named[int]!r} "
             "have none, so random crops of both would be at different places",
             hint="name the dimensions when packing, or read one of them whole and crop it yourself",
+        )
+
+
+def _check_size(
+    sizes: dict[tuple[object, str, int], tuple[int, str]],
+    cropped: CroppedDimension,
+    name: str,
+    form: ArrayForm,
+) -> None:
+    """Compare the size of a crop along a dimension with what it is in other arrays.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    if not isinstance(cropped.label, str):
+        return
+    extent = form.shape[cropped.axis]
+    size, other = sizes.setdefault((cropped.crop, cropped.label, extent), (cropped.size, name))
+    if size != cropped.size:
+        raise ConfigError(
+            f"a crop would take {size} of {extent} elements along dimension {cropped.label} of "
+            f"array {other!r} and {cropped.size} of array {name!r}, whose dimensions are in "
+            f"another order: it is {form.described}",
+            hint='name the dimensions of the crop: dp.crop({"z": 64, "y": 32, "x": 32})',
         )
 
 
@@ -219,6 +252,8 @@ def _layout(
             )
         dtypes.add(native)
     shapes = {_shape(selection, form, key) for (_, form), key in forms.items()}
+    for dtype in dtypes:
+        check_padding(padding_of(selection), dtype, name)
     is_weighted = isinstance(selection, WeightedSelection) and any(
         selection.weight(form) is not None for _, form in forms
     )
@@ -240,7 +275,7 @@ def _shape(selection: Selection, form: ArrayForm, key: str) -> tuple[int, ...]:
         ConfigError: the selection does not fit it.
     """
     try:
-        return region_shape(selection.region(form, draw=0))
+        return region_shape(checked_region(selection.region(form, draw=0), form, selection))
     except ConfigError as err:
         raise ConfigError(f"sample {key!r}: {err.message}", hint=err.hint) from None
 

@@ -137,6 +137,7 @@ class Planner:
                 self._tables.form,
                 lambda shard: describe(shard).size_bytes,
                 self._gap_bytes,
+                kinds=None if permuted is None else permuted.kinds,
             )
 
     def plan(self, index: int, *, draw: int = 0) -> SamplePlan:

@@ -1,4 +1,4 @@
-"""Regions, checked, and what of them lies beyond their array.
+"""What of a region lies beyond its array, and what may stand there.
 
 Pure functions.
 """
@@ -6,37 +6,50 @@ Pure functions.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from dataplane.datasets.selections import Range, Region, Selection, padding_of
+import numpy as np
+
+from dataplane.datasets.selections import Range, Region
 from dataplane.errors import ConfigError
 
-__all__ = ["Box", "check_region", "outside"]
+__all__ = ["Box", "check_padding", "outside"]
 
 Box: TypeAlias = tuple[Range, ...]
 """One half-open range per dimension."""
 
 
-def check_region(region: Region, shape: Sequence[int], selection: Selection, name: str) -> None:
-    """Check a region: a selection may be the user's.
+def check_padding(pad: float | None, dtype: np.dtype[Any], name: str) -> None:
+    """Check that elements of a type can hold what stands for those beyond the array.
+
+    A number with a fraction is rounded to the nearest one of a floating-point type, as everywhere.
 
     Raises:
-        ConfigError: it does not fit the array.
+        ConfigError: they cannot.
     """
-    if len(region) != len(shape):
+    if pad is None:
+        return
+    problem = ""
+    if dtype.kind == "b" and pad not in (0, 1):
+        problem = "it holds true and false"
+    elif dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not math.isfinite(pad) or pad != int(pad):
+            problem = f"it holds whole numbers, {dtype}"
+        elif not limits.min <= int(pad) <= limits.max:
+            problem = f"{dtype} goes from {limits.min} to {limits.max}"
+    elif dtype.kind in "fc" and math.isfinite(pad):
+        # Just above the largest number, the nearest one is still that.
+        with np.errstate(over="ignore"):
+            is_held = bool(np.isfinite(np.array(float(pad)).astype(dtype)))
+        problem = "" if is_held else f"{dtype} has no number so large"
+    if problem:
         raise ConfigError(
-            f"{selection!r} gives {len(region)} dimensions for array {name!r}, which has "
-            f"{len(shape)}"
+            f"array {name!r} cannot be padded with {pad!r}: {problem}",
+            hint="give another pad=, of each array that has such elements",
         )
-    is_padded = padding_of(selection) is not None
-    for axis, (ranges, extent) in enumerate(zip(region, shape, strict=True)):
-        for start, stop in ranges:
-            if start > stop or not (is_padded or 0 <= start <= stop <= extent):
-                raise ConfigError(
-                    f"{selection!r} gives the range {start} to {stop} of dimension {axis} of array "
-                    f"{name!r}, which has {extent} elements there"
-                )
 
 
 def outside(region: Region, shape: Sequence[int]) -> list[Box]:

@@ -63,7 +63,14 @@ class Points(Combined):
                 hint=f"ask for fewer; short='whole' takes all {extent}, ragged; short='repeat' "
                 "takes some twice",
             )
-        if extent and not (extent < self.count and self.short == "whole"):
+        if not extent and self.short == "repeat":
+            raise ConfigError(
+                f"array {array.name!r} has no points that could be repeated: it is "
+                f"{array.described}",
+                hint="short='whole' takes it as it is, ragged",
+            )
+        # All of them stay in their order: there is nothing to choose.
+        if extent > self.count or (extent < self.count and self.short == "repeat"):
             first = draw_below(extent, draw, array.dimension_names[axis] or axis)
             region[axis] = tuple(_cyclic(first, self.count, extent))
         return tuple(region)

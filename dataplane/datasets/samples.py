@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.buffers import shared_pool
-from dataplane.codecs import ChunkTable, EncodedBuffer, decode, join_rows
+from dataplane.codecs import ChunkTable, Codec, EncodedBuffer, decode, join_rows
 from dataplane.datasets.forms import Part, SamplesPlan
 from dataplane.datasets.layout import WEIGHT_SUFFIX, ArrayLayout
 from dataplane.datasets.plan import Planner, SamplePlan
@@ -246,6 +246,8 @@ def describe_chunk(plan: SamplePlan, row: Any, layouts: Sequence[ArrayLayout]) -
     entry = plan.entry
     layout = layouts[int(row["destination"])]
     array = entry.arrays[layout.name]
+    if row["codec"] == Codec.FILL:
+        return f"sample {entry.key!r}, array {array.name!r}, elements that are not stored"
     offset = plan.shard_offset(int(row["source_offset"]))
     place = np.unravel_index(int(row["chunk"]), array.meta.grid_shape or (1,))
     chunk = "/".join(str(int(coordinate)) for coordinate in place)

@@ -36,6 +36,7 @@ __all__ = [
     "WeightedSelection",
     "Whole",
     "as_count",
+    "checked_region",
     "is_tiled",
     "padding_of",
     "region_shape",
@@ -179,6 +180,12 @@ class Both(Combined):
         tiled = is_tiled(self.first) or is_tiled(self.second)
         if tiled and (self.first.is_random or self.second.is_random):
             raise ConfigError("a tiled selection cannot be combined with a random one")
+        pads = [padding_of(one) for one in (self.first, self.second)]
+        if None not in pads and repr(pads[0]) != repr(pads[1]):  # a NaN is like another
+            raise ConfigError(
+                f"one selection is padded with {pads[0]!r}, the other with {pads[1]!r}",
+                hint="combined selections need the same pad=",
+            )
 
     @property
     def is_random(self) -> bool:
@@ -192,7 +199,10 @@ class Both(Combined):
             ConfigError: both select of one dimension, or one does not fit.
         """
         taken = []
-        first, second = (one.region(array, draw=draw) for one in (self.first, self.second))
+        first, second = (
+            checked_region(one.region(array, draw=draw), array, one)
+            for one in (self.first, self.second)
+        )
         for axis, (of_first, of_second) in enumerate(zip(first, second, strict=True)):
             everything = ((0, array.shape[axis]),)
             if everything not in (of_first, of_second):
@@ -252,6 +262,38 @@ def padding_of(selection: Selection) -> float | None:
     """Return what stands for elements beyond the array, or None where there are to be none."""
     found: float | None = getattr(selection, "pad", None)
     return found
+
+
+def checked_region(region: object, array: ArrayForm, selection: Selection) -> Region:
+    """Return a region as tuples of whole numbers, once it is checked: a selection may be a user's.
+
+    Raises:
+        ConfigError: it is none, or does not fit the array.
+    """
+    try:
+        taken = tuple(
+            tuple((operator.index(start), operator.index(stop)) for start, stop in ranges)
+            for ranges in region  # type: ignore[attr-defined]  # asked
+        )
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"{selection!r} gives no region of array {array.name!r} but {region!r:.200}",
+            hint="a region has for each dimension a tuple of ranges (start, stop)",
+        ) from None
+    if len(taken) != len(array.shape):
+        raise ConfigError(
+            f"{selection!r} gives {len(taken)} dimensions for array {array.name!r}, which has "
+            f"{len(array.shape)}"
+        )
+    is_padded = padding_of(selection) is not None
+    for axis, (ranges, extent) in enumerate(zip(taken, array.shape, strict=True)):
+        for start, stop in ranges:
+            if start > stop or not (is_padded or 0 <= start <= stop <= extent):
+                raise ConfigError(
+                    f"{selection!r} gives the range {start} to {stop} of dimension {axis} of array "
+                    f"{array.name!r}, which has {extent} elements there"
+                )
+    return taken
 
 
 def region_shape(region: Region) -> tuple[int, ...]:

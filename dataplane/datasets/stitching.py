@@ -23,6 +23,7 @@ from dataplane.datasets.selections import (
     Region,
     Selection,
     TiledSelection,
+    checked_region,
     is_tiled,
 )
 from dataplane.errors import ConfigError, LoaderError
@@ -142,8 +143,16 @@ class _Canvas:
         form = form_of_array(entry.arrays[name])
         selection = dataset.selections[name]
         count = len(dataset.numbering.range_of(number))
-        regions = [selection.region(form, draw=tile) for tile in range(count)]
+        regions = [
+            checked_region(selection.region(form, draw=tile), form, selection)
+            for tile in range(count)
+        ]
         tiled = _tiled_axes(selection, form)
+        if any(len(region[axis]) != 1 for region in regions for axis in tiled):
+            raise ConfigError(
+                f"tiles of array {name!r} have several ranges along a dimension, and cannot be put "
+                "back together"
+            )
         return cls(regions, form.shape, name, entry.key, axes, blend, tiled)
 
     @property
@@ -167,6 +176,7 @@ class _Canvas:
         axes = self._axes(part, region)
         if self.total is None or self.weight is None:
             self._begin(part, axes)
+        self._check_rest(part, axes)
         assert self.total is not None
         assert self.weight is not None
         to = [slice(None)] * part.ndim
@@ -189,6 +199,14 @@ class _Canvas:
     def result(self, like: Any) -> Any:
         """Return the result, of the kind of one for a tile."""
         assert self.total is not None
+        assert self.weight is not None
+        none = self.tiles if self.blend == "first" else 0
+        if (self.weight == none).any():
+            raise LoaderError(
+                f"the tiles of array {self.name!r} of sample {self.key!r} do not cover it: "
+                f"{int((self.weight == none).sum())} of {self.weight.size} elements are in none",
+                hint="the selection gives regions that leave some out",
+            )
         found = self.total if self.blend == "first" else self.total / self.weight
         if isinstance(like, np.ndarray):
             return found.astype(like.dtype)
@@ -223,6 +241,7 @@ class _Canvas:
             places = []
         extents = [region[axis][0][1] - region[axis][0][0] for axis in tiled]
         fits = len(places) == len(tiled) and all(0 <= at < part.ndim for at in places)
+        fits = fits and len(set(places)) == len(places)
         if not fits or [part.shape[at] for at in places] != extents:
             raise LoaderError(
                 f"a result of shape {list(part.shape)} for a tile of array {self.name!r} of sample "
@@ -230,6 +249,21 @@ class _Canvas:
                 hint="say with axes= which dimensions of a result these are, without the batch's",
             )
         return dict(zip(tiled, places, strict=True))
+
+    def _check_rest(self, part: _Array, axes: Mapping[int, int]) -> None:
+        """Check the dimensions of a result that are not tiled: they are those of all.
+
+        Raises:
+            LoaderError: they are not.
+        """
+        assert self.total is not None
+        rest = [at for at in range(part.ndim) if at not in axes.values()]
+        first = [extent for at, extent in enumerate(self.total.shape) if at not in axes.values()]
+        if [part.shape[at] for at in rest] != first:
+            raise LoaderError(
+                f"a result of shape {list(part.shape)} for a tile of array {self.name!r} of sample "
+                f"{self.key!r}: the first one has {first} elements along its dimensions {rest}"
+            )
 
     def _weights(self, part: _Array, axes: Mapping[int, int]) -> _Array:
         """Return the weight of each element of a tile, with one element along other dimensions."""

@@ -6,7 +6,6 @@ Thread-safe.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,15 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dataplane.codecs import ChunkTable, Pipeline, join_rows, parse_pipeline
+from dataplane.codecs import ChunkTable, Codec, Pipeline, join_rows, parse_pipeline
 from dataplane.datasets.array_forms import Permuted, form_of_array
 from dataplane.datasets.forms import Form, Part
-from dataplane.datasets.regions import Box, check_region, outside
+from dataplane.datasets.regions import Box, check_padding, outside
 from dataplane.datasets.selections import (
     ArrayForm,
     Region,
     Selection,
     WeightedSelection,
+    checked_region,
     is_tiled,
     padding_of,
     region_shape,
@@ -124,7 +124,8 @@ class SampleTables:
         parts, tables = self.of(entry, index, 0, stored=True)
         rows = join_rows(tables)
         of_array = np.array([firsts.get(name, 0) for name in self._selections], np.int64)
-        return Form(parts, rows, of_array[rows["destination"]] + rows["chunk"].astype(np.int64))
+        read = rows[rows["codec"] != Codec.FILL]
+        return Form(parts, rows, of_array[read["destination"]] + read["chunk"].astype(np.int64))
 
     def _table(self, array: ArrayEntry, region: Region, number: int) -> ChunkTable:
         meta = array.meta
@@ -155,8 +156,7 @@ def _region(form: ArrayForm, selection: Selection, draw: int, key: str) -> Regio
         region = selection.region(form, draw=draw)
     except ConfigError as err:
         raise ConfigError(f"sample {key!r}: {err.message}", hint=err.hint) from None
-    check_region(region, form.shape, selection, form.name)
-    return region
+    return checked_region(region, form, selection)
 
 
 def _padding(
@@ -164,12 +164,8 @@ def _padding(
 ) -> ChunkTable:
     """Return the rows of what a selection asks for beyond an array."""
     dtype = array.meta.dtype
+    check_padding(pad, dtype, array.name)
     try:
-        if dtype.kind in "iub" and pad is not None and pad != int(pad):
-            raise ValueError(f"it holds {dtype}")
-        is_finite = pad is not None and math.isfinite(pad)
-        if dtype.kind == "f" and is_finite and abs(pad or 0.0) > float(np.finfo(dtype).max):
-            raise ValueError(f"{dtype} has no number so large")
         return ChunkTable.fill(beyond, dtype=dtype, value=pad, destination=number)
-    except (FormatError, ValueError, OverflowError) as err:
+    except FormatError as err:
         raise ConfigError(f"array {array.name!r} cannot be padded with {pad!r}: {err}") from None

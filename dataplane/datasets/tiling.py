@@ -6,18 +6,22 @@ Pure functions over an index.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from dataplane.datasets.array_forms import samples_by_form
+from dataplane.datasets.crops import Tiles, cropped_dimensions
 from dataplane.datasets.numbering import Numbering
 from dataplane.datasets.selections import ArrayForm, Selection, TiledSelection, is_tiled
 from dataplane.errors import ConfigError
 from dataplane.shards import DatasetIndex
 
 __all__ = ["number_samples"]
+
+_Tiling: TypeAlias = "tuple[tuple[str | None, int], ...]"
+"""For each tiled dimension its name and the number of tiles along it."""
 
 
 def number_samples(
@@ -48,9 +52,10 @@ def number_samples(
     if not tiled:
         return Numbering(len(index))
     counts: npt.NDArray[np.int64] | None = None
+    tilings: list[tuple[str, npt.NDArray[np.int64], list[_Tiling]]] = []
     of = ""
     for name, selection in tiled.items():
-        found = _counts(index, name, cast("TiledSelection", selection))
+        found, kinds, known = _counts(index, name, cast("TiledSelection", selection))
         if counts is None:
             counts, of = found, name
         elif (unequal := (found != counts) & (found > 0) & (counts > 0)).any():
@@ -62,16 +67,70 @@ def number_samples(
             )
         else:
             counts = np.maximum(counts, found)
+        for other in tilings:
+            _check_tilings(index, other, (name, kinds, known))
+        tilings.append((name, kinds, known))
     assert counts is not None
     # A sample that lacks the array has a number all the same, whose reader says so.
     return Numbering.of_tiles(np.maximum(counts, 1))
 
 
-def _counts(index: DatasetIndex, name: str, selection: TiledSelection) -> npt.NDArray[np.int64]:
+def _counts(
+    index: DatasetIndex, name: str, selection: TiledSelection
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[_Tiling]]:
+    """Return the number of tiles of each sample, and which tiling it has; -1 for none known."""
     counts = np.zeros(len(index), np.int64)
+    kinds = np.full(len(index), -1)
+    known: list[_Tiling] = []
     for form, samples in samples_by_form(index, name):
         counts[samples] = _tiles(selection, form, index.keys[int(samples[0])])
-    return counts
+        tiling = tuple(
+            (one.label if isinstance(one.label, str) else None, one.places)
+            for one in cropped_dimensions(selection, form)
+            if isinstance(one.crop, Tiles)
+        )
+        if tiling:
+            if tiling not in known:
+                known.append(tiling)
+            kinds[samples] = known.index(tiling)
+    return counts, kinds, known
+
+
+def _check_tilings(
+    index: DatasetIndex,
+    first: tuple[str, npt.NDArray[np.int64], list[_Tiling]],
+    second: tuple[str, npt.NDArray[np.int64], list[_Tiling]],
+) -> None:
+    """Refuse grids of which tiles of one number lie at different places.
+
+    Raises:
+        ConfigError: there are as many tiles along other dimensions, or in another order.
+    """
+    both = (first[1] >= 0) & (second[1] >= 0)
+    pairs, at = np.unique(np.stack([first[1][both], second[1][both]]), axis=1, return_index=True)
+    for (one, other), place in zip(pairs.T.tolist(), at.tolist(), strict=True):
+        of_first, of_second = first[2][one], second[2][other]
+        if _is_alike(of_first, of_second):
+            continue
+        sample = int(np.flatnonzero(both)[place])
+        raise ConfigError(
+            f"the tiles of sample {index.keys[sample]!r} lie at other places in array "
+            f"{second[0]!r} than in array {first[0]!r}: {_described(of_second)} and "
+            f"{_described(of_first)}",
+            hint="tile arrays of equal extents in the same order, or read the others whole",
+        )
+
+
+def _is_alike(first: _Tiling, second: _Tiling) -> bool:
+    """Whether tiles go through two arrays in the same order, as far as names say."""
+    return len(first) == len(second) and all(
+        count == of_other and (name == other or name is None or other is None)
+        for (name, count), (other, of_other) in zip(first, second, strict=True)
+    )
+
+
+def _described(tiling: _Tiling) -> str:
+    return " by ".join(f"{count}{f' along {name}' if name else ''}" for name, count in tiling)
 
 
 def _tiles(selection: TiledSelection, form: ArrayForm, key: str) -> int:

@@ -273,10 +273,8 @@ class DatasetIndex:
         where = f"{self._where}: sample {key!r}"
         shard = columns.shard.require(i)
         zip_start = int(columns.zip_start[i])
-        entries = [self._array(row, i, shard, where, is_whole=is_whole) for row in range(*rows)]
+        entries = (self._array(row, i, shard, where, is_whole=is_whole) for row in range(*rows))
         arrays = {entry.name: entry for entry in entries}
-        if len(arrays) != len(entries):
-            raise FormatError(f"{where}: the same array is there twice")
         return SampleEntry(
             key=key,
             attributes=self.attributes(i) if is_whole else {},

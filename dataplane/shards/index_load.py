@@ -217,6 +217,8 @@ class _Loading:
         self._first_rows = []
         # Where samples have several numbers of arrays, a column may still be constant.
         period = rows.per_sample or 1
+        text = {name: self._texts[name].finish(period) for name in _TEXTS}
+        self._check_names(rows, keys, text["array"])
         zip_start = np.concatenate([*self._zip_start, np.zeros(0, np.uint64)])
         lengths = {name: growing.finish(period) for name, growing in self._lengths.items()}
         return IndexColumns(
@@ -227,13 +229,27 @@ class _Loading:
             zip_nbytes=self._zip_nbytes.finish(1),
             start=self._start.finish(period),
             nbytes=self._nbytes.finish(period),
-            text={name: self._texts[name].finish(period) for name in _TEXTS},
+            text=text,
             shape=CompactLists(lengths["shape"], self._shapes["shape"].finish),
             chunk_shape=CompactLists(lengths["chunk_shape"], self._shapes["chunk_shape"].finish),
             chunks=ChunkPlaces(
                 lengths["chunk_offsets"], lengths["chunk_nbytes"], self._places, rows, zip_start
             ),
         )
+
+    def _check_names(self, rows: SampleRows, keys: Keys, arrays: CompactText) -> None:
+        """No sample may have an array twice: one of them would never be read."""
+        codes = arrays.codes.repeated
+        samples = np.zeros(len(codes), np.int64) if codes is not None else rows.all_samples()
+        numbered = samples * len(arrays.values) + (arrays.codes.all() if codes is None else codes)
+        numbered.sort()
+        twice = numbered[1:][numbered[1:] == numbered[:-1]]
+        if len(twice):
+            sample, code = divmod(int(twice[0]), len(arrays.values))
+            raise FormatError(
+                f"{self._where}: sample {keys[sample]!r} has array {arrays.values[code]!r} twice",
+                hint="pack the dataset again",
+            )
 
     def _first_of_samples(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Say which rows are the first of a sample."""

@@ -49,10 +49,14 @@ _FACE_ARRAYS = frozenset(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gather:
-    """Reordering of one array: the dimension, and the new numbers of its values."""
+    """Reordering of one array.
 
-    axis: int | None = None
-    order: Order | None = None
+    Attributes:
+        orders: dimensions that are reordered, each with the order of its entries.
+        renumber: new numbers of the points that its values count.
+    """
+
+    orders: tuple[tuple[int, Order], ...] = ()
     renumber: Order | None = None
 
 
@@ -102,11 +106,14 @@ def plan_permutation(sample: SourceSample, seed: int) -> Permutation:
     renumber = _inverse(orders["point"]) if "point" in orders else None
     gathers: dict[str, Gather] = {}
     for name, array in sample.arrays.items():
-        axis, dimension = _axis(array, orders)
+        reordered = tuple(
+            (axis, orders[dimension])
+            for axis, dimension in enumerate(array.dimension_names or ())
+            if dimension in orders
+        )
         numbers = renumber if _holds_points(name, array) else None
-        if dimension is not None or numbers is not None:
-            order = orders[dimension] if dimension is not None else None
-            gathers[name] = Gather(axis, order, numbers)
+        if reordered or numbers is not None:
+            gathers[name] = Gather(reordered, numbers)
     return Permutation(gathers, replaced, tuple(d for d in _DIMENSION_NUMBERS if d in orders))
 
 
@@ -128,16 +135,6 @@ def renumbered(
         )
     new = renumber[np.maximum(values, 0)].astype(values.dtype)
     return np.where(values < 0, values, new) if values.min() < 0 else new
-
-
-def _axis(
-    array: SourceArray, orders: Mapping[Dimension, Order]
-) -> tuple[int | None, Dimension | None]:
-    for axis, name in enumerate(array.dimension_names or ()):
-        for dimension in orders:
-            if name == dimension:
-                return axis, dimension
-    return None, None
 
 
 def _holds_points(name: str, array: SourceArray) -> bool:

@@ -80,12 +80,11 @@ class StoredArray:
         return values, _max_error(source, values) if self.is_lossy else 0.0
 
     def _gathered(self, box: tuple[slice, ...]) -> npt.NDArray[Any]:
-        axis, order = self.gather.axis, self.gather.order
-        if axis is None or order is None:
-            return self.values[box]
-        rows = order[box[axis]]
-        others = tuple(slice(None) if d == axis else s for d, s in enumerate(box))
-        return np.take(self.values[others], rows, axis=axis)
+        orders = dict(self.gather.orders)
+        values = self.values[tuple(slice(None) if d in orders else s for d, s in enumerate(box))]
+        for axis, order in orders.items():
+            values = np.take(values, order[box[axis]], axis=axis)
+        return values
 
 
 def _max_error(source: npt.NDArray[Any], stored: npt.NDArray[Any]) -> float:

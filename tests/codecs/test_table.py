@@ -160,3 +160,16 @@ def test_fill_values_are_read_as_in_zarr_metadata(value: Any, dtype: str, expect
 def test_fill_values_that_do_not_fit_are_refused(value: Any, dtype: str) -> None:
     with pytest.raises(FormatError, match="fill value"):
         fill_bytes(value, np.dtype(dtype))
+
+
+def test_a_box_that_is_larger_than_a_chunk_may_be_is_filled_in_parts() -> None:
+    box = ((3, 70_003), (0, 1), (5, 10_005))
+    rows = ChunkTable.fill([box], dtype="f4", value=1).rows
+    extents = rows["extent"][:, :3].astype(object)
+    assert max(a * b * c * 4 for a, b, c in extents) < 1 << 31
+    assert sum(a * b * c for a, b, c in extents) == 70_000 * 10_000
+    seen = sorted(
+        tuple((int(start), int(start + extent)) for start, extent in zip(*row, strict=True))
+        for row in zip(rows["destination_start"][:, :3], extents, strict=True)
+    )
+    assert seen == [((3, 35_003), (0, 1), (5, 10_005)), ((35_003, 70_003), (0, 1), (5, 10_005))]

@@ -270,3 +270,25 @@ def test_without_the_package_the_error_says_which_extra_brings_it(
     monkeypatch.delitem(sys.modules, "torch_geometric.data")
     with pytest.raises(MissingPackage, match=r"torch_geometric.*\[pyg\]"):
         dp.to_pyg(one_batch(meshes))
+
+
+def test_edges_are_between_the_points_that_they_were_between(tmp_path: Path) -> None:
+    """A run of all points is all of them in their order; of fewer there are no edges."""
+    count = 8
+    line = {
+        "points": SourceArray(np.c_[np.arange(count), np.zeros((count, 2))], ("point", "c")),
+        "cells/connectivity": SourceArray(np.repeat(np.arange(count), 2)[1:-1]),
+        "cells/offsets": SourceArray(np.arange(0, 2 * count - 1, 2)),
+        "cells/types": SourceArray(np.full(count - 1, 3, "u1")),
+    }
+    packed = pack(tmp_path, [SourceSample("m", line)], permute_seed=1)
+    for selection in (dp.points(8), dp.points(8, short="repeat"), dp.points(9, short="whole")):
+        arrays = {**{name: dp.whole() for name in line}, "points": selection}
+        (batch,) = dp.DataLoader(dp.Dataset(packed.url, arrays, cache=False), 1, seed=3)
+        graph = dp.to_pyg(batch)
+        first, second = graph.pos[:, 0][graph.edge_index]
+        assert (first - second).abs().tolist() == [1.0] * 14
+    arrays["points"] = dp.points(7)
+    (batch,) = dp.DataLoader(dp.Dataset(packed.url, arrays, cache=False), 1, seed=3)
+    with pytest.raises(LoaderError, match="some of the points"):
+        dp.to_pyg(batch)

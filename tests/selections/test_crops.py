@@ -189,14 +189,95 @@ def test_a_crop_that_does_not_fit_is_refused_when_the_dataset_is_opened(
     assert "case-" in str(caught.value)
 
 
-def test_padding_that_the_array_cannot_hold_is_refused(permuted: Packed) -> None:
-    large = dp.Dataset(permuted.url, {"fields/p": dp.crop({0: 60}, pad=1e300)}, cache=False)
-    with pytest.raises(dp.ConfigError, match="no number so large"):
-        large.numpy(0)
-    for pad in (0.5, float("nan")):
-        dataset = dp.Dataset(permuted.url, {"table": dp.crop({0: 60}, pad=pad)}, cache=False)
-        with pytest.raises(dp.ConfigError, match="cannot be padded"):
-            dataset.numpy(0)
+_PADDED = {
+    "f2": ([1e300, 65520], [0.5, 65504, float("nan"), float("-inf"), 2049]),
+    "f4": ([1e300], [0.5, 1e20, float("nan")]),
+    "i4": ([0.5, float("nan"), float("inf"), 2**31, 1e10], [-7, 2.0, -(2**31)]),
+    "u1": ([-1, 256], [255, 0]),
+    "i8": ([2**63], [2**53 + 1, -(2**63)]),
+    "?": ([2, -1, 0.5], [True, 0]),
+    "c8": ([1e39], [1.5, float("nan")]),
+}
+
+
+@pytest.mark.parametrize("dtype", _PADDED)
+def test_padding_is_what_was_asked_for_or_is_refused(tmp_path: Path, dtype: str) -> None:
+    """As soon as the dataset is opened, whether or not something will be padded."""
+    values = np.ones(5, dtype)
+    packed = pack(tmp_path, [SourceSample("s", {"a": SourceArray(values, ("x",))}, {})])
+    refused, held = _PADDED[dtype]
+    for pad in refused:
+        with pytest.raises(dp.ConfigError, match="array 'a' cannot be padded with"):
+            dp.Dataset(packed.url, {"a": dp.crop({"x": 4}, pad=pad)}, cache=False)
+    for pad in held:
+        dataset = dp.Dataset(packed.url, {"a": dp.crop({"x": 7}, "center", pad=pad)}, cache=False)
+        expected = np.full(7, pad).astype(dtype)
+        expected[1:6] = 1
+        assert np.array_equal(
+            dataset.numpy(0)["a"], expected, equal_nan=np.dtype(dtype).kind in "fc"
+        )
+
+
+def test_selections_that_are_combined_have_one_padding(permuted: Packed) -> None:
+    with pytest.raises(dp.ConfigError, match=r"padded with 1, the other with 2"):
+        dp.crop({"z": 20}, "center", pad=1) & dp.crop({"y": 20}, "center", pad=2)
+    both = dp.crop({"z": 20}, "center", pad=float("nan")) & dp.crop({"y": 6}, pad=float("nan"))
+    assert dp.Dataset(permuted.url, {"fields/p": both}, cache=False).numpy(0)
+
+
+def test_a_crop_that_is_no_cube_needs_dimensions_in_one_order(tmp_path: Path) -> None:
+    values = np.arange(12**3, dtype="f4").reshape(12, 12, 12)
+    arrays = {
+        "a": SourceArray(values, ("z", "y", "x")),
+        "b": SourceArray(values.T.copy(), ("x", "y", "z")),
+    }
+    packed = pack(tmp_path, [SourceSample("s", arrays, {})])
+
+    def opened(selection: object) -> dp.Dataset:
+        return dp.Dataset(packed.url, dict.fromkeys("ab", selection), cache=False)
+
+    for position in ("random", "center", (0, 0, 0)):
+        with pytest.raises(dp.ConfigError, match="dimension x of array 'a' and 6 of array 'b'"):
+            opened(dp.crop((6, 4, 2), position))
+    for selection in (dp.crop((4, 4, 4)), dp.crop({"z": 6, "y": 4, "x": 2})):
+        sample = opened(selection).numpy(0)
+        assert np.array_equal(sample["a"], sample["b"].T)
+
+
+def test_an_array_without_elements_is_padded_like_any_other(tmp_path: Path) -> None:
+    """Padding is no chunk: nothing is read for it."""
+    lengths = (3, 0, 5, 0)
+    samples = [
+        SourceSample(f"s{n}", {"a": SourceArray(np.full(count, n, "f4"), ("x",))}, {})
+        for n, count in enumerate(lengths)
+    ]
+    packed = pack(tmp_path / "packed", samples)
+    dataset = dp.Dataset(
+        packed.url, {"a": dp.crop({"x": 4}, "center", pad=9)}, cache=tmp_path / "cache"
+    )
+    expected = [[0, 0, 0, 9], [9] * 4, [2] * 4, [9] * 4]
+    for number, values in enumerate(expected):
+        assert np.array_equal(dataset.numpy(number)["a"], values)
+    for order in ([0, 1, 2, 3], [3, 1], [1]):
+        (batch,) = dp.DataLoader(dataset, batch_size=4, sampler=order)
+        assert np.array_equal(batch["a"], [expected[number] for number in order])
+
+
+def test_padding_touches_no_chunk(tmp_path: Path) -> None:
+    samples = [
+        SourceSample(f"s{n}", {"a": SourceArray(np.arange(4096, dtype="f4"), ("x",))}, {})
+        for n in range(2)
+    ]
+    packed = pack(tmp_path, samples, chunk_bytes=1024, codec="none")
+
+    def read_bytes(first: int, pad: float | None) -> int:
+        selection = dp.crop({"x": 8}, {"x": first}, pad=pad)
+        with dp.Dataset(packed.url, {"a": selection}, cache=False) as dataset:
+            loader = dp.DataLoader(dataset, batch_size=1)
+            list(loader)
+            return loader.stats().read_bytes // len(dataset)
+
+    assert read_bytes(4092, 0.0) == read_bytes(4088, None) > 0
 
 
 @pytest.mark.parametrize(

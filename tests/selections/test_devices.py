@@ -86,30 +86,3 @@ def test_extents_that_depend_on_the_draw_are_refused(permuted: Packed) -> None:
     dataset = dp.Dataset(permuted.url, {"table": Growing()}, cache=False)
     with pytest.raises(dp.ConfigError, match="must not depend on its draw"):
         list(dp.DataLoader(dataset, batch_size=COUNT, seed=1))
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """Regions that no array has."""
-
-    region_: Region
-    is_random = False
-
-    def region(self, array: dp.ArrayForm, *, draw: int) -> Region:
-        del array, draw
-        return self.region_
-
-
-@pytest.mark.parametrize(
-    ("region", "message"),
-    [
-        ((((0, 4),),), "gives 1 dimensions for array 'table', which has 2"),
-        ((((0, 51),), ((0, 4),)), "range 0 to 51 of dimension 0 .* which has 50"),
-        ((((-1, 4),), ((0, 4),)), "range -1 to 4"),
-        ((((4, 2),), ((0, 4),)), "range 4 to 2"),
-    ],
-)
-def test_regions_that_cannot_be_are_refused(permuted: Packed, region: Region, message: str) -> None:
-    dataset = dp.Dataset(permuted.url, {"table": Wrong(region)}, cache=False)
-    with pytest.raises(dp.ConfigError, match=message):
-        dataset[0]

@@ -202,3 +202,19 @@ def test_arguments_that_cannot_be_used(make: object) -> None:
 def test_numbers_of_numpy_are_numbers() -> None:
     assert dp.points(np.int64(4)) == dp.points(4)
     assert dp.crop(np.array([4, 5]).tolist()) == dp.crop((4, 5))
+
+
+def test_all_points_stay_in_their_order() -> None:
+    """There is nothing to choose, and what counts points, as edges do, stays true."""
+    array = ArrayForm("p", (8,), ("point",), ("point",))
+    for short in ("error", "repeat", "whole"):
+        for draw in range(20):
+            assert dp.points(8, short=short).region(array, draw=draw) == (((0, 8),),)
+        assert dp.points(8, short=short).weight(array) == 1
+
+
+def test_no_points_cannot_be_repeated() -> None:
+    array = ArrayForm("p", (0,), ("point",), ("point",))
+    with pytest.raises(dp.ConfigError, match="no points that could be repeated"):
+        dp.points(4, short="repeat").region(array, draw=1)
+    assert dp.points(4, short="whole").region(array, draw=1) == (((0, 0),),)

@@ -234,3 +234,34 @@ def test_tiles_with_random_arrays_beside_them(tmp_path: Path, permuted: Packed) 
     again = [batch["table"] for batch in dp.DataLoader(dataset, seed=1, num_workers=2)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert len({one.numpy().tobytes() for one in first}) > COUNT
+
+
+def test_grids_whose_tiles_lie_elsewhere_are_refused(tmp_path: Path) -> None:
+    values = np.arange(32, dtype="f4").reshape(8, 4)
+
+    def opened(folder: str, first: tuple, second: tuple, turned: np.ndarray) -> dp.Dataset:
+        arrays = {"a": SourceArray(values, first), "b": SourceArray(turned, second)}
+        packed = pack(tmp_path / folder, [SourceSample("s", arrays, {})])
+        return dp.Dataset(packed.url, dict.fromkeys("ab", dp.crop((2, 2), "grid")), cache=False)
+
+    with pytest.raises(dp.ConfigError, match="2 along y by 4 along z and 4 along z by 2 along y"):
+        opened("names", ("z", "y"), ("y", "z"), values.T.copy())
+    with pytest.raises(dp.ConfigError, match="lie at other places in array 'b'"):
+        opened("counts", ("z", "y"), ("p", "q"), values.T.copy())
+    assert len(opened("alike", ("z", "y"), ("z", "y"), 2 * values)) == 8
+
+
+def test_results_that_do_not_go_together_are_refused(uneven: tuple[Packed, list]) -> None:
+    packed, _ = uneven
+    dataset = dp.Dataset(packed.url, {"f": dp.crop((4, 4), "grid", pad=0)}, cache=False)
+    loader = dp.DataLoader(dataset, batch_size=1)
+
+    def results(*channels: int) -> Iterator[tuple[Any, Any]]:
+        for number, batch in enumerate(loader):
+            yield batch, batch["f"].unsqueeze(1).repeat(1, channels[number % len(channels)], 1, 1)
+
+    assert len(list(dp.stitch(dataset, "f", results(3), axes=(1, 2)))) == 5
+    with pytest.raises(dp.LoaderError, match=r"the first one has \[3\] elements"):
+        list(dp.stitch(dataset, "f", results(3, 1), axes=(1, 2)))
+    with pytest.raises(dp.LoaderError, match="which dimensions"):
+        list(dp.stitch(dataset, "f", results(4), axes=(0, 0)))

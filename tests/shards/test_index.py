@@ -187,7 +187,6 @@ def test_foreign_formats_and_versions_are_refused(
         ({"sample_index": 7}, "sample_index"),
         ({"sample_attributes": "[]"}, "attributes are not"),
         ({"sample_attributes": "{"}, "not valid JSON"),
-        ({"array": "y"}, "there twice"),
         ({"array": "a/../b"}, "cannot be used"),
         ({"shard": "../../etc/passwd"}, "refused"),
         ({"shard": "/etc/passwd"}, "refused"),
@@ -223,6 +222,30 @@ def test_foreign_formats_and_versions_are_refused(
 def test_rows_that_cannot_be_are_refused(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         read_all(altered(GOOD, **columns))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [entry("a", "x", "y"), entry("b", "x", "y")],
+        [entry("a", "x", "y"), entry("b", "x")],
+        [entry("a", "x", "y"), entry("b", "z"), entry("c", "x")],
+    ],
+    ids=["alike", "fewer", "others"],
+)
+def test_a_sample_that_has_an_array_twice_is_refused(entries: list[SampleEntry]) -> None:
+    data = index_bytes(*entries)
+    assert len(read_all(data)) == len(entries)
+    with pytest.raises(FormatError, match="sample 'a' has array 'y' twice"):
+        read_all(altered(data, array="y"))
+    alike = index_bytes(*[entry(key, "x", "y") for key in "abc"])
+    table = pq.read_table(io.BytesIO(alike))
+    place = table.schema.get_field_index("array")
+    table = table.set_column(place, SCHEMA.field("array"), pa.array(["x"] * 6, pa.string()))
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    with pytest.raises(FormatError, match="sample 'a' has array 'x' twice"):
+        read_all(sink.getvalue())
 
 
 def test_missing_and_mistyped_columns_are_named() -> None:

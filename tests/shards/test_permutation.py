@@ -159,3 +159,17 @@ def test_contiguous_runs_are_uniform_samples() -> None:
     runs = order.reshape(100, 1000).mean(axis=1)
     standard_error = 100_000 / np.sqrt(12) / np.sqrt(1000)
     assert np.abs(runs - 50_000).max() < 5 * standard_error
+
+
+def test_an_array_of_cells_and_points_is_gathered_along_both(pack: Callable[..., Store]) -> None:
+    incidence = np.arange(200 * 300, dtype="f4").reshape(200, 300)
+    numbered = {
+        "point_data/id": SourceArray(np.arange(300), ("point",), None, {}),
+        "cell_data/id": SourceArray(np.arange(200), ("cell",), None, {}),
+        "incidence": SourceArray(incidence, ("cell", "point"), None, {}),
+    }
+    sample = SourceSample("s", numbered, {})
+    read = read_sample(pack(sample, permute_seed=1), "s")
+    points, cells = read["point_data/id"], read["cell_data/id"]
+    assert sorted(points) == list(range(300))
+    assert np.array_equal(read["incidence"], incidence[np.ix_(cells, points)])

@@ -291,6 +291,10 @@ class Downloader:
         entry = claim.job.entry
         try:
             entry.blocks.commit(claim.job.key[1], content, direct=self._direct_io)
+        except ValueError:
+            if not entry.blocks.is_ready(claim.job.key[1]):
+                raise
+            return True  # another process has filled it meanwhile; the room is given back
         except OSError as err:
             # Others fill the disk too. If there was room to make, the next block has it.
             full = err.errno in (errno.ENOSPC, errno.EDQUOT)
