@@ -134,6 +134,23 @@ def test_a_bad_block_that_somebody_has_claimed_is_left_to_them(config, session):
     assert verify(session).corrupt_blocks == 2
 
 
+def test_a_bad_block_that_is_leased_is_reported_and_dropped_when_it_is_free(
+    config, store, infos, session
+):
+    with Cache(config) as cache:
+        (mapped,) = cache.open(store, infos[0]).mapped([(0, 3 * BLOCK)])
+        with memoryview(mapped):
+            for path in data_files(config.dir):
+                flip(path, 1)
+            report = verify(session)
+            assert (report.corrupt_blocks, report.dropped_bytes) == (2, BLOCK)
+        timer = threading.Timer(0.3, memoryview(mapped).release)
+        timer.start()  # as a decoder that is soon done
+        report = verify(session)
+        timer.join()
+        assert (report.corrupt_blocks, report.dropped_bytes) == (1, BLOCK)
+
+
 def test_an_error_in_a_thread_reaches_the_caller(session, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError

@@ -19,6 +19,7 @@ import contextlib
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -37,13 +38,15 @@ _RECORD = struct.Struct("<QQIIQ")  # word, last access time, CRC-32C, zero, veri
 _READY = 1
 _LAST_TICK = (1 << 64) - 1
 _RUN_BLOCKS = 32  # given to a thread at once: 128 MiB at 4 MiB, below a second
+_LEASED_S = 1.0
+_LOOK_AGAIN_S = 0.005
 _MAX_LISTED = 1000  # bad blocks that a report names
 _JOIN_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class BadBlock:
-    """A block that was dropped.
+    """A block that was bad, and is dropped unless somebody decodes from it all the time.
 
     Attributes:
         store: identity of its object's store.
@@ -199,7 +202,7 @@ class _Check:
             if length:
                 report.blocks += 1
                 report.checked_bytes += length
-            if dropped:
+            if reason:
                 if reason == "checksum":
                     report.corrupt_blocks += 1
                 else:
@@ -209,13 +212,22 @@ class _Check:
                     start = block * opened.block_bytes
                     identity = opened.identity
                     report.bad.append(
-                        BadBlock(identity.store, identity.key, start, start + dropped, reason)
+                        BadBlock(identity.store, identity.key, start, start + length, reason)
                     )
 
     def _drop(self, opened: _Opened, block: int, buffer: memoryview) -> tuple[str, int]:
-        """Check a block again under its claim and empty it; returns the reason and its bytes."""
-        if not opened.entry.try_claim(block):
-            return "", 0  # being evicted or filled
+        """Check a block again under its claim and empty it; returns the reason and its bytes.
+
+        One that decoders lease all the time is bad all the same, and stays: they check what they
+        decode.
+        """
+        until_s = time.monotonic() + _LEASED_S
+        while not opened.entry.try_claim(block):
+            if not opened.entry.is_leased(block):
+                return "", 0  # being evicted or filled
+            if time.monotonic() > until_s:
+                return opened.check(block, buffer)[1], 0
+            time.sleep(_LOOK_AGAIN_S)
         try:
             _, reason = opened.check(block, buffer)
             if not reason:
