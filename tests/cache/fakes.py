@@ -90,11 +90,20 @@ class FolderStore(PiecewiseStore):
 
 @dataclass(frozen=True)
 class CountingStore(FolderStore):
-    """Writes down, across processes, when each GET begins and ends."""
+    """Writes down, across processes, when each GET begins and ends.
+
+    The first ones wait until `meeting` of them are under way at once, which on a busy machine they
+    would never be by chance.
+    """
+
+    meeting: int = 0
 
     def get_range(self, key: str, start: int, stop: int, *, if_match: str | None = None) -> bytes:
         with (self.folder / "moments").open("ab", buffering=0) as moments:
             moments.write(b"+")
+            until_s = time.monotonic() + 20
+            while self.peak() < self.meeting and time.monotonic() < until_s:
+                time.sleep(0.001)
             try:
                 return FolderStore.get_range(self, key, start, stop, if_match=if_match)
             finally:

@@ -81,7 +81,7 @@ def enter_in_thread(asked: HostSemaphore) -> tuple[threading.Thread, threading.E
 
 
 def test_processes_that_download_stay_below_the_limit_together(tmp_path, store):
-    slow = CountingStore(store.folder, delay_s=0.01)
+    slow = CountingStore(store.folder, delay_s=0.01, meeting=LIMIT)
     infos = [slow.put(f"o{number}", os.urandom(30 * BLOCK)) for number in range(4)]
     config = CacheConfig(
         dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=4, host_requests=LIMIT

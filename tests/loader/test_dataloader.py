@@ -262,7 +262,7 @@ def test_worker_init_fn_runs_in_each_thread_that_runs_user_code(packed: Packed) 
 
 def test_statistics_say_what_was_done_and_who_was_waited_for(packed: Packed) -> None:
     def slow(sample: dict) -> dict:
-        time.sleep(0.01)
+        time.sleep(0.05)
         return sample
 
     dataset = dp.Dataset(packed.url, ["fields/velocity"], transform=slow)
@@ -279,10 +279,12 @@ def test_statistics_say_what_was_done_and_who_was_waited_for(packed: Packed) -> 
     assert stats.wait_s > 0.05
     assert list(stats.stages) == ["read", "decode", "collate"]
     assert all(stage["items"] == 6 for stage in stats.stages.values())
-    assert stats.stages["collate"]["busy_s"] > 0.1
-    assert stats.bottleneck == "collate"
+    assert stats.stages["collate"]["busy_s"] > 0.5
+    # That is the slowest, unless the machine was busy with something else.
+    loads = {name: stage["busy_s"] / stage["threads"] for name, stage in stats.stages.items()}
+    assert stats.bottleneck == max(loads, key=lambda name: loads[name])
     for _ in loader:
-        time.sleep(0.05)
+        time.sleep(0.25)
     assert loader.stats().bottleneck == "consumer"
     assert loader.stats().as_dict()["batches"] == 6
     batches = iter(loader)

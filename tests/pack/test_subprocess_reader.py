@@ -239,11 +239,14 @@ def test_a_worker_that_was_ended_is_replaced(tmp_path, fresh_workers):
     assert idle_workers() != [worker]
 
 
+@pytest.mark.parametrize("late_s", [0.0, 1.0])
 def test_a_worker_that_cannot_start_is_named_with_what_it_said(
-    tmp_path, fresh_workers, monkeypatch
+    tmp_path, fresh_workers, monkeypatch, late_s
 ):
+    """Also where it has ended before it is asked, as on a busy machine."""
     good = mesh(tmp_path / "good.vtu")
     monkeypatch.setattr(subprocess_reader, "_WORKER_MODULE", "dataplane.no_such_module")
+    monkeypatch.setattr(subprocess_reader, "say_fraction", lambda *_: time.sleep(late_s))
     with pytest.raises(FormatError, match=r"good\.vtu: .* ended .exit code 1.*no_such_module"):
         list(open_source(good))
 

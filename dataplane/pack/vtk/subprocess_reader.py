@@ -184,6 +184,7 @@ class _Worker:
     """
 
     def __init__(self) -> None:
+        self._has_answered = False
         self._channel, theirs = socket.socketpair()
         self._said = os.memfd_create("dataplane-vtk-said")
         weakref.finalize(self, os.close, self._said)  # read after `close`, too
@@ -219,8 +220,9 @@ class _Worker:
         """
         say_fraction(self._fraction, 0.0)
         meter.measure = self._fraction_read
-        os.ftruncate(self._said, 0)
-        os.lseek(self._said, 0, os.SEEK_SET)  # the worker's stderr shares this position
+        if self._has_answered:  # one that cannot start may have said why by now
+            os.ftruncate(self._said, 0)
+            os.lseek(self._said, 0, os.SEEK_SET)  # the worker's stderr shares this position
         self._channel.settimeout(_allowed_s(sources))
         request = os.memfd_create("dataplane-vtk-request")
         try:
@@ -233,6 +235,7 @@ class _Worker:
         meter.finish()
         if len(message) != _STATUS_BYTES or len(handles) != 1:
             raise ConnectionError("no answer")
+        self._has_answered = True
         return int.from_bytes(message, "little"), handles[0]
 
     def _fraction_read(self) -> float:
