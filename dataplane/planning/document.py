@@ -22,7 +22,7 @@ def waits_by_cause(epoch: EpochFigures) -> dict[Cause, list[Wait]]:
     found: defaultdict[Cause, list[Wait]] = defaultdict(list)
     for wait in epoch.waits:
         found[wait.cause].append(wait)
-    return dict(sorted(found.items(), key=lambda item: -sum(wait.wait_s for wait in item[1])))
+    return dict(sorted(found.items(), key=lambda item: -sum(wait.total_s for wait in item[1])))
 
 
 def prediction_document(prediction: Prediction) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _epoch_document(prediction: Prediction, one: EpochFigures) -> dict[str, Any]
         "required_bytes_per_s": prediction.required_bytes_per_s(one) if compute_s else None,
         "available_bytes_per_s": prediction.available_bytes_per_s(one),
         "waited_s": {
-            cause: sum(wait.wait_s for wait in waits)
+            cause: sum(wait.total_s for wait in waits)
             for cause, waits in waits_by_cause(one).items()
         },
         "waits": [asdict(wait) for wait in one.waits[:_MOST_WAITS]],
