@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from rich.console import Console
 from rich.text import Text
@@ -161,6 +162,8 @@ def _print_totals(console: Console, prediction: Prediction) -> None:
         f"batches {format_bytes(memory.compressed_bytes + memory.decoded_bytes)})",
     ]
     if prediction.cost is not None:
-        lines.append(f"cost: {prediction.cost:,.2f}, in the currency of the prices")
+        cost = prediction.cost
+        shown = f"{cost:,.2f}" if cost >= 1 else f"{Decimal(f'{cost:.3g}'):f}"
+        lines.append(f"cost: {shown}, in the currency of the prices")
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -62,6 +63,7 @@ class Prediction:
         epochs: figures of one host, by epoch; the last is repeated where not all were simulated.
         scale: what bytes, requests and times were multiplied by, of a coarsened run.
         settings: settings of the run; with the decode rate that was measured.
+        arrays: arrays that it reads by name, and the text of the selection of each.
         limit_bytes: budget of the cache of a host.
         resident_bytes: bytes of the dataset that are in it at the end.
         connections: requests of a host at once.
@@ -77,6 +79,7 @@ class Prediction:
     epochs: Sequence[EpochFigures]
     scale: float
     settings: RunSettings
+    arrays: Mapping[str, str]
     limit_bytes: int
     resident_bytes: int
     connections: int
@@ -122,6 +125,7 @@ def predict(
     arrays: Arrays = None,
     *,
     store: StoreConfig | None = None,
+    opening: AbstractContextManager[object] | None = None,
 ) -> Prediction:
     """Predict a run over a packed dataset.
 
@@ -130,6 +134,8 @@ def predict(
         settings: settings of the run.
         arrays: as of `Dataset`.
         store: configuration of the store.
+        opening: what is entered while the index is downloaded, and left before anything is
+            computed.
 
     Raises:
         ConfigError: arguments contradict each other, or do not fit the dataset.
@@ -142,9 +148,10 @@ def predict(
             settings.cache, dir=Path(folder) / "cache", size_bytes=None, encrypt=False,
             key_file=None, sharing="private",
         )  # fmt: skip
-        dataset = Dataset(
-            url, arrays, cache=config, store=store, samples_per_read=settings.samples_per_read
-        )
+        with opening or contextlib.nullcontext():
+            dataset = Dataset(
+                url, arrays, cache=config, store=store, samples_per_read=settings.samples_per_read
+            )
         with dataset:
             try:
                 return _predict(dataset, settings, _index_bytes(url, store))
@@ -216,6 +223,7 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
         epochs=epochs,
         scale=scale,
         settings=settings,
+        arrays={name: repr(one) for name, one in dataset.selections.items()},
         limit_bytes=limit_bytes,
         resident_bytes=round(simulator.disk.resident_bytes * coarsening.stride),
         connections=min(connections, config.host_requests or connections),

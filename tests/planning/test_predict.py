@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from dataplane.planning.document import prediction_document
 from dataplane.planning.network import NetworkSettings
 from dataplane.planning.predict import Prediction, predict
 from dataplane.planning.settings import Prices, RunSettings
+from dataplane.planning.simulator import HostSimulator
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
 from dataplane_testing.s3 import S3Endpoint
@@ -249,6 +251,27 @@ def test_no_shard_is_read_and_the_cache_of_the_run_is_not_touched(cloud: str, tm
     prediction = predict(cloud, settings_of(config))
     assert dp.stats()["store_get_bytes"] - before == prediction.index_bytes
     assert not config.dir.exists()
+
+
+def test_what_is_entered_for_the_opening_is_left_before_anything_is_computed(
+    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    happened: list[str] = []
+
+    @contextmanager
+    def opening() -> Iterator[None]:
+        happened.append("opens")
+        yield
+        happened.append("is open")
+
+    class Simulator(HostSimulator):
+        def run(self, *given: Any) -> Any:
+            happened.append("is simulated")
+            return super().run(*given)
+
+    monkeypatch.setattr("dataplane.planning.predict.HostSimulator", Simulator)
+    predict(cloud, settings_of(config_of(tmp_path)), opening=opening())
+    assert happened == ["opens", "is open", "is simulated"]
 
 
 def test_decoding_is_measured_where_no_rate_is_given(cloud: str, tmp_path: Path):
