@@ -207,6 +207,17 @@ def test_a_run_that_was_another_is_told_by_the_exit_code(folder: Path):
     assert planned(*CHECK, "--time-tolerance", "1000000", "--bytes-tolerance", "1").exit_code == 0
 
 
+def test_a_run_that_downloaded_nothing_is_refused(folder: Path):
+    run(folder)
+    changed = json.loads((folder / "run.json").read_text())
+    for epoch in changed["epochs"]:
+        epoch["stats"]["store_get_bytes"] = changed["before"].get("store_get_bytes", 0)
+    (folder / "run.json").write_text(json.dumps(changed))
+    done = planned(*CHECK)
+    assert isinstance(done.exception, ConfigError)
+    assert "downloaded nothing" in str(done.exception)
+
+
 def test_time_decides_as_well(folder: Path):
     run(folder)
     done = planned(*CHECK, "--step-ms", "60000")
