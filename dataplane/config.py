@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import textwrap
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = [
     "load_toml",
     "parse_flag",
     "setting",
+    "with_attributes",
 ]
 
 ConfigT = TypeVar("ConfigT")
@@ -75,6 +77,21 @@ def setting(
     if default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=default_factory, repr=repr, metadata=metadata)
     return dataclasses.field(default=default, repr=repr, metadata=metadata)
+
+
+def with_attributes(config: type[ConfigT]) -> type[ConfigT]:
+    """Add the fields of a configuration, and the variables that set them, to its docstring."""
+    lines = []
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # it is a dataclass
+        variables = " or ".join(field.metadata["env"])
+        told = f"{field.name}: {field.metadata['doc']}" + (f" ({variables})" if variables else "")
+        lines += textwrap.wrap(
+            told, 100, initial_indent=" " * 8, subsequent_indent=" " * 12, break_on_hyphens=False
+        )
+    attributes = "\n".join(("Attributes:", *lines))
+    text, raises, errors = (config.__doc__ or "").partition("Raises:")
+    config.__doc__ = f"{text.rstrip()}\n\n    {attributes}\n\n    {raises}{errors}".rstrip() + "\n"
+    return config
 
 
 def parse_flag(text: str) -> bool:

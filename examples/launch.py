@@ -8,6 +8,7 @@ becomes one line and an exit code.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ import torch.distributed as dist
 
 import dataplane as dp
 
-__all__ = ["Place", "make_parser", "run"]
+__all__ = ["Place", "count", "make_parser", "natural", "run"]
 
 FOLDER = Path("dataplane-examples")
 
@@ -67,12 +68,12 @@ def make_parser(name: str, description: str, *, samples: int) -> argparse.Argume
     checkpoint = FOLDER / f"{name}.pt"
     add("--data", metavar="URL", help="packed dataset; without it one is generated into --folder")
     add("--folder", type=Path, default=FOLDER, help="for what is generated (%(default)s)")
-    add("--samples", type=_count, default=samples, help="to generate (%(default)s)")
-    add("--holdout", type=float, default=0.125, help="share to validate with (%(default)s)")
-    add("--epochs", type=_count, default=8, help="in all, with those before a resume (%(default)s)")
-    add("--batch-size", type=_count, default=4, help="of each process (%(default)s)")
-    add("--workers", type=int, default=2, help="threads that decode (%(default)s)")
-    add("--learning-rate", type=_positive, default=2e-3, help="of Adam (%(default)s)")
+    add("--samples", type=count, default=samples, help="to generate (%(default)s)")
+    add("--holdout", type=share, default=0.125, help="share to validate with (%(default)s)")
+    add("--epochs", type=count, default=8, help="in all, with those before a resume (%(default)s)")
+    add("--batch-size", type=count, default=4, help="of each process (%(default)s)")
+    add("--workers", type=natural, default=2, help="threads that decode (%(default)s)")
+    add("--learning-rate", type=positive, default=2e-3, help="of Adam (%(default)s)")
     add("--seed", type=int, default=0, help="of the order and the first weights (%(default)s)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     add(
@@ -82,9 +83,9 @@ def make_parser(name: str, description: str, *, samples: int) -> argparse.Argume
     )
     add("--checkpoint", type=Path, default=checkpoint, help="file (%(default)s)")
     add("--resume", action="store_true", help="go on with the checkpoint, if there is one")
-    add("--save-every", type=_count, default=100, help="steps, and after each epoch (%(default)s)")
-    add("--stop-after", type=_count, help="steps: save and stop then, as for Ctrl-C")
-    add("--log-every", type=_count, default=10, help="steps (%(default)s)")
+    add("--save-every", type=count, default=100, help="steps, and after each epoch (%(default)s)")
+    add("--stop-after", type=count, help="steps: save and stop then, with exit code 0")
+    add("--log-every", type=count, default=10, help="steps (%(default)s)")
     add(
         "--log-samples", type=Path, metavar="FILE", help="gets keys and loss of every step, as JSON"
     )
@@ -141,13 +142,31 @@ def _place(wanted: str) -> Iterator[Place]:
         dist.destroy_process_group()
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, got {text!r}")
-    return int(text)
+def count(text: str) -> int:
+    """Read a whole number of 1 or more."""
+    return _whole(text, 1)
 
 
-def _positive(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+def natural(text: str) -> int:
+    """Read a whole number of 0 or more."""
+    return _whole(text, 0)
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0."""
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text!r}")
     return float(text)
+
+
+def share(text: str) -> float:
+    """Read a number from 0 to 1."""
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text!r}")
+    return float(text)
+
+
+def _whole(text: str, least: int) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
+    return int(text)

@@ -23,7 +23,7 @@ import sys
 import numpy as np
 import numpy.typing as npt
 import torch
-from launch import Place, make_parser, run
+from launch import Place, count, make_parser, run
 from packed_data import Scale, open_dataset, scale_of, split
 from torch import nn
 from training_loop import Batch, Trainer
@@ -208,10 +208,10 @@ def main(arguments: list[str] | None = None) -> int:
     description = "Predict the pressure on a body from its surface mesh."
     parser = make_parser("meshes", description, samples=256)
     add = parser.add_argument
-    add("--points", type=int, default=500, help="of a generated mesh, about (%(default)s)")
+    add("--points", type=count, default=500, help="of a generated mesh, about (%(default)s)")
     add("--features", nargs="*", default=[NORMALS], help="arrays to look at besides the points")
     add("--target", default=TARGET, help="array to predict, a number at each point (%(default)s)")
-    add("--width", type=int, default=64, help="of the layers (%(default)s)")
+    add("--width", type=count, default=64, help="of the layers (%(default)s)")
     return run("train_meshes", parser.parse_args(arguments), train)
 
 

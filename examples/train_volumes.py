@@ -21,7 +21,7 @@ import sys
 
 import numpy as np
 import torch
-from launch import Place, make_parser, run
+from launch import Place, count, make_parser, run
 from packed_data import Scale, open_dataset, scale_of, split
 from torch import nn
 from training_loop import Batch, Trainer
@@ -180,12 +180,17 @@ def main(arguments: list[str] | None = None) -> int:
     description = "Predict the pressure of a flow from its velocity."
     parser = make_parser("volumes", description, samples=64)
     add = parser.add_argument
-    add("--cells", type=int, default=24, help="along an edge of a generated volume (%(default)s)")
+    add(
+        "--cells",
+        type=count,
+        default=24,
+        help=f"along an edge of a generated volume, a multiple of {1 << LEVELS - 1} (%(default)s)",
+    )
     add("--inputs", nargs="+", default=[INPUT], help="fields to look at")
     add("--target", default=TARGET, help="field to predict, a number at each cell (%(default)s)")
     add(
         "--width",
-        type=int,
+        type=count,
         default=8,
         help="channels of the finest level (%(default)s)",
     )

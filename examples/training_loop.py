@@ -52,7 +52,7 @@ class Trainer:
         place: this process and its device.
 
     Raises:
-        ConfigError: the checkpoint to resume from is of something else.
+        ConfigError: the checkpoint to resume from is of something else, or none can be written.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Trainer:
         if self.use_amp is None:
             self.use_amp = place.device.type == "cuda"
         self.epoch = self.step = 0
+        _check_file(arguments.checkpoint)
         place.wait_for_all()  # the first rank may still be writing the file that all are to read
         if arguments.resume:
             self._resume(arguments.checkpoint)
@@ -189,7 +190,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "loader": self.loader.state_dict(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.tmp")
         torch.save(state, draft)
         draft.replace(path)
@@ -224,6 +224,18 @@ class Trainer:
         self.loader.load_state_dict(saved["loader"])
         self.epoch = saved["loader"]["epoch"]
         self.place.say(f"resumed from {path} in epoch {self.epoch}, after step {self.step}")
+
+
+def _check_file(path: Path) -> None:
+    """Make the folder of a checkpoint, before anything is computed for it.
+
+    Raises:
+        ConfigError: the path is a folder itself.
+        OSError: the folder cannot be made.
+    """
+    if path.is_dir():
+        raise dp.ConfigError(f"--checkpoint {path} is a folder", hint="name a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 class Interrupt:

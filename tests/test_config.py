@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,14 @@ def test_a_path_in_the_file_is_text_and_may_begin_with_the_home(tmp_path: Path) 
 def test_a_relative_cache_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert CacheConfig().dir == tmp_path / "home" / ".cache" / "dataplane"
+
+
+@pytest.mark.parametrize("config", [CacheConfig, StoreConfig])
+def test_help_names_each_setting_and_what_sets_it(config: type) -> None:
+    text = inspect.getdoc(config)
+    assert text is not None
+    told = " ".join(text.partition("Attributes:")[2].partition("Raises:")[0].split())
+    for field in dataclasses.fields(config):
+        assert f"{field.name}: {field.metadata['doc']}" in told
+        assert all(variable in told for variable in field.metadata["env"])
+    assert text.rpartition("Raises:")[2].strip().startswith("ConfigError")

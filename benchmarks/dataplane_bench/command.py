@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from dataplane.cli.groups import CommandGroup
-from dataplane.cli.options import BYTES
+from dataplane.cli.options import BYTES, FiniteRange
 from dataplane.extras import missing_package
 from dataplane_bench.machine import describe_gpu, describe_machine, require_release_build
 from dataplane_bench.model import Figure, Measured, Row
@@ -322,7 +322,7 @@ def cache_command(
 @click.option(
     "--ratio",
     "ratios",
-    type=click.FloatRange(1, 100),
+    type=FiniteRange(1, 100),
     multiple=True,
     help="Of the datasets, about; repeatable (1.2, 2, 4).",
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataplane.cache.permissions import Sharing, parse_sharing
-from dataplane.config import absolute_path, parse_flag, setting
+from dataplane.config import absolute_path, parse_flag, setting, with_attributes
 from dataplane.errors import ConfigError
 from dataplane.units import parse_bytes
 
@@ -58,6 +58,7 @@ class CacheWarning(UserWarning):
     """The cache directory cannot be used: everything is read from the store, each time."""
 
 
+@with_attributes
 @dataclass(frozen=True, slots=True)
 class CacheConfig:
     """Configuration of a cache: its directory, its budget, and how hard it fetches.

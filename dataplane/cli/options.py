@@ -6,6 +6,7 @@ and works where the native module does not.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BYTES",
     "ROUNDING",
+    "FiniteRange",
     "cache_config",
     "cache_options",
     "encrypt_option",
@@ -33,6 +35,19 @@ __all__ = [
 ]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+class FiniteRange(click.FloatRange):
+    """A finite number within bounds, which a NaN passes unseen elsewhere."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Turn text into a number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
 
 
 class _Bytes(click.ParamType[int]):

@@ -126,10 +126,10 @@ def pack(  # one parameter per option is how click hands them over
     """Convert simulation files to a packed dataset at DEST_URL.
 
     A SOURCE is a file or a folder, which is searched. Read are VTK files (.vtu .vtp .vti .vtr .vts
-    .vtk .pvtu), their time series (.pvd .series) and trees of blocks (.vtm .vtpc .vtpd), PLOT3D
-    pairs (…xyz.bin with …q.bin), .npz, .npy, and .zip archives of these. Each dataset becomes a
-    sample that is called after its file; values are stored bit by bit as they are, unless
-    --float32, --round-bits or --round says otherwise.
+    .vtk), those in pieces (.pvtu .pvtp .pvti .pvtr .pvts), their time series (.pvd .series) and
+    trees of blocks (.vtm .vtmb .vtpc .vtpd), PLOT3D pairs (…xyz.bin with …q.bin), .npz, .npy, and
+    .zip archives of these. Each dataset becomes a sample that is called after its file; values are
+    stored bit by bit as they are, unless --float32, --round-bits or --round says otherwise.
 
     The dataset exists once its index is written, which happens last: a pack that is stopped leaves
     none. Sources that cannot be read are named with the reason.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 
 import click
 
-from dataplane.cli.options import cache_config, cache_options, store_config, store_options
+from dataplane.cli.options import (
+    FiniteRange,
+    cache_config,
+    cache_options,
+    store_config,
+    store_options,
+)
 from dataplane.cli.plan_report import print_check, print_prediction
 from dataplane.cli.selection_text import parse_arrays
 from dataplane.cli.waiting import said_when_late
@@ -27,7 +34,7 @@ from dataplane.units import parse_bytes
 __all__ = ["plan"]
 
 _DIFFERS = 1
-_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)bit/s\s*", re.IGNORECASE)
+_BIT_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(?:(?i:bit/s)|bps)")
 _BITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _LATENCY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s)\s*")
 _SHUFFLES: dict[str, Any] = {"none": False, "full": True, "shards": "shards"}
@@ -48,7 +55,7 @@ docs/planning.md says how to read the report, and how to record a run.
 
 
 class _Rate(click.ParamType[float]):
-    """Bytes per second: 1.2GB/s, 500MB, 10Gbit/s."""
+    """Bytes per second: 1.2GB/s, 500MB, 10Gbit/s, 10Gbps."""
 
     name = "rate"
 
@@ -57,16 +64,25 @@ class _Rate(click.ParamType[float]):
     ) -> float:
         if isinstance(value, float):
             return value
-        bits = _RATE.fullmatch(str(value))
-        if bits is not None:
-            rate = float(bits[1]) * _BITS[bits[2].lower()] / 8
-        else:
-            try:
-                rate = float(parse_bytes(str(value).strip().removesuffix("/s")))
-            except ConfigError:
-                self.fail(f"{value!r} is no rate: write 1.2GB/s or 10Gbit/s", param, ctx)
-        if rate <= 0:
-            self.fail("a rate must be above 0", param, ctx)
+        text = str(value).strip()
+        nbytes = text.removesuffix("/s")
+        bits = _BIT_RATE.fullmatch(text)
+        if bits is None and nbytes.endswith("b"):
+            given = nbytes[:-1]
+            self.fail(
+                f"{value!r} may be bits or bytes: write {given.rstrip('i')}bit/s or {given}B/s",
+                param,
+                ctx,
+            )
+        try:
+            if bits is not None:
+                rate = float(bits[1]) * _BITS[bits[2].lower()] / 8
+            else:
+                rate = float(parse_bytes(nbytes))
+        except (ConfigError, OverflowError):
+            self.fail(f"{value!r} is no rate: write 1.2GB/s or 10Gbit/s", param, ctx)
+        if not 1 <= rate < math.inf:
+            self.fail(f"{value!r} is no rate: it is at least 1 byte per second", param, ctx)
         return rate
 
 
@@ -88,7 +104,10 @@ class _Latency(click.ParamType[float]):
 
 @click.command(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("url")
-@click.option("--step-ms", type=click.FloatRange(min=0), required=True, help="Training step.")
+@click.option(
+    "--step-ms", type=FiniteRange(min=0), required=True,
+    help="Milliseconds of a training step, with a batch that is there.",
+)  # fmt: skip
 @click.option(
     "--bandwidth",
     type=_Rate(),
@@ -103,41 +122,59 @@ class _Latency(click.ParamType[float]):
     show_default=True,
     help="From a request to its first byte.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Passes to predict."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Samples of a batch, of each rank.",
+)  # fmt: skip
 @click.option(
     "--arrays",
     multiple=True,
     metavar="NAME[=SELECTION]",
     help="An array, or a part of it; may be repeated. All arrays if absent.",
 )
-@click.option("--shuffle", type=click.Choice(sorted(_SHUFFLES)), default="full", show_default=True)
+@click.option(
+    "--shuffle", type=click.Choice(sorted(_SHUFFLES)), default="full", show_default=True,
+    help="As of DataLoader, whose own default is none.",
+)  # fmt: skip
 @click.option("--shuffle-window", type=click.IntRange(min=1), help="As of DataLoader.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--samples-per-read", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True,
+    help="Of the order and of what selections draw, as of DataLoader.",
+)  # fmt: skip
+@click.option(
+    "--samples-per-read", type=click.IntRange(min=1), default=1, show_default=True,
+    help="As of Dataset.",
+)  # fmt: skip
 @click.option("--drop-last", is_flag=True, help="As of DataLoader.")
 @click.option(
-    "--workers", type=click.IntRange(min=0), default=4, show_default=True, help="num_workers."
-)
+    "--workers", type=click.IntRange(min=0), default=4, show_default=True,
+    help="num_workers of DataLoader, whose own default is 0.",
+)  # fmt: skip
 @click.option(
     "--prefetch-factor", type=click.IntRange(min=1), default=2, show_default=True,
     help="As of DataLoader.",
 )  # fmt: skip
-@click.option("--ranks", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--ranks", type=click.IntRange(min=1), default=1, show_default=True,
+    help="Processes that train, on all hosts together.",
+)  # fmt: skip
 @click.option(
     "--hosts",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="With equally many ranks each, which share a cache and the bandwidth.",
+    help="Hosts, with equally many ranks each, which share a cache and the bandwidth.",
 )
 @click.option(
     "--decode-rate",
     type=_Rate(),
     help="Decoded bytes per second with all workers; measured here if absent.",
 )
-@click.option("--price", type=click.FloatRange(min=0), help="Of a GB that leaves the store.")
-@click.option("--request-price", type=click.FloatRange(min=0), help="Of 1,000 requests.")
+@click.option("--price", type=FiniteRange(min=0), help="Of a GB that leaves the store.")
+@click.option("--request-price", type=FiniteRange(min=0), help="Of 1,000 requests.")
 @click.option(
     "--most-uses",
     type=click.IntRange(min=1),
@@ -155,14 +192,14 @@ class _Latency(click.ParamType[float]):
 )
 @click.option(
     "--bytes-tolerance",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=BYTES_TOLERANCE,
     show_default=True,
     help="Of --check: share that downloaded bytes may differ by.",
 )
 @click.option(
     "--time-tolerance",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=TIME_TOLERANCE,
     show_default=True,
     help="Of --check: share that the time may differ by.",
@@ -214,8 +251,9 @@ def plan(
         **run,
     )
     store = store_config(endpoint_url, region, anonymous=anonymous)
-    with said_when_late(url):
-        prediction = predict(url, settings, parse_arrays(arrays), store=store)
+    prediction = predict(
+        url, settings, parse_arrays(arrays), store=store, opening=said_when_late(url)
+    )
     rows = None
     if loaded:
         rows = check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 from rich.console import Console
 from rich.text import Text
@@ -106,7 +107,7 @@ def _print_waits(console: Console, prediction: Prediction) -> None:
     lines = []
     for one in list(prediction.epochs)[:_MOST_EPOCHS]:
         for cause, waits in waits_by_cause(one).items():
-            total_s = sum(wait.wait_s for wait in waits)
+            total_s = sum(wait.total_s for wait in waits)
             if total_s < _LEAST_SHARE * one.elapsed_s:
                 continue
             lines.append(
@@ -121,12 +122,14 @@ def _print_waits(console: Console, prediction: Prediction) -> None:
 
 
 def _steps(waits: Sequence[Wait]) -> str:
-    if len(waits) == 1:
+    count = sum(wait.stands_for for wait in waits)
+    if count == 1:
         return f"step {waits[0].step} waits"
     longest = max(waits, key=lambda wait: wait.wait_s)
+    about = "" if count == len(waits) else "about "
     return (
-        f"{format_count(len(waits))} steps, {waits[0].step} to {waits[-1].step}, the longest "
-        f"{longest.step} ({format_duration(longest.wait_s)}), wait"
+        f"{about}{format_count(round(count))} steps, {waits[0].step} to {waits[-1].step}, "
+        f"the longest {longest.step} ({format_duration(longest.wait_s)}), wait"
     )
 
 
@@ -136,7 +139,7 @@ def _limit(cause: str, waits: Sequence[Wait]) -> str:
         return ""
     total: dict[str, float] = {}
     for wait in waits:
-        total[wait.limit] = total.get(wait.limit, 0.0) + wait.wait_s
+        total[wait.limit] = total.get(wait.limit, 0.0) + wait.total_s
     return f" (limit: {max(total, key=lambda limit: total[limit])})"
 
 
@@ -159,6 +162,8 @@ def _print_totals(console: Console, prediction: Prediction) -> None:
         f"batches {format_bytes(memory.compressed_bytes + memory.decoded_bytes)})",
     ]
     if prediction.cost is not None:
-        lines.append(f"cost: {prediction.cost:,.2f}, in the currency of the prices")
+        cost = prediction.cost
+        shown = f"{cost:,.2f}" if cost >= 1 else f"{Decimal(f'{cost:.3g}'):f}"
+        lines.append(f"cost: {shown}, in the currency of the prices")
     for line in lines:
         console.print(Text(line), soft_wrap=True)

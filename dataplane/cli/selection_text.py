@@ -64,13 +64,11 @@ def _selection(node: ast.expr, text: str) -> Any:
         raise ConfigError(
             f"--arrays {text!r}: a selection is one of {', '.join(sorted(_FUNCTIONS))}", hint=_HINT
         )
+    if any(keyword.arg is None for keyword in node.keywords):
+        raise ConfigError(f"--arrays {text!r}: name each argument, without **", hint=_HINT)
     try:
         given = [ast.literal_eval(argument) for argument in node.args]
-        named = {
-            str(keyword.arg): ast.literal_eval(keyword.value)
-            for keyword in node.keywords
-            if keyword.arg is not None
-        }
+        named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
     except (ValueError, TypeError, SyntaxError):
         raise ConfigError(
             f"--arrays {text!r}: arguments are numbers, texts, tuples and mappings", hint=_HINT

@@ -28,7 +28,7 @@ from rich.text import Text
 from dataplane.cache import CacheConfig
 from dataplane.cache.admin import ProcessFigures, Session, disk_room, read_published
 from dataplane.cli.cache_directory import DIR_OPTION, attached
-from dataplane.cli.options import cache_config, metrics_options
+from dataplane.cli.options import FiniteRange, cache_config, metrics_options
 from dataplane.cli.text import grid, output, piece_lines, plural, printable
 from dataplane.errors import ConfigError
 from dataplane.units import format_bytes, format_count, format_rate
@@ -51,7 +51,7 @@ _MIN_SPAN_S = 0.5  # figures are published once a second; rates over less are no
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.2, max=3600),
+    type=FiniteRange(min=0.2, max=3600),
     metavar="SECONDS",
     help="How often to look (1 by default); goes on without a terminal, too.",
 )

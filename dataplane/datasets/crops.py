@@ -35,7 +35,7 @@ Place: TypeAlias = "str | Sequence[int] | Mapping[Dimension, int]"
 _POSITIONS = ("random", "center", "grid")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Sizes:
     """Extents of a crop.
 
@@ -47,6 +47,15 @@ class _Sizes:
 
     dimensions: tuple[Dimension, ...] | None
     extents: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return self.of(self.extents)
+
+    def of(self, numbers: tuple[int, ...]) -> str:
+        """Return a number for each dimension as it is written."""
+        if self.dimensions is None:
+            return repr(numbers)
+        return repr(dict(zip(self.dimensions, numbers, strict=True)))
 
     def by_axis(self, array: ArrayForm) -> dict[int, int]:
         """Return the extent for each axis that is cropped.
@@ -63,7 +72,7 @@ class _Sizes:
         return dict(zip(axes, self.extents, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Crop(Combined):
     """One box of each array. Made by `crop`.
 
@@ -76,6 +85,11 @@ class Crop(Combined):
     sizes: _Sizes
     start: str | tuple[int, ...]
     pad: float | None = None
+
+    def __repr__(self) -> str:
+        start = self.sizes.of(self.start) if isinstance(self.start, tuple) else repr(self.start)
+        position = "" if self.start == "random" else f", {start}"
+        return f"crop({self.sizes!r}{position}{_padding(self.pad)})"
 
     @property
     def is_random(self) -> bool:
@@ -103,7 +117,7 @@ class Crop(Combined):
         return tuple((one,) for one in taken)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Tiles(Combined):
     """All boxes that cover each array. Made by `crop(…, position="grid")`.
 
@@ -116,6 +130,10 @@ class Tiles(Combined):
     sizes: _Sizes
     overlap: tuple[int, ...]
     pad: float | None = None
+
+    def __repr__(self) -> str:
+        overlap = f", overlap={self.overlap}" if any(self.overlap) else ""
+        return f"crop({self.sizes!r}, 'grid'{overlap}{_padding(self.pad)})"
 
     @property
     def is_random(self) -> bool:
@@ -281,6 +299,14 @@ def _sizes(value: object, what: str = "shape", least: int = 1) -> _Sizes:
     if not extents:
         raise ConfigError(f"crop: {what} is empty")
     return _Sizes(dimensions, tuple(as_count(f"crop: {what}", one, least) for one in extents))
+
+
+def _padding(pad: float | None) -> str:
+    """Return the argument `pad` as it is written."""
+    if pad is None:
+        return ""
+    is_plain = isinstance(pad, int) or math.isfinite(pad)
+    return f", pad={pad!r}" if is_plain else f", pad=float('{pad}')"
 
 
 def _number(pad: object) -> float:

@@ -121,7 +121,7 @@ class Dataset(_MapDataset):
         transform_errors: policy for samples whose transform raises, in a `DataLoader`; likewise.
         samples_per_read: looks at each sample, which random selections make different: the dataset
             is as many times as long, with those of a sample next to each other. A `DataLoader`
-            that shuffles spreads them (docs/loader.md).
+            that shuffles spreads them (docs/partial-reads.md).
 
     Raises:
         ConfigError: an argument cannot be used; an unknown array comes with similar names.

@@ -30,7 +30,7 @@ Short: TypeAlias = Literal["error", "repeat", "whole"]
 _SHORT = ("error", "repeat", "whole")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Points(Combined):
     """One cyclic run of permuted points or cells. Made by `points`.
 
@@ -41,6 +41,10 @@ class Points(Combined):
 
     count: int
     short: Short = "error"
+
+    def __repr__(self) -> str:
+        short = "" if self.short == "error" else f", short={self.short!r}"
+        return f"points({self.count}{short})"
 
     @property
     def is_random(self) -> bool:
@@ -101,7 +105,7 @@ class Points(Combined):
         return axes[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Rows(Combined):
     """Consecutive rows: entries of the first dimension. Made by `rows`.
 
@@ -112,6 +116,9 @@ class Rows(Combined):
 
     count: int
     start: int | None = None
+
+    def __repr__(self) -> str:
+        return f"rows({self.count})" if self.start is None else f"rows({self.count}, {self.start})"
 
     @property
     def is_random(self) -> bool:
@@ -133,7 +140,7 @@ class Rows(Combined):
         return (((first, first + self.count),), *whole_region(array.shape[1:]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Steps(Combined):
     """Time steps at equal distances. Made by `steps`.
 
@@ -148,6 +155,12 @@ class Steps(Combined):
     stride: int = 1
     start: int | None = None
     dimension: str | int | None = None
+
+    def __repr__(self) -> str:
+        stride = "" if self.stride == 1 else f", {self.stride}"
+        start = "" if self.start is None else f", start={self.start}"
+        dimension = "" if self.dimension is None else f", dimension={self.dimension!r}"
+        return f"steps({self.count}{stride}{start}{dimension})"
 
     @property
     def is_random(self) -> bool:

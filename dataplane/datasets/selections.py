@@ -10,8 +10,9 @@ epoch, sample), and so is as reproducible as the order. All arrays of a sample g
 crop of the same extents, or a run of the same points, is the same in all of them. One that is
 *tiled* turns every sample into several: `draw` is then the number of the tile.
 
-A selection knows no chunks, codecs or stores. Values: frozen, hashable, picklable. Crops are in
-`crops.py`, runs of points, rows and steps in `runs.py`.
+A selection knows no chunks, codecs or stores. Values: frozen, hashable, picklable; their `repr` is
+the call that makes them, which messages, provenance logs and plans show. Crops are in `crops.py`,
+runs of points, rows and steps in `runs.py`.
 """
 
 from __future__ import annotations
@@ -153,9 +154,12 @@ class Combined:
         return Both(self, other)  # type: ignore[arg-type]  # a subclass is a selection
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Whole(Combined):
     """All elements of an array. Made by `whole()`."""
+
+    def __repr__(self) -> str:
+        return "whole()"
 
     @property
     def is_random(self) -> bool:
@@ -167,12 +171,16 @@ class Whole(Combined):
         return whole_region(array.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Both(Combined):
     """Two selections of different dimensions of one array. Made by `first & second`."""
 
     first: Selection
     second: Selection
+
+    def __repr__(self) -> str:
+        is_joined = isinstance(self.second, Both)
+        return f"{self.first!r} & " + (f"({self.second!r})" if is_joined else f"{self.second!r}")
 
     def __post_init__(self) -> None:
         if is_tiled(self.first) and is_tiled(self.second):

@@ -9,6 +9,7 @@ Values; a view and its datasets may be others in each pass.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,9 @@ from dataplane.datasets.views import View
 from dataplane.errors import ConfigError
 
 __all__ = ["BatchForm", "PackedSamples", "with_offsets"]
+
+_SHOWN = 8
+"""Most names that a message lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,10 @@ class BatchForm:
         """Refuse a form that batches cannot have.
 
         Raises:
-            ConfigError: a `collate_fn` makes the batches, the dataset is not packed, or an array
-                cannot hold what it is padded with.
+            ConfigError: a `collate_fn` makes the batches, the dataset is not packed, an array is
+                named that is none, or cannot hold what it is padded with.
         """
+        self._check_names(packed)
         kind = self.form.kind
         if kind == "offsets":
             return
@@ -112,6 +117,36 @@ class BatchForm:
             if layout.arrangement is Arrangement.RAGGED and kind == "padded":
                 of_elements = torch.from_numpy(np.empty(0, layout.dtype)).dtype
                 self.form.padding_of(layout.name, of_elements)
+
+    def _check_names(self, packed: PackedSamples) -> None:
+        """Refuse names of arrays that are in no batch, as far as that is known.
+
+        What is in the results of a transform is not, but for what `ragged` says of it.
+        """
+        padded = [name for name, _ in self.form.paddings]
+        if not (self.ragged or padded) or not packed.datasets:
+            return
+        known = list(self.ragged)
+        if not packed.has_transform:
+            stored = [one.name for dataset in packed.datasets for one in dataset.layouts]
+            if packed.view is not None:
+                _check_known("ragged", self.ragged, stored, "the dataset has")
+            known += stored
+        what = "ragged has" if packed.has_transform else "the dataset has"
+        _check_known("padding_value", padded, known, what)
+
+
+def _check_known(argument: str, names: Sequence[str], known: Sequence[str], what: str) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            each = [*map(repr, dict.fromkeys(known))]
+            shown = ", ".join(each[:_SHOWN]) or "none"
+            more = f" and {len(each) - _SHOWN} more" if len(each) > _SHOWN else ""
+            raise ConfigError(
+                f"{argument} names {name!r}, and {what} {shown}{more}",
+                hint=f"did you mean {close[0]!r}?" if close else None,
+            )
 
 
 def with_offsets(collate: Any) -> Any:

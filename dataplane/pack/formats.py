@@ -61,8 +61,9 @@ ONE_DATASET = frozenset({*_XML.values(), *PARALLEL, LEGACY, "npy", "npz"})
 """Formats of which a file is one dataset, and which are told by their suffix."""
 _BY_SUFFIX = ONE_DATASET | COMPOSITE | SERIES | {"vtmb", ARCHIVE}
 _KNOWN = (
-    *(f".{name}" for name in ("vtu", "vtp", "vti", "vtr", "vts", "vtk", "pvtu")),
-    *(f".{name}" for name in ("pvd", "series", "vtm", "vtpc", "vtpd")),
+    *(f".{name}" for name in ("vtu", "vtp", "vti", "vtr", "vts", LEGACY)),
+    *(f".p{name}" for name in ("vtu", "vtp", "vti", "vtr", "vts")),
+    *(f".{name}" for name in ("pvd", _JSON_SERIES, "vtm", "vtmb", "vtpc", "vtpd")),
     "PLOT3D pairs (…xyz.bin, …q.bin)",
     *(".npz", ".npy", ".zip"),
 )

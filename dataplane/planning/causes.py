@@ -43,12 +43,20 @@ class Wait:
         wait_s: how long.
         cause: why.
         limit: what held up the download, where the cause is the cache; else as `cause`.
+        stands_for: steps that wait like this one: above 1 in a coarsened run, where the others were
+            not simulated.
     """
 
     step: int
     wait_s: float
     cause: Cause
     limit: Cause
+    stands_for: float = 1.0
+
+    @property
+    def total_s(self) -> float:
+        """Time that all steps waited that it stands for."""
+        return self.wait_s * self.stands_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def _draw_times(axes: Any, prediction: Prediction) -> None:
     bottom = [one.steps * step_s for one in epochs]
     axes.bar(places, bottom, color=_TRAINING, label="training")
     for cause in CAUSES:
-        waits = [sum(wait.wait_s for wait in waits_by_cause(one).get(cause, [])) for one in epochs]
+        waits = [sum(wait.total_s for wait in waits_by_cause(one).get(cause, [])) for one in epochs]
         if any(waits):
             axes.bar(places, waits, bottom=bottom, color=_COLOURS[cause], label=f"waits: {cause}")
             bottom = [low + wait for low, wait in zip(bottom, waits, strict=True)]
@@ -95,4 +95,5 @@ def _draw_waits(axes: Any, prediction: Prediction) -> None:
     axes.set_xlim(0, max(first, 1))
     axes.set_xlabel("step, all epochs")
     axes.set_ylabel("wait, ms")
-    axes.set_title("steps that wait", fontsize=10)
+    is_sampled = prediction.scale != 1.0
+    axes.set_title("steps that wait" + is_sampled * " (a sample of them)", fontsize=10)

@@ -68,7 +68,7 @@ def check(
 
     Raises:
         ConfigError: there are more records than ranks of a host, or more epochs recorded than
-            predicted, or the run read something else.
+            predicted, or the run downloaded nothing, or read something else.
     """
     ranks = prediction.settings.host_ranks
     if len(records) > ranks:
@@ -99,6 +99,12 @@ def check(
         raise ConfigError(
             f"the run has {batches} batches in an epoch, and {epochs[0].steps} are predicted",
             hint="give its --batch-size, --ranks, --samples-per-read and --drop-last",
+        )
+    if not counted("store_get_bytes"):
+        raise ConfigError(
+            "the run downloaded nothing: store_get_bytes did not grow",
+            hint="a prediction is of a run from an empty cache; make dp.RunRecord() before the "
+            "dataset is opened",
         )
     total_bytes = sum(one.fetched_bytes for one in epochs) + prediction.index_bytes
     requests = sum(one.requests for one in epochs) + prediction.index_requests

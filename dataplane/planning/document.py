@@ -22,7 +22,7 @@ def waits_by_cause(epoch: EpochFigures) -> dict[Cause, list[Wait]]:
     found: defaultdict[Cause, list[Wait]] = defaultdict(list)
     for wait in epoch.waits:
         found[wait.cause].append(wait)
-    return dict(sorted(found.items(), key=lambda item: -sum(wait.wait_s for wait in item[1])))
+    return dict(sorted(found.items(), key=lambda item: -sum(wait.total_s for wait in item[1])))
 
 
 def prediction_document(prediction: Prediction) -> dict[str, Any]:
@@ -36,14 +36,21 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
             "epochs": settings.epochs,
             "ranks": settings.ranks,
             "hosts": settings.hosts,
+            "arrays": dict(prediction.arrays),
             "batch_size": settings.batch_size,
+            "drop_last": settings.drop_last,
             "shuffle": settings.shuffle,
+            "shuffle_window": settings.shuffle_window,
             "seed": settings.seed,
+            "samples_per_read": settings.samples_per_read,
             "workers": settings.workers,
+            "prefetch_factor": settings.prefetch_factor,
             "step_s": settings.step_s,
             "decode_bytes_per_s": settings.decode_bytes_per_s,
             "cache_bytes": prediction.limit_bytes,
+            "most_uses": settings.most_uses,
             **asdict(settings.network),
+            "prices": asdict(settings.prices),
         },
         "epochs": [_epoch_document(prediction, one) for one in prediction.epochs],
         "index_bytes": prediction.index_bytes,
@@ -82,7 +89,7 @@ def _epoch_document(prediction: Prediction, one: EpochFigures) -> dict[str, Any]
         "required_bytes_per_s": prediction.required_bytes_per_s(one) if compute_s else None,
         "available_bytes_per_s": prediction.available_bytes_per_s(one),
         "waited_s": {
-            cause: sum(wait.wait_s for wait in waits)
+            cause: sum(wait.total_s for wait in waits)
             for cause, waits in waits_by_cause(one).items()
         },
         "waits": [asdict(wait) for wait in one.waits[:_MOST_WAITS]],

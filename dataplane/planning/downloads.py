@@ -88,6 +88,10 @@ class Reader(Protocol):
         """Whether its plan is about to read the block."""
         ...
 
+    def needs(self, block: int, epoch: int) -> bool:
+        """Whether an epoch is the running one, and the block has still to be read in it."""
+        ...
+
     def take(self, block: int, now_s: float) -> None:
         """Have the block: in memory, or from the disk."""
         ...
@@ -105,12 +109,19 @@ class HostDownloads:
         self.under_way: set[int] = set()
         self._waiting: dict[int, list[int]] = {}
         self._seen: set[int] = set()
-        self._missed: dict[int, int] = {}  # the last epoch that each was downloaded for
+        self._missed: set[tuple[int, int]] = set()  # blocks, and epochs that they were missed by
 
     def note_miss(self, block: int, epoch: int) -> None:
-        """Count a block that must be downloaded for an epoch, once for each."""
-        if self._missed.get(block) != epoch:
-            self._missed[block] = epoch
+        """Count a block that must be downloaded for an epoch, once for each.
+
+        One that is fetched ahead for the next epoch is missed by the running one, if another rank
+        has still to read it there.
+        """
+        before = (block, epoch - 1)
+        if before not in self._missed and any(one.reader.needs(*before) for one in self.ranks):
+            epoch -= 1
+        if (block, epoch) not in self._missed:
+            self._missed.add((block, epoch))
             self.tally.missed_bytes[epoch] += self.table.lengths[block]
 
     def put_off(self, block: int, rank: int) -> None:
@@ -166,7 +177,7 @@ class Downloads:
         self._rank = rank
         self._policy = policy
         self._host = host
-        self._reader = reader
+        self.reader = reader
         self._on_done = on_done
         self._jobs: dict[int, _Job] = {}
         self._urgent: deque[int] = deque()
@@ -213,7 +224,7 @@ class Downloads:
         job = self._jobs.pop(block, None)
         if job is not None and job.state is _State.WAITING:
             self._waiting -= 1
-        self._reader.take(block, now_s)
+        self.reader.take(block, now_s)
         self._on_done(block, now_s)
 
     def retry(self, block: int, now_s: float) -> None:
@@ -234,7 +245,7 @@ class Downloads:
             while waiting:
                 job = self._jobs.get(waiting[0])
                 if job is not None and job.state is _State.WAITING:
-                    if job.is_demanded or self._reader.is_planned(waiting[0]):
+                    if job.is_demanded or self.reader.is_planned(waiting[0]):
                         return waiting[0]
                     self._waiting -= 1  # nobody wants it any more
                     del self._jobs[waiting[0]]

@@ -55,6 +55,7 @@ def estimate_memory(
     held_bytes: int,
     packed_bytes: float,
     decoded_bytes: float,
+    steps: int,
 ) -> MemoryEstimate:
     """Return the memory of a process of a run.
 
@@ -65,11 +66,13 @@ def estimate_memory(
         held_bytes: most bytes of blocks that the window held.
         packed_bytes: compressed bytes of a batch.
         decoded_bytes: decoded bytes of a batch.
+        steps: steps of an epoch: no more batches wait.
     """
     stages = setup.stages
-    reading = stages.read_capacity + stages.read_threads
+    reading = min(stages.read_capacity + stages.read_threads, steps)
+    waiting = 0 if stages.decodes_inline else min(stages.decode_capacity, steps)
     # One that is being decoded, one that the loop has, and the one before that it still refers to.
-    decoded = 3 if stages.decodes_inline else stages.decode_capacity + 3
+    decoded = waiting + 3
     # Of a request the block that comes is in memory, and the one before it, which is written.
     under_way = 2 * setup.downloads.threads * block_bytes
     return MemoryEstimate(

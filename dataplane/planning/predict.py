@@ -8,11 +8,13 @@ nothing changes any more are taken to be like the last one; `Prediction.notes` s
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -61,6 +63,7 @@ class Prediction:
         epochs: figures of one host, by epoch; the last is repeated where not all were simulated.
         scale: what bytes, requests and times were multiplied by, of a coarsened run.
         settings: settings of the run; with the decode rate that was measured.
+        arrays: arrays that it reads by name, and the text of the selection of each.
         limit_bytes: budget of the cache of a host.
         resident_bytes: bytes of the dataset that are in it at the end.
         connections: requests of a host at once.
@@ -76,6 +79,7 @@ class Prediction:
     epochs: Sequence[EpochFigures]
     scale: float
     settings: RunSettings
+    arrays: Mapping[str, str]
     limit_bytes: int
     resident_bytes: int
     connections: int
@@ -121,6 +125,7 @@ def predict(
     arrays: Arrays = None,
     *,
     store: StoreConfig | None = None,
+    opening: AbstractContextManager[object] | None = None,
 ) -> Prediction:
     """Predict a run over a packed dataset.
 
@@ -129,6 +134,8 @@ def predict(
         settings: settings of the run.
         arrays: as of `Dataset`.
         store: configuration of the store.
+        opening: what is entered while the index is downloaded, and left before anything is
+            computed.
 
     Raises:
         ConfigError: arguments contradict each other, or do not fit the dataset.
@@ -141,9 +148,10 @@ def predict(
             settings.cache, dir=Path(folder) / "cache", size_bytes=None, encrypt=False,
             key_file=None, sharing="private",
         )  # fmt: skip
-        dataset = Dataset(
-            url, arrays, cache=config, store=store, samples_per_read=settings.samples_per_read
-        )
+        with opening or contextlib.nullcontext():
+            dataset = Dataset(
+                url, arrays, cache=config, store=store, samples_per_read=settings.samples_per_read
+            )
         with dataset:
             try:
                 return _predict(dataset, settings, _index_bytes(url, store))
@@ -154,7 +162,7 @@ def predict(
 
 
 def _index_bytes(url: str, store: StoreConfig | None) -> int:
-    with closing(open_store(url, store)) as opened:
+    with contextlib.closing(open_store(url, store)) as opened:
         return opened.head(INDEX_KEY).size_bytes
 
 
@@ -189,7 +197,10 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
     )
     done = simulator.run(_is_steady if settings.epochs > _ALIKE else None)
     notes = list(_notes(settings, coarsening.stride, coarsening.group, len(done)))
-    notes += _window_notes(setup, packed * settings.batch_size)
+    # A batch may be asked for that is larger than all samples of a rank.
+    batch = min(settings.batch_size, max(order.count() for order in orders))
+    steps = -(-orders[0].count() // settings.batch_size)
+    notes += _window_notes(setup, config, packed * batch, steps)
     scale = _scale(orders, settings, done, coarsening.stride)
     epochs = [_scaled(one, scale) for one in done]
     epochs += [_later(epochs[-1], epoch) for epoch in range(len(done), settings.epochs)]
@@ -198,8 +209,9 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
         setup,
         block_bytes=config.block_bytes,
         held_bytes=max(window.peak_held_bytes for window in simulator.windows),
-        packed_bytes=packed * settings.batch_size,
-        decoded_bytes=mean_sizes(reader)[0] * settings.batch_size,
+        packed_bytes=packed * batch,
+        decoded_bytes=mean_sizes(reader)[0] * batch,
+        steps=steps,
     )
     connections = setup.downloads.threads * settings.host_ranks
     return Prediction(
@@ -211,6 +223,7 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
         epochs=epochs,
         scale=scale,
         settings=settings,
+        arrays={name: repr(one) for name, one in dataset.selections.items()},
         limit_bytes=limit_bytes,
         resident_bytes=round(simulator.disk.resident_bytes * coarsening.stride),
         connections=min(connections, config.host_requests or connections),
@@ -282,7 +295,18 @@ def _disk_limit(folder: Path) -> int:
     """Return what a cache without a budget may take: it leaves a tenth of the disk free."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     usage = shutil.disk_usage(there)
-    return max(0, usage.free - usage.total // 10)
+    return max(0, usage.free - usage.total // 10 + _taken_bytes(folder))
+
+
+def _taken_bytes(folder: Path) -> int:
+    """Return the bytes of disk space that a cache takes already, which it may evict."""
+    taken = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # evicted meanwhile
+                # Source: stat(2): blocks are of 512 bytes, whatever the file system's are.
+                taken += 512 * Path(parent, name).lstat().st_blocks
+    return taken
 
 
 def _block_lengths(size_bytes: int, block_bytes: int) -> list[int]:
@@ -326,11 +350,7 @@ def _scaled(one: EpochFigures, scale: float) -> EpochFigures:
         again_bytes=round(one.again_bytes * scale),
         requests=round(one.requests * scale),
         waits=[
-            replace(
-                wait,
-                step=round(wait.step * scale),
-                wait_s=wait.wait_s * (scale if wait.step else 1.0),
-            )
+            replace(wait, step=round(wait.step * scale), stands_for=scale if wait.step else 1.0)
             for wait in one.waits
         ],
     )
@@ -340,17 +360,18 @@ def _later(one: EpochFigures, epoch: int) -> EpochFigures:
     return replace(one, epoch=epoch)
 
 
-def _window_notes(setup: Setup, batch_bytes: float) -> list[str]:
+def _window_notes(setup: Setup, config: CacheConfig, batch_bytes: float, steps: int) -> list[str]:
     """Say so where a loader reads further ahead than its plan."""
-    stages = setup.stages
-    ahead = stages.read_capacity + stages.read_threads + stages.decode_capacity + 1
-    batches = setup.window.window_bytes / batch_bytes if batch_bytes else ahead
+    stages, window = setup.stages, setup.window.window_bytes
+    ahead = min(stages.read_capacity + stages.read_threads + stages.decode_capacity + 1, steps)
+    batches = window / batch_bytes if batch_bytes else ahead
     if batches >= ahead:
         return []
+    is_half = config.size_bytes is not None and window == config.size_bytes // 2
+    why = "a window is half of the cache at most" if is_half else "DATAPLANE_PREFETCH_WINDOW"
     return [
-        f"the window of {format_bytes(setup.window.window_bytes)} has room for {batches:.1f} "
-        f"batches, and the loader reads up to {ahead} ahead: more may be downloaded than is "
-        "predicted (a window is half of the cache at most)"
+        f"the window of {format_bytes(window)} has room for {batches:.1f} batches, and the loader "
+        f"reads up to {ahead} ahead: more may be downloaded than is predicted ({why})"
     ]
 
 
@@ -359,7 +380,8 @@ def _notes(settings: RunSettings, stride: int, group: int, simulated: int) -> li
     if stride > 1:
         notes.append(
             f"coarsened: of every {stride} groups of {group} samples one was simulated, with a "
-            f"cache of 1/{stride}, and its figures were scaled up (--most-uses sets how many)"
+            f"cache of 1/{stride}, and its figures were scaled up; the waits that are listed are a "
+            "sample of all (--most-uses sets how many uses of blocks are simulated)"
         )
     if simulated < settings.epochs:
         notes.append(
@@ -368,6 +390,7 @@ def _notes(settings: RunSettings, stride: int, group: int, simulated: int) -> li
         )
     if settings.hosts > 1:
         notes.append(
-            f"one of {settings.hosts} hosts was simulated; the others are taken to be like it"
+            f"one of {settings.hosts} hosts was simulated; the others are taken to be like it, and "
+            'ranks to take turns (assign="node" hits more)'
         )
     return notes

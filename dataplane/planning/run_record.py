@@ -10,8 +10,8 @@ keeps other records may write the same from these two calls. Belongs to one thre
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ __all__ = ["RunRecord"]
 
 _FORMAT, _VERSION = "dataplane-run", 1
 _LOADER_FIGURES = ("batches", "decoded_bytes", "read_bytes", "wait_s", "elapsed_s")
+_COUNTERS = ("store_get_bytes", "store_get_requests", "store_hedges")
 
 
 class _Statistics(Protocol):
@@ -59,6 +60,12 @@ class RunRecord:
         Raises:
             ConfigError: the loader has no statistics.
         """
+        if not callable(getattr(loader, "stats", None)):
+            kind = type(loader)
+            raise ConfigError(
+                f"a {kind.__module__}.{kind.__qualname__} has no statistics to record",
+                hint="give the dataplane.DataLoader whose pass has just ended",
+            )
         self.epochs.append({"loader": loader.stats().as_dict(), "stats": stats()})
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -130,24 +137,41 @@ def _checked(
     before, epochs = document.get("before", {}), document.get("epochs")
     if not isinstance(epochs, list) or not epochs:
         raise ConfigError(f"{path!r} has no epochs", hint=hint)
-    if not _is_numbers(before):
+    if not _is_figures(before):
         raise ConfigError(f"{path!r}: `before` is not counters by name", hint=hint)
+    counted = before
     for number, epoch in enumerate(epochs):
         loader = epoch.get("loader") if isinstance(epoch, dict) else None
-        if (
-            not isinstance(loader, dict)
-            or not _is_numbers({name: loader.get(name) for name in _LOADER_FIGURES})
-            or not _is_numbers(epoch.get("stats"))
-        ):
+        if not _is_loader(loader) or not _is_figures(epoch.get("stats")):
             raise ConfigError(
                 f"{path!r}: epoch {number} is not what loader.stats() and dataplane.stats() give",
                 hint=hint,
             )
+        for name in _COUNTERS:
+            was, now = counted.get(name, 0), epoch["stats"].get(name, 0)
+            if now < was:
+                raise ConfigError(
+                    f"{path!r}: the counter {name} falls from {was} to {now} in epoch {number}",
+                    hint="a record is of one process, and its epochs are in order",
+                )
+        counted = epoch["stats"]
     return before, epochs
 
 
-def _is_numbers(value: object) -> bool:
+def _is_loader(value: object) -> bool:
+    """Whether a value has the figures of a loader; it has no first batch in an empty pass."""
+    if not isinstance(value, dict) or "first_batch_s" not in value:
+        return False
+    figures = {name: value.get(name) for name in _LOADER_FIGURES}
+    first_batch_s = value["first_batch_s"]
+    return _is_figures(figures | ({} if first_batch_s is None else {"first": first_batch_s}))
+
+
+def _is_figures(value: object) -> bool:
+    """Whether a value is numbers by name, finite and not negative."""
     return isinstance(value, dict) and all(
-        isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
+        isinstance(number, (int, float))
+        and not isinstance(number, bool)
+        and 0 <= number <= sys.float_info.max
         for number in value.values()
     )

@@ -68,6 +68,7 @@ class Window:
         self._has_begun = False
         self._step = 0
         self._epoch = 0
+        self._last_use: dict[int, int] = {}  # step of the plan, of each block of the running epoch
         self._last_step: dict[int, int] = {}
         self._by_step: dict[int, list[int]] = {}
         self._next_epoch: set[int] = set()
@@ -80,6 +81,10 @@ class Window:
     def is_planned(self, block: int) -> bool:
         """Whether a block is in the window."""
         return block in self._last_step
+
+    def needs(self, block: int, epoch: int) -> bool:
+        """Whether an epoch is the running one, and the block has still to be read in it."""
+        return epoch == self._epoch and self._last_use.get(block, -1) >= self._step
 
     def has(self, block: int) -> bool:
         """Whether a block can be read at once."""
@@ -101,6 +106,10 @@ class Window:
     def begin_epoch(self, epoch: int) -> None:
         """Say that the reader begins an epoch."""
         self._epoch = epoch
+        reads = self._reads_of(epoch)
+        assert reads is not None
+        steps = (self._step + step for step in reads.steps)
+        self._last_use = dict(zip(reads.blocks, steps, strict=True))
         self._next_epoch.clear()
         self._next_epoch_bytes = 0
 

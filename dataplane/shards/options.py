@@ -68,6 +68,11 @@ class WriteOptions:
             )
         if self.level is not None and not 1 <= self.level <= _MAX_LEVEL:
             raise ConfigError(f"the level must be 1 to {_MAX_LEVEL}, got {self.level}")
+        if self.level is not None and self.codec == "none":
+            raise ConfigError(
+                f'the level {self.level} does nothing with codec "none"',
+                hint="leave it out, or choose lz4 or zstd",
+            )
         if not _MIN_CHUNK_BYTES <= self.chunk_bytes <= _MAX_CHUNK_BYTES:
             raise ConfigError(f"chunk bytes must be 1 KiB to 1 GiB, got {self.chunk_bytes}")
         if self.shard_bytes < _MIN_SHARD_BYTES:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from dataplane.config import absolute_path, parse_flag, setting
+from dataplane.config import absolute_path, parse_flag, setting, with_attributes
 from dataplane.errors import ConfigError
 
 __all__ = ["CA_VARIABLES", "Buffer", "Listing", "ObjectInfo", "Store", "StoreConfig"]
@@ -162,6 +162,7 @@ class Store(Protocol):
         ...
 
 
+@with_attributes
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
     """Settings of an object store. Credentials come from the standard chains, not from here.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -40,9 +42,24 @@ def document(*arguments: str) -> dict[str, Any]:
 def test_a_report_says_what_each_epoch_comes_to(folder: Path):
     done = planned("--batch-size", "4", "--price", "0.09", "--request-price", "0.0004")
     assert done.exit_code == 0, repr(done.exception)
-    for words in ("hit rate", "downloaded", "0.0%", "100.0%", "memory of a process", "cost: 0.00"):
+    for words in ("hit rate", "downloaded", "0.0%", "100.0%", "memory of a process"):
         assert words in done.output
     assert "12 samples" in done.output
+
+
+@pytest.mark.parametrize(
+    ("prices", "shown"),
+    [
+        (("--price", "0"), "cost: 0,"),
+        (("--request-price", "0.0004"), "cost: 0.0000008,"),
+        (("--request-price", "1"), "cost: 0.002,"),
+        (("--request-price", "300000"), "cost: 600.00,"),
+    ],
+)
+def test_a_cost_has_its_digits(folder: Path, prices: tuple[str, ...], shown: str):
+    requests = document(*prices)["requests"]
+    assert requests == 2
+    assert shown in planned(*prices).output
 
 
 def test_the_report_of_many_epochs_is_short(folder: Path):
@@ -69,6 +86,70 @@ def test_bandwidth_in_bits_is_an_eighth(folder: Path):
     assert document()["settings"]["bandwidth_bytes_per_s"] == 100e6
     found = document("--bandwidth", "0.8Gbit/s")
     assert found["settings"]["bandwidth_bytes_per_s"] == 100e6
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("800Mbps", 100e6),
+        ("0.8gbps", 100e6),
+        ("800 MBIT/S", 100e6),
+        ("100MB/s", 100e6),
+        ("100 mB", 100e6),
+        ("100MiB/s", 100 << 20),
+        ("100M", 100 << 20),
+        ("1", 1.0),
+    ],
+)
+def test_rates_are_in_bits_or_bytes_as_they_say(folder: Path, text: str, expected: float):
+    assert document("--bandwidth", text)["settings"]["bandwidth_bytes_per_s"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("10Gb/s", "write 10Gbit/s or 10GB/s"),
+        ("10gb", "write 10gbit/s or 10gB/s"),
+        ("10Gib/s", "write 10Gbit/s or 10GiB/s"),
+        ("500b/s", "write 500bit/s or 500B/s"),
+        ("10MBps", "no rate"),
+        ("0.5", "at least 1 byte per second"),
+        ("4bit/s", "at least 1 byte per second"),
+        ("9" * 400, "no rate"),
+        ("9" * 400 + "Gbit/s", "no rate"),
+    ],
+)
+def test_rates_that_may_be_another_are_usage_errors(folder: Path, text: str, words: str):
+    done = planned("--bandwidth", text)
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
+
+
+def test_the_settings_in_json_are_enough_to_plan_again(folder: Path):
+    given = (
+        "--arrays", "x=crop(4, 4)", "--arrays", "y", "--samples-per-read", "2", "--drop-last",
+        "--batch-size", "5", "--shuffle", "shards", "--shuffle-window", "3", "--seed", "4",
+        "--prefetch-factor", "3", "--price", "0.09", "--most-uses", "9999",
+    )  # fmt: skip
+    first = document(*given)
+    told = first["settings"]
+    assert told["arrays"] == {"x": "crop((4, 4))", "y": "whole()"}
+    assert told["prices"] == {"per_gb": 0.09, "per_1000_requests": None}
+    again = [word for name, one in told["arrays"].items() for word in ("--arrays", f"{name}={one}")]
+    options = (
+        "batch_size", "shuffle", "shuffle_window", "seed", "samples_per_read", "prefetch_factor",
+        "most_uses", "ranks", "hosts", "epochs", "workers",
+    )  # fmt: skip
+    again += [f"--{name.replace('_', '-')}={told[name]}" for name in options]
+    again += ["--drop-last"] * told["drop_last"] + ["--price", str(told["prices"]["per_gb"])]
+    second = document(*again, "--cache-size", str(told["cache_bytes"]))
+    assert second["settings"] == told
+    assert second["requests"] == first["requests"]
+
+
+def test_every_option_says_what_it_is():
+    for option in plan.params:
+        assert not isinstance(option, click.Option) or option.help, option.name
 
 
 def test_shuffles_are_those_of_the_loader(folder: Path):
@@ -126,6 +207,17 @@ def test_a_run_that_was_another_is_told_by_the_exit_code(folder: Path):
     assert planned(*CHECK, "--time-tolerance", "1000000", "--bytes-tolerance", "1").exit_code == 0
 
 
+def test_a_run_that_downloaded_nothing_is_refused(folder: Path):
+    run(folder)
+    changed = json.loads((folder / "run.json").read_text())
+    for epoch in changed["epochs"]:
+        epoch["stats"]["store_get_bytes"] = changed["before"].get("store_get_bytes", 0)
+    (folder / "run.json").write_text(json.dumps(changed))
+    done = planned(*CHECK)
+    assert isinstance(done.exception, ConfigError)
+    assert "downloaded nothing" in str(done.exception)
+
+
 def test_time_decides_as_well(folder: Path):
     run(folder)
     done = planned(*CHECK, "--step-ms", "60000")
@@ -152,7 +244,16 @@ def test_a_record_that_does_not_go_with_the_arguments_is_refused(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--bandwidth", "0"), ("--bandwidth", "fast"), ("--ttfb", "30"), ("--epochs", "0")],
+    [
+        ("--bandwidth", "0"),
+        ("--bandwidth", "fast"),
+        ("--ttfb", "30"),
+        ("--epochs", "0"),
+        *itertools.product(
+            ("--step-ms", "--price", "--request-price", "--bytes-tolerance", "--time-tolerance"),
+            ("nan", "inf", "-1"),
+        ),
+    ],
 )
 def test_options_that_are_none_are_usage_errors(folder: Path, arguments: tuple[str, ...]):
     assert planned(*arguments).exit_code == 2
@@ -186,6 +287,7 @@ def test_selections_are_read_from_text():
         "u=__import__('os').getcwd()",
         "u=whole() | whole()",
         "u=points(1, 2, 3)",
+        "u=crop(8, 8, 8, **{'pad': 0})",
     ],
 )
 def test_what_is_no_selection_is_refused(text: str):

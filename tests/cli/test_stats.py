@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cli.stats import stats as command
 from dataplane.stores import open_store
 
 _STATS = [sys.executable, "-m", "dataplane", "stats"]
@@ -96,6 +98,11 @@ def test_a_pipe_gets_one_look_as_json(reading: Cache) -> None:
     reading.close()
     assert json.loads(stats("--json", "--once"))["processes"] == []
     assert "0 processes" in stats()
+
+
+def test_an_interval_that_is_no_number_is_a_usage_error() -> None:
+    done = CliRunner().invoke(command, ["--interval", "nan"])
+    assert done.exit_code == 2
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -208,6 +208,8 @@ def test_what_is_wrong_is_said_in_one_line(run: Runner, example: str) -> None:
     assert (code, "both parts need at least one" in line) == (2, True)
     code, line = refused("--data", str(run.folder / "nothing"))
     assert (code, str(run.folder / "nothing") in line) == (3, True)
+    code, line = refused("--checkpoint", str(run.folder))
+    assert (code, "is a folder" in line) == (2, True)
     (run.folder / "file").touch()
     code, line = refused("--folder", str(run.folder / "file"))
     assert (code, str(run.folder / "file") in line) == (1, True)
@@ -228,6 +230,26 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(run: Run
     assert done.code == 1
     assert "the loss is nan at step 3; samples: ['ellipsoid-" in done.errors
     assert (run.folder / "checkpoint.pt").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        ("train_meshes", ("--workers", "-1")),
+        ("train_meshes", ("--holdout", "nan")),
+        ("train_meshes", ("--learning-rate", "inf")),
+        ("train_meshes", ("--width", "0")),
+        ("train_meshes", ("--points", "0")),
+        ("train_volumes", ("--width", "0")),
+        ("train_volumes", ("--cells", "0")),
+    ],
+)
+def test_numbers_that_cannot_be_are_usage_errors(
+    run: Runner, example: str, words: tuple[str, str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(example, *words)
+    assert ended.value.code == 2
 
 
 def test_fields_that_the_network_cannot_halve_are_refused(run: Runner) -> None:

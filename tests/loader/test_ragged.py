@@ -239,6 +239,12 @@ def test_a_batch_without_samples_has_the_form(dataset: dp.Dataset, form: Any) ->
         ({"ragged_as": "padded", "padding_value": float("nan")}, "cells/connectivity"),
         ({"ragged_as": "padded", "padding_value": {"points": 1e300}}, "points.*float32"),
         ({"ragged_as": "padded", "collate_fn": list}, "both say what a batch is"),
+        (
+            {"ragged_as": "padded", "padding_value": {"point": -1}},
+            "padding_value names 'point'.*did you mean 'points'",
+        ),
+        ({"ragged": ["nope"]}, "ragged names 'nope'.*the dataset has 'points', 'point_data"),
+        ({"ragged": ["points", "nope"], "ragged_as": "nested"}, "ragged names 'nope'"),
     ],
     ids=str,
 )
@@ -256,6 +262,14 @@ def test_a_value_that_a_transform_s_result_cannot_hold_is_refused(packed: Packed
     loader = dp.DataLoader(dataset, 4, ragged=["mask"], ragged_as="padded", padding_value=2)
     with pytest.raises(ConfigError, match=r"mask.*torch\.bool"):
         next(iter(loader))
+
+
+def test_a_padding_of_what_no_transform_makes_ragged_is_refused(packed: Packed) -> None:
+    dataset = dp.Dataset(packed.url, ["points"], transform=dict)
+    given: dict[str, Any] = {"ragged": ["points"], "ragged_as": "padded"}
+    assert next(iter(dp.DataLoader(dataset, 4, **given, padding_value={"points": 1})))
+    with pytest.raises(ConfigError, match=r"padding_value names 'point'.*ragged has 'points'"):
+        dp.DataLoader(dataset, 4, **given, padding_value={"point": 1})
 
 
 def test_a_collate_fn_that_is_set_later_is_refused(dataset: dp.Dataset) -> None:

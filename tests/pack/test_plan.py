@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dataplane.cli.pack import pack
 from dataplane.errors import FormatError
-from dataplane.pack import open_source
+from dataplane.pack import formats, open_source
 from dataplane.pack.plan import plan_sources
 from dataplane.pack.source import SourceFile, Unreadable
 
@@ -67,6 +68,15 @@ def test_what_is_no_simulation_is_named_with_what_would_be(tmp_path, name):
     assert item.asked_for
     (item,) = plan_sources([tmp_path])
     assert not item.asked_for
+
+
+def test_each_suffix_is_named_where_a_file_is_refused_and_in_the_help(tmp_path):
+    (tmp_path / "README.md").write_text("# readme")
+    (item,) = plan_sources([tmp_path / "README.md"])
+    named = {word.strip(",").removeprefix(".") for word in item.reason.split()}
+    assert not formats._BY_SUFFIX - named
+    helped = {word.strip("().,;").removeprefix(".") for word in pack.help.split()}
+    assert not formats._BY_SUFFIX - helped
 
 
 def test_an_unreadable_file_is_named(tmp_path, monkeypatch):

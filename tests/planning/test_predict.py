@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,13 @@ import pytest
 import dataplane as dp
 from dataplane.cache import Cache, CacheConfig
 from dataplane.errors import ConfigError
+from dataplane.planning.causes import Wait
 from dataplane.planning.check import check
+from dataplane.planning.document import prediction_document
 from dataplane.planning.network import NetworkSettings
 from dataplane.planning.predict import Prediction, predict
 from dataplane.planning.settings import Prices, RunSettings
+from dataplane.planning.simulator import HostSimulator
 from dataplane.shards import DatasetWriter, SourceArray, SourceSample, WriteOptions
 from dataplane.stores import open_store
 from dataplane_testing.s3 import S3Endpoint
@@ -173,10 +178,62 @@ def test_a_coarsened_run_comes_to_about_the_same_and_says_so(
     assert coarse.epochs[0].steps == whole.epochs[0].steps
 
 
+def test_waits_of_a_coarsened_run_are_as_long_as_they_were_and_stand_for_all(
+    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("dataplane.planning.reads._GROUP_BLOCKS", 4)
+    monkeypatch.setattr("dataplane.planning.reads._LEAST_GROUPS", 4)
+    # Every step waits: the network is slow.
+    slow = {"network": NetworkSettings(0.0, 1e6), "batch_size": 1}
+    config = config_of(tmp_path, size_bytes=1 << 20)
+    whole = predict(cloud, replace(settings_of(config), **slow)).epochs[0]
+    prediction = predict(cloud, replace(settings_of(config, most_uses=150), **slow))
+    coarse = prediction.epochs[0]
+    assert prediction.scale > 1.0
+
+    def mean_s(waits: list[Wait]) -> float:
+        return sum(wait.total_s for wait in waits) / sum(wait.stands_for for wait in waits)
+
+    assert mean_s(coarse.waits[1:]) == pytest.approx(mean_s(whole.waits[1:]), rel=0.3)
+    count = sum(wait.stands_for for wait in coarse.waits)
+    assert count == pytest.approx(len(whole.waits), rel=0.3)
+    assert sum(wait.total_s for wait in coarse.waits) == pytest.approx(coarse.wait_s, abs=1e-3)
+    listed = prediction_document(prediction)["epochs"][0]["waits"][1]
+    assert (listed["wait_s"], listed["stands_for"]) == (coarse.waits[1].wait_s, prediction.scale)
+    assert sum(wait.stands_for for wait in whole.waits) == len(whole.waits)
+
+
+def test_what_the_cache_takes_already_is_room_for_it(
+    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    usage = SimpleNamespace(total=100 << 20, free=30 << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    config = config_of(tmp_path)
+    assert predict(cloud, settings_of(config)).limit_bytes == 20 << 20
+    (config.dir / "a").mkdir(parents=True)
+    (config.dir / "a" / "b").write_bytes(bytes(5 << 20))
+    assert predict(cloud, settings_of(config)).limit_bytes == pytest.approx(25 << 20, abs=65536)
+
+
+def test_a_batch_holds_no_more_than_the_samples_of_a_rank(cloud: str, tmp_path: Path):
+    config = config_of(tmp_path, size_bytes=1 << 20)
+    all_at_once = predict(cloud, settings_of(config, batch_size=SAMPLES))
+    larger = predict(cloud, settings_of(config, batch_size=10**6))
+    # A batch that is there, one that is decoded, the loop's own and the one before it.
+    assert all_at_once.memory.decoded_bytes == 4 * SAMPLES * 24 * 24 * 18 * 4
+    assert larger.memory.decoded_bytes == all_at_once.memory.decoded_bytes
+    assert larger.memory.compressed_bytes == all_at_once.memory.compressed_bytes
+    assert larger.notes == all_at_once.notes
+
+
 def test_a_window_that_is_too_small_for_the_loader_is_said(cloud: str, tmp_path: Path):
     config = config_of(tmp_path, size_bytes=1 << 20)
     notes = predict(cloud, settings_of(config)).notes
-    assert any("has room for" in note for note in notes)
+    (note,) = [note for note in notes if "has room for" in note]
+    assert note.endswith("(a window is half of the cache at most)")
+    notes = predict(cloud, settings_of(config_of(tmp_path, prefetch_window_bytes=BLOCK))).notes
+    (note,) = [note for note in notes if "has room for" in note]
+    assert note.endswith("(DATAPLANE_PREFETCH_WINDOW)")
     notes = predict(cloud, settings_of(config, batch_size=1)).notes
     assert not any("has room for" in note for note in notes)
 
@@ -194,6 +251,27 @@ def test_no_shard_is_read_and_the_cache_of_the_run_is_not_touched(cloud: str, tm
     prediction = predict(cloud, settings_of(config))
     assert dp.stats()["store_get_bytes"] - before == prediction.index_bytes
     assert not config.dir.exists()
+
+
+def test_what_is_entered_for_the_opening_is_left_before_anything_is_computed(
+    cloud: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    happened: list[str] = []
+
+    @contextmanager
+    def opening() -> Iterator[None]:
+        happened.append("opens")
+        yield
+        happened.append("is open")
+
+    class Simulator(HostSimulator):
+        def run(self, *given: Any) -> Any:
+            happened.append("is simulated")
+            return super().run(*given)
+
+    monkeypatch.setattr("dataplane.planning.predict.HostSimulator", Simulator)
+    predict(cloud, settings_of(config_of(tmp_path)), opening=opening())
+    assert happened == ["opens", "is open", "is simulated"]
 
 
 def test_decoding_is_measured_where_no_rate_is_given(cloud: str, tmp_path: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import dataplane as dp
 from dataplane.errors import ConfigError, NotFound
@@ -52,13 +53,28 @@ def test_there_is_nothing_to_record_before_a_pass(tmp_path: Path):
         dp.RunRecord().add(loader)
 
 
+def test_a_loader_without_statistics_is_refused():
+    loader = torch.utils.data.DataLoader([1, 2])
+    with pytest.raises(ConfigError, match="DataLoader has no statistics"):
+        dp.RunRecord().add(loader)  # type: ignore[arg-type]
+
+
+def test_a_pass_without_a_batch_is_read_again(tmp_path: Path):
+    document = sound()
+    document["epochs"][0]["loader"].update(batches=0, first_batch_s=None)
+    (tmp_path / "run.json").write_text(json.dumps(document))
+    assert len(dp.RunRecord.load(tmp_path / "run.json")) == 1
+
+
 def sound() -> dict[str, Any]:
     figures = {"batches": 1, "decoded_bytes": 1, "read_bytes": 1, "wait_s": 0.1, "elapsed_s": 1.0}
     return {
         "format": "dataplane-run",
         "version": 1,
         "before": {},
-        "epochs": [{"loader": {**figures, "first_batch_s": 0.1}, "stats": {}}],
+        "epochs": [
+            {"loader": {**figures, "first_batch_s": 0.1}, "stats": {"store_get_requests": 3}}
+        ],
     }
 
 
@@ -72,6 +88,18 @@ def sound() -> dict[str, Any]:
         (lambda it: it["epochs"][0].pop("stats"), "epoch 0"),
         (lambda it: it["epochs"][0]["loader"].pop("elapsed_s"), "epoch 0"),
         (lambda it: it["epochs"][0]["loader"].update(wait_s=float("nan")), "epoch 0"),
+        (lambda it: it["epochs"][0]["loader"].update(elapsed_s=-1.0), "epoch 0"),
+        (lambda it: it["epochs"][0]["loader"].update(batches=10**400), "epoch 0"),
+        (lambda it: it["epochs"][0]["loader"].pop("first_batch_s"), "epoch 0"),
+        (lambda it: it["epochs"][0]["loader"].update(first_batch_s="soon"), "epoch 0"),
+        (lambda it: it["epochs"][0]["loader"].update(first_batch_s=float("nan")), "epoch 0"),
+        (lambda it: it["epochs"][0]["loader"].update(first_batch_s=-1), "epoch 0"),
+        (lambda it: it["epochs"][0]["stats"].update(store_get_bytes=-1), "epoch 0"),
+        (lambda it: it["before"].update(store_get_bytes=1), "store_get_bytes falls from 1 to 0"),
+        (
+            lambda it: it["epochs"].append({**it["epochs"][0], "stats": {"store_get_requests": 2}}),
+            "store_get_requests falls from 3 to 2 in epoch 1",
+        ),
         (lambda it: it["epochs"].append(7), "epoch 1"),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dataplane.planning.network import NetworkSettings
+from dataplane.planning.reads import EpochReads
 from tests.planning.runs import BLOCK, Steps, reads, setup, shuffled, simulator
 
 
@@ -97,6 +98,28 @@ def test_downloads_are_those_of_brute_force(seed: int):
     ahead = expected[-1] if next_epoch else 0
     assert sum(expected[:-1]) <= total <= sum(expected[:-1]) + ahead
     assert done[0].missed_bytes == len({b for step in order[0] for b in step}) * BLOCK
+
+
+def test_what_a_rank_fetches_ahead_is_missed_by_the_running_epoch_if_another_rank_needs_it_there():
+    few = [[number] for number in range(10)]
+    many = [list(range(first, first + 4)) for first in range(10, 50, 4)]
+    late_first = [many[-1], *many[:-1]]
+
+    def of(rank: int, epoch: int) -> EpochReads:
+        return reads(((few, many), (late_first, few))[epoch % 2][rank])
+
+    given = setup(window_blocks=10, next_epoch_blocks=4)
+    first, second = simulator(given, of, blocks=50, epochs=2, ranks=2).run()
+    assert first.fetched_bytes == first.needed_bytes == 50 * BLOCK
+    assert first.hit_rate == 0.0
+    assert second.hit_rate == 1.0
+
+
+def test_a_block_that_is_read_no_more_in_an_epoch_is_missed_by_the_next_one():
+    order = [[[number] for number in range(10)]] * 3
+    given = setup(limit_blocks=0, window_blocks=4, next_epoch_blocks=2)
+    done = simulator(given, lambda _, epoch: reads(order[epoch]), blocks=10, epochs=2).run()
+    assert [one.hit_rate for one in done] == [0.0, 0.0]
 
 
 def test_the_window_and_what_is_fetched_of_the_next_epoch_are_limited():

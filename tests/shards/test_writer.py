@@ -241,6 +241,7 @@ def test_equal_samples_make_equal_bytes(tmp_path: Path) -> None:
         ({"codec": "gzip"}, "no codec"),
         ({"level": 0}, "level"),
         ({"level": 10}, "level"),
+        ({"codec": "none", "level": 3}, "level 3 does nothing"),
         ({"chunk_bytes": 10}, "chunk bytes"),
         ({"shard_bytes": 10}, "shard bytes"),
         ({"permute_seed": -1}, "seed"),
