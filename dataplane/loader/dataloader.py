@@ -283,10 +283,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return self._begin_pass()
 
     def _begin_pass(self) -> Pass:
-        place = self._place
-        current = Pass(self._begin_run, place.is_stale, self._length())
-        place.follow(current)
-        return current
+        return Pass(self._begin_run, self._place.is_stale, self._length())
 
     def __len__(self) -> int:
         if self._is_engine:
@@ -298,11 +295,12 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         self._view = None if self._view is None else view_of(self.dataset) or self._view
         self._place.follow_length(_length_of(self.dataset))
         device = self._device_batches()
-        state, feed = self._place.begin(
+        progress, feed = self._place.begin(
             takes_any_index=self._view is None,
             drop_last=self.drop_last,
             draws=any(dataset.is_random for dataset in self._packed),
         )
+        state = progress.start
         self._tell_quality()
         workers = self._make_workers(state)
         draws = Draws(state.seed or 0, state.order_epoch)
@@ -319,7 +317,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             workers,
             feed,
             self._options(state),
-            progress=self._place.progress,
+            progress=progress,
             ahead=self._ahead,
             device=device,
             trail=self._trail,

@@ -9,9 +9,11 @@ repeat itself and to see that it did: a state fits exactly, or is refused.
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 from dataplane.datasets.permutations import SORTED_SAMPLES
 from dataplane.errors import ConfigError
@@ -186,24 +188,68 @@ class LoaderState:
             )
 
 
+class Closeable(Protocol):
+    """What reads a pass, as far as its progress asks."""
+
+    is_closed: bool
+
+
+_uses = itertools.count(1)
+
+
 class Progress:
     """Progress of one pass: where it began, and what it yielded since.
 
     Written by the pass, read by the loader, both in the training thread.
+
+    Args:
+        start: where it begins.
+        order: order that it reads; None with a sampler of the user's.
+        feed: source of its batches.
+        times_named: how often an epoch had been named to the loader's own sampler by then.
+
+    Attributes:
+        is_finished: whether the epoch is over.
+        is_settled: whether the place has followed it.
+        is_named_over: whether an epoch was named since, so that the next one does not follow on.
+        last_used: number that is the higher, the later it began, yielded or finished; 0 where it
+            is not to count until it yields.
     """
 
-    def __init__(self, start: LoaderState, order: KnownOrder | None, feed: BatchSource) -> None:
+    def __init__(
+        self,
+        start: LoaderState,
+        order: KnownOrder | None,
+        feed: BatchSource,
+        *,
+        times_named: int = 0,
+    ) -> None:
         self.start = start
+        self.times_named = times_named
         self._order = order
         self._feed = feed
+        self._run: weakref.ref[Closeable] | None = None
         self._yielded: set[int] = set()  # numbers of batches from the first that was not, on
         self._failed: set[int] = set()  # numbers of those that failed since one was yielded
         self._batches = 0
         self.is_finished = False
-        self.is_left = False
+        self.is_settled = False
+        self.is_named_over = False
+        self.last_used = next(_uses)
+
+    def follow(self, run: Closeable) -> None:
+        """Say what reads the pass, to see later whether it was left."""
+        self._run = weakref.ref(run)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can go on: it was neither closed nor dropped."""
+        run = None if self._run is None else self._run()
+        return run is not None and not run.is_closed
 
     def step(self, number: int) -> None:
         """Count batch `number`'s share of the order as used up."""
+        self.last_used = next(_uses)
         for done in sorted({*self._failed, number}):
             self._feed.note_yielded(done)
             self._yielded.add(done)
@@ -221,6 +267,7 @@ class Progress:
 
     def finish(self) -> None:
         """Say that the epoch is over."""
+        self.last_used = next(_uses)
         self.is_finished = True
 
     @property
@@ -228,15 +275,10 @@ class Progress:
         """Whether a batch was yielded."""
         return self.is_finished or self._batches > 0 or bool(self._yielded)
 
-    def has_moved(self, *, is_alone: bool) -> bool:
-        """Whether the pass was more than a look at one batch, so that its epoch counts as begun.
-
-        Args:
-            is_alone: whether this is the only rank: a pass that is still open counts then, since
-                another beside it is to read something else. Of several ranks one may look alone.
-        """
-        is_beside = is_alone and not self.is_left
-        return self.is_finished or self._batches + len(self._yielded) > 1 or is_beside
+    @property
+    def has_moved(self) -> bool:
+        """Whether it was more than a look at one batch, so that its epoch counts as begun."""
+        return self.is_finished or self._batches + len(self._yielded) > 1
 
     @property
     def state(self) -> LoaderState:
