@@ -9,6 +9,7 @@ Values: not changed once made, picklable, safe from any thread.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -261,9 +262,6 @@ class ViewReader:
         # 12 bytes per sample, of which a dataset that is read whole needs none.
         self._numbers = np.zeros(0, np.int64) if self._whole else view.all_numbers()
         self._which = np.zeros(0, np.int32) if self._whole else view.all_which()
-        self._repeats: npt.NDArray[np.int64] | None = None
-        if self._draws is not None and not self._whole:
-            self._repeats = _repeats(self._numbers, self._which)
 
     @property
     def cache(self) -> Cache | None:
@@ -381,12 +379,23 @@ class ViewReader:
         return numbers if looks is None else Looked(numbers, looks)
 
     def looks(self, positions: Sequence[int]) -> Sequence[int] | None:
-        """Return which look each sample is: by its order, and by how often the view names it."""
+        """Return which look each sample is, for selections that draw; see `told_apart`."""
+        return looks_of(positions) if self._draws is None else self.told_apart(positions)
+
+    def told_apart(self, positions: Sequence[int]) -> Sequence[int] | None:
+        """Return which look each sample is: by its order, and by how often the view names it.
+
+        None where no sample comes twice.
+        """
         looks = looks_of(positions)
         if self._repeats is None:
             return looks
         repeats: list[int] = (self._repeats[list(positions)] << _REPEAT_BITS).tolist()
         return repeats if looks is None else [a + b for a, b in zip(looks, repeats, strict=True)]
+
+    @functools.cached_property
+    def _repeats(self) -> npt.NDArray[np.int64] | None:
+        return None if self._whole else _repeats(self._numbers, self._which)
 
 
 def _repeats(
