@@ -228,7 +228,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     draws=any(one.is_random for one in self._packed),
                 )
                 shuffle = None
-            elif not _is_ours(sampler, batch_sampler):
+            elif (own := _own_sampler(sampler, batch_sampler)) is not None:
+                order.check_beside_own(
+                    own, dataset, self._view, seed=self._seed, ranks=(rank, world_size)
+                )
+            else:
                 order.check_beside_sampler()
                 if (rank, world_size) != (None, None):
                     raise ConfigError(
@@ -734,10 +738,12 @@ def _length_of(dataset: Any) -> int:
     return len(dataset) if hasattr(dataset, "__len__") else 0
 
 
-def _is_ours(sampler: object, batch_sampler: object) -> bool:
-    return isinstance(sampler, EpochSampler) or isinstance(
-        getattr(batch_sampler, "sampler", None), EpochSampler
-    )
+def _own_sampler(sampler: object, batch_sampler: object) -> EpochSampler | None:
+    """Return the sampler of another loader that these are, or are made of."""
+    for given in (sampler, getattr(batch_sampler, "sampler", None)):
+        if isinstance(given, EpochSampler):
+            return given
+    return None
 
 
 def _keep_from_padding(batch_sampler: Any) -> None:

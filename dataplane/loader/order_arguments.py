@@ -20,7 +20,7 @@ from dataplane.datasets.views import View
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
 from dataplane.loader.ranks import whole_number
-from dataplane.loader.sampler import ByNode
+from dataplane.loader.sampler import ByNode, EpochSampler
 
 __all__ = ["Assign", "OrderArguments", "Shuffle"]
 
@@ -117,6 +117,56 @@ class OrderArguments:
                 'assign="node" and a sampler both say which rank reads a sample',
                 hint="leave the sampler out",
             )
+
+    def check_beside_own(
+        self,
+        sampler: EpochSampler,
+        dataset: Any,
+        view: View | None,
+        *,
+        seed: int | None,
+        ranks: tuple[int | None, int | None],
+    ) -> None:
+        """Refuse what differs from the sampler of another loader, which this one is given.
+
+        Frameworks put loaders together anew of their parts, with the arguments of the first.
+
+        Args:
+            sampler: sampler of the other loader.
+            dataset: dataset of this one.
+            view: what it shows of packed datasets; None where its samples are not theirs.
+            seed: seed that was given, if any.
+            ranks: rank and world size that were given, if any.
+
+        Raises:
+            ConfigError: an argument says something else.
+        """
+        rules: list[OrderRule] = []
+        if isinstance(dataset, Mix):  # frameworks say shuffle=False beside a sampler
+            rules = [dataset.rule(shuffle=shuffle) for shuffle in (True, False)]
+        elif self.weights is not None:
+            rules = [self.rule(dataset, view)]
+        given = sampler.given_ranks
+        differing = (
+            ("a mix" if self.is_mix else "weights", rules and not any(map(sampler.is_of, rules))),
+            (f"seed={seed}", seed is not None and seed != sampler.given_seed),
+            (
+                f"rank={ranks[0]} and world_size={ranks[1]}",
+                ranks != (None, None) and (given is None or ranks not in (given, (None, given[1]))),
+            ),
+            ('assign="node"', self.assign == "node" and not sampler.is_by_node),
+            (
+                f"ranks_per_node={self.ranks_per_node}",
+                self.ranks_per_node is not None and self.ranks_per_node != sampler.ranks_per_node,
+            ),
+        )
+        for name, differs in differing:
+            if differs:
+                raise ConfigError(
+                    f"{name} and the sampler of another DataLoader, which has {sampler}: both say "
+                    "the order, and not the same",
+                    hint="leave the sampler out, or give this loader the arguments of the other",
+                )
 
     def check_without_engine(self, dataset: object) -> None:
         """Refuse what torch's own code does not know.

@@ -132,6 +132,31 @@ class EpochSampler(DistributedSampler[int]):
         return self._by_node is not None
 
     @property
+    def ranks_per_node(self) -> int | None:
+        """Number of ranks on a node that was given; None without one."""
+        return None if self._by_node is None else self._by_node.ranks_per_node
+
+    @property
+    def given_seed(self) -> int | None:
+        """Seed that was given; None where one is drawn."""
+        return self._given_seed
+
+    @property
+    def given_ranks(self) -> tuple[int, int] | None:
+        """Rank and world size that were given; None where they are asked for."""
+        return self._given_ranks
+
+    def is_of(self, rule: OrderRule) -> bool:
+        """Whether a rule gives the same order."""
+        own = self.rule
+        return (own.kind, own.details, own.length) == (rule.kind, rule.details, rule.length)
+
+    def __str__(self) -> str:
+        ranks = self._given_ranks and f", rank {self._given_ranks[0]} of {self._given_ranks[1]}"
+        node = ', assign="node"' if self.is_by_node else ""
+        return f"a {self.rule.kind} order, seed {self._given_seed}{ranks or ''}{node}"
+
+    @property
     def ranks(self) -> tuple[int, int]:
         """Rank and world size."""
         return self._given_ranks or rank_of_process()
