@@ -133,8 +133,8 @@ class Run:
         if not self.is_closed:
             self.meter.ended_s = time.perf_counter()
         self.is_closed = True
-        self.pipeline.close()
-        self._work.workers = ()  # whoever holds on to the pass holds no worker
+        if self.pipeline.close():  # else a worker is still at work, and not for another pass
+            self._work.workers = ()  # whoever holds on to the pass holds no worker
 
     def _take(self) -> Decoded:
         began = time.perf_counter()
