@@ -32,7 +32,15 @@ from dataplane.datasets.samples import FetchedSample
 from dataplane.errors import ConfigError
 from dataplane.stores.base import ObjectInfo
 
-__all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves", "view_of"]
+__all__ = [
+    "FetchedBatch",
+    "View",
+    "ViewReader",
+    "packed_inside",
+    "packed_leaves",
+    "split_look",
+    "view_of",
+]
 
 _DEPTH = 4
 """Steps from attribute to attribute in which `packed_inside` looks for datasets."""
@@ -98,6 +106,14 @@ class View:
             found[is_of] = dataset.index.chunks.shard_of(samples)
             found[is_of] += first[dataset.url]
         return found
+
+    def has_samples_of(self, other: View) -> bool:
+        """Whether `other` has the same samples, in the same order."""
+        return self is other or (
+            self.datasets == other.datasets
+            and np.array_equal(self.all_numbers(), other.all_numbers())
+            and np.array_equal(self.all_which(), other.all_which())
+        )
 
     @property
     def looks(self) -> int:
@@ -396,6 +412,11 @@ class ViewReader:
     @functools.cached_property
     def _repeats(self) -> npt.NDArray[np.int64] | None:
         return None if self._whole else _repeats(self._numbers, self._which)
+
+
+def split_look(look: int) -> tuple[int, int]:
+    """Return how often a view names a sample before, and which look at it its order gave."""
+    return look >> _REPEAT_BITS, look & ((1 << _REPEAT_BITS) - 1)
 
 
 def _repeats(
