@@ -294,10 +294,35 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             self._place.follow_length(_length_of(self.dataset))
         return super().__len__()
 
-    def _begin_run(self) -> Run:
-        # A `Subset` may have other indices by now, and a class of the user's another length.
-        self._view = None if self._view is None else view_of(self.dataset) or self._view
+    def _follow_dataset(self) -> None:
+        """Take over what the dataset is by now: other indices of a `Subset`, another length.
+
+        Raises:
+            ConfigError: indices are no samples by now, or the order cannot follow.
+        """
+        before = self._view
+        if before is not None:
+            view = view_of(self.dataset)
+            if view is None:
+                raise ConfigError(
+                    f"the {type(self.dataset).__name__} was changed, and by now has indices that "
+                    "are no samples of its dataset",
+                    hint="correct its indices, or make another DataLoader",
+                )
+            self._view = view
         self._place.follow_length(_length_of(self.dataset))
+        own = self._place.own
+        if (
+            before is not None
+            and self._view is not None
+            and own is not None
+            and isinstance(own.rule, Sharded)
+            and not self._view.has_samples_of(before)
+        ):
+            own.rule = Sharded.of(self._view.shards(), own.rule.window)
+
+    def _begin_run(self) -> Run:
+        self._follow_dataset()
         device = self._device_batches()
         progress, feed = self._place.begin(
             takes_any_index=self._view is None,
@@ -410,6 +435,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return dict(other.state_dict())
         if self._shard is not None and self._shard.dl_state_dict is not None:
             return dict(self._shard.dl_state_dict)  # Accelerate's loop is a batch ahead
+        if not self._place.is_in_pass:
+            self._follow_dataset()
         return self._place.as_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
@@ -426,6 +453,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self._is_engine:
             if self._shard is not None:
                 self._shard.dl_state_dict = None
+            self._follow_dataset()
             self._place.load(state_dict)
             return
         other = self._other()

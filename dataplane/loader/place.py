@@ -111,6 +111,12 @@ class Place:
             self._resume = None
 
     @property
+    def is_in_pass(self) -> bool:
+        """Whether the training loop is in a pass, of which it got a batch."""
+        loop = self._loop
+        return loop is not None and loop.is_open and loop.has_begun
+
+    @property
     def state(self) -> LoaderState:
         """The place of the training loop: in its pass, or before the next.
 
@@ -118,16 +124,17 @@ class Place:
             ConfigError: batches came out of order.
         """
         loop = self._loop
-        if loop is not None and loop.is_open and loop.has_begun:
+        if loop is not None and self.is_in_pass:
             return loop.state
         self._obey_sampler()
         self._settle()
         loop = self._loop
         if self._resume is not None and (loop is None or not loop.has_begun):
             return self._resume
-        state = self._fresh(self._next_epoch) if loop is None else loop.state
-        is_between = self._has_begun if loop is None else loop.is_finished
-        if is_between and (self.own is None or state.seed is None):
+        if loop is not None and not loop.is_finished:
+            return loop.state
+        state = self._fresh(self._next_epoch)
+        if self._has_begun and (self.own is None or state.seed is None):
             drawing = self._sampler if self._batch_sampler is None else self._batch_sampler
             state = replace(state, sampler=state_between_passes(drawing))
         return replace(state, dataset=self._identity())
@@ -149,7 +156,8 @@ class Place:
         state = LoaderState.from_dict(state_dict)
         draws = self.own is not None and self.own.draws
         fresh = replace(self._fresh(0), dataset=self._identity())
-        state.check_fits(fresh, self._seed, draws=draws)
+        length = None if self.own is None else self.own.rule.length
+        state.check_fits(fresh, self._seed, draws=draws, epoch_length=length)
         self._obey_sampler()
         if self.own is not None and state.seed is not None and not state.is_seed_of_pass:
             self.own.adopt(state.seed)

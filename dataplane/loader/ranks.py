@@ -154,13 +154,19 @@ def draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
 
-def shared_seed(generator: torch.Generator | None) -> int:
+def shared_seed(generator: torch.Generator | None, *, is_needed: bool = True) -> int | None:
     """Return the drawn seed of this job, the same on all ranks.
+
+    Args:
+        generator: what it is drawn from; None draws from torch's own.
+        is_needed: whether ranks cannot do without; else it is None without a process group.
 
     Raises:
         ConfigError: there are several ranks, and no process group to agree in.
     """
     if not _has_group():
+        if not is_needed:
+            return None
         raise ConfigError(
             "the ranks of a job shuffle and draw alike only with a seed that all of them know",
             hint="give the DataLoader seed=…, or iterate over it after init_process_group",

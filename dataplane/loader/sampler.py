@@ -233,9 +233,12 @@ class EpochSampler(DistributedSampler[int]):
             return self._given_seed, False
         if self._kept_seed is not None:
             return self._kept_seed, False
-        if self.num_replicas > 1 and (self.shuffle or self.draws):
-            self._kept_seed = shared_seed(self.generator)
-            return self._kept_seed, False
+        if self.num_replicas > 1:
+            # Without a group ranks agree on nothing, and the user's code draws other numbers.
+            shared = shared_seed(self.generator, is_needed=self.shuffle or self.draws)
+            if shared is not None:
+                self._kept_seed = shared
+                return shared, False
         # As often as torch's loader and its sampler would, so that what the training loop draws
         # afterwards is the same.
         seed = draw_seed(self.generator)

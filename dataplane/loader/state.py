@@ -32,6 +32,9 @@ _ADDED: Mapping[int, Mapping[str, object]] = {
 Before version 3 a shuffle of more than `SORTED_SAMPLES` samples was another permutation.
 """
 
+MOST_RANKS = 1 << 17
+"""Ranks that no job has more of."""
+
 _FOREIGN = "_iterator_finished"
 """Name that Accelerate adds to a loader's state."""
 
@@ -131,13 +134,21 @@ class LoaderState:
             )
         return cls(**values)  # type: ignore[arg-type]  # checked above
 
-    def check_fits(self, own: LoaderState, given_seed: int | None, *, draws: bool = False) -> None:
+    def check_fits(
+        self,
+        own: LoaderState,
+        given_seed: int | None,
+        *,
+        draws: bool = False,
+        epoch_length: int | None = None,
+    ) -> None:
         """Refuse a state of another order: resuming with it would read the wrong samples.
 
         Args:
             own: state of the loader before its first pass.
             given_seed: seed that the loader was made with, if any.
             draws: whether selections draw from the seed, also in an order that does not.
+            epoch_length: samples of an epoch, where they are not those of the dataset.
 
         Raises:
             ConfigError: the dataset, the seed or the kind of order differs.
@@ -164,18 +175,16 @@ class LoaderState:
                 f"the state is of another {self.order} order: what it was made from has changed",
                 hint="construct the loader with the same arguments as the one that was saved",
             )
-        # No upper bound: ranks take whole turns, of which more than the dataset may be under way.
-        if self.order != "sampler" and self.num_yielded > self.samples_consumed:
+        # Ranks take whole turns, so the last one may go beyond the epoch by as many.
+        most = (own.dataset_length if epoch_length is None else epoch_length) + MOST_RANKS
+        if self.order != "sampler" and not self.num_yielded <= self.samples_consumed <= most:
             raise ConfigError(
                 f"the state has {self.samples_consumed} samples in {self.num_yielded} batches "
-                f"behind it, in an epoch of {self.dataset_length} samples",
+                f"behind it, in an epoch of {most - MOST_RANKS} samples",
                 hint=_HINT,
             )
-        if (
-            (draws or self.order not in ("sequential", "sampler"))
-            and None not in (given_seed, self.seed)
-            and self.seed != given_seed
-        ):
+        is_kept = draws or not self.is_seed_of_pass or self.order not in ("sequential", "sampler")
+        if is_kept and None not in (given_seed, self.seed) and self.seed != given_seed:
             raise ConfigError(
                 f"the state is of seed {self.seed}, this loader has seed {given_seed}",
                 hint=f"construct the loader with seed={self.seed}, or without one",
@@ -282,21 +291,12 @@ class Progress:
 
     @property
     def state(self) -> LoaderState:
-        """The place of the training loop; after the last batch, the start of the next epoch.
+        """The place of the training loop in the pass.
 
         Raises:
             ConfigError: batches came out of order, and some are still to come before others.
         """
         start = self.start
-        if self.is_finished:
-            return replace(
-                start,
-                epoch=start.epoch + 1,
-                samples_consumed=0,
-                num_yielded=0,
-                seed=None if start.is_seed_of_pass else start.seed,
-                sampler=None,
-            )
         if self._yielded:
             raise ConfigError(
                 "with in_order=False batches have come before others that are still to come: there "

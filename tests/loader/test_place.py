@@ -280,3 +280,55 @@ def test_a_generator_that_a_look_has_moved_is_in_the_state(dataset: dp.Dataset) 
     other = make(2)
     other.load_state_dict(loader.state_dict())
     assert [keys(other), keys(other)] == [keys(loader), keys(loader)]
+
+
+@pytest.mark.parametrize("sampler", [None, list(range(SAMPLES))])
+def test_another_seed_is_refused_in_an_order_without_one_too(
+    dataset: dp.Dataset, sampler: Any
+) -> None:
+    """It is that of what code draws, in the epochs that follow."""
+
+    def make(seed: int | None) -> dp.DataLoader[Any]:
+        return dp.DataLoader(dataset, 2, sampler=sampler, seed=seed)
+
+    loader, drawn = make(3), make(None)
+    passes = [begun(loader, 2), begun(drawn, 2)]
+    for seed in (3, None):
+        make(seed).load_state_dict(loader.state_dict())
+    with pytest.raises(dp.ConfigError, match="the state is of seed 3, this loader has seed 4"):
+        make(4).load_state_dict(loader.state_dict())
+    make(4).load_state_dict(drawn.state_dict())  # of a seed that was drawn for one pass
+    del passes
+
+
+# A dataset that is changed in place.
+
+
+@pytest.mark.parametrize("indices", [[5, 6, 99], [5, 6, 99, 7], [-12]])
+def test_indices_that_are_no_samples_by_now_are_refused(
+    dataset: dp.Dataset, indices: list[int]
+) -> None:
+    part = Subset(dataset, [0, 1, 2])
+    loader = dp.DataLoader(part, 3)
+    keys(loader)
+    part.indices = indices
+    with pytest.raises(dp.ConfigError, match=r"Subset was changed.*no samples of its dataset"):
+        iter(loader)
+    part.indices = []
+    assert keys(loader) == []
+    part.indices = [4]
+    assert keys(loader) == ["case-004"]
+
+
+def test_a_state_is_of_the_dataset_as_it_is_by_now(dataset: dp.Dataset) -> None:
+    part = Subset(dataset, [0, 1, 2])
+    loader = shuffled(part)
+    keys(loader)
+    part.indices = [3, 4, 5, 6]
+    shuffled(part).load_state_dict(loader.state_dict())
+    state = shuffled(part).state_dict()
+    part.indices = [0, 1, 2]
+    keys(loader)
+    part.indices = [3, 4, 5, 6]
+    loader.load_state_dict(state)
+    assert len(keys(loader)) == 4
