@@ -41,7 +41,7 @@ from dataplane.loader.accelerate_shard import has_accelerator, make_shard
 from dataplane.loader.batch_form import BatchForm, PackedSamples, with_offsets
 from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import Pass, Run
-from dataplane.loader.order_arguments import Assign, OrderArguments, Shuffle
+from dataplane.loader.order_arguments import Assign, OrderArguments, Shuffle, check_drawn_from
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
@@ -211,6 +211,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             order.check_without_engine(dataset)
         else:
             whole_number("num_workers", num_workers)
+            if prefetch_factor is not None:
+                whole_number("prefetch_factor", prefetch_factor)
+            check_drawn_from(sampler, batch_sampler, generator)
             if seed is not None and generator is not None:
                 raise ConfigError(
                     "seed and generator both say how to shuffle", hint="give one of them"
@@ -753,6 +756,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             raise ConfigError(
                 f"ragged={ragged!r} is one string", hint=f"for one array write ragged=[{ragged!r}]"
             )
+        if not isinstance(ragged, Collection) or not all(isinstance(one, str) for one in ragged):
+            raise ConfigError(f"ragged must be a list of names of arrays, got {ragged!r:.60}")
         if not self._is_engine and ranks != (None, None, None):
             raise ConfigError(
                 f"seed, rank and world_size are for a dataplane.Dataset, "

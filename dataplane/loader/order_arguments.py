@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import torch
+
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.mixture import Mix
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
@@ -22,7 +24,7 @@ from dataplane.errors import ConfigError
 from dataplane.loader.ranks import whole_number
 from dataplane.loader.sampler import ByNode, EpochSampler
 
-__all__ = ["Assign", "OrderArguments", "Shuffle"]
+__all__ = ["Assign", "OrderArguments", "Shuffle", "check_drawn_from"]
 
 Shuffle: TypeAlias = bool | Literal["shards"] | None
 Assign: TypeAlias = Literal["turns", "node"]
@@ -237,3 +239,27 @@ class OrderArguments:
         run = -(-run // self.looks) * self.looks  # looks at one sample read the same blocks
         given = None if self.ranks_per_node is None else int(self.ranks_per_node)
         return ByNode(length, run, batch_size, given)
+
+
+def check_drawn_from(sampler: object, batch_sampler: object, generator: object) -> None:
+    """Refuse what nothing can be drawn from.
+
+    Args:
+        sampler: sampler of the user's, or None.
+        batch_sampler: batch sampler of the user's, or None.
+        generator: generator, or None.
+
+    Raises:
+        ConfigError: a sampler cannot be iterated, or the generator is none of torch's.
+    """
+    for name, given in (("sampler", sampler), ("batch_sampler", batch_sampler)):
+        if given is not None and not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+            raise ConfigError(
+                f"{name} must be an iterable, got a value of type {type(given).__name__}",
+                hint="give a list of indices, or a torch.utils.data.Sampler",
+            )
+    if not isinstance(generator, torch.Generator | None):
+        raise ConfigError(
+            f"generator must be a torch.Generator, got a value of type {type(generator).__name__}",
+            hint="write torch.Generator().manual_seed(…), or give seed=",
+        )

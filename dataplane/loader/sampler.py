@@ -304,6 +304,8 @@ def _given_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | 
             f"rank={rank} and world_size=None go together", hint="give both or neither"
         )
     count = whole_number("world_size", world_size)
+    if count < 1:
+        raise ConfigError(f"world_size must be at least 1, got {count}")
     if rank is None and count != 1:
         raise ConfigError(
             f"rank=None and world_size={count} go together", hint="give both or neither"

@@ -137,3 +137,23 @@ def test_what_code_draws_for_each_repetition_in_a_subset_is_other(
         assert len({value for _, value in found}) == 4
         assert found == draws([0, 0, 0, 1], 1)
         assert [found[0], found[3]] == draws([0, 1], 2)  # the first one is as without others
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sampler": 5}, "sampler must be an iterable, got a value of type int"),
+        ({"batch_sampler": 5}, "batch_sampler must be an iterable, got a value of type int"),
+        ({"generator": 5}, "generator must be a torch.Generator, got a value of type int"),
+        ({"prefetch_factor": "2", "num_workers": 1}, "prefetch_factor must be a whole number"),
+        ({"ragged": 5}, "ragged must be a list of names of arrays, got 5"),
+        ({"ragged": [5]}, "ragged must be a list of names of arrays, got"),
+        ({"world_size": 0}, "world_size must be at least 1, got 0"),
+        ({"rank": 0, "world_size": -1}, "world_size must be at least 1, got -1"),
+    ],
+)
+def test_arguments_of_another_type_are_one_error(
+    dataset: dp.Dataset, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(dp.ConfigError, match=message):
+        dp.DataLoader(dataset, **given)
