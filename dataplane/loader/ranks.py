@@ -31,6 +31,7 @@ __all__ = [
     "rank_behind",
     "rank_of_process",
     "shared_seed",
+    "shared_seed_if_any",
     "whole_number",
 ]
 
@@ -154,19 +155,24 @@ def draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
 
-def shared_seed(generator: torch.Generator | None, *, is_needed: bool = True) -> int | None:
+def shared_seed_if_any(generator: torch.Generator | None) -> int | None:
+    """Return the drawn seed of this job; None where ranks cannot agree, and can do without."""
+    if _has_group():
+        with contextlib.suppress(Exception):  # as in `note_epoch`
+            return shared_seed(generator)
+    return None
+
+
+def shared_seed(generator: torch.Generator | None) -> int:
     """Return the drawn seed of this job, the same on all ranks.
 
     Args:
         generator: what it is drawn from; None draws from torch's own.
-        is_needed: whether ranks cannot do without; else it is None without a process group.
 
     Raises:
         ConfigError: there are several ranks, and no process group to agree in.
     """
     if not _has_group():
-        if not is_needed:
-            return None
         raise ConfigError(
             "the ranks of a job shuffle and draw alike only with a seed that all of them know",
             hint="give the DataLoader seed=…, or iterate over it after init_process_group",

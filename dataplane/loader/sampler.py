@@ -32,6 +32,7 @@ from dataplane.loader.ranks import (
     node_ranks,
     rank_of_process,
     shared_seed,
+    shared_seed_if_any,
     whole_number,
 )
 from dataplane.telemetry import logger
@@ -234,8 +235,9 @@ class EpochSampler(DistributedSampler[int]):
         if self._kept_seed is not None:
             return self._kept_seed, False
         if self.num_replicas > 1:
-            # Without a group ranks agree on nothing, and the user's code draws other numbers.
-            shared = shared_seed(self.generator, is_needed=self.shuffle or self.draws)
+            # Else it is only for what the user's code draws, which may differ on each rank.
+            is_needed = self.shuffle or self.draws
+            shared = (shared_seed if is_needed else shared_seed_if_any)(self.generator)
             if shared is not None:
                 self._kept_seed = shared
                 return shared, False
