@@ -15,7 +15,7 @@ from typing import Any
 
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.samples import sample_numbers
-from dataplane.datasets.views import FetchedBatch, ViewReader
+from dataplane.datasets.views import FetchedBatch, ViewReader, split_look
 
 __all__ = ["Origins", "StepProvenance", "origins_of"]
 
@@ -87,7 +87,8 @@ class StepProvenance:
             `step`, `epoch`, `seed`, `rank`, `world_size`; `datasets`, a list of `url`, `identity`
             and `arrays` (the text of each selection by name); and `samples`, in the order of the
             batch, of each `dataset` (its place in that list), `number` in it, `key`, `look` (0, or
-            which repetition in the epoch it is), `tile` (or None), `draw` of its selections (or
+            which look the order of the epoch gives it), `repetition` (how often the dataset, a
+            `Subset` say, names it before), `tile` (or None), `draw` of its selections (or
             None where nothing is drawn), `shard` (key of the object), `etag` (its version), and
             `ranges`, the half-open ranges of bytes that are taken of it.
 
@@ -115,11 +116,13 @@ class StepProvenance:
         which, number = self.origins.which[at], self.origins.numbers[at]
         look = 0 if self.origins.looks is None else self.origins.looks[at]
         plan, draw, shard = self.reader.trace(which, number, look)
+        repetition, look_of_order = split_look(look)
         return {
             "dataset": which,
             "number": number,
             "key": plan.key,
-            "look": look,
+            "look": look_of_order,
+            "repetition": repetition,
             "tile": plan.tile,
             "draw": draw,
             "shard": plan.shard,

@@ -9,6 +9,7 @@ Values: not changed once made, picklable, safe from any thread.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,15 @@ from dataplane.datasets.samples import FetchedSample
 from dataplane.errors import ConfigError
 from dataplane.stores.base import ObjectInfo
 
-__all__ = ["FetchedBatch", "View", "ViewReader", "packed_inside", "packed_leaves", "view_of"]
+__all__ = [
+    "FetchedBatch",
+    "View",
+    "ViewReader",
+    "packed_inside",
+    "packed_leaves",
+    "split_look",
+    "view_of",
+]
 
 _DEPTH = 4
 """Steps from attribute to attribute in which `packed_inside` looks for datasets."""
@@ -97,6 +106,14 @@ class View:
             found[is_of] = dataset.index.chunks.shard_of(samples)
             found[is_of] += first[dataset.url]
         return found
+
+    def has_samples_of(self, other: View) -> bool:
+        """Whether `other` has the same samples, in the same order."""
+        return self is other or (
+            self.datasets == other.datasets
+            and np.array_equal(self.all_numbers(), other.all_numbers())
+            and np.array_equal(self.all_which(), other.all_which())
+        )
 
     @property
     def looks(self) -> int:
@@ -261,9 +278,6 @@ class ViewReader:
         # 12 bytes per sample, of which a dataset that is read whole needs none.
         self._numbers = np.zeros(0, np.int64) if self._whole else view.all_numbers()
         self._which = np.zeros(0, np.int32) if self._whole else view.all_which()
-        self._repeats: npt.NDArray[np.int64] | None = None
-        if self._draws is not None and not self._whole:
-            self._repeats = _repeats(self._numbers, self._which)
 
     @property
     def cache(self) -> Cache | None:
@@ -381,12 +395,28 @@ class ViewReader:
         return numbers if looks is None else Looked(numbers, looks)
 
     def looks(self, positions: Sequence[int]) -> Sequence[int] | None:
-        """Return which look each sample is: by its order, and by how often the view names it."""
+        """Return which look each sample is, for selections that draw; see `told_apart`."""
+        return looks_of(positions) if self._draws is None else self.told_apart(positions)
+
+    def told_apart(self, positions: Sequence[int]) -> Sequence[int] | None:
+        """Return which look each sample is: by its order, and by how often the view names it.
+
+        None where no sample comes twice.
+        """
         looks = looks_of(positions)
         if self._repeats is None:
             return looks
         repeats: list[int] = (self._repeats[list(positions)] << _REPEAT_BITS).tolist()
         return repeats if looks is None else [a + b for a, b in zip(looks, repeats, strict=True)]
+
+    @functools.cached_property
+    def _repeats(self) -> npt.NDArray[np.int64] | None:
+        return None if self._whole else _repeats(self._numbers, self._which)
+
+
+def split_look(look: int) -> tuple[int, int]:
+    """Return how often a view names a sample before, and which look at it its order gave."""
+    return look >> _REPEAT_BITS, look & ((1 << _REPEAT_BITS) - 1)
 
 
 def _repeats(

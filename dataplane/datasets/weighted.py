@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -117,7 +118,8 @@ class _Draws:
 
 def _checked(weights: npt.ArrayLike, samples: int) -> npt.NDArray[np.float64]:
     try:
-        found = np.asarray(weights, np.float64)
+        plain: Any = weights.detach() if hasattr(weights, "detach") else weights  # of a gradient
+        found = np.asarray(plain, np.float64)
     except (TypeError, ValueError) as err:
         raise ConfigError(f"weights must be numbers, got {weights!r:.60}") from err
     if found.ndim != 1:

@@ -3,9 +3,9 @@
 A source is read twice: by the reading stage, and, further ahead, by the cache's plan. The sources
 are in `known_batches.py` and `sampler_batches.py`.
 
-`batches()` and `ahead()` may be iterated from any one thread each; `advance`, `note_yielded`,
-`sampler_state` and `close` belong to the consumer. `close` ends both iterations, also while they
-wait.
+What `batches()` and `ahead()` return may be iterated from any one thread each; `advance`,
+`note_yielded`, `sampler_state` and `close` belong to the consumer. `close` ends both iterations,
+also while they wait.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BatchSource(Protocol):
         ...
 
     def ahead(self) -> Iterator[Indices]:
-        """Yield the same batches again, for the plan."""
+        """Yield the same batches again, for the plan; the consumer asks, before it gets any."""
         ...
 
     def advance(self) -> None:

@@ -41,7 +41,7 @@ from dataplane.loader.accelerate_shard import has_accelerator, make_shard
 from dataplane.loader.batch_form import BatchForm, PackedSamples, with_offsets
 from dataplane.loader.device_batches import DeviceBatches, check_decode
 from dataplane.loader.epoch_iterator import Pass, Run
-from dataplane.loader.order_arguments import Assign, OrderArguments, Shuffle
+from dataplane.loader.order_arguments import Assign, OrderArguments, Shuffle, check_drawn_from
 from dataplane.loader.other_datasets import stateful_loader
 from dataplane.loader.place import Place
 from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
@@ -211,6 +211,9 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             order.check_without_engine(dataset)
         else:
             whole_number("num_workers", num_workers)
+            if prefetch_factor is not None:
+                whole_number("prefetch_factor", prefetch_factor)
+            check_drawn_from(sampler, batch_sampler, generator)
             if seed is not None and generator is not None:
                 raise ConfigError(
                     "seed and generator both say how to shuffle", hint="give one of them"
@@ -228,7 +231,11 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
                     draws=any(one.is_random for one in self._packed),
                 )
                 shuffle = None
-            elif not _is_ours(sampler, batch_sampler):
+            elif (own := _own_sampler(sampler, batch_sampler)) is not None:
+                order.check_beside_own(
+                    own, dataset, self._view, seed=self._seed, ranks=(rank, world_size)
+                )
+            else:
                 order.check_beside_sampler()
                 if (rank, world_size) != (None, None):
                     raise ConfigError(
@@ -283,26 +290,49 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return self._begin_pass()
 
     def _begin_pass(self) -> Pass:
-        place = self._place
-        current = Pass(self._begin_run, place.is_stale, self._length())
-        place.follow(current)
-        return current
+        return Pass(self._begin_run, self._place.is_stale, self._length())
 
     def __len__(self) -> int:
         if self._is_engine:
             self._place.follow_length(_length_of(self.dataset))
         return super().__len__()
 
-    def _begin_run(self) -> Run:
-        # A `Subset` may have other indices by now, and a class of the user's another length.
-        self._view = None if self._view is None else view_of(self.dataset) or self._view
+    def _follow_dataset(self) -> None:
+        """Take over what the dataset is by now: other indices of a `Subset`, another length.
+
+        Raises:
+            ConfigError: indices are no samples by now, or the order cannot follow.
+        """
+        before = self._view
+        if before is not None:
+            view = view_of(self.dataset)
+            if view is None:
+                raise ConfigError(
+                    f"the {type(self.dataset).__name__} was changed, and by now has indices that "
+                    "are no samples of its dataset",
+                    hint="correct its indices, or make another DataLoader",
+                )
+            self._view = view
         self._place.follow_length(_length_of(self.dataset))
+        own = self._place.own
+        if (
+            before is not None
+            and self._view is not None
+            and own is not None
+            and isinstance(own.rule, Sharded)
+            and not self._view.has_samples_of(before)
+        ):
+            own.rule = Sharded.of(self._view.shards(), own.rule.window)
+
+    def _begin_run(self) -> Run:
+        self._follow_dataset()
         device = self._device_batches()
-        state, feed = self._place.begin(
+        progress, feed = self._place.begin(
             takes_any_index=self._view is None,
             drop_last=self.drop_last,
             draws=any(dataset.is_random for dataset in self._packed),
         )
+        state = progress.start
         self._tell_quality()
         workers = self._make_workers(state)
         draws = Draws(state.seed or 0, state.order_epoch)
@@ -319,7 +349,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             workers,
             feed,
             self._options(state),
-            progress=self._place.progress,
+            progress=progress,
             ahead=self._ahead,
             device=device,
             trail=self._trail,
@@ -408,6 +438,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             return dict(other.state_dict())
         if self._shard is not None and self._shard.dl_state_dict is not None:
             return dict(self._shard.dl_state_dict)  # Accelerate's loop is a batch ahead
+        if not self._place.is_in_pass:
+            self._follow_dataset()
         return self._place.as_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
@@ -424,6 +456,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         if self._is_engine:
             if self._shard is not None:
                 self._shard.dl_state_dict = None
+            self._follow_dataset()
             self._place.load(state_dict)
             return
         other = self._other()
@@ -723,6 +756,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
             raise ConfigError(
                 f"ragged={ragged!r} is one string", hint=f"for one array write ragged=[{ragged!r}]"
             )
+        if not isinstance(ragged, Collection) or not all(isinstance(one, str) for one in ragged):
+            raise ConfigError(f"ragged must be a list of names of arrays, got {ragged!r:.60}")
         if not self._is_engine and ranks != (None, None, None):
             raise ConfigError(
                 f"seed, rank and world_size are for a dataplane.Dataset, "
@@ -736,10 +771,12 @@ def _length_of(dataset: Any) -> int:
     return len(dataset) if hasattr(dataset, "__len__") else 0
 
 
-def _is_ours(sampler: object, batch_sampler: object) -> bool:
-    return isinstance(sampler, EpochSampler) or isinstance(
-        getattr(batch_sampler, "sampler", None), EpochSampler
-    )
+def _own_sampler(sampler: object, batch_sampler: object) -> EpochSampler | None:
+    """Return the sampler of another loader that these are, or are made of."""
+    for given in (sampler, getattr(batch_sampler, "sampler", None)):
+        if isinstance(given, EpochSampler):
+            return given
+    return None
 
 
 def _keep_from_padding(batch_sampler: Any) -> None:

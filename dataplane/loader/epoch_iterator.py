@@ -70,7 +70,7 @@ class Run:
         self.meter = Meter(device=device)
         self._options = options
         self._feed = feed
-        self._progress = progress
+        self.progress = progress
         self._pid = os.getpid()
         self._reads_here = reader is None
         self._device = device
@@ -82,6 +82,7 @@ class Run:
         source = _placed(feed.batches(), options.first)
         self.pipeline = Pipeline(source, background, on_close=_Closer(feed, work))
         self.meter.stages = [*self.pipeline.stats, *(stats for _, stats in self._inline)]
+        progress.follow(self)
 
     def next_batch(self) -> Any:
         """Return the next batch.
@@ -107,7 +108,7 @@ class Run:
                 if not decoded.is_left_out:
                     break
         except EndOfStream:
-            self._progress.finish()
+            self.progress.finish()
             self.close()
             raise StopIteration from None
         except Exception:
@@ -132,8 +133,8 @@ class Run:
         if not self.is_closed:
             self.meter.ended_s = time.perf_counter()
         self.is_closed = True
-        self.pipeline.close()
-        self._work.workers = ()  # whoever holds on to the pass holds no worker
+        if self.pipeline.close():  # else a worker is still at work, and not for another pass
+            self._work.workers = ()  # whoever holds on to the pass holds no worker
 
     def _take(self) -> Decoded:
         began = time.perf_counter()
@@ -149,12 +150,12 @@ class Run:
                 raise item.error
             result = self._made_here(number, item, began)
         except Exception:
-            self._progress.fail(number)
+            self.progress.fail(number)
             raise
         finally:
             if self._reads_here:
                 self._work.advance(number)
-        self._progress.step(number)
+        self.progress.step(number)
         result.number = number
         return result
 
@@ -177,12 +178,12 @@ class Pass(Iterator[Any]):
 
     Args:
         begin: function that begins the pass, of the epoch that is next by then.
-        is_stale: function that says whether another epoch was named since it was called.
+        is_stale: function that says whether another epoch was named since a pass was begun.
         length: number of batches, where the loader knows it.
     """
 
     def __init__(
-        self, begin: Callable[[], Run], is_stale: Callable[[], bool], length: int | None
+        self, begin: Callable[[], Run], is_stale: Callable[[Progress], bool], length: int | None
     ) -> None:
         self._begin: Callable[[], Run] | None = begin
         self._is_stale = is_stale
@@ -199,15 +200,10 @@ class Pass(Iterator[Any]):
 
     def __next__(self) -> Any:
         begin, self._begin = self._begin, None  # which refers to the loader
-        if begin is not None and not self._run.is_closed and self._is_stale():
+        if begin is not None and not self._run.is_closed and self._is_stale(self._run.progress):
             self._run.close()
             self._run = begin()
         return self._run.next_batch()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it has ended."""
-        return self._run.is_closed
 
     @property
     def pipeline(self) -> Pipeline:

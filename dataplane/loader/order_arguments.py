@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import torch
+
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.mixture import Mix
 from dataplane.datasets.order import InOrder, OrderRule, Shuffled
@@ -20,9 +22,9 @@ from dataplane.datasets.views import View
 from dataplane.datasets.weighted import Weighted
 from dataplane.errors import ConfigError
 from dataplane.loader.ranks import whole_number
-from dataplane.loader.sampler import ByNode
+from dataplane.loader.sampler import ByNode, EpochSampler
 
-__all__ = ["Assign", "OrderArguments", "Shuffle"]
+__all__ = ["Assign", "OrderArguments", "Shuffle", "check_drawn_from"]
 
 Shuffle: TypeAlias = bool | Literal["shards"] | None
 Assign: TypeAlias = Literal["turns", "node"]
@@ -118,6 +120,56 @@ class OrderArguments:
                 hint="leave the sampler out",
             )
 
+    def check_beside_own(
+        self,
+        sampler: EpochSampler,
+        dataset: Any,
+        view: View | None,
+        *,
+        seed: int | None,
+        ranks: tuple[int | None, int | None],
+    ) -> None:
+        """Refuse what differs from the sampler of another loader, which this one is given.
+
+        Frameworks put loaders together anew of their parts, with the arguments of the first.
+
+        Args:
+            sampler: sampler of the other loader.
+            dataset: dataset of this one.
+            view: what it shows of packed datasets; None where its samples are not theirs.
+            seed: seed that was given, if any.
+            ranks: rank and world size that were given, if any.
+
+        Raises:
+            ConfigError: an argument says something else.
+        """
+        rules: list[OrderRule] = []
+        if isinstance(dataset, Mix):  # frameworks say shuffle=False beside a sampler
+            rules = [dataset.rule(shuffle=shuffle) for shuffle in (True, False)]
+        elif self.weights is not None:
+            rules = [self.rule(dataset, view)]
+        given = sampler.given_ranks
+        differing = (
+            ("a mix" if self.is_mix else "weights", rules and not any(map(sampler.is_of, rules))),
+            (f"seed={seed}", seed is not None and seed != sampler.given_seed),
+            (
+                f"rank={ranks[0]} and world_size={ranks[1]}",
+                ranks != (None, None) and (given is None or ranks not in (given, (None, given[1]))),
+            ),
+            ('assign="node"', self.assign == "node" and not sampler.is_by_node),
+            (
+                f"ranks_per_node={self.ranks_per_node}",
+                self.ranks_per_node is not None and self.ranks_per_node != sampler.ranks_per_node,
+            ),
+        )
+        for name, differs in differing:
+            if differs:
+                raise ConfigError(
+                    f"{name} and the sampler of another DataLoader, which has {sampler}: both say "
+                    "the order, and not the same",
+                    hint="leave the sampler out, or give this loader the arguments of the other",
+                )
+
     def check_without_engine(self, dataset: object) -> None:
         """Refuse what torch's own code does not know.
 
@@ -187,3 +239,27 @@ class OrderArguments:
         run = -(-run // self.looks) * self.looks  # looks at one sample read the same blocks
         given = None if self.ranks_per_node is None else int(self.ranks_per_node)
         return ByNode(length, run, batch_size, given)
+
+
+def check_drawn_from(sampler: object, batch_sampler: object, generator: object) -> None:
+    """Refuse what nothing can be drawn from.
+
+    Args:
+        sampler: sampler of the user's, or None.
+        batch_sampler: batch sampler of the user's, or None.
+        generator: generator, or None.
+
+    Raises:
+        ConfigError: a sampler cannot be iterated, or the generator is none of torch's.
+    """
+    for name, given in (("sampler", sampler), ("batch_sampler", batch_sampler)):
+        if given is not None and not (hasattr(given, "__iter__") or hasattr(given, "__getitem__")):
+            raise ConfigError(
+                f"{name} must be an iterable, got a value of type {type(given).__name__}",
+                hint="give a list of indices, or a torch.utils.data.Sampler",
+            )
+    if not isinstance(generator, torch.Generator | None):
+        raise ConfigError(
+            f"generator must be a torch.Generator, got a value of type {type(generator).__name__}",
+            hint="write torch.Generator().manual_seed(…), or give seed=",
+        )

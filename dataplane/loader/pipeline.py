@@ -156,11 +156,12 @@ class Pipeline:
         for thread in stop.threads:
             thread.start()
 
-    def close(self) -> None:
-        """Cancel what is under way and join the threads. Idempotent."""
+    def close(self) -> bool:
+        """Cancel what is under way, join the threads, say whether all have ended. Idempotent."""
         if self._abandoned.detach() is not None:
             self._stop.cancel()
             self._stop.join(JOIN_TIMEOUT_S)
+        return not any(thread.is_alive() for thread in self._stop.threads)
 
     def get(self, timeout_s: float | None = None) -> tuple[int, Any]:
         """Take the next finished item and its number.

@@ -1,9 +1,11 @@
 """Place of a loader: which epoch its next pass reads, and where in it that begins.
 
-What counts passes and what names epochs come together here: a pass that ended moves on to the next
-epoch, one that was left within its first batch was a look and moves nothing, `set_epoch` of the
-loader or of its sampler names the next one, and a state that was loaded is the place until a pass
-begins there or another epoch is named.
+Several passes may be open at once, and each has its own progress (`state.py`). The place is a base,
+the epoch that was named last or the state that was loaded, and the passes that were begun from it:
+the next pass reads the epoch after the last of those that have moved, or begins at the base where
+none has. A pass that was left within its first batch was a look, and moves nothing. The training
+loop is in the pass that yielded last; a look that is over is that only where no pass goes on beside
+it, since a run may end there.
 
 Belongs to the training thread.
 """
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,6 @@ from torch.utils.data import BatchSampler
 
 from dataplane.errors import ConfigError
 from dataplane.loader.batch_source import BatchSource
-from dataplane.loader.epoch_iterator import Pass
 from dataplane.loader.known_batches import KnownBatches, KnownOrder
 from dataplane.loader.ranks import (
     check_agreement,
@@ -34,6 +34,7 @@ from dataplane.loader.ranks import (
 )
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.sampler_batches import SamplerBatches, set_generator, state_between_passes
+from dataplane.loader.sampler_epochs import SamplerEpochs, epoch_of_sampler
 from dataplane.loader.stacklevel import users_stacklevel
 from dataplane.loader.state import LoaderState, Progress
 
@@ -72,15 +73,16 @@ class Place:
         self._length = length
         self._identity = identity
         self._known = _known(sampler, batch_sampler)
+        self._epochs = SamplerEpochs(sampler, batch_sampler)
         self._epochs_set = 0
         self._next_epoch = 0
         self._offset = 0  # of the epochs that frameworks name from those that are read
         self._resume: LoaderState | None = None
-        self._progress: Progress | None = None
-        self._latest: weakref.ref[Pass] | None = None
+        self._passes: list[Progress] = []
+        self._has_begun = False
+        self._passes_read = 0
         self._number = next(_numbers)
         self._is_warned_of_ranks = False
-        self._begun = (0, 0)  # epoch of the latest pass, and how often one had been named by then
 
     @property
     def own(self) -> EpochSampler | None:
@@ -101,8 +103,7 @@ class Place:
         """
         epoch = epoch_number(epoch)
         if self.own is None:
-            self._tell_samplers(epoch)
-            self._name(epoch)
+            self._name_to_user(epoch)
             return
         self.own.set_epoch(epoch)
         self._offset = 0
@@ -110,21 +111,30 @@ class Place:
             self._resume = None
 
     @property
+    def is_in_pass(self) -> bool:
+        """Whether the training loop is in a pass, of which it got a batch."""
+        loop = self._loop
+        return loop is not None and loop.is_open and loop.has_begun
+
+    @property
     def state(self) -> LoaderState:
-        """The place of the training loop: in the latest pass, or before the next.
+        """The place of the training loop: in its pass, or before the next.
 
         Raises:
             ConfigError: batches came out of order.
         """
-        progress = self._progress
-        if progress is not None and self._is_open and progress.has_begun:
-            return replace(progress.state, dataset=self._identity())
+        loop = self._loop
+        if loop is not None and self.is_in_pass:
+            return loop.state
         self._obey_sampler()
-        if self._resume is not None:
+        self._settle()
+        loop = self._loop
+        if self._resume is not None and (loop is None or not loop.has_begun):
             return self._resume
-        state = self._fresh() if self._progress is None else self._progress.state
-        draws = self.own is None or state.seed is None
-        if self._progress is not None and self._progress.is_finished and draws:
+        if loop is not None and not loop.is_finished:
+            return loop.state
+        state = self._fresh(self._next_epoch)
+        if self._has_begun and (self.own is None or state.seed is None):
             drawing = self._sampler if self._batch_sampler is None else self._batch_sampler
             state = replace(state, sampler=state_between_passes(drawing))
         return replace(state, dataset=self._identity())
@@ -145,25 +155,26 @@ class Place:
         """
         state = LoaderState.from_dict(state_dict)
         draws = self.own is not None and self.own.draws
-        fresh = replace(self._fresh(), dataset=self._identity())
-        state.check_fits(fresh, self._seed, draws=draws)
+        fresh = replace(self._fresh(0), dataset=self._identity())
+        length = None if self.own is None else self.own.rule.length
+        state.check_fits(fresh, self._seed, draws=draws, epoch_length=length)
         self._obey_sampler()
         if self.own is not None and state.seed is not None and not state.is_seed_of_pass:
             self.own.adopt(state.seed)
         if self.own is not None and state.sampler is not None and self.own.generator is not None:
             set_generator(self.own.generator, state.sampler.get("random", ""))
         if self.own is None and state.sampler is not None:
-            epoch = state.sampler.get("epoch")
-            if epoch is not None:
-                self._tell_samplers(epoch)
-        self._progress = None
+            self._epochs.resume(state)
+        self._settle()
+        self._passes, self._has_begun = [], False
         self._resume = state
         self._next_epoch = state.epoch
+        self._offset = 0
 
     def begin(
         self, *, takes_any_index: bool, drop_last: bool, draws: bool = False
-    ) -> tuple[LoaderState, BatchSource]:
-        """Begin a pass: settle rank and seed, and return where it begins and its batches.
+    ) -> tuple[Progress, BatchSource]:
+        """Begin a pass: settle rank and seed, and return its progress and its batches.
 
         Args:
             takes_any_index: whether a sampler's indices need not be numbers of samples.
@@ -184,7 +195,8 @@ class Place:
             shuffle = sampler.shuffle
             order = sampler.order((state.seed or 0) if shuffle else 0, batch_size)
             if order.nodes is not None:
-                name = f"{self._number}/{state.epoch}/{state.samples_consumed}/nodes and batches"
+                place = f"{self._passes_read}/{state.epoch}/{state.samples_consumed}"
+                name = f"{self._number}/{place}/nodes and batches"
                 check_agreement(name, f"{order.nodes}, batches of {batch_size}")
             feed = KnownBatches(
                 order,
@@ -192,10 +204,11 @@ class Place:
                 state.samples_consumed,
                 is_next_known=not ((shuffle or draws) and state.is_seed_of_pass),
             )
-        self._resume = None
-        self._progress = Progress(state, order, feed)
-        self._begun = (state.epoch, 0 if self.own is None else self.own.epochs_set)
-        return state, feed
+        times_named = 0 if self.own is None else self.own.epochs_set
+        progress = Progress(state, order, feed, times_named=times_named)
+        self._passes.append(progress)
+        self._has_begun = True
+        return progress, feed
 
     def looks_behind(self, state_dict: Mapping[str, object]) -> Sequence[int] | None:
         """Return the looks of the batch behind a state; None where no sample comes twice.
@@ -237,45 +250,105 @@ class Place:
         return sampler.order((seed or 0) if sampler.shuffle else 0, batch_size), seed
 
     @property
-    def progress(self) -> Progress:
-        """Progress of the pass that `begin` began."""
-        assert self._progress is not None
-        return self._progress
-
-    def follow(self, current: Pass) -> None:
-        """Remember a pass, to see later whether it was left."""
-        self._latest = weakref.ref(current)
-
-    @property
     def carried(self) -> tuple[int, int, int, LoaderState | None]:
-        """What a copy of the loader goes on from: its next epoch, and a state that was loaded."""
-        epoch = self._next_epoch
-        if self._progress is not None and self._resume is None:
-            is_done = self._progress.is_finished or not self._is_open
-            epoch = self._epoch_after(self._progress)[0] if is_done else self._progress.start.epoch
-        return epoch, self._epochs_set, self._offset, self._resume
+        """What a copy of the loader goes on from: its next epoch, and a state to resume at.
+
+        In a pass that is open that is where the pass began.
+        """
+        self._settle()
+        epoch, resume, loop = self._next_epoch, self._resume, self._loop
+        if loop is not None and loop.is_open and not loop.is_named_over:
+            epoch, resume = loop.start.epoch, loop.start if loop.start.samples_consumed else resume
+        return epoch, self._epochs_set, self._offset, resume
 
     @carried.setter
     def carried(self, carried: tuple[int, int, int, LoaderState | None]) -> None:
         self._next_epoch, self._epochs_set, self._offset, self._resume = carried
 
-    def _name(self, epoch: int) -> None:
-        if self._resume is None or self._resume.epoch != epoch:
-            self._resume = self._progress = None
-            self._next_epoch = epoch
-
-    def is_stale(self) -> bool:
-        """Say whether another epoch than that of the present pass was named since it began.
+    def is_stale(self, progress: Progress) -> bool:
+        """Say whether another epoch than that of a pass was named since it began.
 
         Nothing of the pass was read yet. If the epoch is its own, that was heard.
         """
         own = self.own
-        if own is None or own.epochs_set == self._begun[1]:
+        if own is None or own.epochs_set == progress.times_named:
             return False
-        if own.epoch + self._offset != self._begun[0]:
+        if own.epoch + self._offset != progress.start.epoch:
             return True
         self._epochs_set = own.epochs_set
         return False
+
+    @property
+    def _loop(self) -> Progress | None:
+        """The pass that the training loop is in, or was in last."""
+        found = [one for one in self._passes if one.last_used]
+        goes_on = any(one.is_open and one.has_begun for one in found)
+        found = [
+            one
+            for one in found
+            if one.is_open
+            or (not one.is_named_over and (one.has_moved or (one.has_begun and not goes_on)))
+        ]
+        return max(found, key=lambda one: one.last_used, default=None)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self.own is None or self.own.num_replicas == 1
+
+    def _settle(self) -> None:
+        """Have the base follow the passes that have moved, and forget those that are over."""
+        for one in self._passes:
+            if one.has_moved and not one.is_settled:
+                one.is_settled = True
+                self._passes_read += 1
+                if not one.is_named_over:
+                    self._next_epoch = max(self._next_epoch, one.start.epoch + 1)
+                    self._resume = None
+        loop = self._loop
+        self._passes = [one for one in self._passes if one.is_open or one is loop]
+
+    def _keep_resume(self) -> None:
+        """Forget looks: the state that was loaded was named to be the next place."""
+        self._passes = [one for one in self._passes if one.is_open]
+
+    def _next(self) -> tuple[int, LoaderState | None]:
+        """Return the epoch of the next pass, and the state that it resumes at, if any.
+
+        On one rank a pass beside one that is open reads the epoch after it, even before that has
+        moved. Of several ranks one may look alone.
+        """
+        self._settle()
+        beside = [
+            one.start.epoch + 1
+            for one in self._passes
+            if self._is_alone and one.is_open and not one.is_named_over
+        ]
+        if not beside:
+            return self._next_epoch, self._resume
+        return max(self._next_epoch, *beside), None
+
+    def _name(self, epoch: int) -> None:
+        """Have the next pass read an epoch; the pass that the loop is in keeps its place."""
+        loop = self._loop
+        for one in self._passes:
+            one.is_named_over = True
+            if one is not loop or not one.has_begun:
+                one.last_used = 0
+        self._next_epoch, self._resume = epoch, None
+
+    def _name_to_user(self, epoch: int) -> None:
+        """Name an epoch where the sampler is the user's."""
+        self._settle()
+        resume, loop = self._resume, self._loop
+        if resume is not None:
+            of_sampler = epoch_of_sampler(resume)
+            if epoch in (resume.epoch, of_sampler):
+                self._epochs.tell(epoch if of_sampler is None else of_sampler)
+                self._keep_resume()
+                return
+        self._epochs.tell(epoch)
+        if loop is None or loop.has_begun or loop.start.epoch != epoch:
+            self._name(epoch)
 
     def _obey_sampler(self) -> None:
         """Take over an epoch that somebody named to the loader's own sampler.
@@ -287,33 +360,26 @@ class Place:
         if own is None or own.epochs_set == self._epochs_set:
             return
         self._epochs_set = own.epochs_set
+        self._settle()
         if self._resume is not None and own.epoch + self._offset <= self._resume.epoch:
             self._offset = self._resume.epoch - own.epoch
+            self._keep_resume()
             return
-        epoch = own.epoch + self._offset
-        if self._progress is not None and self._is_unread and self._progress.start.epoch == epoch:
+        epoch, loop = own.epoch + self._offset, self._loop
+        if loop is not None and not loop.has_begun and loop.start.epoch == epoch:
             return  # it is where the pass has begun, which may be in the middle
         self._name(epoch)
-
-    @property
-    def _is_unread(self) -> bool:
-        return self._progress is not None and not self._progress.has_begun
 
     def _next_state(self) -> LoaderState:
         self._obey_sampler()
         if self.own is not None:
             self.own.settle()
-        state, before = self._resume, self._progress
-        if state is None and before is not None:
-            self._next_epoch, is_look = self._epoch_after(before)
-            if is_look and before.start.samples_consumed:
-                state = before.start  # a look at where another run had stopped
-        if state is not None and state.sampler is not None:
-            epoch = state.sampler.get("epoch")
-            if epoch is not None and epoch != self._sampler_epoch():
-                state = None  # somebody set another one
+        before = self._loop
+        epoch, state = self._next()
+        if state is not None and not self._epochs.fit(state):
+            state = None
         if state is None:
-            state = self._fresh()
+            state = self._fresh(epoch)
         if self.own is not None:
             self.own.epoch = state.epoch - self._offset
         if state.seed is None:
@@ -322,6 +388,7 @@ class Place:
             else:
                 seed, is_of_pass = draw_seed(self._generator), True
             state = replace(state, seed=seed, is_seed_of_pass=is_of_pass)
+        state = replace(state, dataset=self._identity())
         self._compare_ranks(before, state)
         return state
 
@@ -330,7 +397,7 @@ class Place:
         own = self.own
         if own is None or own.num_replicas == 1 or not own.shuffle or own.epochs_set:
             return
-        order = f"{self._number}/{self._identity()}"
+        order = f"{self._number}/{state.dataset}"
         if before is not None and before.is_finished and not self._is_warned_of_ranks:
             behind = rank_behind(order, before.start.epoch)
             if behind is not None:
@@ -344,19 +411,8 @@ class Place:
                 )
         note_epoch(order, state.epoch)
 
-    @property
-    def _is_open(self) -> bool:
-        latest = None if self._latest is None else self._latest()
-        return latest is not None and not latest.is_closed
-
-    def _epoch_after(self, before: Progress) -> tuple[int, bool]:
-        """Return the epoch after a pass, and whether that was a look."""
-        before.is_left = not self._is_open
-        has_moved = before.has_moved(is_alone=self.own is None or self.own.num_replicas == 1)
-        return before.start.epoch + int(has_moved), not has_moved
-
-    def _fresh(self) -> LoaderState:
-        """Return the beginning of the next epoch."""
+    def _fresh(self, epoch: int) -> LoaderState:
+        """Return the beginning of an epoch."""
         kind, details, seed, rank = "sampler", "", self._seed, 0
         if self.own is not None:
             kind, details = self.own.rule.kind, self.own.rule.details
@@ -364,7 +420,7 @@ class Place:
         else:
             rank = rank_of_process()[0]
         return LoaderState(
-            epoch=self._next_epoch,
+            epoch=epoch,
             samples_consumed=0,
             num_yielded=0,
             order=kind,
@@ -373,20 +429,6 @@ class Place:
             dataset_length=self._length,
             rank=rank,
         )
-
-    def _sampler_epoch(self) -> int | None:
-        inner = getattr(self._batch_sampler, "sampler", None)
-        for sampler in (self._sampler, self._batch_sampler, inner):
-            epoch = getattr(sampler, "epoch", None)
-            if isinstance(epoch, int) and callable(getattr(sampler, "set_epoch", None)):
-                return epoch
-        return None
-
-    def _tell_samplers(self, epoch: int) -> None:
-        for sampler in (self._sampler, self._batch_sampler):
-            set_epoch = getattr(sampler, "set_epoch", None)
-            if callable(set_epoch):
-                set_epoch(epoch)
 
     def _sampler_batches(
         self, state: LoaderState, takes_any_index: bool, drop_last: bool, draws: bool
@@ -401,7 +443,7 @@ class Place:
             drop_last=drop_last if batches is None or gives_lists else batches.drop_last,
             length=None if takes_any_index else self._length,
             gives_lists=gives_lists,
-            epoch=self._sampler_epoch(),
+            epoch=self._epochs.epoch,
             consumed=state.samples_consumed,
             state=state.sampler,
             has_looks=draws,

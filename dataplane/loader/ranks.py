@@ -31,6 +31,7 @@ __all__ = [
     "rank_behind",
     "rank_of_process",
     "shared_seed",
+    "shared_seed_if_any",
     "whole_number",
 ]
 
@@ -154,8 +155,19 @@ def draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator).item())
 
 
+def shared_seed_if_any(generator: torch.Generator | None) -> int | None:
+    """Return the drawn seed of this job; None where ranks cannot agree, and can do without."""
+    if _has_group():
+        with contextlib.suppress(Exception):  # as in `note_epoch`
+            return shared_seed(generator)
+    return None
+
+
 def shared_seed(generator: torch.Generator | None) -> int:
     """Return the drawn seed of this job, the same on all ranks.
+
+    Args:
+        generator: what it is drawn from; None draws from torch's own.
 
     Raises:
         ConfigError: there are several ranks, and no process group to agree in.

@@ -32,6 +32,7 @@ from dataplane.loader.ranks import (
     node_ranks,
     rank_of_process,
     shared_seed,
+    shared_seed_if_any,
     whole_number,
 )
 from dataplane.telemetry import logger
@@ -132,6 +133,31 @@ class EpochSampler(DistributedSampler[int]):
         return self._by_node is not None
 
     @property
+    def ranks_per_node(self) -> int | None:
+        """Number of ranks on a node that was given; None without one."""
+        return None if self._by_node is None else self._by_node.ranks_per_node
+
+    @property
+    def given_seed(self) -> int | None:
+        """Seed that was given; None where one is drawn."""
+        return self._given_seed
+
+    @property
+    def given_ranks(self) -> tuple[int, int] | None:
+        """Rank and world size that were given; None where they are asked for."""
+        return self._given_ranks
+
+    def is_of(self, rule: OrderRule) -> bool:
+        """Whether a rule gives the same order."""
+        own = self.rule
+        return (own.kind, own.details, own.length) == (rule.kind, rule.details, rule.length)
+
+    def __str__(self) -> str:
+        ranks = self._given_ranks and f", rank {self._given_ranks[0]} of {self._given_ranks[1]}"
+        node = ', assign="node"' if self.is_by_node else ""
+        return f"a {self.rule.kind} order, seed {self._given_seed}{ranks or ''}{node}"
+
+    @property
     def ranks(self) -> tuple[int, int]:
         """Rank and world size."""
         return self._given_ranks or rank_of_process()
@@ -208,9 +234,13 @@ class EpochSampler(DistributedSampler[int]):
             return self._given_seed, False
         if self._kept_seed is not None:
             return self._kept_seed, False
-        if self.num_replicas > 1 and (self.shuffle or self.draws):
-            self._kept_seed = shared_seed(self.generator)
-            return self._kept_seed, False
+        if self.num_replicas > 1:
+            # Else it is only for what the user's code draws, which may differ on each rank.
+            is_needed = self.shuffle or self.draws
+            shared = (shared_seed if is_needed else shared_seed_if_any)(self.generator)
+            if shared is not None:
+                self._kept_seed = shared
+                return shared, False
         # As often as torch's loader and its sampler would, so that what the training loop draws
         # afterwards is the same.
         seed = draw_seed(self.generator)
@@ -276,6 +306,8 @@ def _given_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | 
             f"rank={rank} and world_size=None go together", hint="give both or neither"
         )
     count = whole_number("world_size", world_size)
+    if count < 1:
+        raise ConfigError(f"world_size must be at least 1, got {count}")
     if rank is None and count != 1:
         raise ConfigError(
             f"rank=None and world_size={count} go together", hint="give both or neither"

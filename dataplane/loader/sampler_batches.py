@@ -80,11 +80,8 @@ class SamplerBatches:
         self._length = length
         self._gives_lists = gives_lists
         self._epoch = epoch
-        self._queues: tuple[queue.SimpleQueue[Indices | _End], ...] = (
-            queue.SimpleQueue(),
-            queue.SimpleQueue(),
-        )
-        self._done = False
+        self._queues: list[queue.SimpleQueue[Indices | _End]] = [queue.SimpleQueue()]
+        self._end: _End | None = None
         self._number = 0
         self._drawn: dict[int, tuple[Indices, Any]] = {}
         self._yielded = 0
@@ -110,13 +107,18 @@ class SamplerBatches:
         return _drain(self._queues[0])
 
     def ahead(self) -> Iterator[Indices]:
-        """Yield the same batches again, for the plan."""
-        with contextlib.suppress(Exception):  # of the sampler: `batches` raises it to the user
-            yield from _drain(self._queues[1])
+        """Yield the same batches again, for the plan; the consumer asks, before it gets any."""
+        waiting: queue.SimpleQueue[Indices | _End] = queue.SimpleQueue()
+        for indices, _ in self._drawn.values():
+            waiting.put(indices)
+        if self._end is not None:
+            waiting.put(self._end)
+        self._queues.append(waiting)
+        return _drained_quietly(waiting)
 
     def advance(self) -> None:
         """Draw one more batch from the sampler."""
-        if self._done:
+        if self._end is not None:
             return
         item: Indices | _End
         try:
@@ -124,10 +126,9 @@ class SamplerBatches:
             self._drawn[self._number] = (item, self._last_drawn)
             self._number += 1
         except StopIteration:
-            item = _End()
+            item = self._end = _End()
         except Exception as err:
-            item = _End(err)
-        self._done = isinstance(item, _End)
+            item = self._end = _End(err)
         for waiting in self._queues:
             waiting.put(item)
 
@@ -154,7 +155,7 @@ class SamplerBatches:
 
     def close(self) -> None:
         """End both iterations. Idempotent."""
-        self._done = True
+        self._end = _End()
         for waiting in self._queues:
             waiting.put(_End())
 
@@ -176,7 +177,14 @@ class SamplerBatches:
             if self._batch_size is None:
                 yield self._checked(item)
                 continue
-            batch += self._checked(item)
+            indices = self._checked(item)
+            if isinstance(indices, Bulk):
+                raise ConfigError(
+                    f"the sampler yields lists of indices, {item!r:.60}, and batch_size="
+                    f"{self._batch_size} asks for single ones",
+                    hint="give it as batch_sampler=, or with batch_size=None",
+                )
+            batch += indices
             if len(batch) == self._batch_size:
                 yield batch
                 batch = []
@@ -209,7 +217,10 @@ class SamplerBatches:
         if self._length is None:
             return list(item) if self._gives_lists else [item]  # type: ignore[call-overload,list-item]
         plain: Any = item.tolist() if hasattr(item, "tolist") else item  # arrays and tensors
-        is_list = isinstance(plain, Sequence) and not isinstance(plain, (str, bytes))
+        kind = Iterable if self._gives_lists else Sequence
+        is_list = isinstance(plain, kind) and not isinstance(plain, (str, bytes))
+        if is_list:
+            plain = list(plain)
         indices: Sequence[Any] = plain if is_list else [plain]
         try:
             numbers = [operator.index(i) for i in indices]
@@ -236,6 +247,12 @@ def _begin(sampler: Any, own: Any) -> tuple[Any, Iterator[object]]:
         return sampler, iter(sampler)
     items = iter(sampler)
     if not is_asked(items):
+        if own is not None:
+            raise ConfigError(
+                "the state is of a sampler that keeps its own place, and a "
+                f"{type(sampler).__name__} has no load_state_dict",
+                hint="give the loader a sampler like the one that was saved",
+            )
         return None, items
     if own is not None:
         items.load_state_dict(own)
@@ -302,6 +319,11 @@ def _put_back(sampler: Any, state: str | None) -> Iterator[None]:
     finally:
         if generator is torch.default_generator:
             generator.set_state(before)
+
+
+def _drained_quietly(waiting: queue.SimpleQueue[Indices | _End]) -> Iterator[Indices]:
+    with contextlib.suppress(Exception):  # of the sampler: `batches` raises it to the user
+        yield from _drain(waiting)
 
 
 def _drain(waiting: queue.SimpleQueue[Indices | _End]) -> Iterator[Indices]:

@@ -188,7 +188,7 @@ class Work:
                 with_source(separated[0], sources[0])
             return _pinned(separated[0]) if options.pin else separated[0]
         places = range(len(samples)) if fetched.places is None else fetched.places
-        looks = _looks_of(asked.indices)
+        looks = self.reader.told_apart(asked.indices) or ()
         return Task(
             asked.first,
             [asked.indices[place] for place in places],

@@ -9,9 +9,11 @@ repeat itself and to see that it did: a state fits exactly, or is refused.
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 from dataplane.datasets.permutations import SORTED_SAMPLES
 from dataplane.errors import ConfigError
@@ -29,6 +31,9 @@ _ADDED: Mapping[int, Mapping[str, object]] = {
 
 Before version 3 a shuffle of more than `SORTED_SAMPLES` samples was another permutation.
 """
+
+MOST_RANKS = 1 << 17
+"""Ranks that no job has more of."""
 
 _FOREIGN = "_iterator_finished"
 """Name that Accelerate adds to a loader's state."""
@@ -129,13 +134,21 @@ class LoaderState:
             )
         return cls(**values)  # type: ignore[arg-type]  # checked above
 
-    def check_fits(self, own: LoaderState, given_seed: int | None, *, draws: bool = False) -> None:
+    def check_fits(
+        self,
+        own: LoaderState,
+        given_seed: int | None,
+        *,
+        draws: bool = False,
+        epoch_length: int | None = None,
+    ) -> None:
         """Refuse a state of another order: resuming with it would read the wrong samples.
 
         Args:
             own: state of the loader before its first pass.
             given_seed: seed that the loader was made with, if any.
             draws: whether selections draw from the seed, also in an order that does not.
+            epoch_length: samples of an epoch, where they are not those of the dataset.
 
         Raises:
             ConfigError: the dataset, the seed or the kind of order differs.
@@ -162,18 +175,16 @@ class LoaderState:
                 f"the state is of another {self.order} order: what it was made from has changed",
                 hint="construct the loader with the same arguments as the one that was saved",
             )
-        # No upper bound: ranks take whole turns, of which more than the dataset may be under way.
-        if self.order != "sampler" and self.num_yielded > self.samples_consumed:
+        # Ranks take whole turns, so the last one may go beyond the epoch by as many.
+        most = (own.dataset_length if epoch_length is None else epoch_length) + MOST_RANKS
+        if self.order != "sampler" and not self.num_yielded <= self.samples_consumed <= most:
             raise ConfigError(
                 f"the state has {self.samples_consumed} samples in {self.num_yielded} batches "
-                f"behind it, in an epoch of {self.dataset_length} samples",
+                f"behind it, in an epoch of {most - MOST_RANKS} samples",
                 hint=_HINT,
             )
-        if (
-            (draws or self.order not in ("sequential", "sampler"))
-            and None not in (given_seed, self.seed)
-            and self.seed != given_seed
-        ):
+        is_kept = draws or not self.is_seed_of_pass or self.order not in ("sequential", "sampler")
+        if is_kept and None not in (given_seed, self.seed) and self.seed != given_seed:
             raise ConfigError(
                 f"the state is of seed {self.seed}, this loader has seed {given_seed}",
                 hint=f"construct the loader with seed={self.seed}, or without one",
@@ -186,24 +197,68 @@ class LoaderState:
             )
 
 
+class Closeable(Protocol):
+    """What reads a pass, as far as its progress asks."""
+
+    is_closed: bool
+
+
+_uses = itertools.count(1)
+
+
 class Progress:
     """Progress of one pass: where it began, and what it yielded since.
 
     Written by the pass, read by the loader, both in the training thread.
+
+    Args:
+        start: where it begins.
+        order: order that it reads; None with a sampler of the user's.
+        feed: source of its batches.
+        times_named: how often an epoch had been named to the loader's own sampler by then.
+
+    Attributes:
+        is_finished: whether the epoch is over.
+        is_settled: whether the place has followed it.
+        is_named_over: whether an epoch was named since, so that the next one does not follow on.
+        last_used: number that is the higher, the later it began, yielded or finished; 0 where it
+            is not to count until it yields.
     """
 
-    def __init__(self, start: LoaderState, order: KnownOrder | None, feed: BatchSource) -> None:
+    def __init__(
+        self,
+        start: LoaderState,
+        order: KnownOrder | None,
+        feed: BatchSource,
+        *,
+        times_named: int = 0,
+    ) -> None:
         self.start = start
+        self.times_named = times_named
         self._order = order
         self._feed = feed
+        self._run: weakref.ref[Closeable] | None = None
         self._yielded: set[int] = set()  # numbers of batches from the first that was not, on
         self._failed: set[int] = set()  # numbers of those that failed since one was yielded
         self._batches = 0
         self.is_finished = False
-        self.is_left = False
+        self.is_settled = False
+        self.is_named_over = False
+        self.last_used = next(_uses)
+
+    def follow(self, run: Closeable) -> None:
+        """Say what reads the pass, to see later whether it was left."""
+        self._run = weakref.ref(run)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can go on: it was neither closed nor dropped."""
+        run = None if self._run is None else self._run()
+        return run is not None and not run.is_closed
 
     def step(self, number: int) -> None:
         """Count batch `number`'s share of the order as used up."""
+        self.last_used = next(_uses)
         for done in sorted({*self._failed, number}):
             self._feed.note_yielded(done)
             self._yielded.add(done)
@@ -221,6 +276,7 @@ class Progress:
 
     def finish(self) -> None:
         """Say that the epoch is over."""
+        self.last_used = next(_uses)
         self.is_finished = True
 
     @property
@@ -228,33 +284,19 @@ class Progress:
         """Whether a batch was yielded."""
         return self.is_finished or self._batches > 0 or bool(self._yielded)
 
-    def has_moved(self, *, is_alone: bool) -> bool:
-        """Whether the pass was more than a look at one batch, so that its epoch counts as begun.
-
-        Args:
-            is_alone: whether this is the only rank: a pass that is still open counts then, since
-                another beside it is to read something else. Of several ranks one may look alone.
-        """
-        is_beside = is_alone and not self.is_left
-        return self.is_finished or self._batches + len(self._yielded) > 1 or is_beside
+    @property
+    def has_moved(self) -> bool:
+        """Whether it was more than a look at one batch, so that its epoch counts as begun."""
+        return self.is_finished or self._batches + len(self._yielded) > 1
 
     @property
     def state(self) -> LoaderState:
-        """The place of the training loop; after the last batch, the start of the next epoch.
+        """The place of the training loop in the pass.
 
         Raises:
             ConfigError: batches came out of order, and some are still to come before others.
         """
         start = self.start
-        if self.is_finished:
-            return replace(
-                start,
-                epoch=start.epoch + 1,
-                samples_consumed=0,
-                num_yielded=0,
-                seed=None if start.is_seed_of_pass else start.seed,
-                sampler=None,
-            )
         if self._yielded:
             raise ConfigError(
                 "with in_order=False batches have come before others that are still to come: there "

@@ -411,3 +411,51 @@ def test_a_state_whose_generator_is_damaged_is_refused(dataset: dp.Dataset, dama
         make().load_state_dict(state)
     with pytest.raises(dp.ConfigError, match="sampler must be a dict, got str"):
         make().load_state_dict({**state, "sampler": "x"})
+
+
+NODE = {"assign": "node", "rank": 0, "world_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "message"),
+    [
+        ({}, {"weights": [1.0] * SAMPLES}, "weights and the sampler .* a shuffled order, seed 5"),
+        ({}, {"seed": 6}, "seed=6 and the sampler"),
+        ({}, {"rank": 0, "world_size": 2}, "rank=0 and world_size=2 and the sampler"),
+        ({"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 2}, "seed 5, rank 0 of 2"),
+        ({}, {"assign": "node"}, 'assign="node" and the sampler'),
+        ({**NODE, "ranks_per_node": 1}, {**NODE, "ranks_per_node": 2}, "ranks_per_node=2 and the"),
+    ],
+)
+@pytest.mark.parametrize("part", ["sampler", "batch_sampler"])
+def test_arguments_beside_the_sampler_of_another_loader_are_its_own_or_refused(
+    dataset: dp.Dataset, own: dict[str, Any], given: dict[str, Any], message: str, part: str
+) -> None:
+    loader = dp.DataLoader(dataset, shuffle=True, seed=5, **own)
+    parts = {part: getattr(loader, part)}
+    with pytest.raises(dp.ConfigError, match=message):
+        dp.DataLoader(dataset, **parts, **given)
+    again = dp.DataLoader(dataset, **parts, seed=5, **own)
+    assert again.sampler is loader.sampler or again.batch_sampler is loader.batch_sampler
+
+
+def test_weights_beside_a_sampler_that_draws_by_them_are_taken(dataset: dp.Dataset) -> None:
+    weights = [1.0, *[0.0] * (SAMPLES - 1)]
+    loader = dp.DataLoader(dataset, weights=weights, num_samples=4, seed=5)
+    parts = {"sampler": loader.sampler, "shuffle": False}
+    again = dp.DataLoader(dataset, weights=weights, num_samples=4, seed=5, **parts)
+    assert keys(again) == ["case-000"] * 4
+    with pytest.raises(dp.ConfigError, match="weights and the sampler"):
+        dp.DataLoader(dataset, weights=weights, num_samples=5, seed=5, **parts)
+
+
+def test_a_mix_keeps_its_proportions_beside_the_sampler_of_another_loader(
+    dataset: dp.Dataset,
+) -> None:
+    mix = dp.mix([dataset, dataset], weights=[1, 3], stop=8)
+    with pytest.raises(dp.ConfigError, match="a mix and the sampler"):
+        dp.DataLoader(mix, sampler=dp.DataLoader(dataset, shuffle=True).sampler)
+    for shuffle in (None, False):
+        loader = dp.DataLoader(mix, seed=5, shuffle=shuffle)
+        again = dp.DataLoader(mix, sampler=loader.sampler, seed=5, shuffle=False)
+        assert len(keys(again)) == 8

@@ -275,3 +275,12 @@ def test_what_cannot_be_known_is_refused(folder: Path, dataset: dp.Dataset) -> N
             loader.provenance_of_epoch(0)
     with pytest.raises(ConfigError, match="epoch"):
         dp.DataLoader(dataset, seed=5).provenance_of_epoch(-1)
+
+
+def test_repetitions_of_a_sample_in_a_subset_are_counted(dataset: dp.Dataset) -> None:
+    loader = dp.DataLoader(Subset(dataset, [0, 1, 0, 0]), 4, seed=3)
+    next(iter(loader))
+    samples = loader.provenance().as_dict()["samples"]
+    assert [one["repetition"] for one in samples] == [0, 0, 1, 2]
+    assert [one["look"] for one in samples] == [0] * 4
+    assert len({one["draw"] for one in samples}) == 4

@@ -202,3 +202,23 @@ def test_a_store_that_is_gone_ends_no_run(
     monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", gone)
     for _ in range(2):
         ranks.epoch()
+
+
+@pytest.mark.parametrize("has_group", [False, True])
+def test_without_a_shuffle_ranks_share_the_seed_that_code_draws_from_where_they_can(
+    dataset: dp.Dataset, monkeypatch: pytest.MonkeyPatch, has_group: bool, request: Any
+) -> None:
+    if has_group:
+        request.getfixturevalue("group")
+        monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    states = []
+    for rank in range(2):
+        if has_group:
+            monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        torch.manual_seed(rank)
+        loader = dp.DataLoader(dataset, 2, rank=rank, world_size=2)
+        batches = iter(loader)
+        next(batches)
+        states.append(loader.state_dict())
+        assert len(keys(batches)) == 4
+    assert (states[0] == states[1]) is has_group

@@ -182,6 +182,7 @@ def test_set_epoch_reaches_the_user_s_sampler(dataset: dp.Dataset) -> None:
         ({"samples_consumed": "4"}, "samples_consumed must be a count"),
         ({"num_yielded": True}, "num_yielded must be a count"),
         ({"samples_consumed": 1, "num_yielded": 2}, "1 samples in 2 batches behind it"),
+        ({"samples_consumed": 10**6, "num_yielded": 3}, "1000000 samples in 3 batches behind it"),
         ({"extra": 1}, "unknown entries: extra"),
     ],
 )

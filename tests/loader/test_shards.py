@@ -152,3 +152,25 @@ def test_what_it_contradicts_is_refused(dataset: dp.Dataset) -> None:
         make(Around(dataset))
     with pytest.raises(dp.ConfigError, match="this is a TensorDataset"):
         dp.DataLoader(TensorDataset(torch.zeros(2)), shuffle="shards")
+
+
+def test_a_subset_that_is_changed_is_shuffled_by_the_shards_of_its_samples(
+    dataset: dp.Dataset,
+) -> None:
+    part = Subset(dataset, list(range(12)))
+    loader = make(part)
+    keys(loader)
+    part.indices = [place % 12 + 12 * (place % 2) for place in range(12)]
+    assert keys(make(part)) != keys(loader)  # another epoch
+    loader.set_epoch(0)
+    assert keys(loader) == keys(make(part))
+    loader.set_epoch(0)
+    batches = iter(loader)
+    next(batches)
+    next(batches)
+    fresh = make(part)
+    fresh.load_state_dict(loader.state_dict())
+    assert keys(fresh) == [key for batch in batches for key in batch["__key__"]]
+    part.indices = list(range(12))
+    batches.close()
+    make(part).load_state_dict({**loader.state_dict(), "dataset": ""})

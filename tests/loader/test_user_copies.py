@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -306,6 +307,37 @@ def test_persistent_workers_of_one_pass_are_not_those_of_another_beside_it(
         for pair in zip(loader, loader, strict=True):
             for batch in pair:
                 assert torch.equal(batch["x"][:, 0, 0].double(), batch["y"])
+
+
+class Slow:
+    """A transform that says whether it was called while it still ran."""
+
+    def __init__(self) -> None:
+        self.is_inside = False
+
+    def __call__(self, sample: dict[str, Any]) -> bool:
+        was_inside, self.is_inside = self.is_inside, True
+        time.sleep(0.1)
+        self.is_inside = False
+        return was_inside
+
+
+def test_a_persistent_worker_that_did_not_end_with_its_pass_is_not_another_s(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dataplane.loader.pipeline.JOIN_TIMEOUT_S", 0.0)
+    loader = dp.DataLoader(
+        dp.Dataset(url, transform=Slow(), cache=False),
+        4,
+        num_workers=2,
+        persistent_workers=True,
+        collate_fn=any,
+    )
+    batches = iter(loader)
+    next(batches)
+    batches.close()
+    next_batches = iter(loader)
+    assert [next(next_batches), next(next_batches)] == [False, False]
 
 
 def test_a_pass_in_another_thread_leaves_the_main_thread_s_numbers_alone(url: str) -> None:

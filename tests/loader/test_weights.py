@@ -66,6 +66,8 @@ def test_weights_may_be_a_tensor_and_a_sample_without_weight_never_comes(
     weights = torch.zeros(SAMPLES)
     weights[[3, 7]] = torch.tensor([1.0, 2.0])
     assert set(keys(make(dataset, weights=weights))) == {"case-003", "case-007"}
+    weights.requires_grad_()
+    assert set(keys(make(dataset, weights=weights))) == {"case-003", "case-007"}
 
 
 class Names(Dataset[str]):
