@@ -21,6 +21,7 @@ FEW, MANY = 60_000, 210_000
 
 MEASURE = """
 import ctypes, gc, json, sys
+import pyarrow as pa
 import dataplane as dp
 
 def kib(path, name):
@@ -32,8 +33,9 @@ loader = dp.DataLoader(dataset, batch_size=64, shuffle=True, num_workers=0, seed
 batches = iter(loader)
 assert len(next(batches)["__key__"]) == 64
 gc.collect()
-# What the order's arithmetic left with the C library is not the index's.
+# What the order's arithmetic and Arrow's decoder left with their allocators is not the index's.
 ctypes.CDLL(None).malloc_trim(0)
+pa.default_memory_pool().release_unused()
 resident = kib("/proc/self/smaps_rollup", "Rss:")
 print(json.dumps([resident * 1024, kib("/proc/self/status", "VmHWM:") * 1024]))
 """
@@ -48,8 +50,12 @@ def test_a_sample_more_costs_some_hundred_bytes(tmp_path: Path, is_ragged: bool)
         folder = tmp_path / str(samples)
         url = pack_many(folder, samples, distinct=64, elements=100, is_ragged=is_ragged)
         given = [sys.executable, "-c", MEASURE, url, str(tmp_path / f"cache-{samples}")]
-        done = subprocess.run(given, check=True, capture_output=True, text=True)
-        measured.append(json.loads(done.stdout))
+        runs = [
+            json.loads(subprocess.run(given, check=True, capture_output=True, text=True).stdout)
+            for _ in range(2)
+        ]
+        # What allocators keep and when blocks arrive is chance, and only adds to it.
+        measured.append([min(figures) for figures in zip(*runs, strict=True)])
     few, many = measured
     resident, peak = ((b - a) / (MANY - FEW) for a, b in zip(few, many, strict=True))
     print(f"{resident:.0f} bytes a sample, at most {peak:.0f}")
