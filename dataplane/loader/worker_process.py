@@ -189,7 +189,20 @@ class _Child:
     def is_usable(self) -> bool:
         if os.getpid() != self._owner or self._end is not None or self._is_closing:
             return False
-        return self.process.poll() is None
+        return not self._has_ended()
+
+    def _has_ended(self) -> bool:
+        """Whether the process is gone.
+
+        `Popen.poll` says of one that is gone that it is there while another thread waits for it.
+        """
+        if self.process.returncode is not None:
+            return True
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self.process.pid, look) is not None
+        except ChildProcessError:  # somebody has waited for it just now
+            return True
 
     def take_turn(self) -> None:
         """Become the one who uses the connection.

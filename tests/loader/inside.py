@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import dataplane as dp
@@ -64,6 +64,15 @@ def ready_count(batches: Pass) -> int:
 def end_as_at_exit(pipeline: Pipeline) -> None:
     """The end of a pipeline that is still referred to when the process ends."""
     pipeline._stop.cancel()
+
+
+@contextmanager
+def being_waited_for(worker: WorkerProcess) -> Iterator[None]:
+    """As while another thread is inside of `Popen.wait`: `poll` does not look then."""
+    process = worker._child.process
+    with process._waitpid_lock:  # type: ignore[attr-defined]  # CPython's
+        assert process.poll() is None
+        yield
 
 
 def connection_of(worker: WorkerProcess) -> Connection:

@@ -22,7 +22,7 @@ import pytest
 
 from dataplane.errors import LoaderError
 from dataplane.loader.worker_process import WorkerProcess
-from tests.loader.inside import connection_of, segments_made
+from tests.loader.inside import being_waited_for, connection_of, segments_made
 from tests.loader.workers import descriptors, has_ended, is_gone, run, script, wait_until, worker_of
 
 
@@ -670,6 +670,16 @@ if child:
         os.close(writing)
         os.close(reading)
         os.waitpid(child, 0)
+
+
+def test_a_process_that_is_gone_is_not_usable_while_somebody_waits_for_it() -> None:
+    with worker_of(str) as worker:
+        assert worker.is_usable
+        os.kill(worker.pid, signal.SIGKILL)
+        wait_until(lambda: has_ended(worker.pid))
+        with being_waited_for(worker):
+            assert not worker.is_usable
+        assert not worker.is_usable
 
 
 def test_nothing_is_left_of_many_calls_and_many_processes(echo: WorkerProcess) -> None:
