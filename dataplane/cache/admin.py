@@ -19,7 +19,14 @@ from dataplane.cache.eviction.budget import (
     has_files,
 )
 from dataplane.cache.eviction.catalog import Catalog
-from dataplane.cache.eviction.inventory import EntryRow, Totals, add_up, disk_room, walk
+from dataplane.cache.eviction.inventory import (
+    EntryRow,
+    Totals,
+    add_up,
+    disk_room,
+    used_bytes,
+    walk,
+)
 from dataplane.cache.eviction.working_set import PASSES
 from dataplane.cache.fetch.scheduler import SHARED_BYTES
 from dataplane.cache.gauges import directory_gauges
@@ -61,6 +68,7 @@ __all__ = [
     "read_published",
     "remove_other_version",
     "unusable_warning",
+    "used_bytes",
     "verify",
     "walk",
 ]

@@ -20,6 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dataplane import _native
 from dataplane.codecs.pipeline import Codec, Pipeline
 from dataplane.errors import ConfigError, FormatError
 
@@ -34,7 +35,6 @@ __all__ = [
 ]
 
 MAX_DIMS: Final = 8
-_MAX_CHUNK_BYTES: Final = (1 << 31) - 1  # kMaxChunkBytes in native/core/base/chunk.hpp
 FLAG_CRC32C: Final = 1
 _MISSING: Final = np.uint64(2**64 - 1)
 _U32_MAX: Final = 2**32 - 1
@@ -281,7 +281,7 @@ def _in_chunks(
     box: tuple[tuple[int, int], ...], itemsize: int
 ) -> Iterator[tuple[tuple[int, int], ...]]:
     """Yield parts of a box, none larger than a chunk may be."""
-    if math.prod(stop - start for start, stop in box) * itemsize <= _MAX_CHUNK_BYTES:
+    if math.prod(stop - start for start, stop in box) * itemsize <= _native.max_chunk_bytes:
         yield box
         return
     axis = max(range(len(box)), key=lambda axis: box[axis][1] - box[axis][0])

@@ -127,8 +127,7 @@ def lay_out(
     for number, layout in enumerate(layouts):
         parts = [sample.plan.parts[number] for sample in samples]
         destinations: list[Any]
-        if layout.dtype is not None:
-            _check_extents(parts, layout, lambda number: samples[number].plan.key)
+        _check_extents(parts, layout, lambda number: samples[number].plan.key)
         if layout.dtype is None:
             batch[layout.name], destinations = _allocate_each(parts, allocate)
         elif layout.arrangement is Arrangement.STACKED:
@@ -172,9 +171,8 @@ def _lay_out_together(
     # sample has its own; where samples begin.
     others: list[tuple[int, int, bool, _Array | int]] = []
     for number, layout in enumerate(layouts):
-        if layout.dtype is not None:
-            of_forms = [form.parts[number] for form in plan.forms]
-            _check_extents(of_forms, layout, lambda form: _key_of(samples, form))
+        of_forms = [form.parts[number] for form in plan.forms]
+        _check_extents(of_forms, layout, lambda form: _key_of(samples, form))
         if layout.is_weighted:
             weights = np.array([weight_of(form.parts[number]) for form in plan.forms])
             of_samples = weights[np.zeros(count, int) if plan.form is None else plan.form]
@@ -259,6 +257,8 @@ def _check_extents(
         ConfigError: there is one: a selection of the user's has extents that depend on its draw.
         FormatError: a sample lacks the array, and the index says that all have it.
     """
+    if layout.arrangement is Arrangement.LISTED:
+        return
     is_stacked = layout.arrangement is Arrangement.STACKED
     for number, part in enumerate(parts):
         if part is None:

@@ -69,20 +69,21 @@ class Form:
         chunks: int64[m], the chunk of each row that is read from one, counted over all arrays of a
             sample.
         nbytes: size of the decoded selections.
-        is_read: bool[n], which rows these are: padding comes from no chunk.
+        read: which rows these are, all or bool[n]: padding comes from no chunk.
     """
 
     parts: tuple[Part | None, ...]
     rows: _Rows
     chunks: npt.NDArray[np.int64]
     nbytes: int = field(init=False)
-    is_read: npt.NDArray[np.bool_] = field(init=False)
+    read: slice | npt.NDArray[np.bool_] = field(init=False)
     _in_batch: dict[tuple[bool, ...], _Rows] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         nbytes = sum(part.nbytes for part in self.parts if part is not None)
         object.__setattr__(self, "nbytes", nbytes)
-        object.__setattr__(self, "is_read", self.rows["codec"] != Codec.FILL)
+        is_read = self.rows["codec"] != Codec.FILL
+        object.__setattr__(self, "read", slice(None) if is_read.all() else is_read)
 
     def rows_in_batch(self, is_stacked: tuple[bool, ...]) -> _Rows:
         """Return the rows with one more dimension for arrays that are stacked, the place in it 0.
@@ -176,12 +177,12 @@ class SamplesPlan:
         form = self.forms[number]
         offsets, nbytes = self._columns.chunks(samples, form.chunks)
         shift = self.places[slots] - self.spans[slots, 0]  # may be below 0: offsets wrap around
-        at = slice(None) if form.is_read.all() else form.is_read
-        rows["source_nbytes"][:, at] = nbytes
-        rows["source_offset"][:, at] = offsets + shift.view(np.uint64)[:, None]
-        missing = np.zeros(rows.shape, bool)
-        missing[:, at] = offsets == MISSING_CHUNK
-        if missing.any():
+        rows["source_nbytes"][:, form.read] = nbytes
+        rows["source_offset"][:, form.read] = offsets + shift.view(np.uint64)[:, None]
+        is_missing = offsets == MISSING_CHUNK
+        if is_missing.any():
+            missing = np.zeros(rows.shape, bool)
+            missing[:, form.read] = is_missing
             rows["codec"][missing] = Codec.FILL
             rows["source_offset"][missing] = 0
             rows["source_nbytes"][missing] = 0

@@ -31,25 +31,32 @@ def check_padding(pad: float | None, dtype: np.dtype[Any], name: str) -> None:
     """
     if pad is None:
         return
-    problem = ""
-    if dtype.kind == "b" and pad not in (0, 1):
-        problem = "it holds true and false"
-    elif dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if not math.isfinite(pad) or pad != int(pad):
-            problem = f"it holds whole numbers, {dtype}"
-        elif not limits.min <= int(pad) <= limits.max:
-            problem = f"{dtype} goes from {limits.min} to {limits.max}"
-    elif dtype.kind in "fc" and math.isfinite(pad):
-        # Just above the largest number, the nearest one is still that.
-        with np.errstate(over="ignore"):
-            is_held = bool(np.isfinite(np.array(float(pad)).astype(dtype)))
-        problem = "" if is_held else f"{dtype} has no number so large"
+    try:
+        problem = _why_not(pad, dtype)
+    except (TypeError, ValueError, OverflowError):  # an attribute of a selection of the user's
+        problem = "it is no number that a float can hold"
     if problem:
         raise ConfigError(
-            f"array {name!r} cannot be padded with {pad!r}: {problem}",
+            f"array {name!r} cannot be padded with {pad!r:.60}: {problem}",
             hint="give another pad=, of each array that has such elements",
         )
+
+
+def _why_not(pad: float, dtype: np.dtype[Any]) -> str:
+    """Say why elements of a type cannot hold a number; nothing where they can."""
+    is_finite = math.isfinite(pad)
+    if dtype.kind == "b":
+        return "" if pad in (0, 1) else "it holds true and false"
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not is_finite or pad != int(pad):
+            return f"it holds whole numbers, {dtype}"
+        fits = limits.min <= int(pad) <= limits.max
+        return "" if fits else f"{dtype} goes from {limits.min} to {limits.max}"
+    # Just above the largest number, the nearest one is still that.
+    with np.errstate(over="ignore"):
+        is_held = not is_finite or bool(np.isfinite(np.array(float(pad)).astype(dtype)))
+    return "" if is_held else f"{dtype} has no number so large"
 
 
 def outside(region: Region, shape: Sequence[int]) -> list[Box]:

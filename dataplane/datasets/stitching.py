@@ -240,8 +240,8 @@ class _Canvas:
         else:
             places = []
         extents = [region[axis][0][1] - region[axis][0][0] for axis in tiled]
-        fits = len(places) == len(tiled) and all(0 <= at < part.ndim for at in places)
-        fits = fits and len(set(places)) == len(places)
+        is_one_each = len(set(places)) == len(places) == len(tiled)
+        fits = is_one_each and all(0 <= at < part.ndim for at in places)
         if not fits or [part.shape[at] for at in places] != extents:
             raise LoaderError(
                 f"a result of shape {list(part.shape)} for a tile of array {self.name!r} of sample "

@@ -6,6 +6,7 @@ Pure functions over an index.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -22,6 +23,23 @@ __all__ = ["number_samples"]
 
 _Tiling: TypeAlias = "tuple[tuple[str | None, int], ...]"
 """For each tiled dimension its name and the number of tiles along it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tilings:
+    """How one array is tiled in each sample.
+
+    Attributes:
+        name: name of the array.
+        counts: int64[n], tiles of each sample; 0 of one that lacks the array.
+        kinds: int64[n], which of `known` each sample has; -1 for none known.
+        known: tilings by grids.
+    """
+
+    name: str
+    counts: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.int64]
+    known: list[_Tiling]
 
 
 def number_samples(
@@ -52,10 +70,11 @@ def number_samples(
     if not tiled:
         return Numbering(len(index))
     counts: npt.NDArray[np.int64] | None = None
-    tilings: list[tuple[str, npt.NDArray[np.int64], list[_Tiling]]] = []
+    tilings: list[_Tilings] = []
     of = ""
     for name, selection in tiled.items():
-        found, kinds, known = _counts(index, name, cast("TiledSelection", selection))
+        tiling = _tilings(index, name, cast("TiledSelection", selection))
+        found = tiling.counts
         if counts is None:
             counts, of = found, name
         elif (unequal := (found != counts) & (found > 0) & (counts > 0)).any():
@@ -68,17 +87,14 @@ def number_samples(
         else:
             counts = np.maximum(counts, found)
         for other in tilings:
-            _check_tilings(index, other, (name, kinds, known))
-        tilings.append((name, kinds, known))
+            _check_alike(index, other, tiling)
+        tilings.append(tiling)
     assert counts is not None
     # A sample that lacks the array has a number all the same, whose reader says so.
     return Numbering.of_tiles(np.maximum(counts, 1))
 
 
-def _counts(
-    index: DatasetIndex, name: str, selection: TiledSelection
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[_Tiling]]:
-    """Return the number of tiles of each sample, and which tiling it has; -1 for none known."""
+def _tilings(index: DatasetIndex, name: str, selection: TiledSelection) -> _Tilings:
     counts = np.zeros(len(index), np.int64)
     kinds = np.full(len(index), -1)
     known: list[_Tiling] = []
@@ -93,29 +109,26 @@ def _counts(
             if tiling not in known:
                 known.append(tiling)
             kinds[samples] = known.index(tiling)
-    return counts, kinds, known
+    return _Tilings(name, counts, kinds, known)
 
 
-def _check_tilings(
-    index: DatasetIndex,
-    first: tuple[str, npt.NDArray[np.int64], list[_Tiling]],
-    second: tuple[str, npt.NDArray[np.int64], list[_Tiling]],
-) -> None:
+def _check_alike(index: DatasetIndex, first: _Tilings, second: _Tilings) -> None:
     """Refuse grids of which tiles of one number lie at different places.
 
     Raises:
         ConfigError: there are as many tiles along other dimensions, or in another order.
     """
-    both = (first[1] >= 0) & (second[1] >= 0)
-    pairs, at = np.unique(np.stack([first[1][both], second[1][both]]), axis=1, return_index=True)
+    both = (first.kinds >= 0) & (second.kinds >= 0)
+    kinds = np.stack([first.kinds[both], second.kinds[both]])
+    pairs, at = np.unique(kinds, axis=1, return_index=True)
     for (one, other), place in zip(pairs.T.tolist(), at.tolist(), strict=True):
-        of_first, of_second = first[2][one], second[2][other]
+        of_first, of_second = first.known[one], second.known[other]
         if _is_alike(of_first, of_second):
             continue
         sample = int(np.flatnonzero(both)[place])
         raise ConfigError(
             f"the tiles of sample {index.keys[sample]!r} lie at other places in array "
-            f"{second[0]!r} than in array {first[0]!r}: {_described(of_second)} and "
+            f"{second.name!r} than in array {first.name!r}: {_described(of_second)} and "
             f"{_described(of_first)}",
             hint="tile arrays of equal extents in the same order, or read the others whole",
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from dataplane.cache import Cache, CacheConfig
-from dataplane.cache.admin import MIN_JOBS_PER_THREAD, REQUESTS_PER_THREAD, SHARED_BYTES
+from dataplane.cache.admin import (
+    MIN_JOBS_PER_THREAD,
+    REQUESTS_PER_THREAD,
+    SHARED_BYTES,
+    used_bytes,
+)
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.selections import Selection
 from dataplane.datasets.views import view_of
@@ -184,7 +188,7 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
     reads = DatasetReads(dataset, orders, settings.seed, table, coarsening)
     limit_bytes = settings.cache.size_bytes
     if limit_bytes is None:
-        limit_bytes = _disk_limit(settings.cache.dir)
+        limit_bytes = _disk_limit(settings.cache)
     lengths = _block_lengths(index_bytes, settings.cache.block_bytes)
     setup = _setup(settings, config, limit_bytes, reader.mean_sample_bytes)
     simulated = replace(
@@ -291,22 +295,11 @@ def _request_bytes(config: CacheConfig) -> int:
         return cache.request_bytes
 
 
-def _disk_limit(folder: Path) -> int:
+def _disk_limit(config: CacheConfig) -> int:
     """Return what a cache without a budget may take: it leaves a tenth of the disk free."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
+    there = next(path for path in (config.dir, *config.dir.parents) if path.exists())
     usage = shutil.disk_usage(there)
-    return max(0, usage.free - usage.total // 10 + _taken_bytes(folder))
-
-
-def _taken_bytes(folder: Path) -> int:
-    """Return the bytes of disk space that a cache takes already, which it may evict."""
-    taken = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):  # evicted meanwhile
-                # Source: stat(2): blocks are of 512 bytes, whatever the file system's are.
-                taken += 512 * Path(parent, name).lstat().st_blocks
-    return taken
+    return max(0, usage.free - usage.total // 10 + used_bytes(config))
 
 
 def _block_lengths(size_bytes: int, block_bytes: int) -> list[int]:

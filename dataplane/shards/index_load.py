@@ -239,7 +239,7 @@ class _Loading:
 
     def _check_names(self, rows: SampleRows, keys: Keys, arrays: CompactText) -> None:
         """No sample may have an array twice: one of them would never be read."""
-        codes = arrays.codes.repeated
+        codes = arrays.codes.repeated if rows.per_sample else None
         samples = np.zeros(len(codes), np.int64) if codes is not None else rows.all_samples()
         numbered = samples * len(arrays.values) + (arrays.codes.all() if codes is None else codes)
         numbered.sort()

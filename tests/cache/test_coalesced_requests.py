@@ -15,7 +15,7 @@ from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.cache.fetch import scheduler
 from dataplane.errors import ObjectChanged, StoreError
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
-from tests.cache.inside import entry_of, is_idle, jobs_of, queued_count
+from tests.cache.inside import entry_of, is_idle, jobs_of, queued_count, session_of
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,25 @@ def test_a_read_of_many_blocks_is_few_requests(config, store, content):
         assert blob.is_complete()
         assert store.requests() == [(0, len(content))]
         assert streaming.closed == [len(content)]
+
+
+def test_a_block_that_another_process_fills_meanwhile_is_read_all_the_same(config, store, content):
+    """Its claim is lost, as where a reader has dropped a bad block of the same entry."""
+
+    def before(position: int) -> None:
+        if position == 0:
+            session = session_of(cache)
+            entry_of(cache, blob).blocks.release(0)
+            other = session.files.inspect(blob.name, session.verify_tag)
+            assert other.try_claim(0)
+            other.commit(0, content[:BLOCK])
+            other.release(0)
+
+    with Cache(config) as cache:
+        blob = cache.open(_streaming(store, before=before), store.put("a", content))
+        assert read_all(blob) == content
+        assert blob.is_complete()
+        assert cache.counters["cache_uncached_blocks"] == 0
 
 
 def test_a_request_asks_for_no_more_than_it_may(config, store, content):

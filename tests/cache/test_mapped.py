@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import signal
+import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from dataplane import _native
 from dataplane.cache import Cache, CacheConfig
+from dataplane.cache.fetch import download
 from dataplane.cache.maintenance import cleanup
 from dataplane.errors import ConfigError, ObjectChanged
 from tests.cache import children
-from tests.cache.fakes import BLOCK, data_files, held, partly_cached, read_all, wait_until
-from tests.cache.inside import session_of
+from tests.cache.fakes import (
+    BLOCK,
+    data_files,
+    held,
+    map_files,
+    partly_cached,
+    read_all,
+    wait_until,
+)
+from tests.cache.inside import is_idle, jobs_of, session_of
 from tests.cache.test_processes import in_child, join_all, start_process
 
 __all__ = ["start_process"]  # a fixture
@@ -188,6 +200,25 @@ class TestEviction:
             assert cache.counters["cache_uncached_blocks"] == 1
         assert warm.read(0, 4 * BLOCK) == content[: 4 * BLOCK]
         wait_until(warm.is_complete)
+
+    def test_a_block_under_a_fleeting_lease_is_waited_for(self, cache, store, content, monkeypatch):
+        """As of one who has found the block gone, and is about to let go of it."""
+        monkeypatch.setattr(download, "_LEASED_TRIES", 10_000)
+        blob = cache.open(store, store.put("fleeting", content))
+        blob.read(0, BLOCK)  # makes the entry
+        wait_until(lambda: is_idle(cache))
+        path = next(
+            path for path in map_files(session_of(cache).directory.path) if path.stem == blob.name
+        )
+        lease = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, 2, 1, 0)
+        with path.open("rb") as lessee, ThreadPoolExecutor(1) as pool:
+            fcntl.fcntl(lessee, fcntl.F_OFD_SETLK, lease)
+            reading = pool.submit(blob.read, 2 * BLOCK, 3 * BLOCK)
+            wait_until(lambda: any(job.tries > 1 for job in jobs_of(cache).values()))
+            assert not reading.done()
+            lessee.close()
+            assert reading.result(30) == content[2 * BLOCK : 3 * BLOCK]
+        assert cache.counters["cache_uncached_blocks"] == 0
 
 
 class TestProcesses:

@@ -29,6 +29,13 @@ class Chosen:
         return found
 
 
+@dataclass(frozen=True)
+class Padded(Chosen):
+    """The same, which reaches beyond the array."""
+
+    pad: Any = None
+
+
 class Tiled(Chosen):
     """The same, of several tiles."""
 
@@ -124,6 +131,13 @@ def test_a_region_of_some_draws_that_cannot_be_is_refused_when_it_is_drawn(
     dataset = dp.Dataset(volumes.url, {"a": own}, cache=False)
     with pytest.raises(dp.ConfigError, match="range 0 to 9 of dimension 0"):
         next(iter(dp.DataLoader(dataset, batch_size=1)))
+
+
+@pytest.mark.parametrize("pad", [10**400, 1j, "zero"])
+def test_a_pad_that_is_no_number_is_refused(volumes: Packed, pad: Any) -> None:
+    own = Padded(lambda _array, _draw: (((0, 9),), ((0, 8),)), pad=pad)
+    with pytest.raises(dp.ConfigError, match=r"cannot be padded with .* no number that a float"):
+        dp.Dataset(volumes.url, {"a": own}, cache=False)
 
 
 def test_a_region_of_lists_is_one(volumes: Packed) -> None:

@@ -6,6 +6,7 @@ different moments. Thread-safe; holds no state.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,10 +14,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dataplane import _native
+from dataplane.cache.config import CacheConfig
+from dataplane.cache.disk.directory import is_in_use
 from dataplane.cache.disk.entry_identity import EntryIdentity, Scope
 from dataplane.cache.disk.session import Session
+from dataplane.errors import CacheError
 
-__all__ = ["EntryRow", "StoreSum", "Totals", "add_up", "describe", "disk_room", "walk"]
+__all__ = [
+    "EntryRow",
+    "StoreSum",
+    "Totals",
+    "add_up",
+    "describe",
+    "disk_room",
+    "used_bytes",
+    "walk",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +128,15 @@ def add_up(rows: Iterable[EntryRow]) -> Totals:
             totals.oldest_tick = min(oldest, row.oldest_tick)
             totals.used_tick = max(totals.used_tick, row.used_tick)
     return totals
+
+
+def used_bytes(config: CacheConfig) -> int:
+    """Return the bytes that a cache takes; 0 for a directory that is none, or cannot be used."""
+    with contextlib.suppress(CacheError, OSError):
+        if is_in_use(config.dir):
+            with contextlib.closing(Session(config.dir, sharing=config.sharing)) as session:
+                return max(0, session.usage.used)
+    return 0
 
 
 def disk_room(session: Session) -> tuple[int, int]:

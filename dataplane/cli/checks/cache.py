@@ -20,11 +20,11 @@ from pathlib import Path
 
 from dataplane.cache.admin import (
     KEY_VARIABLE,
-    Session,
     check_usable,
     excess_bytes,
     is_in_use,
     load_key,
+    used_bytes,
 )
 from dataplane.cache.admin import has_files as files_are_left
 from dataplane.cache.config import CacheConfig
@@ -323,15 +323,6 @@ def encryption(
         return ok(f"on, with a key of this boot; cryptography {version}", origin="boot")
     load(config.key_file)
     return ok(f"on, with the key of {origin}; cryptography {version}", origin=origin)
-
-
-def used_bytes(config: CacheConfig) -> int:
-    """Return the bytes that a cache takes; 0 for a directory that is none, or cannot be used."""
-    with contextlib.suppress(CacheError, OSError):
-        if is_in_use(config.dir):
-            with contextlib.closing(Session(config.dir, sharing=config.sharing)) as session:
-                return max(0, session.usage.used)
-    return 0
 
 
 def _why_not_written(folder: Path) -> str:
