@@ -239,14 +239,30 @@ class CachedObject:
         )
 
     def is_resident(self, start: int, stop: int) -> bool:
-        """Whether bytes `[start, stop)` are on the disk and no block of the object is in memory.
+        """Whether bytes `[start, stop)` are on the disk and none of their blocks is in memory.
 
         Then `views` would make copies only, and `read_into` does that for less.
         """
-        if self._core.held(self.name):
+        if self.blocks_in_memory([(start, stop)]):
             return False
         entry = self._core.entry(self.name, self.spec)
         return entry is None or not entry.blocks.missing(start, stop)
+
+    def blocks_in_memory(self, spans: Sequence[tuple[int, int]]) -> float:
+        """Return which part of the blocks of ranges is in memory for a plan: from 0 to 1.
+
+        A block of several ranges counts in each. Of empty ranges it is 0.
+        """
+        block_bytes = self.spec.block_bytes
+        held = self._core.held(self.name)
+        if not held:
+            return 0.0
+        blocks = [
+            block
+            for start, stop in spans
+            for block in range(start // block_bytes, -(-stop // block_bytes))
+        ]
+        return sum(block in held for block in blocks) / max(len(blocks), 1)
 
     def found_bytes(self) -> int:
         """Number of the object's bytes that are on the local disk; makes no entry for it."""

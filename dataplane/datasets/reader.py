@@ -336,10 +336,11 @@ class SampleReader:
 
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
         source = None if direct or not plan.spans else self.runtime.object(plan.shard)
-        if source is not None and not all(source.is_resident(*span) for span in plan.spans):
-            return viewed_sample(plan, source)
-        if source is not None and (found := mapped_sample(plan, source)) is not None:
-            return found
+        if source is not None:
+            if (found := mapped_sample(plan, source)) is not None:
+                return found
+            if not all(source.is_resident(*span) for span in plan.spans):
+                return viewed_sample(plan, source)
         packed = shared_pool().array((plan.packed_bytes,), UINT8)
         if plan.spans:
             read = self.runtime.read_direct if direct else self.runtime.read

@@ -187,3 +187,36 @@ def test_short_ranges_are_copied(
     monkeypatch.setattr(in_place, "MIN_MAPPED_BYTES", longest + 1)
     sample = read_by(reader.planner.plan(1), reader)
     assert not isinstance(sample.sources[0], MappedRange)
+
+
+def test_a_sample_is_viewed_in_memory_only_where_most_of_its_blocks_are(
+    stored: Packed, config: CacheConfig
+) -> None:
+    reader = warm_reader(stored, config, NAMES)
+    plan = max((reader.planner.plan(index) for index in range(SAMPLES)), key=lambda it: it.spans)
+    source = reader.runtime.object(plan.shard)
+    cache = reader.runtime.cache
+    assert source is not None
+    assert cache is not None
+    blocks = [
+        block for start, stop in plan.spans for block in range(start // BLOCK, -(-stop // BLOCK))
+    ]
+    assert len(blocks) == len(set(blocks)) >= 3
+    kinds = []
+    for held in range(len(blocks) + 1):
+        keys = [(source.name, block) for block in blocks[:held]]
+        for name, block in keys:
+            cache.buffer.add((name, block))
+            stop = min((block + 1) * BLOCK, source.info.size_bytes)
+            assert cache.buffer.hold((name, block), source.read(block * BLOCK, stop))
+        assert source.blocks_in_memory(plan.spans) == held / len(blocks)
+        sample = read_by(plan, reader)
+        kinds.append(any(isinstance(one, MappedRange) for one in sample.sources))
+        cache.buffer.remove(keys)
+        (values,) = separate([sample], reader.layouts)
+        for name, expected in stored.values(values["__key__"]).items():
+            if name in NAMES:
+                assert values[name].numpy().tobytes() == expected.tobytes(), name
+    least = in_place.MIN_VIEWED_SHARE * len(blocks)
+    assert kinds == [held < least for held in range(len(blocks) + 1)]
+    assert source.blocks_in_memory([(0, 0)]) == 0
