@@ -48,7 +48,12 @@ from dataplane.loader.prefetcher import InnerReads, Prefetcher, plan_ahead
 from dataplane.loader.ranks import rank_of_process, whole_number
 from dataplane.loader.sampler import EpochSampler
 from dataplane.loader.stacklevel import users_stacklevel
-from dataplane.loader.stages import MAX_DECODE_THREADS, BatchWorker, PassOptions
+from dataplane.loader.stages import (
+    MAX_DECODE_THREADS,
+    BatchWorker,
+    PassOptions,
+    decode_threads,
+)
 from dataplane.loader.state import LoaderState
 from dataplane.loader.stats import LoaderStats, Meter
 from dataplane.loader.user_code import UserCode, WorkerSetup
@@ -68,7 +73,8 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
 
     Arguments are torch's. For a `dataplane.Dataset`, also inside of `Subset`, `ConcatDataset` and
     classes of your own: `num_workers` is the number of native decode threads and of workers that
-    run your code (0 does both in the calling thread while bytes are still prefetched),
+    run your code (with 0 the calling thread runs it, and decodes, with as many threads as torch
+    computes with, while bytes are still prefetched),
     `prefetch_factor` the number of finished batches kept ready, and without `transform` and
     `collate_fn` a batch has the layout of the dataset: one tensor `[B, ...]` per array, or a
     concatenated one plus `<name>.offsets` for arrays whose first extent varies, plus `"__key__"`.
@@ -693,7 +699,7 @@ class DataLoader(torch.utils.data.DataLoader[T_co]):
         return DeviceBatches(
             self._device,
             self._decode,
-            threads=min(max(self.num_workers, 1), MAX_DECODE_THREADS),
+            threads=decode_threads(self.num_workers),
             needs_cpu=needs_cpu,
             ragged=self._ragged_as_asked(),
         )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from dataplane.datasets.batch import assemble, separate
@@ -38,6 +39,7 @@ __all__ = [
     "Decoded",
     "PassOptions",
     "Work",
+    "decode_threads",
     "stages_of",
 ]
 
@@ -47,9 +49,28 @@ READ_AHEAD = 2
 MAX_DECODE_THREADS = 256
 """As many threads as the native decoder takes."""
 
+_MOST_INLINE_THREADS = 8  # more would wait for memory
+_INLINE_THREAD_BYTES = 512 << 10  # decoded in the time that it takes to wake some threads
+
 MAX_READ_THREADS = 8
 DIRECT_READ_THREADS = 4
 """Batches read at once without a cache, where every read is a round trip."""
+
+
+def decode_threads(num_workers: int, nbytes: int | None = None) -> int:
+    """Return how many native threads decode a batch.
+
+    Without workers nothing else runs while the training thread waits for its batch: then as many
+    decode as torch computes with, which a launcher that shares cores out has set.
+
+    Args:
+        num_workers: as of the loader.
+        nbytes: bytes that the batch decodes to; None for many.
+    """
+    if num_workers:
+        return min(num_workers, MAX_DECODE_THREADS)
+    most = min(torch.get_num_threads(), _MOST_INLINE_THREADS)
+    return most if nbytes is None else min(most, 1 + nbytes // _INLINE_THREAD_BYTES)
 
 
 class BatchWorker(Protocol):
@@ -65,7 +86,8 @@ class PassOptions:
     """Options of a pass.
 
     Attributes:
-        num_workers: native decode threads, and workers; 0 does all in the training thread.
+        num_workers: native decode threads, and workers; with 0 the training thread waits for
+            decoding, and runs the user's code.
         prefetch_factor: finished batches that may wait for the training loop.
         pin: whether to put batches into pinned memory.
         timeout_s: longest wait for a batch, or None.
@@ -164,9 +186,9 @@ class Work:
     def _decode(self, asked: Asked, fetched: FetchedBatch) -> Any:
         options, samples = self.options, fetched.samples
         assert self.reader is not None
-        threads = min(max(options.num_workers, 1), MAX_DECODE_THREADS)
         if not samples and asked.indices:
             return None
+        threads = decode_threads(options.num_workers, decoded_bytes(samples))
         is_sample = options.single and not isinstance(asked.indices, Bulk)
         if not self.workers and not is_sample:
             if self.device is not None:

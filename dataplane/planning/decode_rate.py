@@ -13,7 +13,7 @@ import time
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.samples import decoded_bytes, separate_arrays
-from dataplane.loader.stages import MAX_DECODE_THREADS
+from dataplane.loader.stages import decode_threads
 
 __all__ = ["MEASURED_BYTES", "MEASURED_S", "measure_decode_rate"]
 
@@ -28,7 +28,7 @@ def measure_decode_rate(dataset: Dataset, workers: int) -> float | None:
 
     Args:
         dataset: dataset.
-        workers: decode threads; 0 for one.
+        workers: `num_workers` of the loader.
 
     Returns:
         None where there is nothing to decode.
@@ -41,7 +41,7 @@ def measure_decode_rate(dataset: Dataset, workers: int) -> float | None:
     count = max(1, min(count, _MOST_SAMPLES, len(dataset)))
     samples = reader.fetch_all(range(count))
     nbytes = decoded_bytes(samples)
-    threads = min(max(workers, 1), MAX_DECODE_THREADS)
+    threads = decode_threads(workers, nbytes)
     rounds: list[float] = []
     until_s = time.perf_counter() + MEASURED_S
     while len(rounds) < _LEAST_ROUNDS or time.perf_counter() < until_s:
