@@ -67,8 +67,9 @@ class BufferPool:
         self.max_free_bytes = max_free_bytes
         self._returned: deque[_Slab] = deque()
         self._lock = threading.Lock()
-        # Oldest first: id of a free slab -> the slab.
+        # Oldest first: id of a free slab -> the slab; and those of each size.
         self._free: OrderedDict[int, _Slab] = OrderedDict()
+        self._by_size: dict[int, dict[int, _Slab]] = {}
         self._free_bytes = 0
         self._allocated_count = 0
         self._reused_count = 0
@@ -109,23 +110,23 @@ class BufferPool:
         with self._lock:
             self._collect_locked()
             self._free.clear()
+            self._by_size.clear()
             self._free_bytes = 0
 
     def _take(self, size_bytes: int) -> _Slab:
+        # More than a quarter too large would waste what a better fit could use.
+        limit_bytes = size_bytes + size_bytes // 4
         with self._lock:
             self._collect_locked()
-            best: _Slab | None = None
-            for slab in self._free.values():
-                # More than a quarter too large would waste what a better fit could use.
-                if size_bytes <= len(slab) <= size_bytes + size_bytes // 4 and (
-                    best is None or len(slab) < len(best)
-                ):
-                    best = slab
-            if best is not None:
-                del self._free[id(best)]
-                self._free_bytes -= len(best)
+            # There are few sizes, and thousands of slabs.
+            best = min(
+                (one for one in self._by_size if size_bytes <= one <= limit_bytes), default=0
+            )
+            if best:
+                slab = next(reversed(self._by_size[best].values()))  # the last to be written to
+                self._remove_locked(slab)
                 self._reused_count += 1
-                return best
+                return slab
             self._allocated_count += 1
         return _allocate(size_bytes)
 
@@ -133,10 +134,19 @@ class BufferPool:
         while self._returned:
             slab = self._returned.popleft()
             self._free[id(slab)] = slab
+            self._by_size.setdefault(len(slab), {})[id(slab)] = slab
             self._free_bytes += len(slab)
         while self._free_bytes > self.max_free_bytes:
-            _, slab = self._free.popitem(last=False)
-            self._free_bytes -= len(slab)
+            self._remove_locked(next(iter(self._free.values())))
+
+    def _remove_locked(self, slab: _Slab) -> None:
+        size_bytes = len(slab)
+        del self._free[id(slab)]
+        of_size = self._by_size[size_bytes]
+        del of_size[id(slab)]
+        if not of_size:
+            del self._by_size[size_bytes]
+        self._free_bytes -= size_bytes
 
 
 def slab_bytes(nbytes: int) -> int:
