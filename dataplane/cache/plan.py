@@ -31,10 +31,11 @@ the plan is closed, does the rest.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
@@ -43,7 +44,7 @@ from typing import Self
 from dataplane.cache.core import CacheCore
 from dataplane.cache.eviction.working_set import WorkingSet
 from dataplane.cache.fetch.deadlines import Deadlines
-from dataplane.cache.fetch.scheduler import Job
+from dataplane.cache.fetch.scheduler import SHARED_BYTES, Job
 from dataplane.cache.object import CachedObject
 from dataplane.cache.planned import BlockUses, PlannedRead, PlannedTable
 from dataplane.cache.read.prefetch_buffer import BlockKey, PrefetchBuffer
@@ -261,13 +262,22 @@ class Plan:
         block_bytes = read.source.spec.block_bytes
         if read.start >= read.stop:
             return not self._closed
+        at_once = max(SHARED_BYTES // block_bytes, 1)
+        entered: list[BlockKey] = []  # and not asked for yet: a worker would take the first alone
         for block in range(read.start // block_bytes, -(-read.stop // block_bytes)):
             length = min(block_bytes, read.source.info.size_bytes - block * block_bytes)
             key = (read.source.name, block)
-            if not self._enter_window(key, length, read):
-                return False
+            if not self._enter_window(key, length, read, waits=False):
+                self._request(read, entered)
+                entered.clear()
+                if not self._enter_window(key, length, read):
+                    return False
             self._join_working_set(read, block)
-            self._request(read, key)
+            entered.append(key)
+            if len(entered) >= at_once:
+                self._request(read, entered)
+                entered.clear()
+        self._request(read, entered)
         return True
 
     def _plan_reads(self, reads: PlannedTable) -> bool:
@@ -308,7 +318,7 @@ class Plan:
         for read, key in zip(reads, keys, strict=True):
             self._join_working_set(read, key[1])
         for n in missing:
-            self._request(reads[n], keys[n])  # if it was evicted before it was pinned
+            self._request(reads[n], keys[n : n + 1])  # if it was evicted before it was pinned
         return True
 
     def _is_ready(self, source: CachedObject, block: int) -> bool:
@@ -347,7 +357,10 @@ class Plan:
                 name, block, read.source.spec.blocks, is_guest=read.is_guest
             )
 
-    def _enter_window(self, key: BlockKey, length: int, read: PlannedRead) -> bool:
+    def _enter_window(
+        self, key: BlockKey, length: int, read: PlannedRead, *, waits: bool = True
+    ) -> bool:
+        """Bring a block into the window; False when the plan is over, or it would have to wait."""
         while True:
             with self._lock:
                 self._waiting_step = None
@@ -358,6 +371,8 @@ class Plan:
                 if self._may_enter_locked(key, length, read.epoch):
                     self._add_locked(key, length, read)
                     return True
+                if not waits:
+                    return False
                 self._waiting_step = read.step
             self._woken.get()
 
@@ -398,24 +413,29 @@ class Plan:
             return min(self._window_bytes, self._buffer.share_bytes)
         return self._window_bytes
 
-    def _request(self, read: PlannedRead, key: BlockKey) -> None:
+    def _request(self, read: PlannedRead, keys: Sequence[BlockKey]) -> None:
+        """Ask for blocks of a read that are not on the disk, all at once."""
         source = read.source
         entry = self._core.entry(source.name, source.spec)
-        if entry is None or entry.blocks.is_ready(key[1]):
+        missing = [] if entry is None else [k for k in keys if not entry.blocks.is_ready(k[1])]
+        if entry is None or not missing:
             return
+        made = []
         with self._lock:
             # Inside the lock, so that nothing is downloaded that the reader is done with.
-            if key not in self._last_step:
-                return
+            missing = [key for key in missing if key in self._last_step]
             is_certain = read.epoch <= self._epoch
             due_s = self._deadlines.due_s(read.step, time.monotonic(), is_certain=is_certain)
-            (job,) = self._core.submit(entry, source.store, source.info, (key[1],), due_s)
-            if self._jobs.get(key) is job:
-                return
-            self._jobs[key] = job
-        self._core.counters.add("cache_prefetch_blocks")
+            blocks = [block for _, block in missing]
+            jobs = self._core.submit(entry, source.store, source.info, blocks, due_s)
+            for key, job in zip(missing, jobs, strict=True):
+                if self._jobs.get(key) is not job:
+                    self._jobs[key] = job
+                    made.append((key, job.future))
+        self._core.counters.add("cache_prefetch_blocks", len(made))
         # By key: a callback that knew the job would keep both, and the block, alive in a cycle.
-        job.future.add_done_callback(lambda future: self._on_done(key, future))
+        for key, future in made:
+            future.add_done_callback(functools.partial(self._on_done, key))
 
     def _on_done(self, key: BlockKey, future: Future[Buffer | None]) -> None:
         with self._lock:

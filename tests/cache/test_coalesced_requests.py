@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,6 +102,28 @@ def test_a_request_asks_for_no_more_than_it_may(config, store, content):
         assert read_all(cache.open(_streaming(store), store.put("a", content))) == content
     lengths = [stop - start for start, stop in store.requests()]
     assert lengths == [6 * BLOCK] * 3 + [2 * BLOCK + 77]
+
+
+def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wait(config, store):
+    """Not in one for each block that a thread was quick to take."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with Cache(replace(config, fetch_threads=8)) as cache:
+            blob = cache.open(_streaming(store), store.put("a", os.urandom(64 * BLOCK)))
+            for first in (0, 5):  # threads are started; then they are idle
+                starts = [block * BLOCK for block in range(first, 60, 10)]
+                reads = [
+                    PlannedRead(blob, start, start + 5 * BLOCK, step)
+                    for step, start in enumerate(starts)
+                ]
+                asked, there = len(store.requests()), blob.resident_bytes() + 30 * BLOCK
+                with cache.plan(reads):
+                    wait_until(lambda there=there: blob.resident_bytes() == there)
+                requests = sorted(store.requests()[asked:])
+                assert requests == [(start, start + 5 * BLOCK) for start in starts]
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_requests_take_a_quarter_of_the_budget_at_most(config, store, content):

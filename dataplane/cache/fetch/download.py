@@ -159,9 +159,11 @@ class Downloader:
             while job is not None:
                 outcome = self._claim(job)
                 if not isinstance(outcome, _Claim):
+                    request.leave_following()
                     request.settle(job, outcome)
                     break
                 if not outcome.is_held:
+                    request.leave_following()
                     self._fill(request, deque([outcome]))
                     break
                 claims.append(outcome)

@@ -7,9 +7,10 @@ planned block that is still waiting makes it due. So a reader goes before everyt
 and not late; plans share by need, not in order of arrival; and since what is late comes before what
 is asked for after it, no number of readers keeps a plan waiting for ever.
 
-Workers pull: `requests` gives each a job, as a `CoalescedRequest` that can take the jobs of the
-blocks behind it as well. It leaves enough for the other workers, so that requests are of single
-blocks until more are waiting than there are workers, and nothing overtakes what comes before it.
+Workers pull: `requests` gives each a job and those of the blocks behind it, as a
+`CoalescedRequest`, which may get more of them. It leaves enough for the other workers, so that
+requests are of single blocks (or of what is not worth sharing) until more are waiting than there
+are workers, and nothing overtakes what comes before it.
 The worker settles each job: with the block, with `TryLater` because another process is downloading
 it (the worker takes other jobs meanwhile), or with `UNWANTED`.
 
@@ -21,7 +22,8 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -106,26 +108,37 @@ Outcome: TypeAlias = Buffer | TryLater | Unwanted | None
 
 
 class CoalescedRequest:
-    """A job that a worker took, and the jobs of the blocks behind it as far as it takes them too.
+    """Jobs of blocks that follow each other, which a worker took together.
 
-    For one worker, which settles every job of it or fails the request.
+    For one worker, which extends it job by job as far as they can be had, and settles every job
+    that it got, or fails the request.
     """
 
-    def __init__(self, scheduler: Scheduler, first: Job) -> None:
+    def __init__(self, scheduler: Scheduler, jobs: Sequence[Job]) -> None:
+        self.first, *following = jobs
         self._scheduler = scheduler
-        self._last = first
+        self._following = deque(following)
+        self._last = self.first
         self._taken = 1
-        self._unsettled = {first.key: first}
-        self.first = first
+        self._unsettled = {self.first.key: self.first}
 
     def extend(self) -> Job | None:
         """Take the job of the next block as well; None when there is none to take."""
-        job = self._scheduler._take_next(self._last, self._taken)
+        if self._following:
+            job: Job | None = self._following.popleft()
+        else:
+            job = self._scheduler._take_next(self._last, self._taken)
         if job is not None:
             self._last = job
             self._taken += 1
             self._unsettled[job.key] = job
         return job
+
+    def leave_following(self) -> None:
+        """Leave to others the jobs that it was not extended by."""
+        if self._following:
+            self._scheduler._give_back(self._following)
+            self._following.clear()
 
     def settle(self, job: Job, outcome: Outcome) -> None:
         """Settle a job with its outcome."""
@@ -137,6 +150,7 @@ class CoalescedRequest:
 
         The readers that wait for one of them get the error.
         """
+        self.leave_following()
         left, self._unsettled = [*self._unsettled.values()], {}
         if left and error is None:
             error = CacheError(f"a download ended without {len(left)} of its blocks")
@@ -193,11 +207,13 @@ class Scheduler:
                 raise closed_error()
             demand = due_s is None
             due = time.monotonic() if due_s is None else due_s
-            return [
+            jobs = [
                 self._find_locked(key, due, demand=demand)
                 or self._make_locked(Job(key, entry, store, info, due, demand=demand))
                 for key in ((entry.name, block) for block in blocks)
             ]
+            self._condition.notify(_most_requests(jobs))
+            return jobs
 
     def is_short_of_workers(self) -> bool:
         """Whether one more worker should be started; the caller then starts it."""
@@ -220,9 +236,9 @@ class Scheduler:
         """Yield what a worker has to do, waiting for it, until the scheduler is closed."""
         with self._condition:
             self._starting -= 1
-        while (job := self._take()) is not None:
-            yield CoalescedRequest(self, job)
-            del job  # its buffer must not live on in an idle worker
+        while jobs := self._take():
+            yield CoalescedRequest(self, jobs)
+            del jobs  # their buffers must not live on in an idle worker
 
     @property
     def job_count(self) -> int:
@@ -280,7 +296,6 @@ class Scheduler:
             self._queued += 1
         self._sequence += 1
         heapq.heappush(self._ready, (job.due_s, self._sequence, job))
-        self._condition.notify()
 
     def _leave_queue_locked(self, job: Job, state: _State) -> None:
         job.state = state
@@ -288,7 +303,11 @@ class Scheduler:
             job.is_queued = False
             self._queued -= 1
 
-    def _take(self) -> Job | None:
+    def _take(self) -> list[Job]:
+        """Take the job whose turn is next, and those behind it; none when the scheduler is closed.
+
+        All at once: another worker would take the second one while this one looks at the first.
+        """
         with self._condition:
             while not self._closed:
                 now = time.monotonic()
@@ -299,29 +318,47 @@ class Scheduler:
                 if (front := self._front_locked()) is not None:
                     heapq.heappop(self._ready)
                     self._leave_queue_locked(front, _State.RUNNING)
-                    return front
+                    jobs = [front]
+                    while (behind := self._take_next_locked(jobs[-1], len(jobs))) is not None:
+                        jobs.append(behind)
+                    if self._queued and self._idle:
+                        self._condition.notify()
+                    return jobs
                 self._idle += 1
                 self._condition.wait(max(0.0, self._later[0][0] - now) if self._later else None)
                 self._idle -= 1
-            return None
+            return []
 
     def _take_next(self, last: Job, taken: int) -> Job | None:
+        with self._condition:
+            return self._take_next_locked(last, taken)
+
+    def _take_next_locked(self, last: Job, taken: int) -> Job | None:
         """Take the job behind `last`, if its turn is next and this worker may have it."""
         name, block = last.key
+        job = self._front_locked()
+        if job is None or job.key != (name, block + 1) or job.entry is not last.entry:
+            return None
+        block_bytes = last.entry.blocks.block_bytes
+        # To share what is queued is worth a request of its own only where that is long.
+        share = max(-(-(taken + self._queued) // self._max_workers), SHARED_BYTES // block_bytes)
+        if taken >= min(share, self._request_bytes // block_bytes):
+            return None
+        heapq.heappop(self._ready)
+        self._leave_queue_locked(job, _State.RUNNING)
+        return job
+
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs again that a worker took and did not begin."""
         with self._condition:
-            job = self._front_locked()
-            if job is None or job.key != (name, block + 1) or job.entry is not last.entry:
-                return None
-            block_bytes = last.entry.blocks.block_bytes
-            # To share what is queued is worth a request of its own only where that is long.
-            share = max(
-                -(-(taken + self._queued) // self._max_workers), SHARED_BYTES // block_bytes
-            )
-            if taken >= min(share, self._request_bytes // block_bytes):
-                return None
-            heapq.heappop(self._ready)
-            self._leave_queue_locked(job, _State.RUNNING)
-            return job
+            if not self._closed:
+                for job in jobs:
+                    job.state = _State.WAITING
+                    self._queue_locked(job)
+                self._condition.notify()
+                return
+        for job in jobs:
+            self._finish(job, None, interrupted_error())
 
     def _front_locked(self) -> Job | None:
         """Return the job whose turn is next."""
@@ -343,6 +380,7 @@ class Scheduler:
             if (job.demand or self._buffer.is_pinned(*job.key)) and not self._closed:
                 job.state = _State.WAITING
                 self._queue_locked(job)
+                self._condition.notify()
                 return
             job.state = _State.OVER
             self._jobs.pop(job.key, None)
@@ -371,3 +409,16 @@ class Scheduler:
             job.deliver(result)
         elif job.future.set_running_or_notify_cancel():
             job.future.set_exception(err)
+
+
+def _most_requests(jobs: Iterable[Job]) -> int:
+    """Return how many workers may have to do with jobs that were asked for together."""
+    requests, run, last = 0, 0, -1
+    for job in jobs:
+        if job.state is not _State.WAITING:
+            continue
+        block, most = job.key[1], max(SHARED_BYTES // job.entry.blocks.block_bytes, 1)
+        run = run + 1 if run and block == last + 1 and run < most else 1
+        requests += run == 1
+        last = block
+    return requests
