@@ -169,6 +169,10 @@ class _Latency(click.ParamType[float]):
     help="Hosts, with equally many ranks each, which share a cache and the bandwidth.",
 )
 @click.option(
+    "--assign", type=click.Choice(["turns", "node"]), default="turns", show_default=True,
+    help="As of DataLoader: which rank reads which samples; a node is a host.",
+)  # fmt: skip
+@click.option(
     "--decode-rate",
     type=_Rate(),
     help="Decoded bytes per second with all workers; measured here if absent.",

@@ -62,6 +62,7 @@ def _print_head(console: Console, prediction: Prediction) -> None:
     console.print(Text(printable(prediction.url), style="bold"), soft_wrap=True)
     ranks = f"{settings.ranks} {plural('rank', settings.ranks)}"
     hosts = f" on {settings.hosts} {plural('host', settings.hosts)}" if settings.hosts > 1 else ""
+    hosts += ' (assign="node")' if settings.assign == "node" else ""
     rate = settings.decode_bytes_per_s
     decode = f", decoding {format_rate(rate)}" if rate else ""
     samples = format_count(prediction.samples)

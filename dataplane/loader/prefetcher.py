@@ -33,14 +33,24 @@ from dataplane.datasets.looks import Looked, looks_of
 from dataplane.loader.batch_source import BatchSource, Indices
 from dataplane.loader.known_batches import KnownBatches, KnownOrder
 
-__all__ = ["InnerReads", "PlannedReads", "Prefetcher", "plan_ahead"]
+__all__ = ["BatchReads", "InnerReads", "PlannedReads", "Prefetcher", "pass_reads", "plan_ahead"]
 
 BATCHES_AHEAD = 4
 """Batches that the plan of a pass has room for, however large: those being read, and one more."""
 
 
-class PlannedReads(Protocol):
-    """Which bytes a sample needs."""
+class BatchReads(Protocol):
+    """Which bytes batches need."""
+
+    def planned_many(
+        self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
+    ) -> Iterator[PlannedRead | PlannedTable]:
+        """Yield the reads of several batches, each of a step, for the cache to make in advance."""
+        ...
+
+
+class PlannedReads(BatchReads, Protocol):
+    """The same, and through which cache."""
 
     @property
     def cache(self) -> Cache | None:
@@ -50,12 +60,6 @@ class PlannedReads(Protocol):
     @property
     def mean_sample_bytes(self) -> int:
         """Stored size of a sample, on average."""
-        ...
-
-    def planned_many(
-        self, batches: Sequence[Sequence[int]], first_step: int, epoch: int = 0
-    ) -> Iterator[PlannedRead | PlannedTable]:
-        """Yield the reads of several batches, each of a step, for the cache to make in advance."""
         ...
 
     def is_of(self, other: Self) -> bool:
@@ -152,7 +156,7 @@ class Prefetcher:
             reads = _all_reads(reader, feed)
         else:
             order = feed.order if isinstance(feed, KnownBatches) else None
-            reads = _pass_reads(reader, ([batch] for batch in feed.ahead()), order)
+            reads = pass_reads(reader, ([batch] for batch in feed.ahead()), order)
         self._plan = cache.plan(reads, window_bytes=window_bytes)
         # `abandon` takes no lock; the garbage collector may be running in a thread that has them.
         self.close = weakref.finalize(self, self._plan.abandon)
@@ -235,7 +239,7 @@ def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRea
     step, feed = 0, first
     for epoch in itertools.count():
         stretches = _stretches(feed.batches())
-        reads = _pass_reads(reader, stretches, feed.order, first_step=step, epoch=epoch)
+        reads = pass_reads(reader, stretches, feed.order, first_step=step, epoch=epoch)
         found = next(reads, None)
         if found is None and epoch > 0:
             return  # there is nothing to plan in this dataset
@@ -246,14 +250,23 @@ def _all_reads(reader: PlannedReads, first: KnownBatches) -> Iterator[PlannedRea
         feed = KnownBatches(first.order, first.epoch + epoch + 1, 0)
 
 
-def _pass_reads(
-    reader: PlannedReads,
+def pass_reads(
+    reader: BatchReads,
     stretches: Iterable[list[Indices]],
     order: KnownOrder | None,
     *,
     first_step: int = 0,
     epoch: int = 0,
 ) -> Iterator[PlannedRead | PlannedTable]:
+    """Yield the reads of a pass, which say whose samples they are of, where samples have owners.
+
+    Args:
+        reader: what says which bytes a sample needs.
+        stretches: batches of the pass, some at a time.
+        order: order of the pass, where it is known.
+        first_step: step of the first batch.
+        epoch: how many epochs after the reader's draws it is.
+    """
     for batches in stretches:
         if order is None or order.nodes is None:
             yield from reader.planned_many(batches, first_step, epoch)
@@ -264,7 +277,7 @@ def _pass_reads(
 
 
 def _reads_by_owner(
-    reader: PlannedReads, batch: Indices, order: KnownOrder, step: int, epoch: int
+    reader: BatchReads, batch: Indices, order: KnownOrder, step: int, epoch: int
 ) -> Iterator[PlannedRead | PlannedTable]:
     """Yield the reads of a batch, which say whose samples they are of."""
     guests = order.guests(batch)

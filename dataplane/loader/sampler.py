@@ -68,7 +68,10 @@ class ByNode:
         Raises:
             ConfigError: the number of ranks on a node is not known, or does not fit.
         """
-        count = ranks[1] // node_ranks(ranks, self.ranks_per_node)
+        return self.of_nodes(ranks[1] // node_ranks(ranks, self.ranks_per_node))
+
+    def of_nodes(self, count: int) -> Nodes:
+        """Return so many nodes."""
         most = max(self.samples // (_LEAST_RUNS * count), 1)
         return Nodes(count, self.samples, min(self.run, most))
 

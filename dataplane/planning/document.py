@@ -36,6 +36,7 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
             "epochs": settings.epochs,
             "ranks": settings.ranks,
             "hosts": settings.hosts,
+            "assign": settings.assign,
             "arrays": dict(prediction.arrays),
             "batch_size": settings.batch_size,
             "drop_last": settings.drop_last,

@@ -272,7 +272,7 @@ class Downloads:
             host.note_miss(following, job.epoch)
             transfer.blocks.append(following)
             transfer.lengths.append(lengths[following])
-            transfer.kept.append(host.disk.reserve(following, now_s))
+            transfer.kept.append(host.disk.reserve(following, now_s, self._rank))
             following = self._next(transfer)
         return transfer if transfer.blocks else None
 

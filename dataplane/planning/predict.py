@@ -239,10 +239,14 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
 def _orders(dataset: Dataset, settings: RunSettings) -> list[KnownOrder]:
     """Return the orders of the ranks of the first host."""
     arguments = OrderArguments(
-        settings.shuffle, window=settings.shuffle_window, looks=settings.samples_per_read
+        settings.shuffle,
+        window=settings.shuffle_window,
+        looks=settings.samples_per_read,
+        assign=settings.assign,
     )
     arguments.check()
     rule = arguments.rule(dataset, view_of(dataset))
+    by_node = arguments.by_node(len(dataset), [dataset], settings.batch_size)
     return [
         KnownOrder(
             rule=rule,
@@ -251,6 +255,7 @@ def _orders(dataset: Dataset, settings: RunSettings) -> list[KnownOrder]:
             world_size=settings.ranks,
             batch_size=settings.batch_size,
             drop_last=settings.drop_last,
+            nodes=None if by_node is None else by_node.of_nodes(settings.hosts),
         )
         for rank in range(settings.host_ranks)
     ]
@@ -382,8 +387,9 @@ def _notes(settings: RunSettings, stride: int, group: int, simulated: int) -> li
             f"{simulated - 1}: the {_ALIKE} before them are within {_SAME:.0%} of each other"
         )
     if settings.hosts > 1:
+        turns = settings.assign == "turns"
         notes.append(
-            f"one of {settings.hosts} hosts was simulated; the others are taken to be like it, and "
-            'ranks to take turns (assign="node" hits more)'
+            f"one of {settings.hosts} hosts was simulated; the others are taken to be like it"
+            + (', and ranks to take turns (with assign="node" more is hit)' if turns else "")
         )
     return notes

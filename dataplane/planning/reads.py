@@ -1,8 +1,8 @@
 """The reads of a run, epoch by epoch: which blocks each step of a rank needs, in the real order.
 
 The order is that of `loader.known_batches.KnownOrder`, the byte ranges those that the loader's own
-plan is made of (`SampleReader.planned_many`), so that random parts are drawn as they will be drawn
-in training. A dataset that is too large for that is coarsened: of every `stride` groups of
+plan is made of (`loader.prefetcher.pass_reads`), so that random parts are drawn as they will be in
+training. A dataset that is too large for that is coarsened: of every `stride` groups of
 neighbouring samples one is kept, in every epoch the same ones, in the order that they have. As long
 as the cache is made smaller by the same factor, hit rates stay what they are (the same idea as
 SHARDS: Waldspurger et al., "Efficient MRC Construction with SHARDS", FAST 2015).
@@ -24,7 +24,8 @@ from dataplane.datasets.draws import Draws
 from dataplane.datasets.looks import Looked
 from dataplane.datasets.reader import SAMPLE_ERRORS, SampleReader
 from dataplane.loader.batch_source import Indices
-from dataplane.loader.known_batches import AT_ONCE, KnownBatches, KnownOrder
+from dataplane.loader.known_batches import KnownBatches, KnownOrder
+from dataplane.loader.prefetcher import pass_reads
 from dataplane.planning.blocks import BlockTable
 
 __all__ = ["Coarsening", "DatasetReads", "EpochReads", "coarsen"]
@@ -45,6 +46,8 @@ class EpochReads:
         bounds: place in `blocks` at which each step begins, and the end: steps + 1 numbers.
         decoded: bytes of elements of each step.
         packed: compressed bytes that each step reads.
+        guests: whether each use is of samples alone that another node owns; None where ranks take
+            turns.
     """
 
     blocks: Sequence[int]
@@ -52,6 +55,7 @@ class EpochReads:
     bounds: Sequence[int]
     decoded: Sequence[int]
     packed: Sequence[int]
+    guests: Sequence[bool] | None = None
 
     @property
     def step_count(self) -> int:
@@ -65,16 +69,23 @@ class EpochReads:
         steps: npt.NDArray[np.int64],
         decoded: npt.NDArray[np.int64],
         packed: npt.NDArray[np.int64],
+        guests: npt.NDArray[np.bool_] | None = None,
     ) -> EpochReads:
-        """Return the reads of blocks by steps; of equal uses the first stays."""
+        """Return the reads of blocks by steps; of equal uses the first stays: that of an owner."""
         count = len(decoded)
         if len(blocks):
             width = int(blocks.max()) + 1
             first = np.sort(np.unique(steps * width + blocks, return_index=True)[1])
             blocks, steps = blocks[first], steps[first]
+            guests = None if guests is None else guests[first]
         bounds = np.searchsorted(steps, np.arange(count + 1))
         return cls(
-            blocks.tolist(), steps.tolist(), bounds.tolist(), decoded.tolist(), packed.tolist()
+            blocks.tolist(),
+            steps.tolist(),
+            bounds.tolist(),
+            decoded.tolist(),
+            packed.tolist(),
+            None if guests is None else guests.tolist(),
         )
 
 
@@ -137,15 +148,19 @@ class DatasetReads:
 
     def of(self, rank: int, epoch: int) -> EpochReads:
         """Return what a rank of the host reads in an epoch."""
+        order = self._orders[rank]
         blocks: list[npt.NDArray[np.int64]] = []
         steps: list[npt.NDArray[np.int64]] = []
+        guests: list[npt.NDArray[np.bool_]] = []
         decoded: list[int] = []
         packed: list[int] = []
         for batches in _stretches(self._batches(rank, epoch)):
-            for read in self._reader.planned_many(batches, len(decoded), epoch):
+            reads = pass_reads(self._reader, [batches], order, first_step=len(decoded), epoch=epoch)
+            for read in reads:
                 found = self._uses(read)
                 blocks.append(found[0])
                 steps.append(found[1])
+                guests.append(np.full(len(found[0]), bool(read.is_guest)))
             for batch in batches:
                 sizes = self._sizes(batch)
                 decoded.append(sizes[0])
@@ -156,6 +171,7 @@ class DatasetReads:
             np.concatenate([*nothing, *steps]),
             np.array(decoded, np.int64),
             np.array(packed, np.int64),
+            None if order.nodes is None else np.concatenate([np.zeros(0, bool), *guests]),
         )
 
     def _batches(self, rank: int, epoch: int) -> Iterator[Indices]:
@@ -166,8 +182,9 @@ class DatasetReads:
         of_rank, size = order.of_epoch(epoch), order.batch_size
         numbers: list[int] = []
         looks: list[int] = []
-        for first in range(0, len(of_rank), AT_ONCE):
-            samples, of_samples = of_rank.read(first, min(first + AT_ONCE, len(of_rank)))
+        at_once = of_rank.at_once
+        for first in range(0, len(of_rank), at_once):
+            samples, of_samples = of_rank.read(first, min(first + at_once, len(of_rank)))
             # By the sample on the disk: the looks and tiles of one have the same blocks.
             kept = coarsening.keeps(self._reader.planner.numbering.split_many(samples)[0])
             numbers += samples[kept].tolist()

@@ -8,7 +8,7 @@ from dataplane.cache import CacheConfig
 from dataplane.datasets.keyed import check_seed
 from dataplane.errors import ConfigError
 from dataplane.loader.dataloader import DEFAULT_PREFETCH_FACTOR
-from dataplane.loader.order_arguments import Shuffle
+from dataplane.loader.order_arguments import Assign, Shuffle
 from dataplane.planning.network import NetworkSettings
 
 __all__ = ["DEFAULT_MOST_USES", "Prices", "RunSettings"]
@@ -49,6 +49,7 @@ class RunSettings:
         epochs: number of epochs.
         ranks: number of processes that train.
         hosts: number of hosts that they are on, equally many on each.
+        assign: as of `DataLoader`; the ranks of a host are a node.
         batch_size: samples of a batch and rank.
         shuffle: as of `DataLoader`.
         shuffle_window: likewise.
@@ -71,6 +72,7 @@ class RunSettings:
     epochs: int = 1
     ranks: int = 1
     hosts: int = 1
+    assign: Assign = "turns"
     batch_size: int = 1
     shuffle: Shuffle = True
     shuffle_window: int | None = None

@@ -116,7 +116,7 @@ class HostSimulator:
         self._epochs = epochs
         self._reads_of = reads_of
         self._reads: dict[tuple[int, int], EpochReads] = {}
-        self.disk = HostDisk(table, setup.limit_bytes, setup.foreign, self._is_pinned)
+        self.disk = HostDisk(table, setup.limit_bytes, setup.foreign, self._is_pinned, ranks=ranks)
         self._network = Network(setup.network)
         self._host = HostDownloads(table, self.disk, self._network)
         self.windows: list[Window] = []
@@ -158,7 +158,11 @@ class HostSimulator:
     def _add(self, rank: int) -> None:
         setup = self._setup
         window = Window(
-            setup.window, self.disk, self._table.lengths, lambda epoch: self._known(rank, epoch)
+            setup.window,
+            self.disk,
+            self._table.lengths,
+            lambda epoch: self._known(rank, epoch),
+            rank,
         )
         downloads = Downloads(
             rank,

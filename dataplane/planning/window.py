@@ -47,6 +47,7 @@ class Window:
         disk: disk of the host.
         lengths: length of each block; may grow.
         reads_of: function that returns the reads of an epoch; None behind the last one.
+        rank: number of the rank on its host.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class Window:
         disk: HostDisk,
         lengths: list[int],
         reads_of: Callable[[int], EpochReads | None],
+        rank: int = 0,
     ) -> None:
         self._policy = policy
         self._disk = disk
+        self._rank = rank
         self._lengths = lengths
         self._reads_of = reads_of
         self.downloads: Downloads  # set by the one who makes both
@@ -131,6 +134,9 @@ class Window:
                 block, step = blocks[self._place], self._base + steps[self._place]
                 if step >= self._step and not self._enter(block, step, now_s):
                     return
+                if reads.guests is not None:
+                    is_guest = reads.guests[self._place]
+                    self._disk.note_kind(block, self._rank, is_guest=is_guest)
                 self._place += 1
             self._base += reads.step_count
             self._place, self._has_begun = 0, False
@@ -146,7 +152,7 @@ class Window:
             return False
         if not self._has_begun:
             self._has_begun = True
-            self._disk.begin_pass(now_s)
+            self._disk.begin_pass(now_s, self._rank)
         if epoch > self._epoch and block not in self._next_epoch:
             self._next_epoch.add(block)
             self._next_epoch_bytes += length
@@ -169,7 +175,7 @@ class Window:
         if is_known:
             return True
         window = policy.window_bytes
-        if self._disk.is_full(now_s):
+        if self._disk.is_full(now_s, self._rank):
             window = min(window, policy.memory_bytes)
         if self.ahead_bytes + length > window and self._last_step:
             return False

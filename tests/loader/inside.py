@@ -11,7 +11,7 @@ from dataplane.cache.plan import Plan
 from dataplane.loader.epoch_iterator import Pass
 from dataplane.loader.known_batches import KnownBatches
 from dataplane.loader.pipeline import Pipeline
-from dataplane.loader.prefetcher import PlannedReads, Prefetcher, _pass_reads
+from dataplane.loader.prefetcher import PlannedReads, Prefetcher, pass_reads
 from dataplane.loader.shared_messages import Connection
 from dataplane.loader.worker_process import WorkerProcess
 
@@ -33,7 +33,7 @@ def prefetcher_of(loader: dp.DataLoader[Any]) -> Prefetcher:
 
 def reads_of_pass(reader: PlannedReads, feed: KnownBatches) -> list[Any]:
     """The reads that are planned for the rest of an epoch, batch by batch."""
-    return [*_pass_reads(reader, ([batch] for batch in feed.ahead()), feed.order)]
+    return [*pass_reads(reader, ([batch] for batch in feed.ahead()), feed.order)]
 
 
 def plan_of(loader: dp.DataLoader[Any]) -> Plan:

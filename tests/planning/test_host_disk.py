@@ -97,3 +97,66 @@ def test_what_was_not_used_in_the_last_passes_goes_least_recently_used_first(see
                 last[block] = now_s
             assert {other for other in range(100) if other in one} == set(last)
     assert one.evicted_bytes > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_guests_make_room_for_what_is_owned_least_recently_used_first(seed: int):
+    rng = np.random.default_rng(seed)
+    limit, blocks = 40, 100
+    table = BlockTable()
+    table.add(blocks * BLOCK, BLOCK)
+    pinned: set[int] = set()
+    one = HostDisk(table, limit * BLOCK + MAP, [], pinned.__contains__, ranks=2)
+    guests = [set(rng.permutation(blocks)[:60].tolist()) for _ in range(2)]
+    for rank, of_rank in enumerate(guests):
+        for block in of_rank:
+            one.note_kind(block, rank, is_guest=True)
+    owned = set(rng.permutation(blocks)[:20].tolist())
+    for block in owned:  # once owned, always owned
+        one.note_kind(block, 0, is_guest=False)
+        one.note_kind(block, 0, is_guest=True)
+    guests[0] -= owned
+    last: dict[int, float] = {}
+    now_s = 0.0
+    kinds = set()
+    for rank in (0, 1):
+        one.begin_pass(now_s, rank)
+    for block in rng.integers(blocks, size=600).tolist():
+        now_s += 2.0  # beyond the time for which a full disk is not asked again
+        rank = int(rng.integers(2))
+        pinned.clear()
+        pinned.add(int(rng.integers(blocks)))
+        if block in last:
+            one.use([block], now_s)
+            last[block] = now_s
+            continue
+        if len(last) == limit and block not in guests[rank]:
+            order = sorted((used_s, other) for other, used_s in last.items())
+            going = [it for _, it in order if it in guests[rank] and it not in pinned]
+            goal = BLOCK + (limit * BLOCK + MAP) // SLACK_SHARE
+            for other in going[: -(-goal // BLOCK)]:
+                del last[other]
+        room = len(last) < limit
+        kinds.add((rank, block in guests[rank], room))
+        kept = one.reserve(block, now_s, rank)
+        assert kept == room
+        if kept:
+            one.commit(block, now_s)
+            last[block] = now_s
+        assert {other for other in range(blocks) if other in one} == set(last)
+    assert {(0, True, False), (0, False, True), (1, False, True)} <= kinds
+    assert one.used_bytes == len(last) * BLOCK + MAP
+
+
+def test_a_disk_that_is_full_for_guests_is_not_full_for_what_is_owned():
+    table = BlockTable()
+    table.add(100 * BLOCK, BLOCK)
+    one = HostDisk(table, 2 * BLOCK + MAP, [], set().__contains__)
+    for block in range(4):
+        one.note_kind(block, 0, is_guest=block != 3)
+    one.begin_pass(0.0)
+    assert [fill(one, block, 0.1) for block in range(3)] == [True, True, False]
+    assert one.is_full(0.2)
+    assert fill(one, 3, 0.2)
+    assert 3 in one
+    assert 0 not in one

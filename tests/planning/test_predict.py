@@ -73,7 +73,7 @@ def settings_of(config: CacheConfig, **given: Any) -> RunSettings:
 
 
 def ran(
-    url: str, settings: RunSettings, arrays: Any = None, **ranks: int
+    url: str, settings: RunSettings, arrays: Any = None, **ranks: Any
 ) -> tuple[dp.RunRecord, int]:
     """Run what was predicted; return its record, and the bytes that the cache downloaded."""
     with Cache.shared(settings.cache.for_parts() if arrays else settings.cache) as cache:
@@ -151,6 +151,23 @@ def test_a_rank_of_several_hosts_downloads_what_is_predicted(cloud: str, tmp_pat
     row = bytes_row(prediction, record)
     assert row.ratio == pytest.approx(1.0, abs=0.02)
     assert prediction.fetched_bytes == 3 * row.predicted
+
+
+@pytest.mark.parametrize(("share", "room"), [(2, 0.35), (4, 0.5), (2, 1.0)])
+def test_a_node_that_reads_what_it_owns_downloads_what_is_predicted(
+    cloud: str, tmp_path: Path, share: int, room: float
+):
+    room_bytes = int(room * (2 << 20))
+    config = config_of(tmp_path, next_epoch_bytes=0, size_bytes=room_bytes, block_bytes=16 << 10)
+    given = {"ranks": 3, "hosts": 3, "batch_size": share, "epochs": 6}
+    settings = settings_of(config, assign="node", **given)
+    prediction = predict(cloud, settings)
+    record, _ = ran(cloud, settings, rank=0, world_size=3, assign="node", ranks_per_node=1)
+    row = bytes_row(prediction, record)
+    assert row.ratio == pytest.approx(1.0, abs=0.1)
+    turns = predict(cloud, settings_of(config, **given))
+    assert prediction.fetched_bytes < 0.9 * turns.fetched_bytes
+    assert prediction_document(prediction)["settings"]["assign"] == "node"
 
 
 def test_ranks_of_one_host_share_what_is_downloaded(cloud: str, tmp_path: Path):
