@@ -146,6 +146,20 @@ def test_ours_alone_is_measured_cold_and_warm_with_and_without_a_step() -> None:
             assert (fetched > stored / 2) if row.state.startswith("cold") else fetched == 0
 
 
+@pytest.mark.timeout(600)  # processes start
+@pytest.mark.parametrize("name", ["crops", "runs"])
+def test_parts_of_samples_are_read_and_little_else(name: str) -> None:
+    options = LoaderOptions(
+        total_bytes=1, cases=(name,), states=("cold",), rivals=(), workers=(2,), steps_ms=(0.0,),
+        rounds=1, parts=("large",), tiny=True, au=False,
+    )  # fmt: skip
+    measured = run(options, lambda _: None)
+    assert [row.system for row in measured.rows] == [
+        "dataplane", "dataplane, raw", "ceiling:raw-get"
+    ]  # fmt: skip
+    assert all(row.bytes_fetched for row in measured.rows[:2])
+
+
 def test_figures_of_utilisation_have_the_spread_and_tell_first_epochs() -> None:
     row = Row(
         "loader", "cubes", None, None, "whole", "cold, step of 5 ms", "litdata", 2,

@@ -106,9 +106,12 @@ def store_forms(
     _check_room(folder, samples * case.sample_bytes)
     progress(f"{case.name}: generating samples")
     flat, digest = _write_flat(folder / "flat", case, samples, seed)
+    # A run is a uniform sample of points that were permuted, and refused of others.
+    permute_seed = seed if case.cut is not None and case.cut[0] == "run" else None
     for name, ours in (("packed", codec), ("packed-raw", "none")):
         progress(f"{case.name}: packing ({ours})")
-        _write_packed(f"s3://{bucket}/{case.name}/{name}", case, flat, WriteOptions(codec=ours))
+        options = WriteOptions(codec=ours, permute_seed=permute_seed)
+        _write_packed(f"s3://{bucket}/{case.name}/{name}", case, flat, options)
     del flat
     missing: dict[str, str] = {}
     local = folder / "forms"
