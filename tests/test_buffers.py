@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import threading
 
@@ -74,6 +75,42 @@ def test_sizes_that_differ_a_little_share_memory() -> None:
     pool.array((COUNT,), FLOAT)
     pool.array((COUNT - COUNT // 16,), FLOAT)
     assert pool.allocated_count == 1
+
+
+def test_the_best_fit_that_was_freed_last_is_lent() -> None:
+    pool = BufferPool()
+    sizes = (MIN_POOLED_BYTES * 9 // 8, MIN_POOLED_BYTES, MIN_POOLED_BYTES)
+    large, first, second = (pool.array((size,), np.dtype("u1")) for size in sizes)
+    places = [array.ctypes.data for array in (large, first, second)]
+    del large, first
+    del second
+    lent = [pool.array((MIN_POOLED_BYTES,), np.dtype("u1")) for _ in range(3)]
+    assert [array.ctypes.data for array in lent] == [places[2], places[1], places[0]]
+    assert pool.allocated_count == 3
+    assert pool.free_bytes == 0
+
+
+def test_a_lease_does_not_look_at_every_free_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of small blocks are free at times, and each lease looked at all of them."""
+    looked = 0
+
+    class Slab(mmap.mmap):
+        def __len__(self) -> int:
+            nonlocal looked
+            looked += 1
+            return super().__len__()
+
+    monkeypatch.setattr(
+        "dataplane.buffers._allocate", lambda size_bytes: Slab(-1, size_bytes, mmap.MAP_PRIVATE)
+    )
+    pool = BufferPool()
+    arrays = [pool.array((MIN_POOLED_BYTES,), np.dtype("u1")) for _ in range(500)]
+    arrays.clear()
+    assert pool.free_bytes == 500 * MIN_POOLED_BYTES
+    looked = 0
+    kept = [pool.array((MIN_POOLED_BYTES,), np.dtype("u1")) for _ in range(100)]
+    assert looked <= 5 * len(kept)
+    assert pool.reused_count == len(kept)
 
 
 def test_idle_memory_is_bounded() -> None:

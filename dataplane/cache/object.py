@@ -21,7 +21,7 @@ import functools
 import itertools
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,9 @@ __all__ = ["CachedObject"]
 
 # One read keeps this many requests' blocks per thread in its memory at most.
 _REQUESTS_PER_THREAD = 2
+
+# Shorter ranges of a sample are not worth that the disk reads a huge page, or two, for each.
+_MIN_PAGED_IN_BYTES = 512 << 10
 
 
 class CachedObject:
@@ -202,6 +205,7 @@ class CachedObject:
         placed = lay_out(starts, stops, block_bytes, contents)
         self._count_views(placed, held, time.perf_counter() - began)
         copied = _pooled(placed.copied_bytes)
+        self._page_in(placed.copied, contents)
         self.read_ranges_into(placed.copied, copied)
         sources = (copied, *(contents[block] for block in placed.blocks))
         return Views(sources, placed.source, placed.offset)
@@ -238,31 +242,27 @@ class CachedObject:
             for start, stop in spans
         )
 
-    def is_resident(self, start: int, stop: int) -> bool:
-        """Whether bytes `[start, stop)` are on the disk and none of their blocks is in memory.
+    def is_on_disk(self, start: int, stop: int) -> bool:
+        """Whether `read_into` would copy bytes `[start, stop)` from the disk, and download none.
 
-        Then `views` would make copies only, and `read_into` does that for less.
+        Without a cache it is so, too: there is nothing in memory that `views` could show.
         """
-        if self.blocks_in_memory([(start, stop)]):
-            return False
         entry = self._core.entry(self.name, self.spec)
         return entry is None or not entry.blocks.missing(start, stop)
 
-    def blocks_in_memory(self, spans: Sequence[tuple[int, int]]) -> float:
-        """Return which part of the blocks of ranges is in memory for a plan: from 0 to 1.
-
-        A block of several ranges counts in each. Of empty ranges it is 0.
-        """
-        block_bytes = self.spec.block_bytes
+    def share_in_memory(self, spans: Sequence[tuple[int, int]]) -> float:
+        """Return the part of the bytes of ranges whose blocks are in memory for a plan: 0 to 1."""
         held = self._core.held(self.name)
         if not held:
             return 0.0
-        blocks = [
-            block
+        block_bytes = self.spec.block_bytes
+        there = sum(
+            min(stop, (block + 1) * block_bytes) - max(start, block * block_bytes)
             for start, stop in spans
             for block in range(start // block_bytes, -(-stop // block_bytes))
-        ]
-        return sum(block in held for block in blocks) / max(len(blocks), 1)
+            if block in held
+        )
+        return there / max(sum(stop - start for start, stop in spans), 1)
 
     def found_bytes(self) -> int:
         """Number of the object's bytes that are on the local disk; makes no entry for it."""
@@ -285,6 +285,22 @@ class CachedObject:
                 f"bytes {start} to {stop} are outside {self.info.key!r}, "
                 f"which has {self.info.size_bytes} bytes"
             )
+
+    def _page_in(self, ranges: Ranges, in_memory: Collection[int]) -> None:
+        """Have long ranges that are on the disk read in huge pages, before they are copied.
+
+        A copy would leave the page cache with small ones, and what is decoded in place later would
+        pay for mapping each. What cannot be had is left to the copy.
+        """
+        long = ranges[ranges[:, 1] - ranges[:, 0] >= _MIN_PAGED_IN_BYTES]
+        entry = self._core.entry(self.name, self.spec) if len(long) else None
+        if entry is None or not isinstance(entry.blocks, _native.BlockMap):
+            return
+        block_bytes = self.spec.block_bytes
+        for start, stop, _ in long.tolist():
+            blocks = range(start // block_bytes, -(-stop // block_bytes))
+            if not any(block in in_memory for block in blocks):
+                entry.blocks.expect(start, stop)
 
     def _finish(
         self,

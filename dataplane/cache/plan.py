@@ -268,6 +268,8 @@ class Plan:
             length = min(block_bytes, read.source.info.size_bytes - block * block_bytes)
             key = (read.source.name, block)
             if not self._enter_window(key, length, read, waits=False):
+                if self._closed:
+                    return False
                 self._request(read, entered)
                 entered.clear()
                 if not self._enter_window(key, length, read):
@@ -294,7 +296,8 @@ class Plan:
             elif self._together > _FEW_USES:
                 self._together //= 4
             else:
-                for read in part.each():
+                part = uses[first : uses.end_of_run(first + len(part))]
+                for read in part.runs():
                     if not self._plan_read(read):
                         return False
                 first += len(part)
@@ -424,6 +427,8 @@ class Plan:
         with self._lock:
             # Inside the lock, so that nothing is downloaded that the reader is done with.
             missing = [key for key in missing if key in self._last_step]
+            if not missing:
+                return
             is_certain = read.epoch <= self._epoch
             due_s = self._deadlines.due_s(read.step, time.monotonic(), is_certain=is_certain)
             blocks = [block for _, block in missing]

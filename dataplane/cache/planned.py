@@ -119,18 +119,39 @@ class BlockUses:
         order = np.argsort(first)
         return self._reads(keys[order], self.steps[len(self.keys) - 1 - last[order]])
 
-    def each(self) -> list[PlannedRead]:
-        """Return a read of the block for every use."""
-        return self._reads(self.keys, self.steps)
+    def runs(self) -> list[PlannedRead]:
+        """Return reads of all uses; blocks that follow each other and one step needs are one."""
+        is_first = np.ones(len(self), bool)
+        is_first[1:] = (np.diff(self.keys) != 1) | (np.diff(self.steps) != 0)
+        first = np.flatnonzero(is_first)
+        counts = np.diff(np.append(first, len(self)))
+        return self._reads(self.keys[first], self.steps[first], counts)
+
+    def end_of_run(self, place: int) -> int:
+        """Return the first place from `place` on that does not cut such a run: 1 to the length."""
+        keys, steps = self.keys, self.steps
+        while (
+            place < len(keys)
+            and keys[place] == keys[place - 1] + 1
+            and steps[place] == steps[place - 1]
+        ):
+            place += 1
+        return place
 
     def _reads(
-        self, keys: npt.NDArray[np.int64], steps: npt.NDArray[np.int64]
+        self,
+        keys: npt.NDArray[np.int64],
+        steps: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64] | None = None,
     ) -> list[PlannedRead]:
+        """Return the reads of so many blocks from each of `keys` on; of one by default."""
+        if counts is None:
+            counts = np.ones(len(keys), np.int64)
         reads = []
-        for key, step in zip(keys.tolist(), steps.tolist(), strict=True):
+        for key, step, count in zip(keys.tolist(), steps.tolist(), counts.tolist(), strict=True):
             source = self.sources[key // _MAX_BLOCKS]
             block_bytes = source.spec.block_bytes
             start = key % _MAX_BLOCKS * block_bytes
-            stop = min(start + block_bytes, source.info.size_bytes)
+            stop = min(start + count * block_bytes, source.info.size_bytes)
             reads.append(PlannedRead(source, start, stop, step, self.epoch, self.is_guest))
         return reads

@@ -72,7 +72,7 @@ Transform: TypeAlias = "Callable[[Sample], object]"
 T = TypeVar("T")
 
 _SHOWN_ARRAYS = 8
-MAX_DECODE_THREADS = 4
+MOST_THREADS = 4
 """Native threads for samples read outside a loader; a loader says how many it wants."""
 
 
@@ -478,4 +478,4 @@ def _decode_threads() -> int:
     loading = sys.modules.get("torch.utils.data")
     if loading is not None and loading.get_worker_info() is not None:
         return 1  # the loader runs a process per core already
-    return min(MAX_DECODE_THREADS, len(os.sched_getaffinity(0)))
+    return min(MOST_THREADS, len(os.sched_getaffinity(0)))

@@ -17,14 +17,14 @@ from dataplane.codecs import Codec, join_rows
 from dataplane.datasets.plan import SamplePlan
 from dataplane.datasets.samples import FetchedSample
 
-__all__ = ["mapped_sample", "viewed_sample"]
+__all__ = ["MIN_VIEWED_SHARE", "mapped_sample", "viewed_sample"]
 
 MIN_MAPPED_BYTES = 4 << 20
 """Least length of a range that is decoded in place: a cold mapping is read in pieces as long."""
 
-MIN_VIEWED_SHARE = 0.75
-"""Least part of a sample's blocks that are in memory, for it to be decoded there: the others would
-be copied, and page by page, which leaves the page cache of the file in small pages for good."""
+MIN_VIEWED_SHARE = 0.5
+"""Least part of a sample's bytes that is in memory, for it to be decoded there: the rest is copied
+from the disk, which costs more than decoding it where it is."""
 
 MAX_MAPPED_SAMPLES = 64
 """Most samples that wait to be decoded in place: each may hold three descriptors of its own."""
@@ -38,8 +38,6 @@ def mapped_sample(plan: SamplePlan, source: CachedObject) -> FetchedSample | Non
     if not 0 < len(plan.spans) <= MAX_MAPPED_SPANS or _Waiting.count() >= MAX_MAPPED_SAMPLES:
         return None
     if min(stop - start for start, stop in plan.spans) < MIN_MAPPED_BYTES:
-        return None
-    if source.blocks_in_memory(plan.spans) >= MIN_VIEWED_SHARE:
         return None
     ranges = source.mapped(plan.spans)
     if ranges is None:

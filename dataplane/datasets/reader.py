@@ -29,7 +29,7 @@ import numpy.typing as npt
 from dataplane.buffers import shared_pool
 from dataplane.cache import CachedObject, PlannedRead, PlannedTable
 from dataplane.datasets.draws import AnyDraws
-from dataplane.datasets.in_place import mapped_sample, viewed_sample
+from dataplane.datasets.in_place import MIN_VIEWED_SHARE, mapped_sample, viewed_sample
 from dataplane.datasets.layout import ArrayLayout
 from dataplane.datasets.looks import each_look, joined_looks
 from dataplane.datasets.plan import Planner, SamplePlan
@@ -337,9 +337,10 @@ class SampleReader:
     def _fetch(self, plan: SamplePlan, *, direct: bool = False) -> FetchedSample:
         source = None if direct or not plan.spans else self.runtime.object(plan.shard)
         if source is not None:
-            if (found := mapped_sample(plan, source)) is not None:
+            share = source.share_in_memory(plan.spans)
+            if share < MIN_VIEWED_SHARE and (found := mapped_sample(plan, source)) is not None:
                 return found
-            if not all(source.is_resident(*span) for span in plan.spans):
+            if share or not all(source.is_on_disk(*span) for span in plan.spans):
                 return viewed_sample(plan, source)
         packed = shared_pool().array((plan.packed_bytes,), UINT8)
         if plan.spans:

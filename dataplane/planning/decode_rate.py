@@ -23,12 +23,13 @@ _LEAST_ROUNDS = 3
 _MOST_SAMPLES = 64
 
 
-def measure_decode_rate(dataset: Dataset, workers: int) -> float | None:
+def measure_decode_rate(dataset: Dataset, workers: int, batch_size: int) -> float | None:
     """Return the rate of decoding samples of a dataset, in decoded bytes per second.
 
     Args:
         dataset: dataset.
         workers: `num_workers` of the loader.
+        batch_size: samples of its batches.
 
     Returns:
         None where there is nothing to decode.
@@ -41,7 +42,7 @@ def measure_decode_rate(dataset: Dataset, workers: int) -> float | None:
     count = max(1, min(count, _MOST_SAMPLES, len(dataset)))
     samples = reader.fetch_all(range(count))
     nbytes = decoded_bytes(samples)
-    threads = decode_threads(workers, nbytes)
+    threads = decode_threads(workers, nbytes // count * batch_size)
     rounds: list[float] = []
     until_s = time.perf_counter() + MEASURED_S
     while len(rounds) < _LEAST_ROUNDS or time.perf_counter() < until_s:

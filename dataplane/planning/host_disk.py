@@ -33,7 +33,8 @@ _FULL_S = 1.0  # as `cache.eviction.working_set`
 class _WorkingSet:
     """What one rank knows of the dataset: when its passes began, and its guests."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
         self.starts: deque[float] = deque(maxlen=PASSES)
         self.old: deque[int] | None = None  # not used in the last passes, oldest first
         self.full_until_s = self.full_for_guests_until_s = -1.0
@@ -48,7 +49,7 @@ class HostDisk:
         table: all blocks.
         limit_bytes: budget of the cache; None for no limit.
         foreign: length of each block that is there already and of no working set.
-        is_pinned: whether a plan is about to read a block.
+        is_pinned: whether the plan of a rank is about to read a block.
         ranks: number of ranks that use it.
     """
 
@@ -57,7 +58,7 @@ class HostDisk:
         table: BlockTable,
         limit_bytes: int | None,
         foreign: Sequence[int],
-        is_pinned: Callable[[int], bool],
+        is_pinned: Callable[[int, int], bool],
         *,
         ranks: int = 1,
     ) -> None:
@@ -68,7 +69,7 @@ class HostDisk:
         self.used_bytes = sum(self._foreign) + (map_disk_bytes(len(foreign)) if foreign else 0)
         self._last_s: dict[int, float] = {}  # resident blocks, and when each was used last
         self._opened: set[int] = set()
-        self._sets = [_WorkingSet() for _ in range(ranks)]
+        self._sets = [_WorkingSet(rank) for rank in range(ranks)]
         self.evicted_bytes = 0
         self.refused_blocks = 0
 
@@ -150,7 +151,7 @@ class HostDisk:
             block = old.popleft()
             if self._last_s.get(block, of_rank.starts[0]) >= of_rank.starts[0]:
                 continue  # used since, or gone
-            if self._is_pinned(block):
+            if self._is_pinned(of_rank.rank, block):
                 pinned.append(block)
             else:
                 self._remove(block)
@@ -168,7 +169,7 @@ class HostDisk:
                 continue
             if last_s != used_s:
                 heapq.heappush(guests, (last_s, block))
-            elif self._is_pinned(block):
+            elif self._is_pinned(of_rank.rank, block):
                 pinned.append((last_s, block))
             else:
                 self._remove(block)

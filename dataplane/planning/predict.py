@@ -175,7 +175,7 @@ def _predict(dataset: Dataset, settings: RunSettings, index_bytes: int) -> Predi
         raise ConfigError(f"there are no samples in {dataset.url}")
     process_bytes = MemoryEstimate.of_this_process()
     if settings.decode_bytes_per_s is None:
-        rate = measure_decode_rate(dataset, settings.workers)
+        rate = measure_decode_rate(dataset, settings.workers, settings.batch_size)
         settings = replace(settings, decode_bytes_per_s=rate)
     orders = _orders(dataset, settings)
     config = settings.cache.for_parts() if dataset.reads_parts else settings.cache

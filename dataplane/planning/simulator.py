@@ -175,8 +175,8 @@ class HostSimulator:
         self.windows.append(window)
         self._batches.append(Batches(setup.stages, window, downloads, self.disk))
 
-    def _is_pinned(self, block: int) -> bool:
-        return any(window.is_planned(block) for window in self.windows)
+    def _is_pinned(self, rank: int, block: int) -> bool:
+        return self.windows[rank].is_planned(block)
 
     def _known(self, rank: int, epoch: int) -> EpochReads | None:
         """Return the reads of an epoch, one behind the last too: a loader foresees it."""

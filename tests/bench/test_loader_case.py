@@ -148,7 +148,7 @@ def test_ours_alone_is_measured_cold_and_warm_with_and_without_a_step() -> None:
 
 @pytest.mark.timeout(600)  # processes start
 @pytest.mark.parametrize("name", ["crops", "runs"])
-def test_parts_of_samples_are_read_and_little_else(name: str) -> None:
+def test_parts_of_samples_are_read_from_the_store(name: str) -> None:
     options = LoaderOptions(
         total_bytes=1, cases=(name,), states=("cold",), rivals=(), workers=(2,), steps_ms=(0.0,),
         rounds=1, parts=("large",), tiny=True, au=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import threading
@@ -10,13 +11,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 
-from dataplane.cache import Cache, CacheConfig, PlannedRead
+from dataplane.cache import Cache, CacheConfig, PlannedRead, PlannedTable
 from dataplane.cache.fetch import scheduler
-from dataplane.errors import ObjectChanged, StoreError
+from dataplane.errors import CacheError, ObjectChanged, StoreError
 from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
-from tests.cache.inside import entry_of, is_idle, jobs_of, queued_count, session_of
+from tests.cache.inside import (
+    entry_of,
+    is_idle,
+    jobs_of,
+    queued_count,
+    scheduler_of,
+    session_of,
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,10 @@ def test_a_request_asks_for_no_more_than_it_may(config, store, content):
     assert lengths == [6 * BLOCK] * 3 + [2 * BLOCK + 77]
 
 
-def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wait(config, store):
+@pytest.mark.parametrize("is_table", [False, True], ids=["reads", "table"])
+def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wait(
+    config, store, is_table
+):
     """Not in one for each block that a thread was quick to take."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -117,6 +129,10 @@ def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wai
                     PlannedRead(blob, start, start + 5 * BLOCK, step)
                     for step, start in enumerate(starts)
                 ]
+                if is_table:
+                    begin, steps = np.array(starts, np.uint64), np.arange(len(starts))
+                    end = begin + np.uint64(5 * BLOCK)
+                    reads = [PlannedTable([blob], np.zeros(len(starts), int), begin, end, steps, 0)]
                 asked, there = len(store.requests()), blob.resident_bytes() + 30 * BLOCK
                 with cache.plan(reads):
                     wait_until(lambda there=there: blob.resident_bytes() == there)
@@ -124,6 +140,80 @@ def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wai
                 assert requests == [(start, start + 5 * BLOCK) for start in starts]
     finally:
         sys.setswitchinterval(before)
+
+
+class TestTakenTogether:
+    """Jobs that a worker took together, and what becomes of those that it does not begin."""
+
+    def submitted(self, cache, blob, blocks) -> list:
+        entry = entry_of(cache, blob)
+        return scheduler_of(cache).submit(entry, blob.store, blob.info, blocks)
+
+    def test_one_that_others_have_leaves_those_behind_it_to_other_threads(self, config, store):
+        """They do not wait for the download of what is before it."""
+        content = os.urandom(8 * BLOCK)
+        streaming, at, gate = _stopping(store, 0)
+        with Cache(replace(config, fetch_threads=4)) as cache:
+            blob = cache.open(streaming, store.put("a", content))
+            entry_of(cache, blob)
+            session = session_of(cache)
+            other = session.files.inspect(blob.name, session.verify_tag)
+            assert other.try_claim(3)
+            with ThreadPoolExecutor(1) as pool:
+                read = pool.submit(blob.read, 0, 8 * BLOCK)
+                assert at.wait(10)
+                # The gate is shut for all: the second request has begun, too.
+                wait_until(lambda: len(store.requests()) == 2)
+                gate.set()
+                other.commit(3, content[3 * BLOCK : 4 * BLOCK])
+                other.release(3)
+                assert bytes(read.result(10)) == content
+            assert sorted(store.requests()) == [(0, 3 * BLOCK), (4 * BLOCK, 8 * BLOCK)]
+            assert is_idle(cache)
+
+    def test_those_that_are_there_already_are_passed_over(self, config, store):
+        content = os.urandom(8 * BLOCK)
+        with Cache(config) as cache:
+            blob = cache.open(_streaming(store), store.put("a", content))
+            entry_of(cache, blob)
+            session = session_of(cache)
+            other = session.files.inspect(blob.name, session.verify_tag)
+            jobs = self.submitted(cache, blob, range(8))
+            assert len(jobs) == 8
+            for block in (0, 1, 4):
+                assert other.try_claim(block)
+                other.commit(block, content[block * BLOCK : (block + 1) * BLOCK])
+                other.release(block)
+            blob.read(7 * BLOCK, 8 * BLOCK)  # starts threads
+            wait_until(lambda: is_idle(cache))
+            assert all(job.future.done() for job in jobs)
+            assert blob.is_complete()
+            assert sorted(store.requests()) == [(2 * BLOCK, 4 * BLOCK), (5 * BLOCK, 8 * BLOCK)]
+
+    @pytest.mark.parametrize("ends", ["an error", "close"])
+    def test_none_is_forgotten(self, config, store, ends, monkeypatch):
+        content = os.urandom(8 * BLOCK)
+        with Cache(config) as cache:
+            blob = cache.open(_streaming(store), store.put("a", content))
+            scheduler = scheduler_of(cache)
+            jobs = self.submitted(cache, blob, range(8))
+            (request,) = itertools.islice(scheduler.requests(), 1)
+            assert request.first is jobs[0]
+            assert request.extend() is jobs[1]
+            assert queued_count(cache) == 0
+            if ends == "close":
+                scheduler.close()
+                assert request.extend() is None
+                request.end()
+                errors = [job.future.exception(1) for job in jobs]
+                assert all(isinstance(error, CacheError) for error in errors)
+            else:
+                request.end(StoreError("gone"))
+                assert [type(job.future.exception(1)) for job in jobs[:2]] == [StoreError] * 2
+                assert queued_count(cache) == 6
+                assert bytes(blob.read(0, 8 * BLOCK)) == content
+                assert all(job.future.done() for job in jobs)
+            assert is_idle(cache)
 
 
 def test_requests_take_a_quarter_of_the_budget_at_most(config, store, content):

@@ -96,7 +96,7 @@ class TestRefused:
     def test_what_is_not_on_the_disk_is_not_mapped(self, cache, store, content):
         blob = cache.open(store, store.put("a", content))
         blob.read(0, BLOCK)
-        wait_until(lambda: blob.is_resident(0, BLOCK))
+        wait_until(lambda: blob.is_on_disk(0, BLOCK))
         assert blob.mapped([(0, BLOCK)]) is not None
         assert blob.mapped([(0, BLOCK), (BLOCK, 2 * BLOCK)]) is None
         assert blob.mapped([(BLOCK - 1, BLOCK + 1)]) is None
@@ -105,7 +105,7 @@ class TestRefused:
 
     def test_sealed_blocks_are_not_mapped(self, tmp_path):
         with partly_cached(tmp_path, 3 * BLOCK, [0, 1], seal=True) as (_, blob, content, _):
-            wait_until(lambda: blob.is_resident(0, BLOCK))
+            wait_until(lambda: blob.is_on_disk(0, BLOCK))
             assert blob.mapped([(0, BLOCK)]) is None
             assert blob.read(0, BLOCK) == content[:BLOCK]
 
@@ -154,7 +154,7 @@ class TestEviction:
         assert memoryview(mapped) == content[10 : 5 * BLOCK]
         assert cache.counters["cache_leases_refused"] == 1
         assert len(store.gets()) == requests + 5
-        wait_until(lambda: warm.is_resident(0, 5 * BLOCK))
+        wait_until(lambda: warm.is_on_disk(0, 5 * BLOCK))
         assert memoryview(mapped) == content[10 : 5 * BLOCK]  # in place again
         assert cache.counters["cache_leases_refused"] == 1
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, CachedObject, PlannedRead, PlannedTable
+from dataplane.cache.planned import BlockUses
 from tests.cache.fakes import BLOCK, read_all, wait_until
 from tests.cache.inside import is_idle, pins_of
 
@@ -51,15 +52,14 @@ def test_uses_of_blocks_are_those_of_the_reads(cache, store, blob):
     )
     uses = reads.block_uses()
     assert len(uses) == 8
-    found = [(read.source.name, read.start, read.stop, read.step) for read in uses.each()]
+    found = [(read.source.name, read.start, read.stop, read.step) for read in uses.runs()]
     a, b, end = blob.name, short.name, BLOCK + 7
     whole = [(a, n * BLOCK, (n + 1) * BLOCK) for n in range(4)]
     assert found == [
-        *((*block, 1) for block in whole),
+        (a, 0, 4 * BLOCK, 1),
         (b, BLOCK, end, 1),
         (*whole[3], 4),
-        (b, 0, BLOCK, 6),
-        (b, BLOCK, end, 6),
+        (b, 0, end, 6),
     ]
     last = [(read.source.name, read.start, read.stop, read.step) for read in uses.last_uses()]
     assert last == [
@@ -71,11 +71,32 @@ def test_uses_of_blocks_are_those_of_the_reads(cache, store, blob):
     assert {read.epoch for read in uses.last_uses()} == {2}
 
 
+@pytest.mark.parametrize(
+    ("blocks", "steps", "runs"),
+    [
+        ([], [], []),
+        ([4], [0], [(4, 5, 0)]),
+        ([4, 5, 6], [0, 0, 1], [(4, 6, 0), (6, 7, 1)]),
+        ([5, 4, 6, 7], [0, 0, 0, 0], [(5, 6, 0), (4, 5, 0), (6, 8, 0)]),
+        ([3, 3, 4], [0, 1, 1], [(3, 4, 0), (3, 5, 1)]),
+    ],
+    ids=str,
+)
+def test_runs_are_of_following_blocks_that_one_step_needs(blob, blocks, steps, runs):
+    keys = np.array(blocks, np.int64)
+    uses = BlockUses([blob], keys, np.array(steps, np.int64), 0)
+    found = [(read.start // BLOCK, -(-read.stop // BLOCK), read.step) for read in uses.runs()]
+    assert found == runs
+    bounds = np.cumsum([0] + [stop - start for start, stop, _ in runs]).tolist()
+    for place in range(1, len(blocks) + 1):
+        assert uses.end_of_run(place) == min(bound for bound in bounds if bound >= place)
+
+
 @pytest.mark.parametrize("is_guest", [None, False, True])
 def test_uses_say_whether_another_node_owns_the_samples(blob, is_guest):
     reads = dataclasses.replace(of_blocks(blob, range(4)), is_guest=is_guest)
     uses = reads.block_uses()[1:3]
-    assert [read.is_guest for read in uses.each()] == [is_guest] * 2
+    assert [read.is_guest for read in uses.runs()] == [is_guest] * 2
     assert [read.is_guest for read in uses.last_uses()] == [is_guest] * 2
 
 

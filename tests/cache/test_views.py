@@ -123,8 +123,8 @@ class TestManyViews:
         assert any_cache.counters["cache_misses"] == 12
         assert any_cache.counters["cache_miss_bytes"] == 12 * BLOCK
         assert len(store.gets()) == 12
-        assert not blob.is_resident(0, SIZE)
-        wait_until(lambda: blob.is_resident(0, 12 * BLOCK))
+        assert not blob.is_on_disk(0, SIZE)
+        wait_until(lambda: blob.is_on_disk(0, 12 * BLOCK))
 
     def test_few_bytes_do_not_keep_a_block_from_its_pool(self, cache, store, content):
         blob = cache.open(store, store.put("a", content))
@@ -152,7 +152,7 @@ class TestManyViews:
             views = blob.views(starts, starts + np.uint64(512))
             assert_views(views, content, starts, starts + np.uint64(512))
             assert store.requests() == [(0, 3 * BLOCK)]
-            assert blob.is_resident(0, SIZE)  # nothing to show
+            assert blob.is_on_disk(0, SIZE)  # nothing to show
 
     def test_ranges_outside_the_object_and_lost_objects_are_errors(self, cache, store, content):
         info = store.put("a", content)

@@ -17,7 +17,9 @@ def disk(limit_blocks: int, foreign: list[int] | None = None, pinned: set[int] |
     table = BlockTable()
     table.add(100 * BLOCK, BLOCK)
     taken = set() if pinned is None else pinned
-    return HostDisk(table, limit_blocks * BLOCK + MAP, foreign or [], taken.__contains__)
+    return HostDisk(
+        table, limit_blocks * BLOCK + MAP, foreign or [], lambda rank, block: block in taken
+    )
 
 
 def fill(one: HostDisk, block: int, now_s: float) -> bool:
@@ -105,8 +107,12 @@ def test_guests_make_room_for_what_is_owned_least_recently_used_first(seed: int)
     limit, blocks = 40, 100
     table = BlockTable()
     table.add(blocks * BLOCK, BLOCK)
-    pinned: set[int] = set()
-    one = HostDisk(table, limit * BLOCK + MAP, [], pinned.__contains__, ranks=2)
+    pinned: set[tuple[int, int]] = set()
+
+    def is_pinned(rank: int, block: int) -> bool:
+        return (rank, block) in pinned
+
+    one = HostDisk(table, limit * BLOCK + MAP, [], is_pinned, ranks=2)
     guests = [set(rng.permutation(blocks)[:60].tolist()) for _ in range(2)]
     for rank, of_rank in enumerate(guests):
         for block in of_rank:
@@ -125,14 +131,14 @@ def test_guests_make_room_for_what_is_owned_least_recently_used_first(seed: int)
         now_s += 2.0  # beyond the time for which a full disk is not asked again
         rank = int(rng.integers(2))
         pinned.clear()
-        pinned.add(int(rng.integers(blocks)))
+        pinned.update((int(rng.integers(2)), int(other)) for other in rng.integers(blocks, size=5))
         if block in last:
             one.use([block], now_s)
             last[block] = now_s
             continue
         if len(last) == limit and block not in guests[rank]:
             order = sorted((used_s, other) for other, used_s in last.items())
-            going = [it for _, it in order if it in guests[rank] and it not in pinned]
+            going = [it for _, it in order if it in guests[rank] and (rank, it) not in pinned]
             goal = BLOCK + (limit * BLOCK + MAP) // SLACK_SHARE
             for other in going[: -(-goal // BLOCK)]:
                 del last[other]
@@ -151,7 +157,7 @@ def test_guests_make_room_for_what_is_owned_least_recently_used_first(seed: int)
 def test_a_disk_that_is_full_for_guests_is_not_full_for_what_is_owned():
     table = BlockTable()
     table.add(100 * BLOCK, BLOCK)
-    one = HostDisk(table, 2 * BLOCK + MAP, [], set().__contains__)
+    one = HostDisk(table, 2 * BLOCK + MAP, [], lambda rank, block: False)
     for block in range(4):
         one.note_kind(block, 0, is_guest=block != 3)
     one.begin_pass(0.0)

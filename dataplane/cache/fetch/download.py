@@ -158,16 +158,20 @@ class Downloader:
             job: Job | None = request.first
             while job is not None:
                 outcome = self._claim(job)
+                if isinstance(outcome, _Claim) and outcome.is_held:
+                    claims.append(outcome)
+                    job = request.extend()
+                    continue
                 if not isinstance(outcome, _Claim):
-                    request.leave_following()
                     request.settle(job, outcome)
-                    break
-                if not outcome.is_held:
-                    request.leave_following()
+                    if not claims:  # nothing is downloaded yet
+                        job = request.extend()
+                        continue
+                if request.leave_following():
+                    self.start_threads()
+                if isinstance(outcome, _Claim):
                     self._fill(request, deque([outcome]))
-                    break
-                claims.append(outcome)
-                job = request.extend()
+                break
             self._fill(request, claims)
         finally:
             while claims:

@@ -124,6 +124,8 @@ class CoalescedRequest:
 
     def extend(self) -> Job | None:
         """Take the job of the next block as well; None when there is none to take."""
+        if self._scheduler._closed:  # what was not begun is not begun any more
+            return None
         if self._following:
             job: Job | None = self._following.popleft()
         else:
@@ -134,11 +136,13 @@ class CoalescedRequest:
             self._unsettled[job.key] = job
         return job
 
-    def leave_following(self) -> None:
-        """Leave to others the jobs that it was not extended by."""
-        if self._following:
-            self._scheduler._give_back(self._following)
-            self._following.clear()
+    def leave_following(self) -> bool:
+        """Leave to others the jobs that it was not extended by; say whether there are any."""
+        left = [*self._following]
+        self._following.clear()
+        if left:
+            self._scheduler._give_back(left)
+        return bool(left)
 
     def settle(self, job: Job, outcome: Outcome) -> None:
         """Settle a job with its outcome."""
@@ -396,6 +400,8 @@ class Scheduler:
                 self._sequence += 1
                 due = time.monotonic() + delay_s
                 heapq.heappush(self._later, (due, self._sequence, job))
+                if self._idle and self._later[0][2] is job:
+                    self._condition.notify()  # it waits for that long, and this worker is busy
                 return
         self._finish(job, None, interrupted_error())
 

@@ -2,7 +2,8 @@
 
 They are pinned: this process does not evict them. Each has a reference count of its plans, and its
 bytes may be held: a block that was just downloaded is handed to its reader from memory, so that
-no reader waits for the disk and nothing is read back.
+no reader waits for the disk. (A sample most of which is on the disk alone is decoded there as a
+whole: `datasets.in_place`.)
 
 Thread-safe; one lock, held for bookkeeping only.
 """
