@@ -10,6 +10,7 @@ void bind_decode(nanobind::module_& module);
 void bind_blockmap(nanobind::module_& module);
 void bind_encode(nanobind::module_& module);
 void bind_gather(nanobind::module_& module);
+void bind_interruption(nanobind::module_& module);
 void bind_mapped_range(nanobind::module_& module);
 void bind_receive(nanobind::module_& module);
 void bind_rounding(nanobind::module_& module);

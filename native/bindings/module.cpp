@@ -15,6 +15,7 @@ NB_MODULE(_native, module) {
   dataplane::bindings::bind_blockmap(module);
   dataplane::bindings::bind_encode(module);
   dataplane::bindings::bind_gather(module);
+  dataplane::bindings::bind_interruption(module);
   dataplane::bindings::bind_mapped_range(module);
   dataplane::bindings::bind_receive(module);
   dataplane::bindings::bind_rounding(module);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache.fakes import wait_until
 from tests.mount.conftest import MakeMount, Mounted, checksums, mountinfo, run
 
 pytestmark = pytest.mark.fuse
@@ -201,3 +203,54 @@ def test_the_line_of_a_mount_is_folded_at_words_on_a_terminal(
     words = " ".join(lines)
     assert words.startswith(f"{mount.point}: {mount.url} mounted read-only (pid {mount.pid}, log ")
     assert words.endswith(f"log {mount.log})")
+
+
+# What libfuse's main thread does after it has looked for a signal, and before it waits for one.
+_LATE_SEM_WAIT = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <semaphore.h>
+#include <string.h>
+#include <time.h>
+
+int sem_wait(sem_t *semaphore) {
+  static int seen;
+  int (*real)(sem_t *) = (int (*)(sem_t *))dlsym(RTLD_NEXT, "sem_wait");
+  Dl_info caller;
+  int is_known = dladdr(__builtin_return_address(0), &caller);
+  if (!seen && is_known && strstr(caller.dli_fname, "libfuse")) {
+    struct timespec left = {4, 0};
+    seen = 1;
+    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+    }
+  }
+  return real(semaphore);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_libfuse_waits_for_one_ends_the_mount(
+    source: Path, make_mount: MakeMount, tmp_path: Path, number: int
+) -> None:
+    """It would be slept through, until the next request comes."""
+    program, library = tmp_path / "late.c", tmp_path / "late.so"
+    program.write_text(_LATE_SEM_WAIT)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, program, "-ldl"], check=True)
+    mount = make_mount(source)
+    command = [
+        sys.executable, "-m", "dataplane", "mount", "--foreground", str(source), str(mount.point)
+    ]  # fmt: skip
+    environ = os.environ | mount.environ | {"LD_PRELOAD": str(library)}
+    with subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: bool(mountinfo(mount.point)))
+            os.stat(mount.point)  # there is contact
+            time.sleep(0.5)  # no request is left that would wake anybody
+            process.send_signal(number)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert mountinfo(mount.point) == []

@@ -17,6 +17,11 @@ Choices, with their measurements in docs/mount.md:
 
 libfuse runs its own threads; each callback takes the GIL for its Python part, and the cache gives
 it up while it waits or copies. One `serve()` per process.
+
+SIGINT and SIGTERM are libfuse's. Its main thread looks whether one has come, and then waits: until
+a signal interrupts that, or a request comes. A signal between the two would be slept through, for
+ever where no request comes (libfuse 3.14, a mount that is stopped as soon as it is there). So
+another thread wakes the main thread now and then, by a signal that does nothing.
 """
 
 from __future__ import annotations
@@ -27,12 +32,15 @@ import functools
 import itertools
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
+from dataplane import _native
 from dataplane.errors import DataplaneError, MountError
 from dataplane.fuse_host import library_version, load_library
 from dataplane_fuse.errnos import errno_of
@@ -52,6 +60,7 @@ _WIDE_CAPABILITIES_SINCE = (3, 17)
 _MAX_THREADS_SINCE = (3, 12)
 _NAMESPACE = "utf-8"
 _REQUEST_BYTES = BLOCK_BYTES
+_WAKE_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +104,39 @@ def serve(
     # libfuse takes SIGINT only where it has no handler; Python has one.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        status = fuse.fuse_main_real(
-            len(encoded), argv, ctypes.pointer(operations), ctypes.sizeof(operations), None
-        )
+        with _woken(callbacks.contact):
+            status = fuse.fuse_main_real(
+                len(encoded), argv, ctypes.pointer(operations), ctypes.sizeof(operations), None
+            )
+            made_contact = callbacks.contact.is_set()
     finally:
         signal.signal(signal.SIGINT, before)
-    if status and not callbacks.made_contact:
+    if status and not made_contact:
         raise MountError(
             f"libfuse could not mount on {mountpoint} (status {status}); its reason is above "
             "or in the log"
         )
+
+
+@contextmanager
+def _woken(contact: threading.Event) -> Iterator[None]:
+    """Have the calling thread's system calls be interrupted now and then, once there is contact."""
+    _native.let_interrupt(signal.SIGURG)
+    sleeper, ended = threading.get_ident(), threading.Event()
+
+    def wake() -> None:
+        contact.wait()
+        while not ended.wait(_WAKE_PERIOD_S):
+            signal.pthread_kill(sleeper, signal.SIGURG)
+
+    thread = threading.Thread(target=wake, name="dp-wake", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        contact.set()
+        thread.join()
 
 
 def _mount_options(options: FrontEndOptions, fuse: ModuleType) -> str:
@@ -148,7 +180,7 @@ class _Callbacks:
         self._pages = PageCachePolicy()
         self._directories: dict[int, _OpenDirectory] = {}
         self._directory_numbers = itertools.count(1)
-        self.made_contact = False
+        self.contact = threading.Event()
 
     def table(self) -> Any:
         """Return libfuse's table of operations; it keeps the callbacks alive."""
@@ -202,7 +234,7 @@ class _Callbacks:
         # Open files are known by their handle: no path is needed, and none is looked up.
         settings.nullpath_ok = 1
         self._ask_for_capabilities(connection.contents)
-        self.made_contact = True
+        self.contact.set()
         self._on_ready()
         return 0
 
