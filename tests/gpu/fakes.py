@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -31,6 +32,7 @@ class LateDevice:
         self.log: list[str] = []
         self._queue: list[Callable[[], object]] = []
         self._ran = 0
+        self._lock = threading.Lock()
         self.handed: list[tuple[int, int]] = []
 
     @property
@@ -56,9 +58,11 @@ class LateDevice:
         self.handed.append((len(list(tensors)), event.place))
 
     def run_until(self, place: int) -> None:
-        while self._ran < place:
-            self._queue[self._ran]()
-            self._ran += 1
+        # The loop and the stage may both wait; what ran twice would read memory that is used anew.
+        with self._lock:
+            while self._ran < place:
+                self._queue[self._ran]()
+                self._ran += 1
 
     @property
     def ran(self) -> int:
