@@ -7,7 +7,6 @@
 // Source: sigaction(2), signal(7) on what is interrupted where SA_RESTART is not set.
 #include <nanobind/nanobind.h>
 
-#include <cerrno>
 #include <csignal>
 
 #include "bindings/bindings.hpp"
