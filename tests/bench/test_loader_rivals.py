@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dataplane_bench.cases.loader_forms import FORM_OF, Stored, store_forms
-from dataplane_bench.cases.loader_systems import RIVALS, start_rival
+from dataplane_bench.cases.loader_systems import RIVALS, OurLoader, start_ours, start_rival
 from dataplane_bench.cases.loader_table import case_named
 from dataplane_bench.model import LeftOut
 from dataplane_bench.rivals.loader_mosaicml import stand_ins
@@ -74,6 +74,18 @@ def test_a_rival_delivers_every_sample_as_it_was(name: str, state: str, stored: 
     assert cost.first_batch_s
     assert cost.utilisation
     assert cost.peak_rss_bytes
+
+
+@pytest.mark.parametrize("state", ["warm", "cold"])
+def test_what_would_be_thrown_away_is_not_fetched_by_ours(state: str, stored: Stored) -> None:
+    given = dataclasses.replace(stored.given, cold=state == "cold")
+    system, settings = start_ours(OurLoader, given, 0)
+    try:
+        cost = system.run(0.001)
+    finally:
+        system.close()
+    assert settings == ("next_epoch_bytes=0" if given.cold else None)
+    assert (cost.samples, cost.nbytes) == (_SAMPLES, _SAMPLES * _CASE.sample_bytes)
 
 
 def test_a_form_of_a_package_that_is_missing_leaves_its_rivals_out(stored: Stored) -> None:

@@ -252,8 +252,8 @@ class _Comparison:
         for threads in self.options.our_threads:
             for kind in (OurLoader, OurRawLoader):
                 self._tell(f"starting {kind.name}")
-                ours = start_ours(kind, given, threads)
-                started += [Contender(ours, step_s, self.endpoint) for step_s in steps_s]
+                ours, named = start_ours(kind, given, threads)
+                started += [Contender(ours, step_s, self.endpoint, named) for step_s in steps_s]
         for name in self.options.rivals:
             unreadable = stored.left_out(name)
             if unreadable is not None:

@@ -62,13 +62,11 @@ class OurLoader:
     form: ClassVar[str] = "packed"
 
     def __init__(self, given: LoaderInput, workers: int, settings: Settings, scratch: Path) -> None:
-        del settings  # there are none to choose
         arrays: Any = list(given.shapes)
         if given.cut is not None:
             arrays = dict.fromkeys(given.shapes, our_selection(given.cut))
-        dataset = Dataset(
-            f"{given.remote}/{self.form}", arrays=arrays, cache=CacheConfig(dir=scratch / "cache")
-        )
+        cache = CacheConfig(dir=scratch / "cache", **settings)
+        dataset = Dataset(f"{given.remote}/{self.form}", arrays=arrays, cache=cache)
         self._loader: DataLoader[Any] | None = DataLoader(
             dataset,
             batch_size=given.batch_size,
@@ -183,13 +181,19 @@ class Contender:
         self.system.close()
 
 
-def start_ours(kind: LoaderKind, given: LoaderInput, workers: int) -> Isolated:
+def start_ours(kind: LoaderKind, given: LoaderInput, workers: int) -> tuple[Isolated, str | None]:
     """Start one of ours.
+
+    Returns:
+        The system and the name of its settings. What is fetched ahead of the next epoch would be
+        thrown away where each epoch begins without local data, so nothing is.
 
     Raises:
         RivalFailed: it could not start.
     """
-    return _start(kind, given, workers, {})
+    if given.cold:
+        return _start(kind, given, workers, {"next_epoch_bytes": 0}), "next_epoch_bytes=0"
+    return _start(kind, given, workers, {}), None
 
 
 def start_rival(

@@ -34,7 +34,7 @@ def scaled_step(given: LoaderInput, threads: int, case: LoaderCase) -> tuple[flo
     Raises:
         RivalFailed: our loader failed.
     """
-    system = start_ours(OurLoader, given, threads)
+    system, _ = start_ours(OurLoader, given, threads)
     try:
         system.run(0.0)  # fills the cache
         runs = [system.run(0.0).elapsed_s for _ in range(_CALIBRATION_RUNS)]
