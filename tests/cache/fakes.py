@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,3 +187,43 @@ def held(cache: Cache, blob, blocks):
     with cache.plan(reads):
         wait_until(lambda: set(blocks) <= set(cache.held(blob.name)))
         yield
+
+
+@dataclass(frozen=True)
+class StreamingStore(FolderStore):
+    """Says which byte comes next before each piece, and where a stream ended."""
+
+    before: Callable[[int], None] = field(default=lambda position: None, compare=False)
+    closed: list[int] = field(default_factory=list, compare=False)
+
+    def stream_range(
+        self, key: str, start: int, stop: int, *, piece_bytes: int, if_match: str | None = None
+    ) -> Generator[bytes, None, None]:
+        content = self.get_range(key, start, stop, if_match=if_match)
+        position = start
+        try:
+            for position in range(start, stop, piece_bytes):
+                self.before(position)
+                yield content[position - start : position - start + piece_bytes]
+            position = stop
+        finally:
+            self.closed.append(position)
+
+
+def streaming_store(store: FolderStore, **options: Any) -> StreamingStore:
+    """Return the store's objects as a `StreamingStore`."""
+    return StreamingStore(store.folder, **options)
+
+
+def stopping_store(
+    store: FolderStore, position: int
+) -> tuple[StreamingStore, threading.Event, threading.Event]:
+    """Return a store whose streams stop at a byte; what says that one is there; what lets it on."""
+    at, gate = threading.Event(), threading.Event()
+
+    def before(reached: int) -> None:
+        if reached >= position:
+            at.set()
+            assert gate.wait(30)
+
+    return streaming_store(store, before=before), at, gate

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead, PlannedTable
 from dataplane.cache.fetch import scheduler
-from dataplane.errors import CacheError, ObjectChanged, StoreError
-from tests.cache.fakes import BLOCK, FolderStore, read_all, wait_until
+from dataplane.errors import ObjectChanged, StoreError
+from tests.cache.fakes import (
+    BLOCK,
+    FolderStore,
+    StreamingStore,
+    read_all,
+    stopping_store,
+    streaming_store,
+    wait_until,
+)
 from tests.cache.inside import (
     entry_of,
     is_idle,
     jobs_of,
     queued_count,
-    scheduler_of,
     session_of,
 )
-
-
-@dataclass(frozen=True)
-class StreamingStore(FolderStore):
-    """Says which byte comes next before each piece, and where a stream ended."""
-
-    before: Callable[[int], None] = field(default=lambda position: None, compare=False)
-    closed: list[int] = field(default_factory=list, compare=False)
-
-    def stream_range(self, key, start, stop, *, piece_bytes, if_match=None) -> Iterator[bytes]:
-        content = self.get_range(key, start, stop, if_match=if_match)
-        position = start
-        try:
-            for position in range(start, stop, piece_bytes):
-                self.before(position)
-                yield content[position - start : position - start + piece_bytes]
-            position = stop
-        finally:
-            self.closed.append(position)
 
 
 @pytest.fixture
@@ -61,24 +47,8 @@ def _plan(blob, blocks):
     return [PlannedRead(blob, n * BLOCK, (n + 1) * BLOCK, i) for i, n in enumerate(blocks)]
 
 
-def _streaming(store, **options) -> StreamingStore:
-    return StreamingStore(store.folder, **options)
-
-
-def _stopping(store, position) -> tuple[StreamingStore, threading.Event, threading.Event]:
-    """Return a store whose streams stop at a byte; what says that one is there; what lets it on."""
-    at, gate = threading.Event(), threading.Event()
-
-    def before(reached: int) -> None:
-        if reached >= position:
-            at.set()
-            assert gate.wait(30)
-
-    return _streaming(store, before=before), at, gate
-
-
 def test_a_read_of_many_blocks_is_few_requests(config, store, content):
-    streaming = _streaming(store)
+    streaming = streaming_store(store)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         assert read_all(blob) == content
@@ -100,7 +70,7 @@ def test_a_block_that_another_process_fills_meanwhile_is_read_all_the_same(confi
             other.release(0)
 
     with Cache(config) as cache:
-        blob = cache.open(_streaming(store, before=before), store.put("a", content))
+        blob = cache.open(streaming_store(store, before=before), store.put("a", content))
         assert read_all(blob) == content
         assert blob.is_complete()
         assert cache.counters["cache_uncached_blocks"] == 0
@@ -108,7 +78,7 @@ def test_a_block_that_another_process_fills_meanwhile_is_read_all_the_same(confi
 
 def test_a_request_asks_for_no_more_than_it_may(config, store, content):
     with Cache(replace(config, request_bytes=6 * BLOCK)) as cache:
-        assert read_all(cache.open(_streaming(store), store.put("a", content))) == content
+        assert read_all(cache.open(streaming_store(store), store.put("a", content))) == content
     lengths = [stop - start for start, stop in store.requests()]
     assert lengths == [6 * BLOCK] * 3 + [2 * BLOCK + 77]
 
@@ -122,7 +92,7 @@ def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wai
     sys.setswitchinterval(1e-6)
     try:
         with Cache(replace(config, fetch_threads=8)) as cache:
-            blob = cache.open(_streaming(store), store.put("a", os.urandom(64 * BLOCK)))
+            blob = cache.open(streaming_store(store), store.put("a", os.urandom(64 * BLOCK)))
             for first in (0, 5):  # threads are started; then they are idle
                 starts = [block * BLOCK for block in range(first, 60, 10)]
                 reads = [
@@ -142,89 +112,15 @@ def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wai
         sys.setswitchinterval(before)
 
 
-class TestTakenTogether:
-    """Jobs that a worker took together, and what becomes of those that it does not begin."""
-
-    def submitted(self, cache, blob, blocks) -> list:
-        entry = entry_of(cache, blob)
-        return scheduler_of(cache).submit(entry, blob.store, blob.info, blocks)
-
-    def test_one_that_others_have_leaves_those_behind_it_to_other_threads(self, config, store):
-        """They do not wait for the download of what is before it."""
-        content = os.urandom(8 * BLOCK)
-        streaming, at, gate = _stopping(store, 0)
-        with Cache(replace(config, fetch_threads=4)) as cache:
-            blob = cache.open(streaming, store.put("a", content))
-            entry_of(cache, blob)
-            session = session_of(cache)
-            other = session.files.inspect(blob.name, session.verify_tag)
-            assert other.try_claim(3)
-            with ThreadPoolExecutor(1) as pool:
-                read = pool.submit(blob.read, 0, 8 * BLOCK)
-                assert at.wait(10)
-                # The gate is shut for all: the second request has begun, too.
-                wait_until(lambda: len(store.requests()) == 2)
-                gate.set()
-                other.commit(3, content[3 * BLOCK : 4 * BLOCK])
-                other.release(3)
-                assert bytes(read.result(10)) == content
-            assert sorted(store.requests()) == [(0, 3 * BLOCK), (4 * BLOCK, 8 * BLOCK)]
-            assert is_idle(cache)
-
-    def test_those_that_are_there_already_are_passed_over(self, config, store):
-        content = os.urandom(8 * BLOCK)
-        with Cache(config) as cache:
-            blob = cache.open(_streaming(store), store.put("a", content))
-            entry_of(cache, blob)
-            session = session_of(cache)
-            other = session.files.inspect(blob.name, session.verify_tag)
-            jobs = self.submitted(cache, blob, range(8))
-            assert len(jobs) == 8
-            for block in (0, 1, 4):
-                assert other.try_claim(block)
-                other.commit(block, content[block * BLOCK : (block + 1) * BLOCK])
-                other.release(block)
-            blob.read(7 * BLOCK, 8 * BLOCK)  # starts threads
-            wait_until(lambda: is_idle(cache))
-            assert all(job.future.done() for job in jobs)
-            assert blob.is_complete()
-            assert sorted(store.requests()) == [(2 * BLOCK, 4 * BLOCK), (5 * BLOCK, 8 * BLOCK)]
-
-    @pytest.mark.parametrize("ends", ["an error", "close"])
-    def test_none_is_forgotten(self, config, store, ends, monkeypatch):
-        content = os.urandom(8 * BLOCK)
-        with Cache(config) as cache:
-            blob = cache.open(_streaming(store), store.put("a", content))
-            scheduler = scheduler_of(cache)
-            jobs = self.submitted(cache, blob, range(8))
-            (request,) = itertools.islice(scheduler.requests(), 1)
-            assert request.first is jobs[0]
-            assert request.extend() is jobs[1]
-            assert queued_count(cache) == 0
-            if ends == "close":
-                scheduler.close()
-                assert request.extend() is None
-                request.end()
-                errors = [job.future.exception(1) for job in jobs]
-                assert all(isinstance(error, CacheError) for error in errors)
-            else:
-                request.end(StoreError("gone"))
-                assert [type(job.future.exception(1)) for job in jobs[:2]] == [StoreError] * 2
-                assert queued_count(cache) == 6
-                assert bytes(blob.read(0, 8 * BLOCK)) == content
-                assert all(job.future.done() for job in jobs)
-            assert is_idle(cache)
-
-
 def test_requests_take_a_quarter_of_the_budget_at_most(config, store, content):
     with Cache(replace(config, size_bytes=16 * BLOCK)) as cache:
-        assert read_all(cache.open(_streaming(store), store.put("a", content))) == content
+        assert read_all(cache.open(streaming_store(store), store.put("a", content))) == content
     assert max(stop - start for start, stop in store.requests()) == 4 * BLOCK
 
 
 def test_a_request_is_a_block_at_least(config, store, content):
     with Cache(replace(config, request_bytes=1)) as cache:
-        assert read_all(cache.open(_streaming(store), store.put("a", content))) == content
+        assert read_all(cache.open(streaming_store(store), store.put("a", content))) == content
     assert max(stop - start for start, stop in store.requests()) == BLOCK
     CacheConfig(dir=config.dir, block_bytes=32 << 20)  # larger than requests are by default
 
@@ -239,7 +135,7 @@ def test_no_thread_takes_what_others_could_do(config, store, content):
 
 
 def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
-    streaming, _, gate = _stopping(store, 3 * BLOCK)
+    streaming, _, gate = stopping_store(store, 3 * BLOCK)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, range(10))):
@@ -252,7 +148,7 @@ def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
 
 def test_what_is_there_or_comes_later_in_the_plan_parts_requests(config, store, content):
     with Cache(config) as cache:
-        blob = cache.open(_streaming(store), store.put("a", content))
+        blob = cache.open(streaming_store(store), store.put("a", content))
         blob.read(2 * BLOCK, 3 * BLOCK)
         read_all(blob)
         assert store.requests() == [
@@ -280,7 +176,7 @@ def test_what_another_process_is_at_parts_requests(config, store, content):
 
 
 def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
-    streaming, at, gate = _stopping(store, 5 * BLOCK)
+    streaming, at, gate = stopping_store(store, 5 * BLOCK)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, range(15))):
@@ -296,7 +192,7 @@ def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
 
 
 def test_a_request_goes_on_for_one_reader(config, store, content):
-    streaming, at, gate = _stopping(store, 5 * BLOCK)
+    streaming, at, gate = stopping_store(store, 5 * BLOCK)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         results = []
@@ -348,7 +244,7 @@ def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, s
 
 def test_what_was_cancelled_makes_no_request_longer(config, store, content, monkeypatch):
     monkeypatch.setattr(scheduler, "SHARED_BYTES", BLOCK)
-    streaming, _, gate = _stopping(store, 18 * BLOCK)
+    streaming, _, gate = stopping_store(store, 18 * BLOCK)
     with Cache(replace(config, fetch_threads=2)) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, [18, 20])):  # keeps both threads busy
@@ -382,7 +278,7 @@ def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
         if position >= 5 * BLOCK and failing:
             raise StoreError("the connection broke")
 
-    streaming = _streaming(store, before=before)
+    streaming = streaming_store(store, before=before)
     with Cache(config) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with pytest.raises(StoreError, match="broke"):
@@ -469,7 +365,7 @@ def test_close_does_not_wait_for_a_place_at_the_store(config, store, content):
 def test_a_job_that_was_put_off_is_looked_after_while_another_is_done(config, store, content):
     """Another process downloads block 0; the thread that waits for it must not be busy with 5."""
     info = store.put("a", content)
-    stopping, _, go_on = _stopping(store, 5 * BLOCK)
+    stopping, _, go_on = stopping_store(store, 5 * BLOCK)
     with Cache(replace(config, fetch_threads=2)) as cache, Cache(config) as other:
         blob = cache.open(stopping, info)
         theirs = entry_of(other, other.open(store, info)).blocks
