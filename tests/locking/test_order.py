@@ -17,7 +17,7 @@ from tests.locking.order import (
     documented_ranks,
     objections,
 )
-from tests.locking.tracked import Tracked, real_lock, real_rlock
+from tests.locking.tracked import Tracked, _keeper, name_of, real_lock, real_rlock
 
 
 def lock_of(recorder: OrderRecorder, name: str, factory: object = real_lock) -> Tracked:
@@ -121,3 +121,23 @@ def test_the_plugin_fails_a_run_that_takes_locks_the_wrong_way_round(
     wrong = "_Cleanup._lock (rank 11) is waited for while _Counts.lock (rank 12) is held"
     assert wrong in run.stdout
     assert run.returncode == 1
+
+
+class _Extended(threading.Thread):
+    """A class of ours that extends one of the standard library."""
+
+
+def test_a_lock_of_a_standard_class_is_named_by_it_in_a_class_of_ours() -> None:
+    names = []
+
+    def make():
+        names.append(name_of(_keeper(sys._getframe(1))))
+        return real_lock()
+
+    original = threading.Lock
+    threading.Lock = make
+    try:
+        _Extended()
+    finally:
+        threading.Lock = original
+    assert names == ["Thread._started"]

@@ -152,11 +152,19 @@ def _keeper(frame: FrameType) -> FrameType:
     return frame
 
 
+def _class_of(owner: object, frame: FrameType) -> type:
+    """Return an object's class, or the one of the standard library that a class of ours extends."""
+    module = str(frame.f_globals["__name__"])
+    if module.startswith(_STANDARD):
+        return next((one for one in type(owner).__mro__ if one.__module__ == module), type(owner))
+    return type(owner)
+
+
 def name_of(frame: FrameType) -> str:
     """Name what is made on the line that a frame is at."""
     module = str(frame.f_globals["__name__"]).removeprefix("dataplane.")
     owner = frame.f_locals.get("self")
-    where = module if owner is None else type(owner).__name__
+    where = module if owner is None else _class_of(owner, frame).__name__
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     kept = _KEPT_IN.match(line)
     # What a dataclass's own __init__ makes has no line to read.
