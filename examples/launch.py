@@ -1,13 +1,16 @@
 """How the training examples are started: arguments, ranks and devices, errors, exit codes.
 
 `run` wraps a whole program. Under torchrun it joins the other processes and leaves them again,
-whatever happens in between, since a process that ends within a group aborts. What goes wrong
-becomes one line and an exit code.
+whatever happens in between, since a process that ends within a group aborts: a thread of gloo may
+still hold a tensor of the last step, and giving it back takes the interpreter that ends. What goes
+wrong becomes one line and an exit code.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib
 import math
 import os
 import signal
@@ -135,10 +138,14 @@ def _place(wanted: str) -> Iterator[Place]:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield Place(device)
         return
+    # DistributedDataParallel imports it when it is made. Were a group there by then, functions of
+    # the module would hold it as a default argument, and `destroy_process_group` not end it.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield Place(device, dist.get_rank(), dist.get_world_size())
     finally:
+        gc.collect()  # a replica of the model holds the group, too
         dist.destroy_process_group()
 
 

@@ -93,3 +93,37 @@ def test_ctrl_c_stops_all_processes_at_one_step_with_a_checkpoint(run: Runner) -
     assert "terminate called" not in errors
     rest = run("train_meshes", "--epochs", "100000", "--resume", "--stop-after", "1")
     assert any(f"after step {len(ranks)}" in line for line in rest.output)
+
+
+_TELLING = """\
+import atexit, os, runpy, sys
+
+@atexit.register
+def tell():
+    count = 0
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/comm") as file:
+                count += "gloo" in file.read()
+        except OSError:  # it ends just now
+            pass
+    print("threads of gloo:", count, flush=True)
+
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.timeout(3 * DEADLINE_S)
+def test_no_thread_of_gloo_outlives_the_group(run: Runner) -> None:
+    # One that still held a tensor when the interpreter ends would abort the process.
+    telling = run.folder / "telling.py"
+    telling.write_text(_TELLING)
+    command = torchrun(run, "train_volumes", "--epochs", "1", "--stop-after", "2")
+    example = next(at for at, word in enumerate(command) if word.endswith("train_volumes.py"))
+    command.insert(example, str(telling))
+    with started(command) as program:
+        output, errors = program.communicate(timeout=DEADLINE_S)
+    assert program.returncode == 0, errors
+    assert output.count("threads of gloo: 0") == PROCESSES

@@ -97,14 +97,17 @@ _PROLOGUE = """\
 import atexit, json, logging, sys, warnings
 
 warnings.simplefilter("ignore")
+import torch.distributed.nn  # its functions would hold a group that was there before it
 
 
 @atexit.register
 def leave():
     # A thread of gloo that still holds a tensor when the interpreter ends aborts the process.
+    import gc
     import torch.distributed as dist
 
     if dist.is_initialized():
+        gc.collect()
         dist.destroy_process_group()
 
 
