@@ -28,6 +28,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from dataplane import deferred
+from dataplane.daemon_thread import DaemonThread
 
 __all__ = [
     "Output",
@@ -154,7 +155,7 @@ class _Starter:
         deferred.prepare()
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._work, name="dp-start", daemon=True)
+                thread = DaemonThread(self._work, name="dp-start")
                 thread.start()
                 self._thread = thread
         order = _Order(popen)

@@ -22,6 +22,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from dataplane.daemon_thread import DaemonThread
+
 __all__ = ["defer", "prepare"]
 
 _log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class _Cleanup:
             return
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(target=self._work, name="dp-cleanup", daemon=True)
+                thread = DaemonThread(self._work, name="dp-cleanup")
                 thread.start()
                 self._thread = thread
 

@@ -48,6 +48,7 @@ from dataplane.cache.fetch.scheduler import SHARED_BYTES, Job
 from dataplane.cache.object import CachedObject
 from dataplane.cache.planned import BlockUses, PlannedRead, PlannedTable
 from dataplane.cache.read.prefetch_buffer import BlockKey, PrefetchBuffer
+from dataplane.daemon_thread import DaemonThread
 from dataplane.errors import DataplaneError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
@@ -108,9 +109,7 @@ class Plan:
         self._began_tick = time.time_ns()
         self._working_set: WorkingSet | None = None
         self._names: set[str] = set()
-        self._thread = threading.Thread(
-            target=self._work, args=(reads,), name="dp-plan", daemon=True
-        )
+        self._thread: threading.Thread = DaemonThread(self._work, args=(reads,), name="dp-plan")
         self._buffer.join()
         self._thread.start()
 

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from dataplane import deferred, process_exit
-from dataplane._native import outlast_interpreter, process_ends
+from dataplane.daemon_thread import DaemonThread
 from dataplane.errors import LoaderError
 from dataplane.loader.channel import Cancelled, Channel, EndOfStream, Failure
 from dataplane.telemetry import logger, offer_gauges
@@ -144,11 +144,7 @@ class Pipeline:
                 work = _Worker(
                     stage, worker, inputs[index], self._channels[index], self.stats[index]
                 )
-                stop.threads.append(
-                    threading.Thread(
-                        target=work.loop, name=f"dp-{stage.name}-{worker}", daemon=True
-                    )
-                )
+                stop.threads.append(DaemonThread(work.loop, name=f"dp-{stage.name}-{worker}"))
         self._abandoned = weakref.finalize(self, stop.abandon)
         self._abandoned.atexit = False  # `_cancel_all` does it
         _stops.add(stop)
@@ -318,7 +314,6 @@ class _Worker:
     stats: StageStats
 
     def loop(self) -> None:
-        outlast_interpreter()  # code of the user's runs here, and C++ of others below it
         own = self.index if self.stage.to_thread == "by number" else None
         with contextlib.suppress(Cancelled):
             while True:
@@ -367,7 +362,6 @@ _stops: WeakRegistry[_Stop] = WeakRegistry()
 def _cancel_all() -> None:
     """End the pipelines that are still open when the process ends, all at once."""
     process_exit.begin()
-    process_ends()
     stops = list(_stops)
     for stop in stops:
         stop.cancel()

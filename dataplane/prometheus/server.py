@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from dataplane.cache.config import CacheConfig
+from dataplane.daemon_thread import DaemonThread
 from dataplane.errors import CacheError, ConfigError
 from dataplane.extras import missing_package
 from dataplane.prometheus.figures import HostFigures, ProcessFigures
@@ -200,7 +201,7 @@ class MetricsServer:
         self._server: _Server | None = server
         self._pid = os.getpid()
         self._port = int(server.server_port)
-        self._thread = threading.Thread(target=server.serve_forever, name="dp-metrics", daemon=True)
+        self._thread = DaemonThread(server.serve_forever, name="dp-metrics")
         self._thread.start()
 
     @property

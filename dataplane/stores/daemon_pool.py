@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from dataplane.daemon_thread import DaemonThread
+
 __all__ = ["DaemonPool", "shared_daemon_pool"]
 
 ResultT = TypeVar("ResultT")
@@ -43,7 +45,7 @@ class DaemonPool:
         future: Future[ResultT] = Future()
         if new:
             try:
-                threading.Thread(target=self._work, name=name, daemon=True).start()
+                DaemonThread(self._work, name=name).start()
             except RuntimeError:  # no more threads: the caller does it itself
                 with self._lock:
                     self._count -= 1

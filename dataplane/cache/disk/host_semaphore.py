@@ -44,6 +44,7 @@ from types import TracebackType
 
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import Directory
+from dataplane.daemon_thread import DaemonThread
 from dataplane.telemetry import Counters, logger
 
 __all__ = ["HostSemaphore", "Slot"]
@@ -198,7 +199,7 @@ class _Queue:
                 return None
             self._waiting.append(ticket)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._stand, name="dp-places", daemon=True)
+                self._thread = DaemonThread(self._stand, name="dp-places")
                 self._thread.start()
         while True:
             due_s = max(began_s, self._granted_s) + _PATIENCE_S

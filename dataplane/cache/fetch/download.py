@@ -42,6 +42,7 @@ from dataplane.cache.fetch.scheduler import (
 )
 from dataplane.cache.guard import DirectoryGuard
 from dataplane.cache.read.prefetch_buffer import PrefetchBuffer
+from dataplane.daemon_thread import DaemonThread
 from dataplane.errors import StoreError
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import Counters
@@ -114,7 +115,7 @@ class Downloader:
         """Start as many threads as the jobs that were submitted need."""
         while self.scheduler.is_short_of_workers():
             name = f"dp-fetch-{next(self._numbers)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            thread = DaemonThread(self._work, name=name)
             try:
                 thread.start()
             except BaseException as err:

@@ -29,6 +29,7 @@ from dataplane.cache.disk.session import Session
 from dataplane.cache.disk.throttle import Throttle
 from dataplane.cache.eviction.catalog import Catalog
 from dataplane.cache.maintenance.process_statistics import read_published
+from dataplane.daemon_thread import DaemonThread
 from dataplane.telemetry import logger
 
 __all__ = ["BackgroundMaintenance"]
@@ -60,7 +61,7 @@ class BackgroundMaintenance:
         self._drift: int | None = None
         self._pause_s = 0.0
         self._count_from_s = 0.0  # by time.monotonic
-        self._thread = threading.Thread(target=self._keep, name="dp-catalog", daemon=True)
+        self._thread = DaemonThread(self._keep, name="dp-catalog")
         self._thread.start()
 
     def close(self) -> None:

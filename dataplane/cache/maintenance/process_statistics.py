@@ -31,6 +31,7 @@ from dataplane.cache.disk import locks
 from dataplane.cache.disk.directory import names_in
 from dataplane.cache.disk.liveness import MAX_SLOTS
 from dataplane.cache.disk.session import Session
+from dataplane.daemon_thread import DaemonThread
 from dataplane.telemetry import gauges, logger, totals
 
 __all__ = ["ProcessFigures", "ProcessStatistics", "read_published"]
@@ -93,7 +94,7 @@ class ProcessStatistics:
         except OSError as err:
             logger.debug("cannot publish figures in %s: %s", session.directory.path, err)
             return
-        self._thread = threading.Thread(target=self._publish, name="dp-stats", daemon=True)
+        self._thread = DaemonThread(self._publish, name="dp-stats")
         self._thread.start()
 
     def close(self) -> None:

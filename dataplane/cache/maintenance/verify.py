@@ -29,6 +29,7 @@ from dataplane import _native
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.entry_identity import EntryIdentity, Scope, page_rounded
 from dataplane.cache.disk.session import Session
+from dataplane.daemon_thread import DaemonThread
 
 __all__ = ["BadBlock", "VerifyReport", "verify"]
 
@@ -107,10 +108,7 @@ def verify(
         OSError: the directory cannot be read.
     """
     check = _Check(session, scope)
-    workers = [
-        threading.Thread(target=check.work, name=f"dp-verify-{i}", daemon=True)
-        for i in range(max(1, threads))
-    ]
+    workers = [DaemonThread(check.work, name=f"dp-verify-{i}") for i in range(max(1, threads))]
     for worker in workers:
         worker.start()
     try:

@@ -12,7 +12,6 @@ Threads: a check must not change what another one looks at.
 from __future__ import annotations
 
 import os
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import PurePath
 from queue import Empty, SimpleQueue
 
 from dataplane.cli.checks.finding import Check, Finding, fail
+from dataplane.daemon_thread import DaemonThread
 from dataplane.errors import DataplaneError
 from dataplane.telemetry import logger
 
@@ -55,9 +55,7 @@ def finding_of(check: Check) -> Finding:
 
 def _started(check: Check) -> SimpleQueue[Finding]:
     queue: SimpleQueue[Finding] = SimpleQueue()
-    thread = threading.Thread(
-        target=lambda: queue.put(finding_of(check)), name=f"dp-doctor-{check.name}", daemon=True
-    )
+    thread = DaemonThread(lambda: queue.put(finding_of(check)), name=f"dp-doctor-{check.name}")
     try:
         thread.start()
     except RuntimeError:  # no more threads: that is a finding, too

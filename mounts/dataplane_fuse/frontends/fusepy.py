@@ -41,6 +41,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dataplane import _native
+from dataplane.daemon_thread import DaemonThread
 from dataplane.errors import DataplaneError, MountError
 from dataplane.fuse_host import library_version, load_library
 from dataplane_fuse.errnos import errno_of
@@ -129,7 +130,7 @@ def _woken(contact: threading.Event) -> Iterator[None]:
         while not ended.wait(_WAKE_PERIOD_S):
             signal.pthread_kill(sleeper, signal.SIGURG)
 
-    thread = threading.Thread(target=wake, name="dp-wake", daemon=True)
+    thread = DaemonThread(wake, name="dp-wake")
     thread.start()
     try:
         yield
