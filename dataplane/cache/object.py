@@ -21,7 +21,7 @@ import functools
 import itertools
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -205,7 +205,7 @@ class CachedObject:
         placed = lay_out(starts, stops, block_bytes, contents)
         self._count_views(placed, held, time.perf_counter() - began)
         copied = _pooled(placed.copied_bytes)
-        self._page_in(placed.copied, contents)
+        self._page_in(placed.copied)
         self.read_ranges_into(placed.copied, copied)
         sources = (copied, *(contents[block] for block in placed.blocks))
         return Views(sources, placed.source, placed.offset)
@@ -286,20 +286,21 @@ class CachedObject:
                 f"which has {self.info.size_bytes} bytes"
             )
 
-    def _page_in(self, ranges: Ranges, in_memory: Collection[int]) -> None:
+    def _page_in(self, ranges: Ranges) -> None:
         """Have long ranges that are on the disk read in huge pages, before they are copied.
 
         A copy would leave the page cache with small ones, and what is decoded in place later would
-        pay for mapping each. What cannot be had is left to the copy.
+        pay for mapping each. What is held in memory is copied from there, and what cannot be had is
+        left to the copy.
         """
         long = ranges[ranges[:, 1] - ranges[:, 0] >= _MIN_PAGED_IN_BYTES]
         entry = self._core.entry(self.name, self.spec) if len(long) else None
         if entry is None or not isinstance(entry.blocks, _native.BlockMap):
             return
-        block_bytes = self.spec.block_bytes
+        held, block_bytes = self._core.held(self.name), self.spec.block_bytes
         for start, stop, _ in long.tolist():
             blocks = range(start // block_bytes, -(-stop // block_bytes))
-            if not any(block in in_memory for block in blocks):
+            if not any(block in held for block in blocks):
                 entry.blocks.expect(start, stop)
 
     def _finish(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dataplane import _native
 from dataplane.buffers import shared_pool
 from dataplane.cache import Cache, CacheConfig, PlannedRead
 from dataplane.errors import ConfigError, ObjectChanged
@@ -170,3 +171,47 @@ def assert_views(views, content: bytes, starts, stops) -> None:
     ):
         memory = memoryview(views.sources[source])
         assert memory[offset : offset + stop - start] == content[start:stop]
+
+
+class TestPagedIn:
+    """Long ranges on the disk are read in huge pages before they are copied, and only those."""
+
+    BLOCK = 256 << 10
+    STARTS = np.array([100], np.uint64)
+    STOPS = np.array([(1 << 20) - 100], np.uint64)  # across blocks, so copied
+
+    @pytest.fixture
+    def expected(self, monkeypatch) -> list[tuple[int, int]]:
+        """The ranges that were asked for to be paged in."""
+        asked: list[tuple[int, int]] = []
+        real = _native.BlockMap.expect
+
+        def expect(blocks, start, stop):
+            asked.append((start, stop))
+            return real(blocks, start, stop)
+
+        monkeypatch.setattr(_native.BlockMap, "expect", expect)
+        return asked
+
+    def test_a_range_that_is_on_the_disk_alone(self, tmp_path, store, expected):
+        content = os.urandom(1 << 20)
+        with Cache(CacheConfig(dir=tmp_path / "c", block_bytes=self.BLOCK)) as cache:
+            blob = cache.open(store, store.put("a", content))
+            blob.read(0, 1 << 20)
+            wait_until(blob.is_complete)
+            assert_views(blob.views(self.STARTS, self.STOPS), content, self.STARTS, self.STOPS)
+            assert expected == [(100, (1 << 20) - 100)]
+            short = self.STARTS + np.uint64((512 << 10) - 1)
+            assert_views(blob.views(self.STARTS, short), content, self.STARTS, short)
+            assert len(expected) == 1
+
+    def test_not_one_whose_blocks_are_in_memory_as_well(self, tmp_path, store, expected):
+        """The page cache would read, or clear, megabytes for bytes that are there."""
+        content = os.urandom(1 << 20)
+        with Cache(CacheConfig(dir=tmp_path / "c", block_bytes=self.BLOCK)) as cache:
+            blob = cache.open(store, store.put("a", content))
+            with cache.plan([PlannedRead(blob, 0, 1 << 20, 0)]):
+                wait_until(lambda: len(cache.held(blob.name)) == 4)
+                wait_until(blob.is_complete)
+                assert_views(blob.views(self.STARTS, self.STOPS), content, self.STARTS, self.STOPS)
+        assert expected == []
