@@ -49,6 +49,11 @@ nb::list as_list(const std::vector<std::uint64_t>& blocks) {
   return list;
 }
 
+void check_blocks(const BlockMap& map, std::uint64_t first, std::uint64_t count) {
+  if (count == 0 || first >= map.blocks() || count > map.blocks() - first)
+    throw nb::index_error("no such blocks");
+}
+
 void commit(BlockMap& map, std::uint64_t block, nb::handle bytes, bool direct) {
   check_block(map, block);
   const HeldBuffer held(bytes);
@@ -72,10 +77,10 @@ std::uint64_t evict(BlockMap& map, std::uint64_t block, std::uint64_t used_tick)
   return freed;
 }
 
-bool try_claim(BlockMap& map, std::uint64_t block) {
-  check_block(map, block);
-  bool claimed = false;
-  raise_unless_ok(map.try_claim(block, claimed));
+std::uint64_t try_claim(BlockMap& map, std::uint64_t block, std::uint64_t count) {
+  check_blocks(map, block, count);
+  std::uint64_t claimed = 0;
+  raise_unless_ok(map.try_claims(block, count, claimed));
   return claimed;
 }
 
@@ -167,14 +172,14 @@ void bind_map(nb::module_& module) {
       .def("resident_bytes", &BlockMap::resident_bytes)
       .def("is_complete", &BlockMap::is_complete)
       .def("ready_blocks", &ready_blocks)
-      .def("try_claim", &try_claim, nb::arg("block"))
+      .def("try_claim", &try_claim, nb::arg("block"), nb::arg("count") = 1)
       .def(
           "release",
-          [](BlockMap& map, std::uint64_t block) {
-            check_block(map, block);
-            map.release(block);
+          [](BlockMap& map, std::uint64_t block, std::uint64_t count) {
+            check_blocks(map, block, count);
+            map.release(block, count);
           },
-          nb::arg("block"))
+          nb::arg("block"), nb::arg("count") = 1)
       .def("claimed_bytes", &BlockMap::claimed_bytes)
       .def("commit", &commit, nb::arg("block"), nb::arg("bytes"), nb::kw_only(),
            nb::arg("direct") = false)

@@ -1,4 +1,4 @@
-// write_block: what lies in the file and the checksum are those of the bytes, whichever way it took:
+// write_blocks: what lies in the file are the bytes, whichever way they took:
 // page-aligned memory or not, whole pages or an object's odd end, with direct I/O or without.
 #include "core/cache/block_write.hpp"
 
@@ -14,7 +14,6 @@
 
 #include "core/base/unique_fd.hpp"
 #include "core/cache/block_io.hpp"
-#include "core/simd/crc32c.hpp"
 #include "tests/check.hpp"
 
 namespace {
@@ -38,9 +37,7 @@ UniqueFd temporary_file(const char* folder) {
 }
 
 void check_write(int fd, std::span<const std::byte> bytes, std::uint64_t offset, bool direct) {
-  std::uint32_t crc = 1;
-  CHECK(dataplane::write_block(fd, bytes, offset, direct, crc) == 0);
-  CHECK(crc == dataplane::crc32c(bytes));
+  CHECK(dataplane::write_blocks(fd, bytes, offset, direct) == 0);
   std::vector<std::byte> back(bytes.size());
   CHECK(dataplane::read_exactly(fd, back, offset) == 0);
   CHECK(std::equal(back.begin(), back.end(), bytes.begin()));
@@ -64,9 +61,8 @@ void every_way_writes_the_same(const char* folder) {
 
 void errors_are_returned() {
   std::vector<std::byte> bytes(2 * kPage);
-  std::uint32_t crc = 0;
   for (const bool direct : {false, true})
-    CHECK(dataplane::write_block(-1, bytes, 0, direct, crc) == EBADF);
+    CHECK(dataplane::write_blocks(-1, bytes, 0, direct) == EBADF);
 }
 
 }  // namespace

@@ -151,6 +151,45 @@ void claims_exclude_other_descriptions_and_guard_eviction() {
   CHECK(mine.lock_open(false) && theirs.lock_open(false) && !theirs.lock_open(true));
 }
 
+void blocks_that_follow_each_other_are_claimed_together_as_far_as_they_are_free() {
+  const Entry entry;
+  BlockMap mine;
+  BlockMap theirs;
+  CHECK(entry.open(mine).ok() && entry.open(theirs).ok());
+  std::uint64_t claimed = 0;
+  CHECK(theirs.try_claims(3, 1, claimed).ok() && claimed == 1);
+  CHECK(mine.try_claims(0, 6, claimed).ok() && claimed == 3);
+  CHECK(mine.try_claims(3, 2, claimed).ok() && claimed == 0);
+  CHECK(mine.try_claims(4, 2, claimed).ok() && claimed == 2);
+  mine.release(0, 3);
+  CHECK(theirs.try_claims(0, 6, claimed).ok() && claimed == 4);
+  mine.release(4, 2);
+  CHECK(theirs.try_claims(4, 2, claimed).ok() && claimed == 2);
+}
+
+void blocks_that_follow_each_other_are_published_together_or_not_at_all() {
+  const Entry entry;
+  BlockMap map;
+  CHECK(entry.open(map).ok());
+  for (const std::uint64_t length : {std::uint64_t{0}, kBlock - 1, 2 * kBlock + 1, kSize + 1})
+    CHECK(map.commit(0, pattern(0, length)).code == Code::bad_argument);
+  CHECK(map.commit(5, pattern(5 * kBlock, kBlock)).code == Code::bad_argument);
+  CHECK(map.resident_bytes() == 0);
+  CHECK(map.commit(1, pattern(kBlock, 2 * kBlock)).ok());
+  CHECK(map.resident_bytes() == 2 * kBlock && map.is_ready(1) && map.is_ready(2));
+  CHECK(map.commit(2, pattern(2 * kBlock, 2 * kBlock)).code == Code::bad_argument);
+  CHECK(map.commit(0, pattern(0, 2 * kBlock)).code == Code::bad_argument);
+  CHECK(map.resident_bytes() == 2 * kBlock);
+  CHECK(map.commit(3, pattern(3 * kBlock, kSize - 3 * kBlock)).ok());
+  CHECK(map.commit(0, pattern(0, kBlock)).ok());
+  BlockMap later;  // looks at the checksum of each
+  CHECK(entry.open(later, 2).ok());
+  std::vector<std::byte> out(kSize);
+  ReadResult result;
+  later.read(0, out, result);
+  CHECK(result.missing.empty() && out == pattern(0, kSize));
+}
+
 void eviction_spares_what_was_used_since_and_gives_space_back() {
   const Entry entry;
   BlockMap map;
@@ -253,6 +292,8 @@ int main() {
   a_wrong_data_length_is_refused();
   bytes_are_checked_under_a_new_tag_only();
   claims_exclude_other_descriptions_and_guard_eviction();
+  blocks_that_follow_each_other_are_claimed_together_as_far_as_they_are_free();
+  blocks_that_follow_each_other_are_published_together_or_not_at_all();
   eviction_spares_what_was_used_since_and_gives_space_back();
   an_abandoned_map_is_empty();
   readers_racing_eviction_see_right_bytes_or_a_miss();

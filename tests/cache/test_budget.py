@@ -73,10 +73,13 @@ def test_planned_blocks_stay_while_their_reader_has_not_had_them(small, store):
 
 def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog):
     content = os.urandom(4 * BLOCK)
-    monkeypatch.setattr(
-        "dataplane.cache.eviction.budget.Budget.reserve",
-        lambda self, length, working_set=None, is_guest=False: length != BLOCK,
-    )
+    asked = []
+
+    def reserve(budget, length, working_set=None, *, is_guest=False):
+        asked.append(length)
+        return len(asked) == 1  # the entry's map
+
+    monkeypatch.setattr("dataplane.cache.eviction.budget.Budget.reserve", reserve)
     with Cache(small) as cache:
         blob = cache.open(store, store.put("a", content))
         assert read_all(blob) == content

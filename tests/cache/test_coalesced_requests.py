@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead, PlannedTable
-from dataplane.cache.fetch import scheduler
+from dataplane.cache.fetch import download, scheduler
 from dataplane.errors import ObjectChanged, StoreError
 from tests.cache.fakes import (
     BLOCK,
-    FolderStore,
     StreamingStore,
     read_all,
     stopping_store,
@@ -41,6 +40,12 @@ def config(tmp_path):
 @pytest.fixture
 def content():
     return os.urandom(20 * BLOCK + 77)
+
+
+@pytest.fixture
+def block_by_block(monkeypatch):
+    """Have each block received for itself, as large ones are."""
+    monkeypatch.setattr(download, "_PIECE_BYTES", BLOCK)
 
 
 def _plan(blob, blocks):
@@ -125,8 +130,9 @@ def test_a_request_is_a_block_at_least(config, store, content):
     CacheConfig(dir=config.dir, block_bytes=32 << 20)  # larger than requests are by default
 
 
-def test_no_thread_takes_what_others_could_do(config, store, content):
-    slow = FolderStore(store.folder, delay_s=0.05)
+def test_no_thread_takes_what_others_could_do(config, store, content, monkeypatch):
+    monkeypatch.setattr(scheduler, "SHARED_BYTES", BLOCK)
+    slow = streaming_store(store, before=lambda position: time.sleep(0.05))
     with Cache(replace(config, fetch_threads=8)) as cache:
         assert read_all(cache.open(slow, store.put("a", content))) == content
     lengths = [(stop - start) // BLOCK for start, stop in store.requests()]
@@ -134,6 +140,7 @@ def test_no_thread_takes_what_others_could_do(config, store, content):
     assert max(lengths) <= 3
 
 
+@pytest.mark.usefixtures("block_by_block")
 def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
     streaming, _, gate = stopping_store(store, 3 * BLOCK)
     with Cache(config) as cache:
@@ -175,6 +182,7 @@ def test_what_another_process_is_at_parts_requests(config, store, content):
         assert (4 * BLOCK, 5 * BLOCK) in store.requests()
 
 
+@pytest.mark.usefixtures("block_by_block")
 def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
     streaming, at, gate = stopping_store(store, 5 * BLOCK)
     with Cache(config) as cache:
@@ -191,6 +199,7 @@ def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
         assert blob.is_complete()
 
 
+@pytest.mark.usefixtures("block_by_block")
 def test_a_request_goes_on_for_one_reader(config, store, content):
     streaming, at, gate = stopping_store(store, 5 * BLOCK)
     with Cache(config) as cache:
@@ -210,6 +219,7 @@ def test_a_request_goes_on_for_one_reader(config, store, content):
         assert blob.resident_bytes() == 9 * BLOCK  # and the tenth was given up
 
 
+@pytest.mark.usefixtures("block_by_block")
 def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, store, content):
     at, gate, closing, closed = (threading.Event() for _ in range(4))
 
@@ -271,6 +281,7 @@ def test_a_block_is_shown_read_only(config, store, content):
             assert all(memoryview(block).readonly for block in cache.held(blob.name).values())
 
 
+@pytest.mark.usefixtures("block_by_block")
 def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
     failing = [True]
 
@@ -289,6 +300,7 @@ def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
         assert store.requests() == [(0, len(content)), (5 * BLOCK, len(content))]
 
 
+@pytest.mark.usefixtures("block_by_block")
 def test_a_stream_that_ends_early_is_an_error(config, store, content):
     class Short(StreamingStore):
         def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
@@ -303,6 +315,7 @@ def test_a_stream_that_ends_early_is_an_error(config, store, content):
         assert blob.resident_bytes() == BLOCK
 
 
+@pytest.mark.usefixtures("block_by_block")
 def test_a_stream_without_its_last_pieces_is_an_error(config, store, content):
     class Short(StreamingStore):
         def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
@@ -335,7 +348,7 @@ def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, 
             def __getattr__(self, name):
                 return getattr(entry.blocks, name)
 
-            def try_claim(self, block):
+            def try_claim(self, block, count=1):
                 raise OSError(5, "Input/output error")
 
         broken = replace(entry, blocks=Refusing())

@@ -82,12 +82,13 @@ def test_none_is_forgotten(config, store, ends, monkeypatch):
         scheduler = scheduler_of(cache)
         jobs = submitted(cache, blob, range(8))
         (request,) = itertools.islice(scheduler.requests(), 1)
-        assert request.first is jobs[0]
-        assert request.extend() is jobs[1]
+        assert request.waiting() == jobs
+        request.begin(2)
+        assert request.waiting() == jobs[2:]
         assert queued_count(cache) == 0
         if ends == "close":
             scheduler.close()
-            assert request.extend() is None
+            assert request.waiting() == []
             request.end()
             errors = [job.future.exception(1) for job in jobs]
             assert all(isinstance(error, CacheError) for error in errors)

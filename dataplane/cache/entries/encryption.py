@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from dataplane import _native
 from dataplane._native import IncompleteRead
@@ -99,17 +100,15 @@ class Sealer:
         """Return the sealer that a configuration asks for, or None for a cache in the clear."""
         return cls(load_key(config.key_file)) if config.encrypt else None
 
-    def seal(self, content: Buffer, about: bytes) -> memoryview:
-        """Return the sealed block; `about` must be the same when it is opened."""
+    def seal(self, content: Buffer, about: bytes, sealed: npt.NDArray[np.uint8]) -> None:
+        """Write the sealed block to `sealed`; `about` must be the same when it is opened."""
         length = memoryview(content).nbytes
-        sealed = shared_pool().array((HEADER_BYTES + length,), np.dtype(np.uint8))
         nonce = secrets.token_bytes(_NONCE_BYTES)
         encrypted = np.frombuffer(self._cipher.encrypt(nonce, content, about), np.uint8)
         sealed[:HEADER_BYTES] = 0
         head = _MAGIC + nonce + encrypted[length:].tobytes()
         sealed[: len(head)] = np.frombuffer(head, np.uint8)
         np.copyto(sealed[HEADER_BYTES:], encrypted[:length])
-        return sealed.data
 
     def open(self, sealed: memoryview, about: bytes) -> memoryview | None:
         """Return the content of a sealed block; None when it is not one, or of another key."""
@@ -159,8 +158,8 @@ class SealedBlocks:
         self.is_ready: Callable[[int], bool] = stored.is_ready
         self.is_leased: Callable[[int], bool] = stored.is_leased
         self.is_complete: Callable[[], bool] = stored.is_complete
-        self.try_claim: Callable[[int], bool] = stored.try_claim
-        self.release: Callable[[int], None] = stored.release
+        self.try_claim: Callable[..., int] = stored.try_claim
+        self.release: Callable[..., None] = stored.release
         self._name = name
         self._sealer = sealer
 
@@ -225,8 +224,16 @@ class SealedBlocks:
         return max(0, stored.resident_bytes() - ready * HEADER_BYTES)
 
     def commit(self, block: int, bytes: Any, *, direct: bool = False) -> None:  # noqa: A002
-        """Seal a claimed block and make it ready."""
-        self.stored.commit(block, self._sealer.seal(bytes, self._about(block)), direct=direct)
+        """Seal the claimed blocks that the bytes are of, and make them ready, all or none."""
+        content = memoryview(bytes).cast("B")
+        step = self.block_bytes + HEADER_BYTES
+        count = -(-content.nbytes // self.block_bytes)
+        sealed = shared_pool().array((content.nbytes + count * HEADER_BYTES,), np.dtype(np.uint8))
+        for number in range(count):
+            part = content[number * self.block_bytes : (number + 1) * self.block_bytes]
+            into = sealed[number * step : (number + 1) * step]
+            self._sealer.seal(part, self._about(block + number), into)
+        self.stored.commit(block, sealed.data, direct=direct)
 
     def _about(self, block: int) -> bytes:
         return f"{self._name}/{block}".encode()

@@ -1,12 +1,12 @@
 """Downloads: missing blocks are fetched from the store once per host and committed to the cache.
 
-Workers pull coalesced requests from the scheduler, for blocks that follow each other. Each block is
-claimed (an OFD lock on its index, dropped by the kernel if this process dies), looked at again,
-given room in the budget, and written and committed as soon as its last byte has arrived, while the
-next ones are still coming. A block in the prefetch buffer is handed over from memory before it is
-written. While another process holds a claim, the job is put off and looked at again: the block is
-there then, or its downloader failed and this process does it. A request is given up when no reader
-or plan wants the rest of it.
+Workers pull coalesced requests from the scheduler, for blocks that follow each other. The blocks
+are claimed (OFD locks on their indices, dropped by the kernel if this process dies), looked at
+again, and given room in the budget; and written and committed as soon as the last byte of each, or
+of as many small ones as make a mebibyte, has arrived, while the next ones are still coming. Blocks
+in the prefetch buffer are handed over from memory before they are written. While another process
+holds a claim, the job is put off and looked at again: the block is there then, or its downloader
+failed and this process does it. A request is given up when no reader or plan wants the rest of it.
 
 What the local disk cannot take is still handed to the readers that wait for it: a full or failing
 disk costs the cache, never the read.
@@ -33,6 +33,7 @@ from dataplane.buffers import shared_pool
 from dataplane.cache.config import CacheConfig
 from dataplane.cache.eviction.working_set import WorkingSets
 from dataplane.cache.fetch.scheduler import (
+    SHARED_BYTES,
     UNWANTED,
     CoalescedRequest,
     Job,
@@ -55,6 +56,9 @@ _LAST_DELAY_S = 0.02
 _DELAY_GROWTH = 1.5
 _LEASED_TRIES = 3  # a lease that finds its block gone is let go of at once
 _BLOCKS_TO_FREE = 4  # when the disk is full although the budget is not
+_PIECE_BYTES = SHARED_BYTES
+"""What small blocks are received, written and settled together for: each step costs a look at the
+interpreter's lock, of which there is one for all threads."""
 
 
 @dataclass(slots=True)
@@ -71,12 +75,18 @@ class _Claim:
     is_held: bool
     has_room: bool = False
 
-    def release(self) -> None:
-        """Give up the lock, and the room."""
-        if self.has_room:
-            self.job.entry.budget.release(_disk_bytes(self.job))
-        if self.is_held:
-            self.job.entry.blocks.release(self.job.key[1])
+
+def _release(claims: Sequence[_Claim]) -> None:
+    """Give up the locks and the rooms of claims of blocks that follow each other."""
+    if not claims:
+        return
+    entry = claims[0].job.entry
+    for claim in claims:
+        if claim.has_room:
+            entry.budget.release(_disk_bytes(claim.job))
+            claim.has_room = False
+    if claims[0].is_held:  # one that is not has no others beside it
+        entry.blocks.release(claims[0].job.key[1], len(claims))
 
 
 class Downloader:
@@ -156,28 +166,40 @@ class Downloader:
         """
         claims: deque[_Claim] = deque()
         try:
-            job: Job | None = request.first
-            while job is not None:
-                outcome = self._claim(job)
-                if isinstance(outcome, _Claim) and outcome.is_held:
-                    claims.append(outcome)
-                    job = request.extend()
-                    continue
-                if not isinstance(outcome, _Claim):
-                    request.settle(job, outcome)
-                    if not claims:  # nothing is downloaded yet
-                        job = request.extend()
-                        continue
-                if request.leave_following():
-                    self.start_threads()
-                if isinstance(outcome, _Claim):
-                    self._fill(request, deque([outcome]))
-                break
+            while not claims and (jobs := request.waiting()):
+                claims.extend(self._claim_together(jobs))
+                request.begin(max(len(claims), 1))
+                if not claims:
+                    outcome = self._claim(jobs[0])
+                    if isinstance(outcome, _Claim):
+                        claims.append(outcome)
+                    else:
+                        request.settle(jobs[:1], [outcome])
+            if request.leave():
+                self.start_threads()
             self._fill(request, claims)
         finally:
-            while claims:
-                with contextlib.suppress(OSError):  # the next ones must go, too
-                    claims.popleft().release()
+            _release([*claims])
+
+    def _claim_together(self, jobs: Sequence[Job]) -> list[_Claim]:
+        """Claim blocks and room for them, from the first on as many as nothing is in the way of."""
+        blocks = jobs[0].entry.blocks
+        count = sum(1 for _ in itertools.takewhile(self._is_lacking, jobs))
+        try:
+            claimed = blocks.try_claim(jobs[0].key[1], count) if count else 0
+        except OSError:
+            return []  # the first is claimed alone then, and that says what is wrong
+        claims = [_Claim(job, is_held=True) for job in jobs[:claimed]]
+        try:
+            # Another process may have filled some before they were claimed.
+            count = sum(1 for _ in itertools.takewhile(self._is_lacking, jobs[:claimed]))
+            _release(claims[count:])
+            del claims[count:]
+            self._reserve(claims)
+        except BaseException:
+            _release(claims)
+            raise
+        return claims
 
     def _claim(self, job: Job) -> Outcome | _Claim:
         """Claim a block to download, and room for it, or say why there is no need to."""
@@ -204,25 +226,44 @@ class Downloader:
         claim = _Claim(job, is_held=True)
         try:
             if not blocks.is_ready(block):
-                claim.has_room = self._reserve(job)
+                self._reserve([claim])
                 return claim
         except BaseException:
-            claim.release()
+            _release([claim])
             raise
-        claim.release()
+        _release([claim])
         return None
 
-    def _reserve(self, job: Job) -> bool:
+    def _reserve(self, claims: Sequence[_Claim]) -> None:
+        """Reserve room for blocks: for all at once, or for as many as there is any for."""
+        if not claims:
+            return
+        name = claims[0].job.key[0]
+        working_set = self._working_sets.of(name)
+        kinds = [
+            working_set is not None and working_set.is_guest(*claim.job.key) for claim in claims
+        ]
+        budget = claims[0].job.entry.budget
         try:
-            working_set = self._working_sets.of(job.key[0])
-            is_guest = working_set is not None and working_set.is_guest(*job.key)
-            room = job.entry.budget.reserve(_disk_bytes(job), working_set, is_guest=is_guest)
+            if len(claims) > 1 and len(set(kinds)) == 1:
+                length = sum(_disk_bytes(claim.job) for claim in claims)
+                if budget.reserve(length, working_set, is_guest=kinds[0]):
+                    for claim in claims:
+                        claim.has_room = True
+                    return
+            for claim, is_guest in zip(claims, kinds, strict=True):
+                length = _disk_bytes(claim.job)
+                claim.has_room = budget.reserve(length, working_set, is_guest=is_guest)
+                if not claim.has_room and working_set is None:
+                    self._guard.on_no_room()
         except OSError as err:
             self._guard.on_disk_error(err)
+
+    def _is_lacking(self, job: Job) -> bool:
+        """Whether a block is wanted, and neither on the disk nor in memory."""
+        if not self._is_wanted(job) or job.entry.blocks.is_ready(job.key[1]):
             return False
-        if not room and working_set is None:
-            self._guard.on_no_room()
-        return room
+        return self._buffer.held(job.key) is None
 
     def _is_wanted(self, job: Job) -> bool:
         return job.demand or self._buffer.is_pinned(*job.key)
@@ -231,59 +272,64 @@ class Downloader:
         """Download blocks that follow each other, and keep them; what is done leaves `claims`."""
         if not claims:
             return
-        slot = self._guard.slot_at(claims[0].job.store.identity)
+        first = claims[0].job
         with (
-            slot,
-            contextlib.closing(self._download([claim.job for claim in claims])) as contents,
+            self._guard.slot_at(first.store.identity),
+            contextlib.closing(self._download([claim.job for claim in claims])) as pieces,
         ):
-            for content in contents:
-                job = claims[0].job
-                if self._buffer.hold(job.key, content):
-                    job.deliver(content)  # its readers need not wait for the disk
-                if not self._keep(claims[0], content):
-                    self._counters.add("cache_uncached_blocks")
-                claims.popleft().release()
-                request.settle(job, content)
-                del content  # the next one comes into memory meanwhile
-        while claims:
-            claim = claims.popleft()
-            claim.release()
-            request.settle(claim.job, UNWANTED)
+            for piece in pieces:
+                contents = _blocks_of(piece, first.entry.blocks.block_bytes)
+                part = [claims[number] for number in range(len(contents))]
+                self._keep(part, piece, contents)
+                for _ in part:
+                    claims.popleft()
+                _release(part)
+                request.settle([claim.job for claim in part], contents)
+                del piece, contents  # the next one comes into memory meanwhile
+        if claims:
+            left = [*claims]
+            claims.clear()
+            _release(left)
+            request.settle([claim.job for claim in left], [UNWANTED] * len(left))
 
-    def _download(self, jobs: Sequence[Job]) -> Generator[Buffer, None, None]:
-        """Make one coalesced request; yield each block when whole, until no more are wanted."""
+    def _download(self, jobs: Sequence[Job]) -> Generator[memoryview, None, None]:
+        """Make one coalesced request; yield its blocks, some at a time, until none is wanted."""
         if not any(map(self._is_wanted, jobs)):
             return  # that may have been while it waited for its slot
         first = jobs[0]
-        number, block_bytes = 0, first.entry.blocks.block_bytes
+        block_bytes = first.entry.blocks.block_bytes
+        piece_bytes = max(_PIECE_BYTES // block_bytes, 1) * block_bytes
         start, stop = _start(first), _stop(jobs[-1])
+        position = start
         pieces = first.store.stream_range(
             first.info.key,
             start,
             stop,
-            piece_bytes=block_bytes,
+            piece_bytes=piece_bytes,
             if_match=first.info.etag or None,
         )
         try:
             with contextlib.closing(pieces):
-                for number, piece in enumerate(pieces, 1):
+                for piece in pieces:
                     got = memoryview(piece).nbytes
-                    begin = start + (number - 1) * block_bytes
-                    expected = min(block_bytes, stop - begin)
+                    expected = min(piece_bytes, stop - position)
                     if got != expected:
                         raise StoreError(
-                            f"{first.store.url}: bytes {begin} to {begin + expected} of "
+                            f"{first.store.url}: bytes {position} to {position + expected} of "
                             f"{first.info.key!r}: expected {expected} bytes, got {got}"
                         )
-                    self._counters.add_all({"cache_fetches": 1, "cache_fetch_bytes": got})
+                    position += got
+                    blocks = -(-got // block_bytes)
+                    self._counters.add_all({"cache_fetches": blocks, "cache_fetch_bytes": got})
                     yield _aligned(piece)
                     del piece
-                    if number < len(jobs) and not any(map(self._is_wanted, jobs[number:])):
+                    done = (position - start) // block_bytes
+                    if position < stop and not any(map(self._is_wanted, jobs[done:])):
                         return
-            if number < len(jobs):
+            if position < stop:
                 raise StoreError(
                     f"{first.store.url}: bytes {start} to {stop} of {first.info.key!r}: "
-                    f"expected {stop - start} bytes, got {number * block_bytes}"
+                    f"expected {stop - start} bytes, got {position - start}"
                 )
         except GeneratorExit:
             raise  # closed by its consumer
@@ -291,7 +337,31 @@ class Downloader:
             self._counters.add("cache_fetch_errors")
             raise
 
-    def _keep(self, claim: _Claim, content: Buffer) -> bool:
+    def _keep(self, claims: Sequence[_Claim], piece: Buffer, contents: Sequence[Buffer]) -> None:
+        """Give blocks to those who wait for them, and write them to the disk."""
+        name, first = claims[0].job.key
+        held = self._buffer.hold(name, dict(enumerate(contents, first)))
+        for claim, content in zip(claims, contents, strict=True):
+            if claim.job.key[1] in held:
+                claim.job.deliver(content)  # its readers need not wait for the disk
+        if all(claim.has_room for claim in claims) and self._write_together(claims, piece):
+            return
+        for claim, content in zip(claims, contents, strict=True):
+            if not self._write(claim, content):
+                self._counters.add("cache_uncached_blocks")
+
+    def _write_together(self, claims: Sequence[_Claim], piece: Buffer) -> bool:
+        """Write blocks in one go; False when that must be done, and fail, block by block."""
+        first = claims[0].job
+        try:
+            first.entry.blocks.commit(first.key[1], piece, direct=self._direct_io)
+        except (ValueError, OSError):
+            return False
+        for claim in claims:
+            claim.has_room = False  # it is the block's now
+        return True
+
+    def _write(self, claim: _Claim, content: Buffer) -> bool:
         """Write a block, if there is room for it; say whether it is on the disk."""
         if not claim.has_room:
             return False
@@ -310,6 +380,12 @@ class Downloader:
             return False
         claim.has_room = False  # it is the block's now
         return True
+
+
+def _blocks_of(piece: memoryview, block_bytes: int) -> list[memoryview]:
+    """Return the blocks that a piece consists of; the object's last one may be shorter."""
+    starts = range(0, piece.nbytes, block_bytes)
+    return [piece[start : start + block_bytes] for start in starts]
 
 
 def _aligned(content: Buffer) -> memoryview:

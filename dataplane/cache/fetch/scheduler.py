@@ -8,9 +8,9 @@ and not late; plans share by need, not in order of arrival; and since what is la
 is asked for after it, no number of readers keeps a plan waiting for ever.
 
 Workers pull: `requests` gives each a job and those of the blocks behind it, as a
-`CoalescedRequest`, which may get more of them. It leaves enough for the other workers, so that
-requests are of single blocks (or of what is not worth sharing) until more are waiting than there
-are workers, and nothing overtakes what comes before it.
+`CoalescedRequest`. It leaves enough for the other workers, so that requests are of single blocks
+(or of what is not worth sharing) until more are waiting than there are workers, and nothing
+overtakes what comes before it.
 The worker settles each job: with the block, with `TryLater` because another process is downloading
 it (the worker takes other jobs meanwhile), or with `UNWANTED`.
 
@@ -110,56 +110,52 @@ Outcome: TypeAlias = Buffer | TryLater | Unwanted | None
 class CoalescedRequest:
     """Jobs of blocks that follow each other, which a worker took together.
 
-    For one worker, which extends it job by job as far as they can be had, and settles every job
-    that it got, or fails the request.
+    For one worker, which begins as many of them as it can, leaves the rest to others, and settles
+    every job that it began, or fails the request.
     """
 
     def __init__(self, scheduler: Scheduler, jobs: Sequence[Job]) -> None:
-        self.first, *following = jobs
         self._scheduler = scheduler
-        self._following = deque(following)
-        self._last = self.first
-        self._taken = 1
-        self._unsettled = {self.first.key: self.first}
+        self._waiting = deque(jobs)
+        self._begun: dict[BlockKey, Job] = {}
 
-    def extend(self) -> Job | None:
-        """Take the job of the next block as well; None when there is none to take."""
-        if self._scheduler._closed:  # what was not begun is not begun any more
-            return None
-        if self._following:
-            job: Job | None = self._following.popleft()
-        else:
-            job = self._scheduler._take_next(self._last, self._taken)
-        if job is not None:
-            self._last = job
-            self._taken += 1
-            self._unsettled[job.key] = job
-        return job
+    def waiting(self) -> list[Job]:
+        """Return the jobs that were not begun; none once the scheduler is closed."""
+        return [] if self._scheduler._closed else [*self._waiting]
 
-    def leave_following(self) -> bool:
-        """Leave to others the jobs that it was not extended by; say whether there are any."""
-        left = [*self._following]
-        self._following.clear()
+    def begin(self, count: int) -> None:
+        """Begin the first ones of the jobs that wait."""
+        for _ in range(count):
+            job = self._waiting.popleft()
+            self._begun[job.key] = job
+
+    def leave(self) -> bool:
+        """Leave to others the jobs that were not begun; say whether there are any."""
+        left = [*self._waiting]
+        self._waiting.clear()
         if left:
             self._scheduler._give_back(left)
         return bool(left)
 
-    def settle(self, job: Job, outcome: Outcome) -> None:
-        """Settle a job with its outcome."""
-        del self._unsettled[job.key]
-        self._scheduler._settle(job, outcome)
+    def settle(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+        """Settle jobs with their outcomes."""
+        for job in jobs:
+            del self._begun[job.key]
+        self._scheduler._settle(jobs, outcomes)
 
     def end(self, error: BaseException | None = None) -> None:
         """Say that nothing more comes: jobs that are not settled fail, with `error` if it is one.
 
         The readers that wait for one of them get the error.
         """
-        self.leave_following()
-        left, self._unsettled = [*self._unsettled.values()], {}
+        if error is not None and not self._begun and self._waiting:
+            self.begin(1)  # or it would be tried for ever
+        self.leave()
+        left, self._begun = [*self._begun.values()], {}
         if left and error is None:
             error = CacheError(f"a download ended without {len(left)} of its blocks")
         for job in left:
-            self._scheduler._finish(job, None, error)
+            self._scheduler._finish([job], [None], error)
 
 
 class Scheduler:
@@ -333,10 +329,6 @@ class Scheduler:
                 self._idle -= 1
             return []
 
-    def _take_next(self, last: Job, taken: int) -> Job | None:
-        with self._condition:
-            return self._take_next_locked(last, taken)
-
     def _take_next_locked(self, last: Job, taken: int) -> Job | None:
         """Take the job behind `last`, if its turn is next and this worker may have it."""
         name, block = last.key
@@ -362,7 +354,7 @@ class Scheduler:
                 self._condition.notify()
                 return
         for job in jobs:
-            self._finish(job, None, interrupted_error())
+            self._finish([job], [None], interrupted_error())
 
     def _front_locked(self) -> Job | None:
         """Return the job whose turn is next."""
@@ -370,13 +362,18 @@ class Scheduler:
             heapq.heappop(self._ready)  # cancelled, or done under another place in the queue
         return self._ready[0][2] if self._ready else None
 
-    def _settle(self, job: Job, outcome: Outcome) -> None:
-        if isinstance(outcome, TryLater):
-            self._put_off(job, outcome.delay_s)
-        elif isinstance(outcome, Unwanted):
-            self._drop(job)
-        else:
-            self._finish(job, outcome, None)
+    def _settle(self, jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
+        done: list[Job] = []
+        contents: list[Buffer | None] = []
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if isinstance(outcome, TryLater):
+                self._put_off(job, outcome.delay_s)
+            elif isinstance(outcome, Unwanted):
+                self._drop(job)
+            else:
+                done.append(job)
+                contents.append(outcome)
+        self._finish(done, contents)
 
     def _drop(self, job: Job) -> None:
         """Forget an unwanted job, unless a reader or a plan has asked for it meanwhile."""
@@ -403,18 +400,25 @@ class Scheduler:
                 if self._idle and self._later[0][2] is job:
                     self._condition.notify()  # it waits for that long, and this worker is busy
                 return
-        self._finish(job, None, interrupted_error())
+        self._finish([job], [None], interrupted_error())
 
-    def _finish(self, job: Job, result: Buffer | None, err: BaseException | None) -> None:
+    def _finish(
+        self,
+        jobs: Sequence[Job],
+        results: Sequence[Buffer | None],
+        err: BaseException | None = None,
+    ) -> None:
         with self._condition:
-            job.state = _State.OVER
-            self._jobs.pop(job.key, None)
-        if job.future.done():
-            return
-        if err is None:
-            job.deliver(result)
-        elif job.future.set_running_or_notify_cancel():
-            job.future.set_exception(err)
+            for job in jobs:
+                job.state = _State.OVER
+                self._jobs.pop(job.key, None)
+        for job, result in zip(jobs, results, strict=True):
+            if job.future.done():
+                continue
+            if err is None:
+                job.deliver(result)
+            elif job.future.set_running_or_notify_cancel():
+                job.future.set_exception(err)
 
 
 def _most_requests(jobs: Iterable[Job]) -> int:

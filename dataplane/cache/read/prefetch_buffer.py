@@ -11,7 +11,7 @@ Thread-safe; one lock, held for bookkeeping only.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from dataplane.stores.base import Buffer
@@ -77,15 +77,28 @@ class PrefetchBuffer:
         """Whether a plan will read this block soon."""
         return (name, block) in self._counts
 
-    def hold(self, key: BlockKey, content: Buffer) -> bool:
-        """Keep the bytes of a pinned block until its last pin goes; say whether they are kept."""
-        length = memoryview(content).nbytes
+    def hold(self, name: str, contents: Mapping[int, Buffer]) -> set[int]:
+        """Keep the bytes of blocks that are pinned, each until its last pin goes.
+
+        Args:
+            name: name of the entry.
+            contents: the blocks by number.
+
+        Returns:
+            The blocks that are held now, with these bytes or some from before.
+        """
+        kept = set()
         with self._lock:
-            fits = self._held_bytes + length <= self._held_limit_bytes
-            if fits and key in self._counts and self.held(key) is None:
-                self._held.setdefault(key[0], {})[key[1]] = content
-                self._held_bytes += length
-            return self.held(key) is not None
+            for block, content in contents.items():
+                length = memoryview(content).nbytes
+                fits = self._held_bytes + length <= self._held_limit_bytes
+                if self.held((name, block)) is not None:
+                    kept.add(block)
+                elif fits and (name, block) in self._counts:
+                    self._held.setdefault(name, {})[block] = content
+                    self._held_bytes += length
+                    kept.add(block)
+        return kept
 
     def held(self, key: BlockKey) -> Buffer | None:
         """Return the bytes of a block, if they are held."""

@@ -15,7 +15,6 @@
 
 #include "core/base/unique_fd.hpp"
 #include "core/cache/block_io.hpp"
-#include "core/simd/crc32c.hpp"
 
 namespace dataplane {
 namespace {
@@ -47,7 +46,7 @@ UniqueFd reopen_direct(int fd) noexcept {
 // Write the whole pages at the front of `bytes`; `written` says how far it got. An error other than
 // a full or failing disk means that this file system has no direct I/O: the caller goes on without.
 int write_pages(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
-                std::size_t& written, std::uint32_t& crc) noexcept {
+                std::size_t& written) noexcept {
   written = 0;
   const std::size_t whole = bytes.size() / kPageBytes * kPageBytes;
   if (whole == 0) return 0;
@@ -65,7 +64,6 @@ int write_pages(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
     const int err = write_exactly(direct.get(), piece, offset + written);
     if (err == EINVAL) return 0;
     if (err != 0) return err;
-    crc = crc32c(piece, crc);
     written += piece.size();
   }
   return 0;
@@ -81,15 +79,12 @@ bool frees_whole_extents(int fd) noexcept {
 
 }  // namespace
 
-int write_block(int fd, std::span<const std::byte> bytes, std::uint64_t offset, bool direct,
-                std::uint32_t& crc) noexcept {
-  crc = 0;
+int write_blocks(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
+                 bool direct) noexcept {
   std::size_t written = 0;
   if (offset % kPageBytes == 0 && (direct || frees_whole_extents(fd)))
-    if (const int err = write_pages(fd, bytes, offset, written, crc); err != 0) return err;
-  const auto rest = bytes.subspan(written);
-  crc = crc32c(rest, crc);
-  return write_exactly(fd, rest, offset + written);
+    if (const int err = write_pages(fd, bytes, offset, written); err != 0) return err;
+  return write_exactly(fd, bytes.subspan(written), offset + written);
 }
 
 }  // namespace dataplane

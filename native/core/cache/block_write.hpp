@@ -1,4 +1,4 @@
-// Writing a block of the cache to its data file, and its checksum on the way.
+// Writing blocks of the cache to their data file.
 //
 // Written through the page cache, a block costs a copy into fresh pages that are not read soon: the
 // downloaded bytes are handed to their reader from memory. It also pushes out pages that are of use,
@@ -16,10 +16,10 @@
 
 namespace dataplane {
 
-// Write `bytes` at `offset`, a multiple of the page size, and take their CRC-32C. `direct` asks for
-// direct I/O where the file system has it; btrfs gets it unasked, since only so does an evicted
-// block free its space. Returns 0 or an errno.
-[[nodiscard]] int write_block(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
-                              bool direct, std::uint32_t& crc) noexcept;
+// Write `bytes` at `offset`, a multiple of the page size. `direct` asks for direct I/O where the file
+// system has it; btrfs gets it unasked, since only so does an evicted block free its space. Returns
+// 0 or an errno.
+[[nodiscard]] int write_blocks(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
+                               bool direct) noexcept;
 
 }  // namespace dataplane

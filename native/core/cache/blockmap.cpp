@@ -377,8 +377,22 @@ Status BlockMap::try_claim(std::uint64_t block, bool& claimed) {
   return fail(Code::io_error, "locking a block", block, 0, static_cast<std::uint64_t>(err));
 }
 
-void BlockMap::release(std::uint64_t block) noexcept {
-  static_cast<void>(try_lock(map_fd_.get(), F_UNLCK, block));
+Status BlockMap::try_claims(std::uint64_t first, std::uint64_t count, std::uint64_t& claimed) {
+  claimed = 0;
+  if (try_lock(map_fd_.get(), F_WRLCK, first, count) == 0) {
+    claimed = count;
+    return {};
+  }
+  for (bool is_mine = true; claimed < count; ++claimed) {
+    const Status tried = try_claim(first + claimed, is_mine);
+    if (!tried.ok() && claimed == 0) return tried;
+    if (!tried.ok() || !is_mine) break;
+  }
+  return {};
+}
+
+void BlockMap::release(std::uint64_t first, std::uint64_t count) noexcept {
+  static_cast<void>(try_lock(map_fd_.get(), F_UNLCK, first, count));
 }
 
 std::uint64_t BlockMap::claimed_bytes() const noexcept {
@@ -392,24 +406,33 @@ std::uint64_t BlockMap::claimed_bytes() const noexcept {
   return total;
 }
 
-Status BlockMap::commit(std::uint64_t block, std::span<const std::byte> bytes, bool direct) {
-  if (bytes.size() != block_length(block))
-    return fail(Code::bad_argument, "length of the block", block, block_length(block),
+Status BlockMap::commit(std::uint64_t first, std::span<const std::byte> bytes, bool direct) {
+  const std::uint64_t start = block_start(first);
+  const std::uint64_t stop = start + bytes.size();
+  // Whole blocks: up to the next one's beginning, or to the object's end.
+  if (bytes.empty() || stop > spec_.size_bytes ||
+      (stop % spec_.block_bytes != 0 && stop != spec_.size_bytes))
+    return fail(Code::bad_argument, "length of the block", first, block_length(first),
                 bytes.size());
-  BlockRecord& record = records_[block];
-  const std::uint64_t word = load(record.word, std::memory_order_relaxed);
-  if (ready(word)) return fail(Code::bad_argument, "the block is already there", block);
-  std::uint32_t crc = 0;
-  if (const int err = write_block(data_fd_.get(), bytes, block_start(block), direct, crc);
-      err != 0) {
-    static_cast<void>(punch(block));
-    return fail(Code::io_error, "writing a block", block, 0, static_cast<std::uint64_t>(err));
+  const Blocks blocks = blocks_of(start, stop);
+  for (std::uint64_t block = first; block < blocks.stop; ++block)
+    if (is_ready(block)) return fail(Code::bad_argument, "the block is already there", block);
+  if (const int err = write_blocks(data_fd_.get(), bytes, start, direct); err != 0) {
+    static_cast<void>(punch(first, blocks.stop - first));
+    return fail(Code::io_error, "writing a block", first, 0, static_cast<std::uint64_t>(err));
   }
-  std::atomic_ref<std::uint32_t>(record.crc).store(crc, std::memory_order_relaxed);
-  std::atomic_ref<std::uint64_t>(record.used_tick).store(tick_now(), std::memory_order_relaxed);
-  std::atomic_ref<std::uint64_t>(record.verify_tag).store(verify_tag_, std::memory_order_relaxed);
-  std::atomic_ref<std::uint64_t>(record.word)
-      .store(next_word(word, BlockState::ready), std::memory_order_release);
+  const std::uint64_t now = tick_now();
+  for (std::uint64_t block = first; block < blocks.stop; ++block) {
+    BlockRecord& record = records_[block];
+    const std::uint64_t word = load(record.word, std::memory_order_relaxed);
+    const std::uint32_t crc =
+        crc32c(bytes.subspan(block_start(block) - start, block_length(block)));
+    std::atomic_ref<std::uint32_t>(record.crc).store(crc, std::memory_order_relaxed);
+    std::atomic_ref<std::uint64_t>(record.used_tick).store(now, std::memory_order_relaxed);
+    std::atomic_ref<std::uint64_t>(record.verify_tag).store(verify_tag_, std::memory_order_relaxed);
+    std::atomic_ref<std::uint64_t>(record.word)
+        .store(next_word(word, BlockState::ready), std::memory_order_release);
+  }
   return {};
 }
 
@@ -430,11 +453,11 @@ Status BlockMap::evict(std::uint64_t block, std::uint64_t used_tick, std::uint64
   return {};
 }
 
-int BlockMap::punch(std::uint64_t block) const noexcept {
-  // The whole block, also past the end of the object, so that its last page goes too.
+int BlockMap::punch(std::uint64_t first, std::uint64_t count) const noexcept {
+  // Whole blocks, also past the end of the object, so that its last page goes too.
   const int done = ::fallocate(data_fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                               static_cast<off_t>(block_start(block)),
-                               static_cast<off_t>(spec_.block_bytes));
+                               static_cast<off_t>(block_start(first)),
+                               static_cast<off_t>(count * spec_.block_bytes));
   return done == 0 ? 0 : errno;
 }
 

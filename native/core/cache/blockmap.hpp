@@ -128,13 +128,17 @@ class BlockMap {
   // Claim a block, or say that another holder has the claim. Claims of one BlockMap do not exclude
   // each other: a process keeps its own threads apart.
   [[nodiscard]] Status try_claim(std::uint64_t block, bool& claimed);
-  void release(std::uint64_t block) noexcept;
+  // Claim blocks that follow each other, as many from `first` on as can be had.
+  [[nodiscard]] Status try_claims(std::uint64_t first, std::uint64_t count,
+                                  std::uint64_t& claimed);
+  void release(std::uint64_t first, std::uint64_t count = 1) noexcept;
   // The bytes of empty blocks that others have claimed: downloads in flight.
   [[nodiscard]] std::uint64_t claimed_bytes() const noexcept;
 
-  // Fill a claimed block and make it ready, past the page cache if `direct` and the file system has
-  // direct I/O. On failure the block stays empty.
-  [[nodiscard]] Status commit(std::uint64_t block, std::span<const std::byte> bytes,
+  // Fill the claimed blocks that `bytes` are of, from `first` on, with one write, and make them
+  // ready; past the page cache if `direct` and the file system has direct I/O. On failure they all
+  // stay empty.
+  [[nodiscard]] Status commit(std::uint64_t first, std::span<const std::byte> bytes,
                                bool direct = false);
   // Empty a claimed block and give its space back, unless it was used after `used_tick`. `freed` is
   // the length of the block, or 0 when it stayed.
@@ -160,7 +164,7 @@ class BlockMap {
   [[nodiscard]] Check verify(std::uint64_t block, std::uint64_t word) noexcept;
   [[nodiscard]] Check settle(std::uint64_t block, std::uint64_t word, std::uint32_t crc) noexcept;
   [[nodiscard]] Check drop(std::uint64_t block, std::uint64_t word, Check reason) noexcept;
-  [[nodiscard]] int punch(std::uint64_t block) const noexcept;
+  [[nodiscard]] int punch(std::uint64_t first, std::uint64_t count = 1) const noexcept;
 
   // The blocks of a range of bytes.
   struct Blocks {
