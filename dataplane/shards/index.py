@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from dataplane.errors import BucketNotFound, ConfigError, FormatError, NotFound
 from dataplane.shards.absence import why_no_index
 from dataplane.shards.index_chunks import ChunkColumns
-from dataplane.shards.index_file import IndexFile
+from dataplane.shards.index_file import IndexFile, open_parquet
 from dataplane.shards.index_forms import RowForm, array_forms, samples_by_form
 from dataplane.shards.index_keys import Keys
 from dataplane.shards.index_load import load_columns
@@ -44,7 +44,6 @@ from dataplane.shards.index_schema import (
     NAME_FIELD,
     SCHEMA,
     SHARDS_FIELD,
-    TEXT_COLUMNS,
     VERSION_FIELD,
 )
 from dataplane.shards.model import MISSING_CHUNK, ArrayEntry, ArrayMeta, SampleEntry
@@ -83,12 +82,7 @@ class DatasetIndex:
             footer = pq.read_metadata(file.open())
             header = footer.schema.to_arrow_schema()
             self._shards = _check_file(footer, header, where)
-            with pq.ParquetFile(
-                file.open(),
-                metadata=footer,
-                read_dictionary=TEXT_COLUMNS,
-                page_checksum_verification=True,
-            ) as parquet:
+            with open_parquet(file, footer) as parquet:
                 self._columns = load_columns(parquet, self._shards, where)
         except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
             raise FormatError(f"{where}: not a readable Parquet file: {err}") from err

@@ -17,10 +17,13 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 
+import pyarrow.parquet as pq
+
+from dataplane.shards.index_schema import TEXT_COLUMNS
 from dataplane.stores.base import Buffer
 from dataplane.telemetry import logger
 
-__all__ = ["IndexFile"]
+__all__ = ["IndexFile", "open_parquet"]
 
 MAX_IN_MEMORY_BYTES = 1 << 20
 """Largest file that is kept in memory, where there is space for larger ones elsewhere."""
@@ -113,6 +116,24 @@ def _nameless_file() -> int:
     except OSError as err:
         logger.debug("the index is kept in memory: %s", err)
         return -1
+
+
+def open_parquet(file: IndexFile, footer: pq.FileMetaData) -> pq.ParquetFile:
+    """Open an index for reading, in threads that call for it: with `use_threads=False`.
+
+    A thread of Arrow would call Python for the bytes. If the interpreter ended meanwhile, it would
+    end that thread (before Python 3.14), for which Arrow waits when the process ends: for ever.
+
+    Raises:
+        pyarrow.ArrowException: it is no Parquet file.
+    """
+    return pq.ParquetFile(
+        file.open(),
+        metadata=footer,
+        read_dictionary=TEXT_COLUMNS,
+        page_checksum_verification=True,
+        pre_buffer=False,
+    )
 
 
 class _Reader(io.RawIOBase):

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from dataplane.errors import FormatError
 from dataplane.shards.index_added import AddedColumns
 from dataplane.shards.index_columns import FIGURES, numbers, one_chunk
-from dataplane.shards.index_file import IndexFile
-from dataplane.shards.index_schema import ADDED, TEXT_COLUMNS
+from dataplane.shards.index_file import IndexFile, open_parquet
+from dataplane.shards.index_schema import ADDED
 from dataplane.shards.model import Measured, Stats
 
 __all__ = ["Records"]
@@ -140,13 +140,8 @@ class Records:
     def _read(self, groups: list[int], names: Sequence[str]) -> pa.Table:
         present = [name for name in names if name in self._names]
         try:
-            with pq.ParquetFile(
-                self._file.open(),
-                metadata=self._footer,
-                read_dictionary=TEXT_COLUMNS,
-                page_checksum_verification=True,
-            ) as file:
-                table = file.read_row_groups(groups, columns=present)
+            with open_parquet(self._file, self._footer) as file:
+                table = file.read_row_groups(groups, columns=present, use_threads=False)
         except (pa.ArrowException, OSError, ValueError, OverflowError) as err:
             raise FormatError(f"{self._where}: not a readable Parquet file: {err}") from err
         # A group of another length would shift all rows behind it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from dataplane.errors import FormatError
 from dataplane.shards import INDEX_KEY, DatasetIndex, SampleEntry, SourceArray, SourceSample
 from dataplane.shards import index_load as loading
 from dataplane.shards.index_compact import GrowingInts, narrow
+from dataplane.shards.index_file import IndexFile
 from dataplane.stores import Store
 
 BASE = 5 << 32
@@ -253,3 +255,19 @@ def test_a_row_group_of_another_length_than_the_file_says_is_refused(
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", shorter)
     with pytest.raises(FormatError, match="rows where"):
         index.attributes(3)
+
+
+def test_the_file_is_read_by_the_caller_alone(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of Arrow that Python has ended is waited for when the process ends: for ever."""
+    threads = set()
+    read = IndexFile.read
+
+    def noted(file: IndexFile, start: int, stop: int) -> bytes:
+        threads.add(threading.get_ident())
+        return read(file, start, stop)
+
+    monkeypatch.setattr(IndexFile, "read", noted)
+    index = DatasetIndex.parse(data)
+    assert [index.attributes(i) for i in range(len(index))] == [{"number": n} for n in range(12)]
+    assert all(entry.arrays for entry in index)
+    assert threads == {threading.get_ident()}
