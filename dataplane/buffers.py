@@ -6,7 +6,7 @@ last tensor that uses it dies, and the next batch is decoded into it.
 
 Nothing is ever handed out twice: a lease is an `ndarray` over a `memoryview` of a slab. NumPy
 and torch keep that very array alive for as long as any view, slice or tensor of it lives (a view's
-`base` stops at the first array whose own base is not an array), and a `weakref.finalize` on it
+`base` stops at the first array whose own base is not an array), and a finalizer of it
 gives the slab back. The tests keep every batch of an epoch and compare them at the end.
 
 Bounds: the pool holds at most `max_free_bytes` of free slabs and drops the one that was free
@@ -30,7 +30,6 @@ import math
 import mmap
 import os
 import threading
-import weakref
 from collections import OrderedDict, deque
 from typing import Any, TypeAlias
 
@@ -38,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dataplane.errors import ConfigError
+from dataplane.finalizers import finalize
 
 __all__ = ["DEFAULT_MAX_FREE_BYTES", "MIN_POOLED_BYTES", "BufferPool", "shared_pool"]
 
@@ -84,8 +84,7 @@ class BufferPool:
             return np.empty(shape, dtype)
         slab = self._take(slab_bytes(nbytes))
         lease: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=memoryview(slab))
-        # At exit the process's memory goes away anyhow; a finalizer would only slow it down.
-        weakref.finalize(lease, self._returned.append, slab).atexit = False
+        finalize(lease, self._returned.append, slab)
         return lease
 
     @property

@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from dataplane.finalizers import finalize
+
 __all__ = ["Counters", "gauges", "logger", "offer_gauges", "totals"]
 
 OwnerT = TypeVar("OwnerT")
@@ -60,7 +62,7 @@ class Counters:
         number = next(_numbers)
         _every[number] = self._counts
         # No lock is taken: a finalizer runs wherever the garbage collector happens to.
-        weakref.finalize(self, _gone.append, number).atexit = False
+        finalize(self, _gone.append, number)
 
     def add(self, name: str, amount: float = 1) -> None:
         """Add `amount` to the count `name`."""

@@ -26,7 +26,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -34,6 +33,7 @@ from typing import Any, Literal, Self
 from dataplane import deferred, process_exit
 from dataplane.daemon_thread import DaemonThread
 from dataplane.errors import LoaderError
+from dataplane.finalizers import finalize
 from dataplane.loader.channel import Cancelled, Channel, EndOfStream, Failure
 from dataplane.telemetry import logger, offer_gauges
 from dataplane.weak_registry import WeakRegistry
@@ -145,8 +145,7 @@ class Pipeline:
                     stage, worker, inputs[index], self._channels[index], self.stats[index]
                 )
                 stop.threads.append(DaemonThread(work.loop, name=f"dp-{stage.name}-{worker}"))
-        self._abandoned = weakref.finalize(self, stop.abandon)
-        self._abandoned.atexit = False  # `_cancel_all` does it
+        self._is_first_close = finalize(self, stop.abandon)
         _stops.add(stop)
         offer_gauges(self, Pipeline._depths)
         for thread in stop.threads:
@@ -154,7 +153,7 @@ class Pipeline:
 
     def close(self) -> bool:
         """Cancel what is under way, join the threads, say whether all have ended. Idempotent."""
-        if self._abandoned.detach() is not None:
+        if self._is_first_close():
             self._stop.cancel()
             self._stop.join(JOIN_TIMEOUT_S)
         return not any(thread.is_alive() for thread in self._stop.threads)

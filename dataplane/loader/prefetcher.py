@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self
 
@@ -30,6 +29,7 @@ from dataplane.cache import Cache, PlannedRead, PlannedTable
 from dataplane.datasets.dataset import Dataset
 from dataplane.datasets.draws import Draws
 from dataplane.datasets.looks import Looked, looks_of
+from dataplane.finalizers import finalize
 from dataplane.loader.batch_source import BatchSource, Indices
 from dataplane.loader.known_batches import KnownBatches, KnownOrder
 
@@ -159,8 +159,11 @@ class Prefetcher:
             reads = pass_reads(reader, ([batch] for batch in feed.ahead()), order)
         self._plan = cache.plan(reads, window_bytes=window_bytes)
         # `abandon` takes no lock; the garbage collector may be running in a thread that has them.
-        self.close = weakref.finalize(self, self._plan.abandon)
+        finalize(self, self._plan.abandon)
+
+    def close(self) -> None:
         """Have what is under way cancelled, and what is held let go of, soon. Idempotent."""
+        self._plan.abandon()
 
     def goes_on_with(self, reader: PlannedReads, feed: BatchSource) -> bool:
         """Take `feed` for the next pass, if it is what was planned to come next; say whether."""

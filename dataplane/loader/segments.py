@@ -30,7 +30,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -38,6 +37,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from dataplane.finalizers import finalize
 
 __all__ = ["PAGE_BYTES", "Mapping", "Segment", "SegmentPool", "SegmentTable"]
 
@@ -233,7 +234,7 @@ class SegmentTable:
             self._mappings[number] = Mapping(handle, size_bytes)
         forks = _forks
         lease = self._mappings[number].array()
-        weakref.finalize(lease, self._returned.append, (number, forks)).atexit = False
+        finalize(lease, self._returned.append, (number, forks))
         return lease
 
     def forget(self, numbers: Iterable[int]) -> None:

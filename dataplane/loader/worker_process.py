@@ -29,13 +29,13 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from contextlib import suppress
 from typing import Any, Self
 
 from dataplane import deferred, process_exit
 from dataplane.child_process import search_path, start_interpreter
 from dataplane.errors import LoaderError
+from dataplane.finalizers import finalize
 from dataplane.loader.shared_messages import Connection, Packed, Received, pair
 from dataplane.loader.worker_main import CALL, CODE, NOT_LOADED, RESULT, START, Failure
 
@@ -67,8 +67,7 @@ class WorkerProcess:
     def __init__(self, code: bytes, *, name: str) -> None:
         deferred.prepare()
         self._child = child = _Child(name)
-        self._forgotten = weakref.finalize(self, deferred.defer, child.close)
-        self._forgotten.atexit = False  # `_close_all` does it
+        self._keep = finalize(self, deferred.defer, child.close)
         try:
             packed = child.connection.pack(CODE, pickle.PickleBuffer(code))
             with suppress(ConnectionError):  # it has ended: the first call says so
@@ -126,7 +125,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process; a call that is under way in another thread fails. Idempotent."""
-        self._forgotten.detach()
+        self._keep()
         self._child.close()
 
     def _error(self, failure: Failure) -> Exception:

@@ -87,6 +87,12 @@ class Gate:
             "join",
         ),
         (
+            "from dataplane.finalizers import finalize\n"
+            "def stop() -> None:\n    join()\ndef make(x: object) -> None:\n"
+            "    finalize(x, stop)\n",
+            "join",
+        ),
+        (
             "def pieces(gate: Gate) -> Iterator[int]:\n"
             "    try:\n        yield 1\n    finally:\n        gate.leave()\n",
             "with self._lock",

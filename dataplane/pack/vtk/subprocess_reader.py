@@ -37,12 +37,12 @@ import socket
 import subprocess
 import sys
 import threading
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from dataplane.child_process import search_path
 from dataplane.errors import ConfigError, FormatError, MissingPackage
+from dataplane.finalizers import finalize
 from dataplane.pack.meter import Meter, read_fraction, say_fraction
 from dataplane.pack.source import SourceFile, one_line
 from dataplane.pack.vtk.shared_memory import (
@@ -187,9 +187,9 @@ class _Worker:
         self._has_answered = False
         self._channel, theirs = socket.socketpair()
         self._said = os.memfd_create("dataplane-vtk-said")
-        weakref.finalize(self, os.close, self._said)  # read after `close`, too
+        finalize(self, os.close, self._said)  # read after `close`, too
         self._fraction = os.memfd_create("dataplane-vtk-fraction")
-        weakref.finalize(self, os.close, self._fraction)
+        finalize(self, os.close, self._fraction)
         # The same search path, for a package that is found through it; never the folder that
         # happens to be the current one (-P). Threads of BLAS would make forking unsafe, and those
         # of VTK compete with the other workers.

@@ -16,12 +16,12 @@ import random
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Mapping
 from typing import Any
 
 from dataplane import _native
 from dataplane.errors import ConfigError
+from dataplane.finalizers import finalize
 from dataplane.stores.failures import Reply
 from dataplane.stores.http.channels import Channel, HttpServer, PlainChannel, TlsChannel
 from dataplane.stores.http.failures import HttpFailure, broken
@@ -59,7 +59,7 @@ class HttpConnections:
         self._idle: list[tuple[float, Channel]] = []
         self._lock = threading.Lock()
         self._closed = False
-        weakref.finalize(self, _close_all, self._idle)
+        finalize(self, _close_all, self._idle)
         _pools.add(self)
 
     def get(self, target: str, headers: Mapping[str, str]) -> HttpResponse:
