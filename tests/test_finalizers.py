@@ -83,6 +83,8 @@ def work():
 
 threading.Thread(target=work, daemon=True).start()
 begun.wait()
+kept = Owner()
+finalize(kept, print, "called when Python takes this module apart")
 """
 
 
@@ -90,7 +92,7 @@ def test_a_program_ends_in_silence_while_another_thread_makes_them() -> None:
     program = [sys.executable, "-c", _PROGRAM]
     for _ in range(5):
         done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_source_makes_none_that_python_goes_through_at_exit() -> None:

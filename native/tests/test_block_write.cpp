@@ -37,7 +37,7 @@ UniqueFd temporary_file(const char* folder) {
 }
 
 void check_write(int fd, std::span<const std::byte> bytes, std::uint64_t offset, bool direct) {
-  CHECK(dataplane::write_blocks(fd, bytes, offset, direct) == 0);
+  CHECK(dataplane::write_blocks(fd, bytes, offset, 2 * kPage, direct) == 0);
   std::vector<std::byte> back(bytes.size());
   CHECK(dataplane::read_exactly(fd, back, offset) == 0);
   CHECK(std::equal(back.begin(), back.end(), bytes.begin()));
@@ -62,7 +62,7 @@ void every_way_writes_the_same(const char* folder) {
 void errors_are_returned() {
   std::vector<std::byte> bytes(2 * kPage);
   for (const bool direct : {false, true})
-    CHECK(dataplane::write_blocks(-1, bytes, 0, direct) == EBADF);
+    CHECK(dataplane::write_blocks(-1, bytes, 0, kPage, direct) == EBADF);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include "core/cache/blockmap.hpp"
 
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -190,6 +192,23 @@ void blocks_that_follow_each_other_are_published_together_or_not_at_all() {
   CHECK(result.missing.empty() && out == pattern(0, kSize));
 }
 
+void a_write_that_fails_midway_leaves_nothing() {
+  const Entry entry;
+  BlockMap map;
+  CHECK(entry.open(map).ok());
+  rlimit before{};
+  CHECK(::getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const rlimit low{.rlim_cur = 3 * kBlock + 512, .rlim_max = before.rlim_max};
+  ::signal(SIGXFSZ, SIG_IGN);
+  CHECK(::setrlimit(RLIMIT_FSIZE, &low) == 0);
+  for (const bool direct : {false, true}) {
+    CHECK(map.commit(1, pattern(kBlock, 4 * kBlock), direct).code == Code::io_error);
+    CHECK(map.resident_bytes() == 0 && map.data_disk_bytes() == 0);
+  }
+  CHECK(::setrlimit(RLIMIT_FSIZE, &before) == 0);
+  CHECK(map.commit(1, pattern(kBlock, 4 * kBlock)).ok() && map.resident_bytes() == 4 * kBlock);
+}
+
 void eviction_spares_what_was_used_since_and_gives_space_back() {
   const Entry entry;
   BlockMap map;
@@ -294,6 +313,7 @@ int main() {
   claims_exclude_other_descriptions_and_guard_eviction();
   blocks_that_follow_each_other_are_claimed_together_as_far_as_they_are_free();
   blocks_that_follow_each_other_are_published_together_or_not_at_all();
+  a_write_that_fails_midway_leaves_nothing();
   eviction_spares_what_was_used_since_and_gives_space_back();
   an_abandoned_map_is_empty();
   readers_racing_eviction_see_right_bytes_or_a_miss();

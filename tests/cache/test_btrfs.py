@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from dataplane.cache import Cache, CacheConfig
 from dataplane.stores import open_store
+from tests.cache.fakes import wait_until
+from tests.cache.inside import entry_of
 
 _MIB = 1 << 20
 _BUDGET = 48 * _MIB
@@ -46,14 +49,17 @@ def _taken(volume: Path) -> int:
     return (status.f_blocks - status.f_bfree) * status.f_frsize
 
 
+@pytest.mark.parametrize("block_bytes", [_MIB // 2, 64 << 10])
 @pytest.mark.parametrize("direct_io", [True, False])
-def test_the_disk_holds_no_more_than_the_budget(volume: Path, *, direct_io: bool) -> None:
-    store = open_store(f"memory://btrfs-{direct_io}")
+def test_the_disk_holds_no_more_than_the_budget(
+    volume: Path, block_bytes: int, *, direct_io: bool
+) -> None:
+    store = open_store(f"memory://btrfs-{direct_io}-{block_bytes}")
     infos = [store.put(f"object-{number}", os.urandom(_OBJECT)) for number in range(8)]
     before = _taken(volume)
     chance = random.Random(1)
     config = CacheConfig(
-        dir=volume / "cache", size_bytes=_BUDGET, block_bytes=_MIB // 2, direct_io=direct_io
+        dir=volume / "cache", size_bytes=_BUDGET, block_bytes=block_bytes, direct_io=direct_io
     )
     most = 0
     with Cache(config) as cache:
@@ -69,3 +75,24 @@ def test_the_disk_holds_no_more_than_the_budget(volume: Path, *, direct_io: bool
         assert cache.counters["cache_uncached_blocks"] == 0
         assert abs(allocated - cache.usage_bytes()) < _MIB
     assert most < _BUDGET + _OF_THE_FILE_SYSTEM
+
+
+@pytest.mark.parametrize("direct_io", [True, False])
+def test_an_evicted_block_frees_its_space_though_it_came_with_others(
+    volume: Path, *, direct_io: bool
+) -> None:
+    store = open_store(f"memory://btrfs-evicted-{direct_io}")
+    size, block = 16 * _MIB, 64 << 10
+    config = CacheConfig(dir=volume / "cache", block_bytes=block, direct_io=direct_io)
+    with Cache(config) as cache:
+        source = cache.open(store, store.put("object", os.urandom(size)))
+        source.read(0, size)
+        wait_until(source.is_complete)
+        blocks = entry_of(cache, source).blocks
+        before = _taken(volume)
+        for number in range(0, size // block, 2):
+            assert blocks.try_claim(number)
+            assert blocks.evict(number, time.time_ns()) == block
+            blocks.release(number)
+        freed = before - _taken(volume)
+    assert freed > 0.9 * size / 2

@@ -80,6 +80,9 @@ def test_no_room_is_said_once_and_reads_go_on(small, store, monkeypatch, caplog)
         return len(asked) == 1  # the entry's map
 
     monkeypatch.setattr("dataplane.cache.eviction.budget.Budget.reserve", reserve)
+    monkeypatch.setattr(
+        "dataplane.cache.eviction.budget.Budget.reserve_free", lambda budget, length: False
+    )
     with Cache(small) as cache:
         blob = cache.open(store, store.put("a", content))
         assert read_all(blob) == content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dataplane.cache import Cache, CacheConfig, PlannedRead
@@ -98,6 +99,7 @@ def test_room_for_some_is_used(config, store, content, monkeypatch):
         entry_of(cache, blob)  # its files have their room
         real = Budget.reserve
         monkeypatch.setattr(Budget, "reserve", reserve)
+        monkeypatch.setattr(Budget, "reserve_free", lambda budget, length: False)
         assert blob.read(0, 6 * BLOCK) == content[: 6 * BLOCK]
         assert blob.resident_bytes() == 2 * BLOCK
         assert cache.counters["cache_uncached_blocks"] == 4
@@ -153,3 +155,64 @@ def test_one_that_comes_between_the_look_and_the_claim_is_not_written_over(
         ranges = [(2 * BLOCK, 3 * BLOCK), (0, 2 * BLOCK), (3 * BLOCK, 5 * BLOCK)]
         assert store.requests()[:3] == ranges
         assert_counted(config.dir, cache.usage_bytes())
+
+
+def test_room_for_all_is_taken_at_once_and_evicts_nothing(config, store, content):
+    small = replace(config, size_bytes=24 * BLOCK)
+    with Cache(small) as cache:
+        first = cache.open(streaming_store(store), store.put("a", content[: 12 * BLOCK]))
+        assert read_all(first) == content[: 12 * BLOCK]
+        budget = entry_of(cache, first).budget
+        used = budget.used_bytes
+        assert not budget.reserve_free(12 * BLOCK)
+        assert budget.used_bytes == used
+        assert budget.reserve_free(2 * BLOCK)
+        assert budget.used_bytes == used + 2 * BLOCK
+        budget.release(2 * BLOCK)
+        assert first.is_complete()
+        second = cache.open(streaming_store(store), store.put("b", content))
+        assert read_all(second) == content  # block by block, each of which evicts
+        assert not first.is_complete()
+        assert_counted(config.dir, cache.usage_bytes())
+
+
+def test_room_is_given_back_when_it_cannot_be_looked_for(config, store, content, monkeypatch):
+    with Cache(config) as cache:
+        blob = cache.open(streaming_store(store), store.put("a", content))
+        budget = entry_of(cache, blob).budget
+        used = budget.used_bytes
+        looks = []
+
+        def failing(*_):
+            looks.append(1)
+            if len(looks) > 1:
+                raise OSError(5, "Input/output error")
+            return -1
+
+        monkeypatch.setattr(Budget, "_excess", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            budget.reserve_free(3 * BLOCK)
+        with pytest.raises(OSError, match="Input/output"):
+            budget.reserve(BLOCK)
+        monkeypatch.undo()
+        assert budget.used_bytes == used
+
+
+def test_a_block_that_is_kept_does_not_keep_those_that_came_with_it(config, store, content):
+    with Cache(config) as cache:
+        blob = cache.open(streaming_store(store), store.put("a", content))
+        with cache.plan([PlannedRead(blob, 0, 9 * BLOCK, 0)]):
+            wait_until(lambda: len(cache.held(blob.name)) == 9)
+            arrays = [np.frombuffer(block, "u1") for block in cache.held(blob.name).values()]
+        addresses = sorted(array.ctypes.data for array in arrays)
+        assert all(array.nbytes == BLOCK for array in arrays)
+        memory = [memory_of(array).nbytes for array in arrays]
+        assert max(memory) < 2 * BLOCK, (memory, addresses)
+
+
+def memory_of(array: np.ndarray) -> np.ndarray:
+    """The array or buffer at the end of the chain of views."""
+    while isinstance(array.base, np.ndarray | memoryview):
+        base = array.base
+        array = base if isinstance(base, np.ndarray) else np.asarray(base.obj)
+    return array

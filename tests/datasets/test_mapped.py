@@ -208,7 +208,7 @@ def test_a_sample_is_viewed_in_memory_only_where_half_of_it_is(
         for name, block in keys:
             cache.buffer.add((name, block))
             stop = min((block + 1) * BLOCK, source.info.size_bytes)
-            assert cache.buffer.hold((name, block), source.read(block * BLOCK, stop))
+            assert cache.buffer.hold(name, {block: source.read(block * BLOCK, stop)}) == {block}
         there = sum(
             max(0, min(stop, (block + 1) * BLOCK) - max(start, block * BLOCK))
             for start, stop in plan.spans

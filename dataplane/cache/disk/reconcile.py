@@ -11,7 +11,8 @@ entry may have been looked at before or after each of it, so the truth lies betw
 that was freed and the sum plus all that was allocated; what is claimed, a download in flight, may
 turn out either way. The shared number is moved into these bounds and no further, and the count is
 over once they are close. On a quiet directory they are one number. (What a process does between one
-of its two steps and the other, claim and reserve, punch and subtract, may be beyond them: a block.)
+of its two steps and the other, claim and reserve, punch and subtract, may be beyond them: what one
+request asks for.)
 
 Thread-safe; holds no lock of this process.
 """

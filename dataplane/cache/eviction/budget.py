@@ -25,7 +25,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.entry_identity import page_rounded
@@ -82,6 +83,13 @@ def excess_bytes(
     return max(excess, used_bytes + unreserved - size_bytes)
 
 
+@dataclass(slots=True)
+class _Taken:
+    """Bytes that were taken, and whether there is room for them."""
+
+    stays: bool = False
+
+
 class Budget:
     """Room for blocks, shared by all processes of one cache directory.
 
@@ -119,6 +127,19 @@ class Budget:
         """Bytes that the cache may take as things stand: its budget, or what the disk leaves it."""
         return max(0, self._session.usage.used - self._excess(0))
 
+    def reserve_free(self, length: int) -> bool:
+        """Take `length` bytes if there is room for them as things are: nothing is evicted.
+
+        Args:
+            length: length of whole blocks, of which an object's last may be shorter.
+        """
+        wanted = page_rounded(length)
+        if self._excess(wanted, wanted) > 0:
+            return False
+        with self._taken(wanted) as taken:
+            taken.stays = self._excess(wanted) <= 0
+        return taken.stays
+
     def reserve(
         self, length: int, working_set: WorkingSet | None = None, *, is_guest: bool = False
     ) -> bool:
@@ -131,20 +152,30 @@ class Budget:
         """
         is_full = working_set is not None and working_set.is_full_for(is_guest=is_guest)
         wanted = page_rounded(length)
-        usage = self._session.usage
         # Not taken and given back for every block of every epoch: a count would never be sure.
         if is_full and self._excess(wanted, wanted) > 0:
             return False
-        usage.add_used(wanted)
-        if self._excess(wanted) <= 0:
-            return True
-        if not is_full:
-            if self._make_room(wanted, working_set, is_guest=is_guest):
-                return True
-            if working_set is not None:
-                working_set.mark_full(is_guest=is_guest)
-        usage.add_used(-wanted)
-        return False
+        with self._taken(wanted) as taken:
+            taken.stays = self._excess(wanted) <= 0
+            if not taken.stays and not is_full:
+                taken.stays = self._make_room(wanted, working_set, is_guest=is_guest)
+                if not taken.stays and working_set is not None:
+                    working_set.mark_full(is_guest=is_guest)
+        return taken.stays
+
+    @contextlib.contextmanager
+    def _taken(self, wanted: int) -> Iterator[_Taken]:
+        """Take bytes, and give them back unless they are to stay; also after an error."""
+        taken = _Taken()
+        self._session.usage.add_used(wanted)
+        try:
+            yield taken
+        except BaseException:
+            taken.stays = False
+            raise
+        finally:
+            if not taken.stays:
+                self._session.usage.add_used(-wanted)
 
     def has_files(self) -> bool:
         """Whether the file system has files left for an entry, but for the hundredth of others."""

@@ -183,13 +183,15 @@ class Downloader:
 
     def _claim_together(self, jobs: Sequence[Job]) -> list[_Claim]:
         """Claim blocks and room for them, from the first on as many as nothing is in the way of."""
-        blocks = jobs[0].entry.blocks
-        count = sum(1 for _ in itertools.takewhile(self._is_lacking, jobs))
+        lacking = itertools.takewhile(self._is_lacking, jobs)
+        claims = [_Claim(job, is_held=True) for job in lacking]
+        if len(claims) < 2:
+            return []  # one is claimed alone, which says what is in the way
         try:
-            claimed = blocks.try_claim(jobs[0].key[1], count) if count else 0
+            claimed = jobs[0].entry.blocks.try_claim(jobs[0].key[1], len(claims))
         except OSError:
-            return []  # the first is claimed alone then, and that says what is wrong
-        claims = [_Claim(job, is_held=True) for job in jobs[:claimed]]
+            return []
+        del claims[claimed:]
         try:
             # Another process may have filled some before they were claimed.
             count = sum(1 for _ in itertools.takewhile(self._is_lacking, jobs[:claimed]))
@@ -235,25 +237,17 @@ class Downloader:
         return None
 
     def _reserve(self, claims: Sequence[_Claim]) -> None:
-        """Reserve room for blocks: for all at once, or for as many as there is any for."""
+        """Reserve room for blocks: for all at once, or for as many as others are evicted for."""
         if not claims:
             return
-        name = claims[0].job.key[0]
-        working_set = self._working_sets.of(name)
-        kinds = [
-            working_set is not None and working_set.is_guest(*claim.job.key) for claim in claims
-        ]
+        lengths = [_disk_bytes(claim.job) for claim in claims]
+        working_set = self._working_sets.of(claims[0].job.key[0])
         budget = claims[0].job.entry.budget
         try:
-            if len(claims) > 1 and len(set(kinds)) == 1:
-                length = sum(_disk_bytes(claim.job) for claim in claims)
-                if budget.reserve(length, working_set, is_guest=kinds[0]):
-                    for claim in claims:
-                        claim.has_room = True
-                    return
-            for claim, is_guest in zip(claims, kinds, strict=True):
-                length = _disk_bytes(claim.job)
-                claim.has_room = budget.reserve(length, working_set, is_guest=is_guest)
+            together = len(claims) > 1 and budget.reserve_free(sum(lengths))
+            for claim, length in zip(claims, lengths, strict=True):
+                is_guest = working_set is not None and working_set.is_guest(*claim.job.key)
+                claim.has_room = together or budget.reserve(length, working_set, is_guest=is_guest)
                 if not claim.has_room and working_set is None:
                     self._guard.on_no_room()
         except OSError as err:
@@ -285,7 +279,7 @@ class Downloader:
                     claims.popleft()
                 _release(part)
                 request.settle([claim.job for claim in part], contents)
-                del piece, contents  # the next one comes into memory meanwhile
+                del piece, contents
         if claims:
             left = [*claims]
             claims.clear()
@@ -344,14 +338,16 @@ class Downloader:
         for claim, content in zip(claims, contents, strict=True):
             if claim.job.key[1] in held:
                 claim.job.deliver(content)  # its readers need not wait for the disk
-        if all(claim.has_room for claim in claims) and self._write_together(claims, piece):
+        if self._write_together(claims, piece):
             return
         for claim, content in zip(claims, contents, strict=True):
             if not self._write(claim, content):
                 self._counters.add("cache_uncached_blocks")
 
     def _write_together(self, claims: Sequence[_Claim], piece: Buffer) -> bool:
-        """Write blocks in one go; False when that must be done, and fail, block by block."""
+        """Write several blocks in one go; False when that must be done, or fail, one by one."""
+        if len(claims) < 2 or not all(claim.has_room for claim in claims):
+            return False
         first = claims[0].job
         try:
             first.entry.blocks.commit(first.key[1], piece, direct=self._direct_io)
@@ -383,9 +379,19 @@ class Downloader:
 
 
 def _blocks_of(piece: memoryview, block_bytes: int) -> list[memoryview]:
-    """Return the blocks that a piece consists of; the object's last one may be shorter."""
-    starts = range(0, piece.nbytes, block_bytes)
-    return [piece[start : start + block_bytes] for start in starts]
+    """Return the blocks that a piece consists of; the object's last one may be shorter.
+
+    Of several, each is a copy: who keeps one must not keep the others with it.
+    """
+    if piece.nbytes <= block_bytes:
+        return [piece]
+    blocks = []
+    for start in range(0, piece.nbytes, block_bytes):
+        part = piece[start : start + block_bytes]
+        lent = shared_pool().array((part.nbytes,), np.dtype(np.uint8)).data
+        lent[:] = part  # which keeps the interpreter: it is over before another thread would begin
+        blocks.append(lent.toreadonly())
+    return blocks
 
 
 def _aligned(content: Buffer) -> memoryview:

@@ -46,17 +46,18 @@ UniqueFd reopen_direct(int fd) noexcept {
 // Write the whole pages at the front of `bytes`; `written` says how far it got. An error other than
 // a full or failing disk means that this file system has no direct I/O: the caller goes on without.
 int write_pages(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
-                std::size_t& written) noexcept {
+                std::size_t most_at_once, std::size_t& written) noexcept {
   written = 0;
   const std::size_t whole = bytes.size() / kPageBytes * kPageBytes;
   if (whole == 0) return 0;
   const bool aligned = reinterpret_cast<std::uintptr_t>(bytes.data()) % kPageBytes == 0;
   std::byte* const buffer = aligned ? nullptr : aligned_buffer();
   if (!aligned && buffer == nullptr) return 0;
+  const std::size_t at_once = aligned ? most_at_once : std::min(most_at_once, kPieceBytes);
   const UniqueFd direct = reopen_direct(fd);
   if (direct.get() < 0) return 0;
   while (written < whole) {
-    auto piece = bytes.subspan(written, std::min(aligned ? whole : kPieceBytes, whole - written));
+    auto piece = bytes.subspan(written, std::min(at_once, whole - written));
     if (!aligned) {
       std::memcpy(buffer, piece.data(), piece.size());
       piece = {buffer, piece.size()};
@@ -80,10 +81,12 @@ bool frees_whole_extents(int fd) noexcept {
 }  // namespace
 
 int write_blocks(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
-                 bool direct) noexcept {
+                 std::size_t block_bytes, bool direct) noexcept {
   std::size_t written = 0;
-  if (offset % kPageBytes == 0 && (direct || frees_whole_extents(fd)))
-    if (const int err = write_pages(fd, bytes, offset, written); err != 0) return err;
+  const bool apart = frees_whole_extents(fd);
+  const std::size_t most_at_once = apart ? block_bytes : bytes.size();
+  if (offset % kPageBytes == 0 && (direct || apart))
+    if (const int err = write_pages(fd, bytes, offset, most_at_once, written); err != 0) return err;
   return write_exactly(fd, bytes.subspan(written), offset + written);
 }
 

@@ -16,10 +16,10 @@
 
 namespace dataplane {
 
-// Write `bytes` at `offset`, a multiple of the page size. `direct` asks for direct I/O where the file
-// system has it; btrfs gets it unasked, since only so does an evicted block free its space. Returns
-// 0 or an errno.
+// Write `bytes`, of blocks of `block_bytes`, at `offset`, a multiple of the page size. `direct` asks
+// for direct I/O where the file system has it; btrfs gets it unasked, and each block by itself, since
+// only so does an evicted block free its space. Returns 0 or an errno.
 [[nodiscard]] int write_blocks(int fd, std::span<const std::byte> bytes, std::uint64_t offset,
-                               bool direct) noexcept;
+                               std::size_t block_bytes, bool direct) noexcept;
 
 }  // namespace dataplane

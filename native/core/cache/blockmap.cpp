@@ -379,7 +379,7 @@ Status BlockMap::try_claim(std::uint64_t block, bool& claimed) {
 
 Status BlockMap::try_claims(std::uint64_t first, std::uint64_t count, std::uint64_t& claimed) {
   claimed = 0;
-  if (try_lock(map_fd_.get(), F_WRLCK, first, count) == 0) {
+  if (count > 1 && try_lock(map_fd_.get(), F_WRLCK, first, count) == 0) {
     claimed = count;
     return {};
   }
@@ -417,7 +417,8 @@ Status BlockMap::commit(std::uint64_t first, std::span<const std::byte> bytes, b
   const Blocks blocks = blocks_of(start, stop);
   for (std::uint64_t block = first; block < blocks.stop; ++block)
     if (is_ready(block)) return fail(Code::bad_argument, "the block is already there", block);
-  if (const int err = write_blocks(data_fd_.get(), bytes, start, direct); err != 0) {
+  if (const int err = write_blocks(data_fd_.get(), bytes, start, spec_.block_bytes, direct);
+      err != 0) {
     static_cast<void>(punch(first, blocks.stop - first));
     return fail(Code::io_error, "writing a block", first, 0, static_cast<std::uint64_t>(err));
   }
