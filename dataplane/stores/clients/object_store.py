@@ -27,6 +27,7 @@ Thread-safe, as the client is. Not used across fork: `per_process.py` sees to th
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -92,8 +93,10 @@ class RemoteStore:
         self._failures = RemoteFailures(location, server, config)
         options = scheme_options(location, config)
         self._client = make_client(location, config, options)
-        self._upload_client = make_client(location, config, options, retries=True)
-        self._stream_client = make_client(location, config, options, streams=True)
+        # The others are made when they are needed, which takes 8 ms: most stores need neither.
+        self._make_client = functools.partial(make_client, location, config, options)
+        self._upload_client: ObjectStore | None = None
+        self._stream_client: ObjectStore | None = None
         self._metadata_client = make_client(
             location, config, options, timeout_s=config.metadata_timeout_s
         )
@@ -188,7 +191,7 @@ class RemoteStore:
             self._refuse_certificate(key)
         try:
             result = obstore.put(
-                self._upload_client if in_parts else self._client,
+                self._uploading() if in_parts else self._client,
                 full,
                 source,
                 use_multipart=in_parts,
@@ -216,6 +219,20 @@ class RemoteStore:
         direct = self._direct
         if direct is not None:
             direct.close()
+
+    def _uploading(self) -> ObjectStore:
+        """Return the client for uploads in parts; of two that threads make at once one is left."""
+        client = self._upload_client
+        if client is None:
+            client = self._upload_client = self._make_client(retries=True)
+        return client
+
+    def _streaming(self) -> ObjectStore:
+        """Return the client for streams that are not read past it; likewise."""
+        client = self._stream_client
+        if client is None:
+            client = self._stream_client = self._make_client(streams=True)
+        return client
 
     def _ask(
         self, client: ObjectStore, key: str, wanted: tuple[int, int], if_match: str | None
@@ -282,7 +299,7 @@ class RemoteStore:
             response = self._checked(response, key, if_match)
         elif full not in self._odd_keys:
             try:
-                result = self._ask(self._stream_client, key, wanted, if_match)
+                result = self._ask(self._streaming(), key, wanted, if_match)
             except CLIENT_ERRORS as err:
                 self._go_on_ourselves(full, err)
             else:
