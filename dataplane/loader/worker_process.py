@@ -67,7 +67,7 @@ class WorkerProcess:
     def __init__(self, code: bytes, *, name: str) -> None:
         deferred.prepare()
         self._child = child = _Child(name)
-        self._keep = finalize(self, deferred.defer, child.close)
+        self._call_off = finalize(self, deferred.defer, child.close)
         try:
             packed = child.connection.pack(CODE, pickle.PickleBuffer(code))
             with suppress(ConnectionError):  # it has ended: the first call says so
@@ -125,7 +125,7 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process; a call that is under way in another thread fails. Idempotent."""
-        self._keep()
+        self._call_off()
         self._child.close()
 
     def _error(self, failure: Failure) -> Exception:

@@ -29,6 +29,12 @@ def config(tmp_path: Path) -> CacheConfig:
 
 
 @pytest.fixture
+def one_thread(tmp_path: Path) -> CacheConfig:
+    """One thread, whose requests are of many blocks."""
+    return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=1)
+
+
+@pytest.fixture
 def cache(config: CacheConfig) -> Iterator[Cache]:
     with Cache(config) as opened:
         yield opened

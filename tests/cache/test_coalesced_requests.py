@@ -33,11 +33,6 @@ from tests.cache.inside import (
 
 
 @pytest.fixture
-def config(tmp_path):
-    return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=1)
-
-
-@pytest.fixture
 def content():
     return os.urandom(20 * BLOCK + 77)
 
@@ -52,9 +47,9 @@ def _plan(blob, blocks):
     return [PlannedRead(blob, n * BLOCK, (n + 1) * BLOCK, i) for i, n in enumerate(blocks)]
 
 
-def test_a_read_of_many_blocks_is_few_requests(config, store, content):
+def test_a_read_of_many_blocks_is_few_requests(one_thread, store, content):
     streaming = streaming_store(store)
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming, store.put("a", content))
         assert read_all(blob) == content
         assert blob.is_complete()
@@ -62,7 +57,9 @@ def test_a_read_of_many_blocks_is_few_requests(config, store, content):
         assert streaming.closed == [len(content)]
 
 
-def test_a_block_that_another_process_fills_meanwhile_is_read_all_the_same(config, store, content):
+def test_a_block_that_another_process_fills_meanwhile_is_read_all_the_same(
+    one_thread, store, content
+):
     """Its claim is lost, as where a reader has dropped a bad block of the same entry."""
 
     def before(position: int) -> None:
@@ -74,15 +71,15 @@ def test_a_block_that_another_process_fills_meanwhile_is_read_all_the_same(confi
             other.commit(0, content[:BLOCK])
             other.release(0)
 
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming_store(store, before=before), store.put("a", content))
         assert read_all(blob) == content
         assert blob.is_complete()
         assert cache.counters["cache_uncached_blocks"] == 0
 
 
-def test_a_request_asks_for_no_more_than_it_may(config, store, content):
-    with Cache(replace(config, request_bytes=6 * BLOCK)) as cache:
+def test_a_request_asks_for_no_more_than_it_may(one_thread, store, content):
+    with Cache(replace(one_thread, request_bytes=6 * BLOCK)) as cache:
         assert read_all(cache.open(streaming_store(store), store.put("a", content))) == content
     lengths = [stop - start for start, stop in store.requests()]
     assert lengths == [6 * BLOCK] * 3 + [2 * BLOCK + 77]
@@ -90,13 +87,13 @@ def test_a_request_asks_for_no_more_than_it_may(config, store, content):
 
 @pytest.mark.parametrize("is_table", [False, True], ids=["reads", "table"])
 def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wait(
-    config, store, is_table
+    one_thread, store, is_table
 ):
     """Not in one for each block that a thread was quick to take."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        with Cache(replace(config, fetch_threads=8)) as cache:
+        with Cache(replace(one_thread, fetch_threads=8)) as cache:
             blob = cache.open(streaming_store(store), store.put("a", os.urandom(64 * BLOCK)))
             for first in (0, 5):  # threads are started; then they are idle
                 starts = [block * BLOCK for block in range(first, 60, 10)]
@@ -117,23 +114,23 @@ def test_what_a_planned_read_lacks_comes_in_one_request_however_many_threads_wai
         sys.setswitchinterval(before)
 
 
-def test_requests_take_a_quarter_of_the_budget_at_most(config, store, content):
-    with Cache(replace(config, size_bytes=16 * BLOCK)) as cache:
+def test_requests_take_a_quarter_of_the_budget_at_most(one_thread, store, content):
+    with Cache(replace(one_thread, size_bytes=16 * BLOCK)) as cache:
         assert read_all(cache.open(streaming_store(store), store.put("a", content))) == content
     assert max(stop - start for start, stop in store.requests()) == 4 * BLOCK
 
 
-def test_a_request_is_a_block_at_least(config, store, content):
-    with Cache(replace(config, request_bytes=1)) as cache:
+def test_a_request_is_a_block_at_least(one_thread, store, content):
+    with Cache(replace(one_thread, request_bytes=1)) as cache:
         assert read_all(cache.open(streaming_store(store), store.put("a", content))) == content
     assert max(stop - start for start, stop in store.requests()) == BLOCK
-    CacheConfig(dir=config.dir, block_bytes=32 << 20)  # larger than requests are by default
+    CacheConfig(dir=one_thread.dir, block_bytes=32 << 20)  # larger than requests are by default
 
 
-def test_no_thread_takes_what_others_could_do(config, store, content, monkeypatch):
+def test_no_thread_takes_what_others_could_do(one_thread, store, content, monkeypatch):
     monkeypatch.setattr(scheduler, "SHARED_BYTES", BLOCK)
     slow = streaming_store(store, before=lambda position: time.sleep(0.05))
-    with Cache(replace(config, fetch_threads=8)) as cache:
+    with Cache(replace(one_thread, fetch_threads=8)) as cache:
         assert read_all(cache.open(slow, store.put("a", content))) == content
     lengths = [(stop - start) // BLOCK for start, stop in store.requests()]
     assert len(lengths) >= 7
@@ -141,9 +138,9 @@ def test_no_thread_takes_what_others_could_do(config, store, content, monkeypatc
 
 
 @pytest.mark.usefixtures("block_by_block")
-def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
+def test_a_reader_goes_on_before_the_request_is_over(one_thread, store, content):
     streaming, _, gate = stopping_store(store, 3 * BLOCK)
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, range(10))):
             assert blob.read(0, 2 * BLOCK) == content[: 2 * BLOCK]
@@ -153,8 +150,8 @@ def test_a_reader_goes_on_before_the_request_is_over(config, store, content):
         assert blob.read(0, 10 * BLOCK) == content[: 10 * BLOCK]
 
 
-def test_what_is_there_or_comes_later_in_the_plan_parts_requests(config, store, content):
-    with Cache(config) as cache:
+def test_what_is_there_or_comes_later_in_the_plan_parts_requests(one_thread, store, content):
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming_store(store), store.put("a", content))
         blob.read(2 * BLOCK, 3 * BLOCK)
         read_all(blob)
@@ -165,8 +162,8 @@ def test_what_is_there_or_comes_later_in_the_plan_parts_requests(config, store, 
         ]
 
 
-def test_what_another_process_is_at_parts_requests(config, store, content):
-    with Cache(config) as cache, Cache(config) as other:
+def test_what_another_process_is_at_parts_requests(one_thread, store, content):
+    with Cache(one_thread) as cache, Cache(one_thread) as other:
         info = store.put("a", content)
         blob, theirs = cache.open(store, info), other.open(store, info)
         blocks = entry_of(other, theirs).blocks
@@ -183,9 +180,9 @@ def test_what_another_process_is_at_parts_requests(config, store, content):
 
 
 @pytest.mark.usefixtures("block_by_block")
-def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
+def test_a_request_that_nobody_waits_for_is_given_up(one_thread, store, content):
     streaming, at, gate = stopping_store(store, 5 * BLOCK)
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, range(15))):
             assert at.wait(20)
@@ -200,9 +197,9 @@ def test_a_request_that_nobody_waits_for_is_given_up(config, store, content):
 
 
 @pytest.mark.usefixtures("block_by_block")
-def test_a_request_goes_on_for_one_reader(config, store, content):
+def test_a_request_goes_on_for_one_reader(one_thread, store, content):
     streaming, at, gate = stopping_store(store, 5 * BLOCK)
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming, store.put("a", content))
         results = []
         with cache.plan(_plan(blob, range(10))):
@@ -220,7 +217,7 @@ def test_a_request_goes_on_for_one_reader(config, store, content):
 
 
 @pytest.mark.usefixtures("block_by_block")
-def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, store, content):
+def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(one_thread, store, content):
     at, gate, closing, closed = (threading.Event() for _ in range(4))
 
     @dataclass(frozen=True)
@@ -240,7 +237,7 @@ def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, s
             at.set()
             assert gate.wait(30)
 
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(SlowToClose(store.folder, before=before), store.put("a", content))
         with cache.plan(_plan(blob, range(10))):
             assert at.wait(20)
@@ -252,10 +249,10 @@ def test_a_plan_that_comes_while_a_request_is_given_up_gets_its_blocks(config, s
             wait_until(lambda: blob.resident_bytes() == 10 * BLOCK)
 
 
-def test_what_was_cancelled_makes_no_request_longer(config, store, content, monkeypatch):
+def test_what_was_cancelled_makes_no_request_longer(one_thread, store, content, monkeypatch):
     monkeypatch.setattr(scheduler, "SHARED_BYTES", BLOCK)
     streaming, _, gate = stopping_store(store, 18 * BLOCK)
-    with Cache(replace(config, fetch_threads=2)) as cache:
+    with Cache(replace(one_thread, fetch_threads=2)) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with cache.plan(_plan(blob, [18, 20])):  # keeps both threads busy
             wait_until(lambda: len(store.requests()) == 2)
@@ -273,8 +270,8 @@ def test_what_was_cancelled_makes_no_request_longer(config, store, content, monk
     assert max(stop - start for start, stop in store.requests()) == 2 * BLOCK
 
 
-def test_a_block_is_shown_read_only(config, store, content):
-    with Cache(config) as cache:
+def test_a_block_is_shown_read_only(one_thread, store, content):
+    with Cache(one_thread) as cache:
         blob = cache.open(store, store.put("a", content))
         with cache.plan(_plan(blob, range(4))):
             wait_until(lambda: len(cache.held(blob.name)) == 4)
@@ -282,7 +279,7 @@ def test_a_block_is_shown_read_only(config, store, content):
 
 
 @pytest.mark.usefixtures("block_by_block")
-def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
+def test_a_failure_costs_the_blocks_behind_it_alone(one_thread, store, content):
     failing = [True]
 
     def before(position: int) -> None:
@@ -290,7 +287,7 @@ def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
             raise StoreError("the connection broke")
 
     streaming = streaming_store(store, before=before)
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming, store.put("a", content))
         with pytest.raises(StoreError, match="broke"):
             read_all(blob)
@@ -301,14 +298,14 @@ def test_a_failure_costs_the_blocks_behind_it_alone(config, store, content):
 
 
 @pytest.mark.usefixtures("block_by_block")
-def test_a_stream_that_ends_early_is_an_error(config, store, content):
+def test_a_stream_that_ends_early_is_an_error(one_thread, store, content):
     class Short(StreamingStore):
         def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
             content = self.get_range(key, start, stop, if_match=if_match)
             yield content[:piece_bytes]
             yield content[piece_bytes : 2 * piece_bytes - 5]
 
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(Short(store.folder), store.put("a", content))
         with pytest.raises(StoreError, match=f"expected {BLOCK} bytes, got {BLOCK - 5}"):
             read_all(blob)
@@ -316,21 +313,21 @@ def test_a_stream_that_ends_early_is_an_error(config, store, content):
 
 
 @pytest.mark.usefixtures("block_by_block")
-def test_a_stream_without_its_last_pieces_is_an_error(config, store, content):
+def test_a_stream_without_its_last_pieces_is_an_error(one_thread, store, content):
     class Short(StreamingStore):
         def stream_range(self, key, start, stop, *, piece_bytes, if_match=None):
             yield self.get_range(key, start, start + piece_bytes, if_match=if_match)
 
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(Short(store.folder), store.put("a", content))
         with pytest.raises(StoreError, match=f"expected {len(content)} bytes, got {BLOCK}"):
             read_all(blob)
 
 
-def test_an_object_that_was_replaced_is_an_error_for_every_block(config, store, content):
+def test_an_object_that_was_replaced_is_an_error_for_every_block(one_thread, store, content):
     info = store.put("a", content)
     store.put("a", content, etag="v2")
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(store, info)
         for _ in range(2):
             with pytest.raises(ObjectChanged):
@@ -339,8 +336,8 @@ def test_an_object_that_was_replaced_is_an_error_for_every_block(config, store, 
         assert cache.usage_bytes() <= 2 * 4096
 
 
-def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, content):
-    with Cache(config) as cache:
+def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(one_thread, store, content):
+    with Cache(one_thread) as cache:
         blob = cache.open(store, store.put("a", content))
         entry = entry_of(cache, blob)
 
@@ -359,8 +356,8 @@ def test_a_disk_that_refuses_claims_costs_the_cache_not_the_read(config, store, 
         assert cache.counters["cache_uncached_blocks"] == 2
 
 
-def test_close_does_not_wait_for_a_place_at_the_store(config, store, content):
-    limited = replace(config, host_requests=1, fetch_threads=2)
+def test_close_does_not_wait_for_a_place_at_the_store(one_thread, store, content):
+    limited = replace(one_thread, host_requests=1, fetch_threads=2)
     with Cache(limited) as other:
         elsewhere = other.open(store, store.put("b", content))
         entry_of(other, elsewhere)
@@ -375,11 +372,11 @@ def test_close_does_not_wait_for_a_place_at_the_store(config, store, content):
     assert store.requests() == []
 
 
-def test_a_job_that_was_put_off_is_looked_after_while_another_is_done(config, store, content):
+def test_a_job_that_was_put_off_is_looked_after_while_another_is_done(one_thread, store, content):
     """Another process downloads block 0; the thread that waits for it must not be busy with 5."""
     info = store.put("a", content)
     stopping, _, go_on = stopping_store(store, 5 * BLOCK)
-    with Cache(replace(config, fetch_threads=2)) as cache, Cache(config) as other:
+    with Cache(replace(one_thread, fetch_threads=2)) as cache, Cache(one_thread) as other:
         blob = cache.open(stopping, info)
         theirs = entry_of(other, other.open(store, info)).blocks
         assert theirs.try_claim(0)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from dataplane.cache import Cache, CacheConfig
+from dataplane.cache import Cache
 from dataplane.errors import CacheError, StoreError
 from tests.cache.fakes import BLOCK, stopping_store, streaming_store, wait_until
 from tests.cache.inside import (
@@ -21,21 +21,16 @@ from tests.cache.inside import (
 )
 
 
-@pytest.fixture
-def config(tmp_path):
-    return CacheConfig(dir=tmp_path / "cache", block_bytes=BLOCK, fetch_threads=1)
-
-
 def submitted(cache, blob, blocks) -> list:
     entry = entry_of(cache, blob)
     return scheduler_of(cache).submit(entry, blob.store, blob.info, blocks)
 
 
-def test_one_that_others_have_leaves_those_behind_it_to_other_threads(config, store):
+def test_one_that_others_have_leaves_those_behind_it_to_other_threads(one_thread, store):
     """They do not wait for the download of what is before it."""
     content = os.urandom(8 * BLOCK)
     streaming, at, gate = stopping_store(store, 0)
-    with Cache(replace(config, fetch_threads=4)) as cache:
+    with Cache(replace(one_thread, fetch_threads=4)) as cache:
         blob = cache.open(streaming, store.put("a", content))
         entry_of(cache, blob)
         session = session_of(cache)
@@ -54,9 +49,9 @@ def test_one_that_others_have_leaves_those_behind_it_to_other_threads(config, st
         assert is_idle(cache)
 
 
-def test_those_that_are_there_already_are_passed_over(config, store):
+def test_those_that_are_there_already_are_passed_over(one_thread, store):
     content = os.urandom(8 * BLOCK)
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming_store(store), store.put("a", content))
         entry_of(cache, blob)
         session = session_of(cache)
@@ -75,9 +70,9 @@ def test_those_that_are_there_already_are_passed_over(config, store):
 
 
 @pytest.mark.parametrize("ends", ["an error", "close"])
-def test_none_is_forgotten(config, store, ends, monkeypatch):
+def test_none_is_forgotten(one_thread, store, ends):
     content = os.urandom(8 * BLOCK)
-    with Cache(config) as cache:
+    with Cache(one_thread) as cache:
         blob = cache.open(streaming_store(store), store.put("a", content))
         scheduler = scheduler_of(cache)
         jobs = submitted(cache, blob, range(8))

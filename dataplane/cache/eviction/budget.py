@@ -25,8 +25,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from dataplane.cache.disk import locks
 from dataplane.cache.disk.entry_identity import page_rounded
@@ -83,13 +82,6 @@ def excess_bytes(
     return max(excess, used_bytes + unreserved - size_bytes)
 
 
-@dataclass(slots=True)
-class _Taken:
-    """Bytes that were taken, and whether there is room for them."""
-
-    stays: bool = False
-
-
 class Budget:
     """Room for blocks, shared by all processes of one cache directory.
 
@@ -136,9 +128,7 @@ class Budget:
         wanted = page_rounded(length)
         if self._excess(wanted, wanted) > 0:
             return False
-        with self._taken(wanted) as taken:
-            taken.stays = self._excess(wanted) <= 0
-        return taken.stays
+        return self._take(wanted, lambda: self._excess(wanted) <= 0)
 
     def reserve(
         self, length: int, working_set: WorkingSet | None = None, *, is_guest: bool = False
@@ -155,27 +145,29 @@ class Budget:
         # Not taken and given back for every block of every epoch: a count would never be sure.
         if is_full and self._excess(wanted, wanted) > 0:
             return False
-        with self._taken(wanted) as taken:
-            taken.stays = self._excess(wanted) <= 0
-            if not taken.stays and not is_full:
-                taken.stays = self._make_room(wanted, working_set, is_guest=is_guest)
-                if not taken.stays and working_set is not None:
-                    working_set.mark_full(is_guest=is_guest)
-        return taken.stays
 
-    @contextlib.contextmanager
-    def _taken(self, wanted: int) -> Iterator[_Taken]:
-        """Take bytes, and give them back unless they are to stay; also after an error."""
-        taken = _Taken()
+        def has_room() -> bool:
+            if self._excess(wanted) <= 0:
+                return True
+            if is_full:
+                return False
+            found = self._make_room(wanted, working_set, is_guest=is_guest)
+            if not found and working_set is not None:
+                working_set.mark_full(is_guest=is_guest)
+            return found
+
+        return self._take(wanted, has_room)
+
+    def _take(self, wanted: int, has_room: Callable[[], bool]) -> bool:
+        """Take bytes, and give them back unless there is room for them; after an error, too."""
+        stays = False
         self._session.usage.add_used(wanted)
         try:
-            yield taken
-        except BaseException:
-            taken.stays = False
-            raise
+            stays = has_room()
         finally:
-            if not taken.stays:
+            if not stays:
                 self._session.usage.add_used(-wanted)
+        return stays
 
     def has_files(self) -> bool:
         """Whether the file system has files left for an entry, but for the hundredth of others."""
